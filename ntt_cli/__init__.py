@@ -1,0 +1,3 @@
+"""Make neural networks sparse without labels, by Neural Tangent Transfer."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,81 @@
+"""`ntt evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.progress import progress
+from ntt_cli.cli.render import agreement_line
+from ntt_cli.cli.run import call, guarded
+from ntt_cli.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from ntt_cli.workflows.reports import EvaluateReport
+
+EXAMPLES = """Measure accuracy, agreement with a teacher, FLOPs and size.
+
+Examples:
+
+  ntt evaluate model.py --checkpoint tuned.safetensors
+
+  ntt evaluate model.py -c tuned.safetensors -d test/ --min-accuracy 0.97
+
+  ntt evaluate model.py -c sparse.safetensors -d images/ --teacher dense.safetensors
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    set_parameters(evaluate, [*options_of(EvaluateConfig), *COMMON])
+    app.command(help=EXAMPLES)(evaluate)
+
+
+def evaluate(ctx: typer.Context, **values: Any) -> None:
+    common = common_of(values)
+    with guarded(common.streams, debug=common.debug):
+        config = build_config(EvaluateConfig, ctx, common.config)
+
+        from ntt_cli.workflows import evaluate as workflow  # imports torch, which takes seconds
+
+        with progress(common.streams) as on_event:
+            report = call(lambda: workflow.run(config, on_event))
+        common.streams.result(report, human=_summary(report), quiet=_main_figure(report))
+        if report.passed is False and report.accuracy is not None:
+            common.streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")
+            raise typer.Exit(1)
+
+
+def _main_figure(report: EvaluateReport) -> str:
+    if report.accuracy is not None:
+        return f"{report.accuracy.top1:.4f}"
+    assert report.agreement is not None
+    return f"{report.agreement.top1_agreement:.4f}"
+
+
+def _summary(report: EvaluateReport) -> RenderableType:
+    table = Table.grid(padding=(0, 3))
+    if report.accuracy is not None:
+        table.add_row("accuracy", Text(f"{report.accuracy.top1:.2%}", style="bold"))
+        if report.accuracy.top5 is not None:
+            table.add_row("top-5", f"{report.accuracy.top5:.2%}")
+        table.add_row("loss", f"{report.accuracy.loss:.4f}")
+    table.add_row("samples", f"{report.samples:,} of {report.data}")
+    table.add_row("weights", f"{report.kept:,} of {report.prunable:,} prunable kept, density {report.density:.2%}")
+    table.add_row("parameters", f"{report.nonzero_parameters:,} of {report.parameters:,} nonzero")
+    table.add_row("FLOPs", f"{report.flops_sparse:,} sparse, {report.flops_dense:,} dense, a sample")
+    table.add_row("bytes", f"{report.sparse_bytes:,} as values and mask bits, {report.file_bytes:,} on disk")
+    parts: list[RenderableType] = [Text(report.checkpoint, style="bold"), table]
+    if report.agreement is not None:
+        parts.append(agreement_line(report.agreement))
+    if report.accuracy is not None:
+        classes = Table("class", "accuracy", box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for name, accuracy in report.accuracy.per_class.items():
+            classes.add_row(Text(name), "no samples" if accuracy is None else f"{accuracy:.2%}")
+        parts += [Text(), classes]
+    return Group(*parts)

@@ -1,0 +1,60 @@
+"""`ntt finetune`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.progress import progress
+from ntt_cli.cli.run import call, guarded
+from ntt_cli.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from ntt_cli.workflows.reports import FinetuneReport
+
+EXAMPLES = """Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.
+
+Examples:
+
+  ntt finetune model.py --checkpoint sparse.safetensors
+
+  ntt finetune model.py -c sparse.safetensors -d train/ --epochs 30 --optimiser sgd
+
+  ntt finetune model.py --output dense.safetensors
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    set_parameters(finetune, [*options_of(FinetuneConfig), *COMMON])
+    app.command(help=EXAMPLES)(finetune)
+
+
+def finetune(ctx: typer.Context, **values: Any) -> None:
+    common = common_of(values)
+    with guarded(common.streams, debug=common.debug):
+        config = build_config(FinetuneConfig, ctx, common.config)
+
+        from ntt_cli.workflows import finetune as workflow  # imports torch, which takes seconds
+
+        begun = time.monotonic()
+        with progress(common.streams) as on_event:
+            report = call(lambda: workflow.run(config, on_event))
+        common.streams.result(report, human=_summary(report), quiet=report.output)
+        common.streams.say(
+            f"done in {time.monotonic() - begun:.0f} s; next: ntt evaluate {config.model} --checkpoint {report.output}"
+        )
+
+
+def _summary(report: FinetuneReport) -> RenderableType:
+    accuracy = f", {report.accuracy:.2%} on the validation split" if report.accuracy is not None else ""
+    return Text.assemble(
+        (report.output, "bold"),
+        f": density {report.density:.2%}, epoch {report.best_epoch} of {len(report.epochs)}{accuracy}"
+        f" ({report.optimiser}, rate {report.learning_rate:.2g})",
+    )

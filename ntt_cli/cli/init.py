@@ -1,0 +1,38 @@
+"""`ntt init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntt_cli.cli.run import guarded
+from ntt_cli.cli.streams import make_streams
+
+EXAMPLES = """Write a commented model.py to start from.
+
+Examples:
+
+  ntt init
+
+  ntt init nets/small.py
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(help=EXAMPLES)(init)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("model.py"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+) -> None:
+    streams = make_streams(as_json=False, quiet=False)
+    with guarded(streams, debug=False):
+        from ntt_cli.workflows import init as workflow
+
+        written = workflow.run(path, force=force)
+        streams.out.file.write(f"{written}\n")
+        streams.say(f"next: ntt prune {written} --sparsity 0.9")

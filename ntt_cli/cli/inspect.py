@@ -1,0 +1,86 @@
+"""`ntt inspect`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.pretty import Pretty
+from rich.table import Table
+from rich.text import Text
+
+from ntt_cli.cli.render import layer_table
+from ntt_cli.cli.run import guarded
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.io.metadata import CheckpointRecord
+from ntt_cli.workflows import inspect as workflow
+from ntt_cli.workflows.inspect import Inspection
+from ntt_cli.workflows.reports import LayerSummary
+
+EXAMPLES = """Show what a checkpoint or report says about itself; runs no code but ntt's own.
+
+Examples:
+
+  ntt inspect sparse.safetensors
+
+  ntt inspect sparse.report.safetensors --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(help=EXAMPLES)(inspect)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint or a report.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
+) -> None:
+    streams = make_streams(as_json=as_json, quiet=False)
+    with guarded(streams, debug=debug):
+        inspection = workflow.run(file)
+        streams.result(inspection, human=_summary(inspection), quiet=str(file))
+
+
+def _summary(inspection: Inspection) -> RenderableType:
+    head = Text.assemble((inspection.file, "bold"), f": {inspection.bytes:,} bytes, {len(inspection.tensors)} tensors")
+    parts: list[RenderableType] = [head]
+    record = inspection.record
+    if record is None:
+        parts.append(Text("a plain safetensors file, not written by ntt"))
+    elif isinstance(record, CheckpointRecord):
+        parts += _checkpoint(record)
+    else:
+        parts.append(Text(f"the {record.kind} of {record.summary['output']}"))
+        parts.append(
+            Pretty({name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}})
+        )
+    tensors = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("tensor", "type", "shape"):
+        tensors.add_column(name, no_wrap=True)
+    for name, tensor in inspection.tensors.items():
+        tensors.add_row(Text(name), tensor.dtype, "×".join(map(str, tensor.shape)))
+    return Group(*parts, Text(), tensors)
+
+
+def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
+    sizes = {name: math.prod(layer.shape) for name, layer in record.layers.items()}
+    kept, size = sum(layer.kept for layer in record.layers.values()), sum(sizes.values())
+    model = Text(f"made by ntt {record.kind} from {record.model.source}")
+    if record.model.sha256:
+        model.append(f" (SHA-256 {record.model.sha256[:12]}…)")
+    if not size:
+        return [model, Text("dense: nothing is pruned")]
+    layers = [
+        LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
+        for name, layer in record.layers.items()
+    ]
+    return [
+        model,
+        Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse"),
+        layer_table(layers),
+    ]

@@ -1,0 +1,145 @@
+"""Command-line options made from a configuration's fields, so that the two cannot drift apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ntt_cli.cli.streams import Streams, make_streams
+from ntt_cli.config import GROUPS, OUTPUT, Group, Options
+from ntt_cli.errors import UsageError
+from ntt_cli.io.config_file import read_config_file
+
+SHORT = {"output": "-o", "sparsity": "-s", "checkpoint": "-c", "data": "-d", "model_arg": "-a"}
+
+
+def _flag(name: str, annotation: Any, *names: str, help: str) -> inspect.Parameter:
+    info = typer.Option(*names, help=help, rich_help_panel=OUTPUT, show_default=False)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if annotation is bool else None,
+        annotation=Annotated[annotation, info],
+    )
+
+
+COMMON = [
+    _flag("config", Path | None, "--config", help="TOML file that sets these options by name; the command line wins."),
+    _flag("json", bool, "--json", help="Print the result as one JSON document."),
+    _flag("quiet", bool, "--quiet", "-q", help="No progress; print only the output path, or the main figure."),
+    _flag("debug", bool, "--debug", help="Show a traceback with every error."),
+]
+"""The options that belong to the command line, not to the work."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Their values."""
+
+    streams: Streams
+    config: Path | None
+    debug: bool
+
+
+def common_of(values: dict[str, Any]) -> Common:
+    """The values of `COMMON`."""
+    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
+    return Common(streams=streams, config=values["config"], debug=values["debug"])
+
+
+def options_of(config: type[Options]) -> list[inspect.Parameter]:
+    """One typer parameter a field: the model as the argument, everything else as an option."""
+    parameters = {name: _parameter(name, field) for name, field in config.model_fields.items()}
+    return sorted(parameters.values(), key=lambda p: _rank(config.model_fields[p.name]))
+
+
+def _rank(field: FieldInfo) -> tuple[int, bool]:
+    return GROUPS.index(_group(field)), not field.is_required()
+
+
+def _group(field: FieldInfo) -> Group:
+    return next(item for item in field.metadata if isinstance(item, Group))
+
+
+def set_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Let typer see these parameters on a command that takes `**values`."""
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
+
+
+C = TypeVar("C", bound=Options)
+
+
+def build_config(config: type[C], context: typer.Context, file: Path | None) -> C:
+    """The configuration: options that were given, over those of the file, over the defaults.
+
+    Raises:
+        UsageError: if a required option is missing, or a value is of the wrong type or out of bounds.
+    """
+    given = {
+        name: context.params[name]
+        for name in config.model_fields
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    filed = read_config_file(file, context.info_name or "") if file else {}
+    try:
+        return config.model_validate(filed | given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        where = f"{file}: {name} =" if name in filed and name not in given else _option(name)
+        raise UsageError(*_explain(where, problem), hint=_help(config, name)) from error
+
+
+def _explain(where: str, problem: Any) -> tuple[str, str]:
+    """Where the problem is, and what it is, in the words of one who typed an option."""
+    if problem["type"] == "missing":
+        return where, "is required"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = f"{where} {problem['input']}" if problem["loc"] else where
+    return shown, message[0].lower() + message[1:]
+
+
+def _option(name: str) -> str:
+    return "MODEL" if name == "model" else flag(name) if name else "options"
+
+
+def _help(config: type[Options], name: str) -> str:
+    return str(config.model_fields[name].description) if name else "leave one of them out"
+
+
+def flag(name: str) -> str:
+    """`--mask-update-every` for `mask_update_every`."""
+    return "--" + name.replace("_", "-")
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    required = field.is_required()
+    kind: Any = list[str] if field.annotation == tuple[str, ...] else field.annotation
+    if name == "model":
+        info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
+        # Optional for typer: the file may name the model too.
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+        )
+    names = [flag(name), *([SHORT[name]] if name in SHORT else [])]
+    # A required option may come from the file, so that only the configuration can tell that it is missing.
+    info = typer.Option(
+        *names,
+        help=f"{field.description} Required." if required else field.description,
+        rich_help_panel=str(_group(field)),
+        show_default=not required and field.default not in (None, ()) and field.default is not False,
+    )
+    if required:
+        kind, default = kind | None, None
+    else:
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

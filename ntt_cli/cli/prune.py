@@ -1,0 +1,92 @@
+"""`ntt prune`."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.progress import progress
+from ntt_cli.cli.render import agreement_line, layer_table
+from ntt_cli.cli.run import call, guarded
+from ntt_cli.config import OUTPUT, PruneConfig
+
+if TYPE_CHECKING:
+    from ntt_cli.workflows.reports import PrunePlan, PruneReport
+
+EXAMPLES = """Find a sparse network, without labels.
+
+Examples:
+
+  ntt prune model.py --sparsity 0.95
+
+  ntt prune model.py -s 0.95 --weights dense.safetensors --data images/
+
+  ntt prune torchvision:resnet18 -s 0.9 -d images/ --image-size 224 --exclude conv1.weight
+"""
+
+DRY_RUN = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show the layers, and time and memory by a few measured steps; train nothing.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    dry_run = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DRY_RUN)
+    set_parameters(prune, [*options_of(PruneConfig), dry_run, *COMMON])
+    app.command(help=EXAMPLES)(prune)
+
+
+def prune(ctx: typer.Context, **values: Any) -> None:
+    common = common_of(values)
+    with guarded(common.streams, debug=common.debug):
+        config = build_config(PruneConfig, ctx, common.config)
+
+        from ntt_cli.workflows import prune as workflow  # imports torch, which takes seconds
+
+        begun = time.monotonic()
+        if values["dry_run"]:
+            with progress(common.streams) as on_event:
+                plan = call(lambda: workflow.plan(config, on_event))
+            common.streams.result(plan, human=_plan(plan), quiet=config.output)
+            return
+        with progress(common.streams) as on_event:
+            report = call(lambda: workflow.run(config, on_event))
+        common.streams.result(report, human=_summary(report), quiet=report.output)
+        common.streams.say(
+            f"done in {time.monotonic() - begun:.0f} s; next: ntt finetune {config.model} --checkpoint {report.output}"
+        )
+
+
+def _summary(report: PruneReport) -> RenderableType:
+    head = Text.assemble(
+        (report.output, "bold"),
+        f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse",
+    )
+    parts: list[RenderableType] = [head, layer_table(report.layers)]
+    if report.agreement:
+        parts.append(agreement_line(report.agreement))
+    return Group(*parts)
+
+
+def _plan(plan: PrunePlan) -> RenderableType:
+    head = f"{plan.model}: would keep {plan.kept:,} of {plan.prunable:,} weights, nothing trained"
+    parts: list[RenderableType] = [Text(head, style="bold"), layer_table(plan.layers)]
+    if plan.seconds is not None and plan.seconds_per_step is not None and plan.peak_memory_bytes is not None:
+        parts.append(
+            Text(
+                f"{plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms: about {plan.seconds:.0f} s,"
+                f" peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB"
+            )
+        )
+    return Group(*parts)

@@ -1,0 +1,37 @@
+"""Pieces of results that several commands show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ntt_cli.workflows.reports import Agreement, LayerSummary
+
+
+def layer_table(layers: Sequence[LayerSummary]) -> Table:
+    """One row a prunable weight."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    for name in ("shape", "kept", "of", "density"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in layers:
+        table.add_row(
+            Text(layer.name),
+            "×".join(map(str, layer.shape)),
+            f"{layer.kept:,}",
+            f"{layer.size:,}",
+            f"{layer.density:.2%}",
+        )
+    return table
+
+
+def agreement_line(agreement: Agreement) -> Text:
+    """The distances to the teacher in a line."""
+    return Text(
+        f"agreement with the teacher: same first choice {agreement.top1_agreement:.2%},"
+        f" logit distance {agreement.logit_distance:.4f}, kernel distance {agreement.kernel_distance:.4f}"
+    )

@@ -1,0 +1,98 @@
+"""How many weights each layer keeps: a density becomes one exact count a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+Shapes = Mapping[str, Sequence[int]]
+Counts = dict[str, int]
+
+
+def total_to_keep(sizes: Mapping[str, int], *, density: float) -> int:
+    """`round(density · prunable)`, the number of weights kept over all layers.
+
+    Raises:
+        ValueError: if `density` is outside (0, 1] or leaves fewer weights than there are layers.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be above 0 and at most 1, got {density}")
+    n_keep = round(density * sum(sizes.values()))
+    if n_keep < len(sizes):
+        raise ValueError(f"{n_keep} weights cannot be spread over {len(sizes)} layers with at least one in each")
+    return n_keep
+
+
+def allocate_layerwise(shapes: Shapes, *, density: float) -> Counts:
+    """The same density in every layer, as in Liu & Zenke 2020."""
+    sizes = layer_sizes(shapes)
+    return _apportion(sizes, dict.fromkeys(sizes, 1.0), total_to_keep(sizes, density=density))
+
+
+def allocate_erk(shapes: Shapes, *, density: float) -> Counts:
+    """Erdős–Rényi–Kernel: density proportional to `(n_out + n_in + Σ kernel) / (n_out · n_in · Π kernel)`.
+
+    Layers that would exceed density 1 stay dense and the others share the rest. Evci et al. 2020, arXiv 1911.11134.
+    """
+    sizes = layer_sizes(shapes)
+    raw = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
+    return _apportion(sizes, raw, total_to_keep(sizes, density=density))
+
+
+def allocate_global(scores: Mapping[str, Tensor], *, density: float) -> Counts:
+    """The layer counts of the highest scores over all layers together, at least one a layer."""
+    sizes = {name: score.numel() for name, score in scores.items()}
+    n_keep = total_to_keep(sizes, density=density)
+    ranked = {name: score.flatten().sort(descending=True).values for name, score in scores.items()}
+    # Every layer's best weight is kept first; what is left goes to the highest scores anywhere.
+    rest = torch.cat([values[1:] for values in ranked.values()])
+    owner = torch.repeat_interleave(
+        torch.arange(len(ranked), device=rest.device),
+        torch.tensor([size - 1 for size in sizes.values()], device=rest.device),
+    )
+    chosen = rest.sort(descending=True, stable=True).indices[: n_keep - len(sizes)]
+    extra = torch.bincount(owner[chosen], minlength=len(sizes)).tolist()
+    return {name: 1 + count for name, count in zip(sizes, extra, strict=True)}
+
+
+def allocate(allocation: str, scores: Mapping[str, Tensor], *, density: float) -> Counts:
+    """Counts by the allocation's name: `erk`, `layerwise` or `global`."""
+    if allocation == "global":
+        return allocate_global(scores, density=density)
+    by_shape = {"erk": allocate_erk, "layerwise": allocate_layerwise}[allocation]
+    return by_shape({name: score.shape for name, score in scores.items()}, density=density)
+
+
+def layer_sizes(shapes: Shapes) -> dict[str, int]:
+    """The number of weights in each layer."""
+    return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+
+
+def _apportion(sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int) -> Counts:
+    """Split `n_keep` in proportion to `density_ratio · size`, within 1 and the layer's size, exactly.
+
+    Fractions are settled by largest remainder, ties by layer order (Hamilton's method).
+    """
+    fixed: Counts = {}
+    free = list(sizes)
+    while True:
+        # Exact rationals: the counts must not depend on the order of a floating-point sum.
+        weight = {name: Fraction(density_ratio[name]) * sizes[name] for name in free}
+        left = n_keep - sum(fixed.values())
+        scale = Fraction(left) / sum(weight.values()) if free else Fraction(0)
+        quota = {name: scale * weight[name] for name in free}
+        above = [name for name in free if quota[name] > sizes[name]]
+        # Full layers are settled before starved ones: they hand weights back, which may feed the starved.
+        bound = {name: sizes[name] for name in above} or {name: 1 for name in free if quota[name] < 1}
+        if not bound:
+            break
+        fixed |= bound
+        free = [name for name in free if name not in bound]
+    counts = fixed | {name: int(quota[name]) for name in free}
+    by_remainder = sorted(free, key=lambda name: counts[name] - quota[name])
+    for name in by_remainder[: n_keep - sum(counts.values())]:
+        counts[name] += 1
+    return {name: counts[name] for name in sizes}

@@ -1,0 +1,62 @@
+"""Batch-norm statistics from unlabelled data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ntt_cli.core.functional import FunctionalModel, Params
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Tensor]) -> Params:
+    """Buffers whose running statistics are the plain average over `batches` at `params`; the rest as in `buffers`.
+
+    Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off.
+    """
+    module = copy.deepcopy(model.module)
+    for layer in _batch_norm_layers(module).values():
+        layer.train()
+        layer.momentum = None  # a cumulative average instead of an exponential one
+    fresh = {name: value.clone() for name, value in buffers.items()}
+    for prefix in _batch_norm_layers(module):
+        path = f"{prefix}." if prefix else ""
+        fresh[f"{path}running_mean"].zero_()
+        fresh[f"{path}running_var"].fill_(1)
+        fresh[f"{path}num_batches_tracked"].zero_()
+    with torch.no_grad():
+        for batch in batches:
+            functional_call(module, (params, fresh), (batch,))
+    return fresh
+
+
+def has_batch_norm(model: FunctionalModel) -> bool:
+    """Whether any layer normalises by running batch statistics."""
+    return bool(_batch_norm_layers(model.module))
+
+
+def has_untrained_statistics(model: FunctionalModel) -> bool:
+    """Whether any running statistics were never updated."""
+    return any(int(layer.num_batches_tracked or 0) == 0 for layer in _batch_norm_layers(model.module).values())
+
+
+def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:
+    """Names of layers that couple the samples of a batch in evaluation too: batch norms without running statistics."""
+    return tuple(
+        name
+        for name, layer in model.module.named_modules()
+        if isinstance(layer, _BATCH_NORM) and layer.running_mean is None
+    )
+
+
+def _batch_norm_layers(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BATCH_NORM) and layer.running_mean is not None
+    }

@@ -1,0 +1,74 @@
+"""Floating-point operations of a forward pass, dense and with pruned weights skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from ntt_cli.core.functional import Apply, Masks, Params
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one sample: a multiplication and an addition count as two.
+
+    Attributes:
+        dense: of the network as it is.
+        sparse: those left if products with pruned weights are skipped.
+    """
+
+    dense: int
+    sparse: int
+
+
+def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
+    """Count matrix products and convolutions with torch's formulas (`torch.utils.flop_counter`).
+
+    Each operation on a pruned weight, or on a view of one, counts in proportion to the weight's density.
+
+    Args:
+        apply: the network.
+        params: its parameters.
+        x: inputs; the counts are divided by their number.
+        masks: of the pruned weights.
+    """
+    densities = {_storage(params[name]): float(mask.double().mean()) for name, mask in masks.items()}
+    counter = _Counter(densities)
+    with torch.no_grad(), counter:
+        apply(params, x)
+    return Flops(dense=round(counter.dense / len(x)), sparse=round(counter.sparse / len(x)))
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self, densities: Mapping[int, float]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.densities = densities
+        self.dense = 0.0
+        self.sparse = 0.0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            flops = formula(*args, **(kwargs or {}), out_val=out)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.dense += flops
+            self.sparse += flops * min(self.densities.get(_storage(tensor), 1.0) for tensor in tensors)
+        return out
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,80 @@
+"""A module as a pure function of its parameters: `apply(params, x) -> logits`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Params = dict[str, Tensor]
+Masks = dict[str, Tensor]
+Apply = Callable[[Params, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FunctionalModel:
+    """A module taken apart into a function and its values.
+
+    Attributes:
+        module: a private copy in evaluation mode: Dropout off, normalisation by running statistics.
+        params: the trainable parameters by name, detached; a tied parameter appears once.
+        buffers: buffers and frozen parameters by name, detached.
+    """
+
+    module: nn.Module
+    params: Params
+    buffers: Params
+
+    def bind(self, buffers: Params | None = None) -> Apply:
+        """The function `apply(params, x)` at the given buffers, by default the model's own."""
+        values = self.buffers if buffers is None else buffers
+
+        def apply(params: Params, x: Tensor) -> Tensor:
+            with _differentiable_attention():
+                logits: Tensor = functional_call(self.module, (params, values), (x,))
+            return logits
+
+        return apply
+
+    def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
+        """The module's state dict at these values, tied tensors under each of their names."""
+        values = params | buffers
+        canonical = {id(tensor): name for name, tensor in self._named_tensors(remove_duplicate=True)}
+        aliases = {name: canonical[id(tensor)] for name, tensor in self._named_tensors(remove_duplicate=False)}
+        return {name: values[aliases[name]] for name in self.module.state_dict()}
+
+    def _named_tensors(self, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
+        return [
+            *self.module.named_parameters(remove_duplicate=remove_duplicate),
+            *self.module.named_buffers(remove_duplicate=remove_duplicate),
+        ]
+
+
+def functional_model(module: nn.Module) -> FunctionalModel:
+    """Take `module` apart; it is left as it was."""
+    private = copy.deepcopy(module).eval()
+    named = list(private.named_parameters())
+    return FunctionalModel(
+        module=private,
+        params={name: p.detach().clone() for name, p in named if p.requires_grad},
+        buffers={name: p.detach().clone() for name, p in named if not p.requires_grad}
+        | {name: b.detach().clone() for name, b in private.named_buffers()},
+    )
+
+
+@contextmanager
+def _differentiable_attention() -> Generator[None]:
+    # The fused attention kernels have no forward-mode derivative, nn.MultiheadAttention's fast path none at all.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)

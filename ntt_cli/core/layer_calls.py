@@ -1,0 +1,135 @@
+"""How a network uses its weights: which of them act only through Linear and Conv2d layers, and on what.
+
+Calls are observed, not looked up in a module, so a tied weight, a layer used twice, and a layer that is called by
+function are all seen. A weight that is used in any way not observed is found by its edges in the autograd graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from ntt_cli.core.functional import Apply, Params
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a weight on one sample, `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...` at each position `t`.
+
+    Attributes:
+        positions: how many positions.
+        inputs: makes what the weight is multiplied with, `[t, i]`: a Linear layer's inputs, a convolution's patches.
+        output: where to ask autograd for the gradient of the layer's output.
+        channel_axis: the axis `o` of that gradient, counted from the end; all others are positions.
+    """
+
+    positions: int
+    inputs: Callable[[], Tensor]
+    output: GradientEdge
+    channel_axis: int
+
+    def arrange(self, grad: Tensor) -> Float[Tensor, "t o"]:
+        """The gradient taken at `output`, position by position."""
+        return grad.movedim(self.channel_axis, -1).reshape(self.positions, -1)
+
+
+@dataclass(frozen=True)
+class RecordedPass:
+    """The forward pass of one sample.
+
+    Attributes:
+        logits: `[1, c]`, with its graph.
+        calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall` are left out.
+    """
+
+    logits: Tensor
+    calls: dict[str, list[LayerCall]]
+
+
+def record_calls(apply: Apply, leaves: Params, sample: Shaped[Tensor, "1 *features"]) -> RecordedPass:
+    """Run the network on one sample and record what its weights act on.
+
+    Args:
+        apply: the network.
+        leaves: its parameters, leaves that require a gradient.
+        sample: one sample, with its batch axis.
+    """
+    with torch.enable_grad(), _CallRecorder(leaves) as recorder:
+        logits = apply(leaves, sample)
+    nodes = _graph_nodes(logits)
+    uses = Counter(parent for node in nodes for parent, _ in node.next_functions)
+    calls = {name: [call for call in made if call.output.node in nodes] for name, made in recorder.calls.items()}
+    complete = {name: made for name, made in calls.items() if len(made) == uses[get_gradient_edge(leaves[name]).node]}
+    return RecordedPass(logits=logits, calls=complete)
+
+
+class _CallRecorder(TorchFunctionMode):
+    """Sees each call of `F.linear` and `F.conv2d`, also those that `nn.Linear` and `nn.Conv2d` make."""
+
+    def __init__(self, leaves: Params) -> None:
+        super().__init__()
+        self.calls: dict[str, list[LayerCall]] = {name: [] for name in leaves}
+        self._names = {id(leaf): name for name, leaf in leaves.items()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.linear:
+            self._linear(result, *args, **kwargs)
+        elif func is F.conv2d:
+            self._conv2d(result, *args, **kwargs)
+        return result
+
+    def _linear(self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        values = input.detach()
+        self._add(weight, result, lambda: values.reshape(-1, weight.shape[1]), channel_axis=-1)
+
+    def _conv2d(
+        self,
+        result: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        if groups > 1 or isinstance(padding, str):
+            return
+        values = input.detach()
+
+        def patches() -> Tensor:
+            columns = F.unfold(values, weight.shape[2:], dilation=dilation, padding=padding, stride=stride)
+            return columns.transpose(-2, -1).reshape(-1, weight[0].numel())
+
+        self._add(weight, result, patches, channel_axis=-3)
+
+    def _add(self, weight: Tensor, result: Tensor, inputs: Callable[[], Tensor], *, channel_axis: int) -> None:
+        name = self._names.get(id(weight))
+        if name is not None:
+            # The edge is taken now: after an activation in place, `result` stands for another value.
+            output = get_gradient_edge(result)
+            self.calls[name].append(LayerCall(result.numel() // len(weight), inputs, output, channel_axis))
+
+
+def _graph_nodes(logits: Tensor) -> set[Node]:
+    seen: set[Node] = set()
+    waiting = [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(parent for parent, _ in node.next_functions)
+    return seen

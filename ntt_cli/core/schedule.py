@@ -1,0 +1,25 @@
+"""How the density falls during the transfer, and when masks are chosen anew."""
+
+from __future__ import annotations
+
+
+def cubic_density(step: int, *, steps: int, density: float) -> float:
+    """`d + (1 − d)(1 − t)³`, with `t` going from 0 to 1 over the first half of the steps.
+
+    Zhu & Gupta 2017, arXiv 1710.01878.
+    """
+    t = min(1.0, step / max(1, steps // 2))
+    return density + (1 - density) * (1 - t) ** 3
+
+
+def constant_density(step: int, *, steps: int, density: float) -> float:
+    """`d` from the first step, as in Liu & Zenke 2020."""
+    return density
+
+
+SCHEDULES = {"cubic": cubic_density, "constant": constant_density}
+
+
+def mask_update_steps(*, steps: int, every: int) -> range:
+    """The steps before which masks are chosen anew: 0 and each `every` steps, but not in the last such window."""
+    return range(0, max(1, steps - every), every)

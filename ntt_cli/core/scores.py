@@ -1,0 +1,64 @@
+"""Scores: how much each weight is worth keeping. Higher is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ntt_cli.core.functional import Apply, Params
+from ntt_cli.core.kernel_product import draw_probe
+
+
+def magnitude_scores(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
+    """`|w|`. Han et al. 2015, arXiv 1506.02626."""
+    return {name: params[name].detach().abs() for name in names}
+
+
+def saliency_scores(params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """`|w| · sqrt(E[(∂(v·f)/∂w)²])`: how far the logits move, to first order, when the weight is removed.
+
+    Unlike the magnitude it knows the paths: a weight into a unit that leads nowhere scores zero, and scores of
+    different layers can be compared. The square root of optimal brain damage's saliency (LeCun et al. 1990) with the
+    Gauss-Newton diagonal for its Hessian, on logits, so that no label is needed.
+
+    Args:
+        params: the dense parameters, pruned entries at the values they would return with.
+        sensitivities: of `logit_sensitivities`.
+        names: the weights to score.
+    """
+    return {name: params[name].detach().abs() * sensitivities[name].sqrt() for name in names}
+
+
+def logit_sensitivities(
+    apply: Apply, params: Params, batches: Iterable[Tensor], *, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """`E[(Jᵀ v)²]` over batches and one Gaussian `v` of shape `[n, c]` each: the diagonal of `Jᵀ J`, estimated.
+
+    Args:
+        apply: the network.
+        params: where the Jacobian is taken, pruned entries at zero; they have a derivative all the same.
+        batches: unlabelled inputs.
+        generator: of the probes.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    total = {name: torch.zeros_like(p) for name, p in params.items()}
+    count = 0
+    for x in batches:
+        with torch.enable_grad():
+            logits = apply(leaves, x)
+            probe = draw_probe(logits.shape, like=logits, generator=generator)
+            gradients = torch.autograd.grad(logits, list(leaves.values()), probe, materialize_grads=True)
+        for name, gradient in zip(leaves, gradients, strict=True):
+            total[name] += gradient.square()
+        count += len(x)
+    return {name: value / count for name, value in total.items()}
+
+
+def random_scores(params: Params, names: Iterable[str], *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Uniform in [0, 1): a random mask at the allocation's counts."""
+    return {
+        name: torch.rand(params[name].shape, generator=generator, device=generator.device).to(params[name].device)
+        for name in names
+    }

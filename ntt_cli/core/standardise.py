@@ -1,0 +1,123 @@
+"""Inputs brought to mean 0 and deviation 1, by numbers that belong to the training inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ntt_cli.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """What to subtract and what to divide by: one number, or one for each channel or feature."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def fit_standardisation(batches: Iterable[Shaped[Tensor, "_ ..."]]) -> Standardisation | None:
+    """Mean and population deviation of all batches together; None for integers, which are tokens and have neither.
+
+    Images `[n, c, h, w]` get one number a channel, vectors `[n, f]` one a feature, any other rank one in all. The
+    batches are merged in float64 by Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance":
+    `M2 = M2_a + M2_b + (mean_b - mean_a)^2 n_a n_b / (n_a + n_b)`.
+
+    Raises:
+        ValueError: if there are no batches.
+    """
+    count = 0
+    mean = square = torch.zeros(1, dtype=torch.float64)
+    for batch in batches:
+        if not batch.is_floating_point():
+            return None
+        values = _by_channel(batch).double()
+        n = values.shape[1]
+        batch_mean = values.mean(dim=1)
+        batch_square = (values - batch_mean[:, None]).square().sum(dim=1)
+        shift = batch_mean - mean
+        square = square + batch_square + shift.square() * (count * n / (count + n))
+        count += n
+        mean = mean + shift * (n / count)
+    if count == 0:
+        raise ValueError("no batches to fit the standardisation to")
+    std = (square / count).sqrt()
+    # A constant channel's deviation is its rounding error, which must not be blown up to 1.
+    constant = std <= torch.finfo(torch.float32).eps * mean.abs()
+    return Standardisation(tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist()))
+
+
+def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shaped[Tensor, "*shape"]:
+    """`(x - mean) / std`, by channel or feature where there is one number for each; `x` itself where there is none.
+
+    Raises:
+        DataError: if the inputs are tokens or have another number of channels.
+    """
+    if by is None:
+        return x
+    if not x.is_floating_point():
+        raise DataError(
+            "inputs",
+            "are integers, so tokens, from which no mean can be subtracted",
+            hint="leave out --mean and --std, or store measurements as float32",
+        )
+    shape = [1] * x.dim()
+    if len(by.mean) > 1:
+        channels = x.shape[1] if x.dim() in {2, 4} else 1
+        if channels != len(by.mean):
+            raise DataError(
+                "inputs",
+                f"have {channels} channel(s) or feature(s), but there are {len(by.mean)} means and deviations",
+                hint="give --mean and --std one number, or one for each channel, or use data of the same kind",
+            )
+        shape[1] = channels
+    return (x - x.new_tensor(by.mean).view(shape)) / x.new_tensor(by.std).view(shape)
+
+
+def parse_standardisation(mean: str | None, std: str | None) -> Standardisation | None:
+    """The numbers of `--mean` and `--std`, like "0.5" or "0.485,0.456,0.406"; None where neither is given.
+
+    A single number beside several stands for all of them.
+
+    Raises:
+        UsageError: if only one is given, one is no list of numbers, a deviation is not positive, or the counts differ.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        given, missing = ("--std", "--mean") if mean is None else ("--mean", "--std")
+        raise UsageError(given, f"is given without {missing}", hint=f"give {missing} too, or neither")
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    if not all(number > 0 for number in stds):
+        raise UsageError("--std", f"{std} is not above 0", hint="give positive deviations, like 0.5")
+    channels = max(len(means), len(stds))
+    if any(len(numbers) not in {1, channels} for numbers in (means, stds)):
+        raise UsageError(
+            "--mean", f"has {len(means)} numbers and --std has {len(stds)}", hint="give both one number a channel"
+        )
+    return Standardisation(
+        means * (channels if len(means) == 1 else 1),
+        stds * (channels if len(stds) == 1 else 1),
+    )
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """One row of values for each number to be fitted."""
+    if x.dim() in {2, 4}:
+        return x.transpose(0, 1).flatten(1)
+    return x.reshape(1, -1)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise UsageError(option, f"{text} is not a list of numbers", hint=f"write {option} 0.5 or {option} 0.5,0.4,0.3")
+    return numbers

@@ -1,0 +1,61 @@
+"""Supervised steps that keep a network as sparse as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from ntt_cli.core.functional import Masks
+
+OptimiserName = Literal["adamw", "sgd"]
+
+_DENSE_RATE = {"adamw": 1e-3, "sgd": 2e-2}
+_MOST = 10.0
+
+
+def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
+    """The dense network's usual rate over `sqrt(density)`, at most ten times as high.
+
+    With fewer weights the same rate moves the function less, so a sparse network wants a higher one: of 1e-3 and 1e-2
+    with Adam, all methods do better with the second at 1% density.
+    """
+    return _DENSE_RATE[optimiser] * min(_MOST, 1 / math.sqrt(density))
+
+
+def make_optimiser(
+    name: OptimiserName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+def zero_pruned(parameters: Mapping[str, nn.Parameter], mask_numbers: Masks) -> None:
+    """Set pruned entries to zero, in place: momentum and decay may have moved them."""
+    with torch.no_grad():
+        for name, numbers in mask_numbers.items():
+            parameters[name].mul_(numbers)
+
+
+def training_step(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: Shaped[Tensor, "n *features"],
+    labels: Int[Tensor, "n"],
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    mask_numbers: Masks,
+) -> Float[Tensor, ""]:
+    """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards."""
+    optimiser.zero_grad(set_to_none=True)
+    loss = nn.functional.cross_entropy(module(x), labels)
+    loss.backward()
+    optimiser.step()
+    zero_pruned(parameters, mask_numbers)
+    return loss.detach()

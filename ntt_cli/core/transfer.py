@@ -1,0 +1,100 @@
+"""One step of the transfer: move the student's weights so that its kernel and logits become the teacher's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ntt_cli.core.functional import Apply, Masks, Params
+from ntt_cli.core.kernel_product import KernelProduct, kernel_product
+from ntt_cli.core.masks import apply_masks, as_numbers
+from ntt_cli.core.objective import Objective, TransferLoss, transfer_loss
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student between two steps.
+
+    Attributes:
+        apply: its function, bound to its buffers.
+        params: its parameters, pruned entries at the values they had when they were pruned.
+        masks: its masks.
+        mask_numbers: the same masks as 0 and 1, for the arithmetic.
+        density: kept fraction of the prunable parameters.
+        optimiser: Adam over `params`.
+    """
+
+    apply: Apply
+    params: Params
+    masks: Masks
+    mask_numbers: Masks
+    density: float
+    optimiser: torch.optim.Optimizer
+
+    @property
+    def masked_params(self) -> Params:
+        """`m ⊙ w`, without a graph."""
+        return {name: p.detach() for name, p in apply_masks(self.params, self.mask_numbers).items()}
+
+
+def start_student(apply: Apply, teacher: Params, masks: Masks, *, density: float, learning_rate: float) -> Student:
+    """A student that begins at the teacher's parameters."""
+    params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
+    # torch's fused Adam is one kernel for all parameters; it has none for some devices and for double precision there.
+    fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
+    optimiser = torch.optim.Adam(params.values(), lr=learning_rate, fused=fused)
+    return Student(
+        apply=apply,
+        params=params,
+        masks=masks,
+        mask_numbers=as_numbers(masks, params),
+        density=density,
+        optimiser=optimiser,
+    )
+
+
+def update_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
+    """The same student under other masks, bound to other buffers if `apply` is another."""
+    numbers = as_numbers(masks, student.params)
+    return replace(student, masks=masks, mask_numbers=numbers, density=density, apply=apply)
+
+
+def transfer_step(
+    student: Student,
+    x1: Tensor,
+    x2: Tensor,
+    *,
+    probe: Tensor,
+    teacher: KernelProduct,
+    objective: Objective,
+    active: bool,
+) -> TransferLoss:
+    """Take one optimiser step on `L` and return the losses before it, detached.
+
+    The student's parameters and optimiser are advanced in place: copying them would double the memory of a step.
+
+    Args:
+        student: the student.
+        x1: first half of the batch, `[n, ...]`.
+        x2: second half, `[m, ...]`.
+        probe: Gaussian `v`, `[m, c]`.
+        teacher: the teacher's products with the same halves and probe.
+        objective: what is minimised.
+        active: take the student's kernel over kept entries only.
+    """
+    masked = apply_masks(student.params, student.mask_numbers)
+    products = kernel_product(
+        student.apply, masked, x1, x2, probe, active=student.mask_numbers if active else None, create_graph=True
+    )
+    loss = transfer_loss(objective, products, teacher, params=masked, prunable=student.masks, density=student.density)
+    student.optimiser.zero_grad(set_to_none=True)
+    loss.total.backward()
+    student.optimiser.step()
+    return TransferLoss(
+        total=loss.total.detach(),
+        kernel_distance=loss.kernel_distance.detach(),
+        logit_distance=loss.logit_distance.detach(),
+        weight_penalty=loss.weight_penalty.detach(),
+    )

@@ -1,0 +1,52 @@
+"""Every error that a user can act on: what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class NttError(Exception):
+    """An error with a remedy. `cli/` turns it into one message and `exit_code`; nothing else prints.
+
+    Args:
+        where: what the error is about, as the user named it: a file, an option, a layer.
+        what: what was wrong with it.
+        hint: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, where: str | Path, what: str, *, hint: str) -> None:
+        super().__init__(where, what)
+        self.where = str(where)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class UsageError(NttError):
+    """An option, argument or configuration key is wrong."""
+
+
+class ModelError(NttError):
+    """The model cannot be built, run or pruned."""
+
+
+class DataError(NttError):
+    """The data cannot be found, read or used."""
+
+
+class CheckpointError(NttError):
+    """A checkpoint or report cannot be read, or belongs to another model."""
+
+
+class OutputError(NttError):
+    """The result cannot be written where it was asked for."""
+
+
+class DivergedError(NttError):
+    """The numbers stopped being finite."""
+
+    exit_code = 3

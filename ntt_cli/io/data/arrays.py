@@ -1,0 +1,132 @@
+"""Arrays in .npy, .npz and .safetensors files. Nothing in them is ever unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.errors import DataError
+from ntt_cli.io.data import samples
+from ntt_cli.io.data.convert import Array, as_inputs, as_labels, count_samples
+from ntt_cli.io.data.images import format_images
+from ntt_cli.io.data.samples import PARTS, InMemory, Samples, Selection, draw, to_unit_range
+
+INPUT_NAMES = ("x", "inputs", "images")
+LABEL_NAMES = ("y", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class MappedFile:
+    """An array too large for memory, of which each fetch reads and checks its samples alone."""
+
+    array: np.memmap[tuple[int, ...], np.dtype[np.generic]]
+    where: str
+    options: DataOptions
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        x = as_inputs(np.asarray(self.array[indices.numpy()]), self.where, numbers=indices)
+        return to_unit_range(format_images(x, self.options, self.where))
+
+
+def from_arrays(
+    inputs: Array, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
+) -> Samples:
+    """Samples of arrays in memory, which are checked at once."""
+    n = count_samples(inputs, spec)
+    y = None if labels is None else as_labels(labels, spec, n=n)
+    chosen = draw(n, options.limit)
+    used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # numpy takes a tensor of one index for a number
+    x = as_inputs(used, spec, numbers=chosen)
+    return Samples(
+        spec=spec,
+        source=InMemory(format_images(x, options, spec)),
+        labels=None if y is None else y[chosen],
+        split=split,
+    )
+
+
+def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
+    """Inputs alone, from one array."""
+    with _reading(spec):
+        array = open_memmap(path, mode="r")
+    n = count_samples(array, spec)
+    chosen = draw(n, options.limit)
+    if array.nbytes // n * len(chosen) <= samples.EAGER_BYTES:
+        return from_arrays(array, None, spec=spec, options=options)
+    mapped = MappedFile(array, spec, options)
+    mapped.fetch(chosen[:1])  # a wrong type shall not wait until the first batch
+    return Samples(spec=spec, source=mapped if len(chosen) == n else Selection(mapped, chosen))
+
+
+def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`.
+
+    Raises:
+        DataError: if the file is really a .npy file.
+    """
+    with _reading(spec), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            hint = f"rename it to {path.with_suffix('.npy')}"
+            raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
+        found = _pick(archive, spec, split)
+    return from_arrays(found.inputs, found.labels, spec=spec, options=options, split=found.split)
+
+
+def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
+    with _reading(spec):
+        found = _pick(load_file(path), spec, split)
+    return from_arrays(found.inputs, found.labels, spec=spec, options=options, split=found.split)
+
+
+class _Found(NamedTuple):
+    inputs: Array
+    labels: Array | None
+    split: Split | None
+
+
+def _pick(arrays: Mapping[str, Array], spec: str, split: Split) -> _Found:
+    parts = [part for parts in PARTS.values() for part in parts]
+    divided = any(f"{name}_{part}" in arrays for name in INPUT_NAMES for part in parts)
+    suffixes = [f"_{part}" for part in PARTS[split]] if divided else [""]
+    for suffix in suffixes:
+        inputs = [f"{name}{suffix}" for name in INPUT_NAMES if f"{name}{suffix}" in arrays]
+        labels = [f"{name}{suffix}" for name in LABEL_NAMES if f"{name}{suffix}" in arrays]
+        if len(inputs) > 1 or len(labels) > 1:
+            several = inputs if len(inputs) > 1 else labels
+            raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
+        if inputs:
+            return _Found(arrays[inputs[0]], arrays[labels[0]] if labels else None, split if divided else None)
+    looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
+    raise DataError(
+        spec,
+        f"holds {', '.join(sorted(arrays)) or 'nothing'}, but no {looked_for}",
+        hint="save inputs as x and labels as y, or as x_train, y_train, x_test and y_test",
+    )
+
+
+@contextmanager
+def _reading(spec: str) -> Generator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as failure:  # numpy raises whatever it trips over in a damaged file
+        if "Python objects" in str(failure) or "pickled" in str(failure) or "Object arrays" in str(failure):
+            what, hint = "holds Python objects, which are never unpickled", "save plain arrays: x.astype('float32')"
+        else:
+            what, hint = f"cannot be read: {failure}", "save it again with numpy or safetensors"
+        raise DataError(spec, what, hint=hint) from failure

@@ -1,0 +1,125 @@
+"""Arrays from outside, made into inputs and labels of the few types that the rest of the program knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ntt_cli.errors import DataError
+
+Array = npt.NDArray[Any] | Tensor
+
+
+def count_samples(raw: Array, where: str | Path) -> int:
+    """The length of the first dimension, which counts samples.
+
+    Raises:
+        DataError: if there is no such dimension or nothing in it.
+    """
+    shape = list(raw.shape)
+    if len(shape) < 2:
+        raise DataError(
+            where,
+            f"holds inputs of shape {shape}, without a dimension that counts samples",
+            hint="save inputs as [n, features], [n, height, width] or [n, channels, height, width]",
+        )
+    if 0 in shape:
+        raise DataError(where, f"holds no samples: its inputs have shape {shape}", hint="name data that is not empty")
+    return int(shape[0])
+
+
+def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
+    """Raw samples as uint8 images `[n, c, h, w]`, float32 values or int64 tokens.
+
+    uint8 arrays are images: `[n, h, w]` gets a channel, and `[n, h, w, c]` with 1, 3 or 4 channels is moved to
+    `[n, c, h, w]`, unless its second dimension could be the channels. uint8 of another rank, floats and tokens keep
+    their shape.
+
+    Args:
+        raw: an array whose first dimension counts samples.
+        where: what to name in an error.
+        numbers: what to call each sample in an error, its index in the file.
+
+    Raises:
+        DataError: if the values are not numbers, not finite in float32, or negative tokens.
+    """
+    x = _numeric(raw)
+    if x is None:
+        raise DataError(
+            where,
+            f"holds inputs of type {raw.dtype}",
+            hint="save images as uint8, other values as float32 and tokens as int64",
+        )
+    if x.dtype == torch.uint8:
+        return _channels_first(x)
+    if x.is_floating_point():
+        wrong, what = ~x.isfinite(), "a value that is not a finite float32"
+        hint = "remove such samples, or replace NaN and Inf"
+    else:
+        wrong, what = x < 0, "a negative number, and integers are tokens"
+        hint = "number tokens from 0; save measurements as float32, images as uint8"
+    bad = wrong.flatten(1).any(dim=1)
+    if bad.any():
+        raise DataError(where, f"sample {int(numbers[bad][0])} holds {what}", hint=hint)
+    return x
+
+
+def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`.
+
+    Raises:
+        DataError: if they have another shape, length or type, or one is negative.
+    """
+    shape = list(raw.shape)
+    if len(shape) == 2 and shape[1] == 1:
+        raw = raw.reshape(-1)
+    y = _numeric(raw)
+    if len(shape) not in {1, 2} or raw.ndim != 1:
+        raise DataError(
+            where, f"has labels of shape {shape}, not [{n}]", hint="save one whole number a sample, not one-hot rows"
+        )
+    if len(raw) != n:
+        raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
+    if y is None or y.is_floating_point():
+        raise DataError(
+            where, f"has labels of type {raw.dtype}", hint="save labels as whole numbers: y.astype('int64')"
+        )
+    y = y.long()
+    negative = y < 0
+    if negative.any():
+        i = int(negative.nonzero()[0])
+        raise DataError(where, f"the label of sample {i} is {int(y[i])}", hint="number the classes from 0")
+    return y
+
+
+def _numeric(raw: Array) -> Tensor | None:
+    """The values as uint8, float32 or int64; None for any other kind of value."""
+    if isinstance(raw, Tensor):
+        x = raw.detach().cpu()
+        if x.is_floating_point():
+            return x.float()
+        if x.dtype == torch.bool or x.is_complex():
+            return None
+        return x if x.dtype == torch.uint8 else x.long()
+    if raw.dtype == np.uint8:
+        return torch.from_numpy(np.array(raw))
+    if raw.dtype.kind in "iu":
+        return torch.from_numpy(raw.astype(np.int64))
+    if raw.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # found as Inf
+            return torch.from_numpy(raw.astype(np.float32))
+    return None
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    channels = {1, 3, 4}
+    if x.dim() == 3:
+        return x[:, None]
+    if x.dim() == 4 and x.shape[3] in channels and x.shape[1] not in channels:
+        return x.movedim(3, 1).contiguous()
+    return x

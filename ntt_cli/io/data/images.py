@@ -1,0 +1,72 @@
+"""`--image-size` and `--grayscale`, for images from any source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ntt_cli.config import DataOptions
+from ntt_cli.errors import DataError, UsageError
+
+
+def image_size(options: DataOptions) -> tuple[int, int] | None:
+    """Height and width that images are to have.
+
+    Raises:
+        UsageError: if one of them is 0.
+    """
+    if options.image_size is None:
+        return None
+    sides = [int(side) for side in options.image_size.split("x")]
+    if 0 in sides:
+        raise UsageError("--image-size", f"{options.image_size} has no pixels", hint="give H or HxW, like 32 or 32x48")
+    return sides[0], sides[-1]
+
+
+def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
+    """Images in the size and with the channels that the options ask for; without such options `x` itself.
+
+    Args:
+        x: the samples, uint8 `[n, c, h, w]` if they are images.
+        options: `image_size` and `grayscale` are read.
+        where: what to name in an error.
+
+    Raises:
+        DataError: if an option is given and the samples are not images, or have no colours to mix.
+    """
+    size = image_size(options)
+    if size is None and not options.grayscale:
+        return x
+    if x.dtype != torch.uint8 or x.dim() != 4:
+        option = "--grayscale" if size is None else "--image-size"
+        raise DataError(where, f"holds no uint8 images that {option} could change", hint=f"leave out {option}")
+    if options.grayscale and x.shape[1] not in {1, 3}:
+        raise DataError(
+            where, f"holds images of {x.shape[1]} channels, for which there is no gray", hint="leave out --grayscale"
+        )
+    return torch.cat(list(_formatted(x, size, grayscale=options.grayscale)))
+
+
+def fit(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre."""
+    height, width = size
+    scale = max(height / x.shape[2], width / x.shape[3])
+    rows, columns = max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale))
+    resized = interpolate(x, size=(rows, columns), mode="bilinear", antialias=True)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return resized[:, :, top : top + height, left : left + width]
+
+
+def _formatted(x: Tensor, size: tuple[int, int] | None, *, grayscale: bool) -> Iterator[Tensor]:
+    for chunk in x.split(1024):
+        part = _gray(chunk) if grayscale and x.shape[1] == 3 else chunk
+        yield part if size is None else fit(part, size)
+
+
+def _gray(x: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601, in the integer arithmetic of Pillow's `convert("L")`, so that all sources agree."""
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
+    return ((x.int() * weights).sum(dim=1, keepdim=True, dtype=torch.int32) + 0x8000 >> 16).to(torch.uint8)

@@ -1,0 +1,112 @@
+"""From what the user calls the data to its samples."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.errors import DataError
+from ntt_cli.io.data import samples
+from ntt_cli.io.data.arrays import from_arrays, read_npy, read_npz, read_safetensors
+from ntt_cli.io.data.factory import DEFAULT_FACTORY, read_factory
+from ntt_cli.io.data.folder import read_folder
+from ntt_cli.io.data.image_files import SUFFIXES
+from ntt_cli.io.data.named import NAMES, read_named
+from ntt_cli.io.data.samples import Samples
+
+KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+
+
+def load_samples(
+    options: DataOptions,
+    *,
+    split: Split,
+    default: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+) -> Samples:
+    """The samples that `options` name.
+
+    Args:
+        options: which data, and how to read it.
+        split: the part to read where the data is divided; undivided data is the same for both.
+        default: what the model file names as its data, for want of `options.data`.
+        input_shape: of one sample, from the model file, for `noise:N` for want of `options.input_shape`.
+        seed: of `noise:N`.
+
+    Raises:
+        DataError: if no data is named, or it cannot be found, read or used.
+    """
+    spec = options.data if options.data is not None else default
+    if spec is None:
+        raise DataError(
+            "data",
+            "none is named",
+            hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
+        )
+    if spec in NAMES:
+        return read_named(spec, split=split, options=options)
+    if spec == "noise" or spec.startswith("noise:"):
+        return _noise(spec, options, input_shape, seed)
+    if python := re.fullmatch(r"(.+\.py)(?::(\w+))?", spec):
+        path, name = Path(python[1]).expanduser(), python[2] or DEFAULT_FACTORY
+        return read_factory(path, name, spec=spec, split=split, options=options)
+    return _read_path(Path(spec).expanduser(), spec, split, options)
+
+
+def _read_path(path: Path, spec: str, split: Split, options: DataOptions) -> Samples:
+    suffix = path.suffix.lower()
+    if not spec or not path.exists():
+        raise _unknown(path, spec)
+    if path.is_dir():
+        return read_folder(path, spec=spec, split=split, options=options)
+    if suffix == ".npy":
+        return read_npy(path, spec=spec, options=options)
+    if suffix == ".npz":
+        return read_npz(path, spec=spec, split=split, options=options)
+    if suffix == ".safetensors":
+        return read_safetensors(path, spec=spec, split=split, options=options)
+    if suffix in PICKLES:
+        raise DataError(
+            spec,
+            "is a pickle, which may run code when it is read",
+            hint="save its tensors: safetensors.torch.save_file({'x': x, 'y': y}, 'data.safetensors')",
+        )
+    if suffix in SUFFIXES:
+        raise DataError(spec, "is a single image", hint=f"name its folder: {path.parent}")
+    raise DataError(spec, "is not a kind of file that can be read as data", hint=f"name {KINDS}")
+
+
+def _unknown(path: Path, spec: str) -> DataError:
+    near = difflib.get_close_matches(spec.lower(), NAMES, n=1)
+    if not near and path.parent.is_dir():
+        neighbours = {entry.name: str(entry) for entry in path.parent.iterdir()}
+        near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=1)]
+    hint = f"did you mean {near[0]}?" if near else f"name {KINDS}"
+    if path.suffix or path.name != spec:
+        return DataError(spec, "there is no such file or folder", hint=hint)
+    return DataError(spec or "data", "is no data set, file or folder", hint=hint)
+
+
+def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, seed: int) -> Samples:
+    count = spec.removeprefix("noise").removeprefix(":")
+    if not re.fullmatch(r"0*[1-9]\d*", count):
+        raise DataError(spec, "does not say how many samples", hint="write noise:512 for 512 of them")
+    if options.input_shape is not None:
+        shape = tuple(int(side) for side in options.input_shape.split("x"))
+    elif declared is not None:
+        shape = declared
+    else:
+        hint = "give --input-shape, like 3x32x32, or write INPUT_SHAPE = (3, 32, 32) in model.py"
+        raise DataError(spec, "the shape of a sample is not known", hint=hint)
+    size = (int(count), *shape)
+    if 4 * math.prod(size) > samples.EAGER_BYTES:
+        raise DataError(spec, f"takes {4 * math.prod(size) / 2**30:.1f} GiB of memory", hint="ask for fewer samples")
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    return from_arrays(noise, None, spec=spec, options=options)

@@ -1,0 +1,152 @@
+"""What a checkpoint says about itself, readable without torch: one metadata key, `ntt`, holding sorted JSON."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from ntt_cli.errors import CheckpointError
+
+FORMAT_VERSION: Literal[1] = 1
+KEY = "ntt"
+AGAIN = "make the file again"
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+
+class Record(BaseModel):
+    """Base of all records in files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(Record):
+    """Where the network came from; `sha256` is of its Python file, where it has one."""
+
+    source: str
+    sha256: str | None
+
+
+class LayerRecord(Record):
+    """One pruned weight: its shape, how many entries are kept, and SHA-256 of its mask's bits, packed big-endian."""
+
+    shape: tuple[int, ...]
+    kept: int
+    mask_sha256: str
+
+
+class StandardisationRecord(Record):
+    """What raw inputs are standardised with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class CheckpointRecord(Record):
+    """Everything under the key `ntt` of a checkpoint."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    kind: Literal["prune", "finetune"]
+    model: ModelRecord
+    config: dict[str, Any]
+    layers: dict[str, LayerRecord]
+    standardisation: StandardisationRecord | None
+    tensors: dict[str, str]
+
+
+class ReportRecord(Record):
+    """Everything under the key `ntt` of a report; `summary` is what the command printed with `--json`."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    kind: Literal["prune report", "finetune report"]
+    summary: dict[str, Any]
+
+
+class TensorRecord(Record):
+    """A tensor's type, in safetensors' spelling, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+_RECORD: TypeAdapter[CheckpointRecord | ReportRecord] = TypeAdapter(
+    Annotated[CheckpointRecord | ReportRecord, Field(discriminator="kind")]
+)
+
+
+def encode_record(record: BaseModel) -> dict[str, str]:
+    """The safetensors metadata that holds `record`. One key only: safetensors does not order them."""
+    return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors file without its numbers; `record` is `None` for a file that ntt did not write."""
+
+    tensors: dict[str, TensorRecord]
+    record: CheckpointRecord | ReportRecord | None
+
+
+def read_header(path: Path) -> Header:
+    """Read what the file says about itself, whichever of ntt's files it is.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, no safetensors file, or its metadata is damaged.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            path,
+            "may hold a pickle, which can run code when it is read",
+            hint="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')",
+        )
+    if path.is_dir():
+        raise CheckpointError(path, "is a folder", hint="name a safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(KEY)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: TensorRecord(dtype=part.get_dtype(), shape=tuple(part.get_shape()))
+                for name, part in sorted(slices.items())
+            }
+    except FileNotFoundError as error:
+        raise CheckpointError(path, "does not exist", hint=_nearby(path)) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(path, f"cannot be read: {reason}", hint="name a safetensors file") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
+        ) from error
+    return Header(tensors, None if text is None else _decode(path, text))
+
+
+def _decode(path: Path, text: str) -> CheckpointRecord | ReportRecord:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(path, f"its metadata is no JSON ({error})", hint=AGAIN) from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            path,
+            f"has format version {version}; this ntt reads version {FORMAT_VERSION}",
+            hint="pip install -U ntt-cli",
+        )
+    try:
+        return _RECORD.validate_python(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(path, f"its metadata is damaged ({where}: {problem['msg']})", hint=AGAIN) from error
+
+
+def _nearby(path: Path) -> str:
+    here = [str(other) for other in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), here, n=1)
+    return f"did you mean {near[0]}?" if near else "check the path"

@@ -1,0 +1,242 @@
+"""Models as a user names them: a Python file, an importable factory or a torchvision architecture."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ntt_cli.config import ModelOptions
+from ntt_cli.errors import ModelError
+from ntt_cli.io.python_source import load_python, user_code
+
+Factory = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A freshly initialised network and what its file says about it.
+
+    Attributes:
+        module: the network, as its factory returned it.
+        source: the model as the user named it.
+        sha256: of the Python file; `None` for an importable or torchvision model.
+        data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
+            file's folder, `images/` for example; anything else is left as it is.
+        input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
+    """
+
+    module: nn.Module
+    source: str
+    sha256: str | None
+    data: str | None
+    input_shape: tuple[int, ...] | None
+
+
+def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
+    """Build the network that the options name, its weights drawn from `seed`; the global generator is left as it was.
+
+    Raises:
+        ModelError: if there is no such model, its code fails, or what it builds is no network.
+    """
+    arguments = _parse_arguments(options.model_arg)
+    source = options.model
+    target, colon, name = source.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
+        if target == "torchvision":
+            return _from_torchvision(source, name, arguments)
+        if target.endswith(".py") and bool(name) == bool(colon):
+            return _from_file(source, Path(target), name, arguments)
+        if name and all(part.isidentifier() for part in target.split(".")):
+            return _from_package(source, target, name, arguments)
+        what, hint = _why_no_model(source, Path(target))
+        raise ModelError(source, what, hint=hint)
+
+
+def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    module = load_python(path, ModelError)
+    data, input_shape = _declared_data(module, path), _declared_shape(module, path)
+    if not name and not hasattr(module, "build_model"):
+        # Never a guess: with one candidate today and two tomorrow, the same command would change its meaning.
+        candidates = [f"{path}:{candidate}" for candidate in _candidates(module, arguments)]
+        several = " and several candidates" if len(candidates) > 1 else ""
+        hint = f"name {' or '.join(candidates)}" if candidates else "define build_model() to return the network"
+        raise ModelError(path, f"has no build_model(){several}", hint=hint)
+    factory = _find_factory(module, str(path), name or "build_model")
+    return LoadedModel(
+        module=_build(factory, f"{path}:{name or 'build_model'}", path, arguments),
+        source=source,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        data=data,
+        input_shape=input_shape,
+    )
+
+
+def _from_package(source: str, target: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    here = Path(target)  # lies in the working folder, whose modules `ntt` shall find as `python -m ntt_cli` does
+    with user_code(here, ModelError):
+        factory = _find_factory(importlib.import_module(target), target, name)
+    built = _build(factory, source, here, arguments)
+    return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=None)
+
+
+def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    from torchvision import models  # takes a second, which no other model should cost
+
+    known = models.list_models(module=models)  # the classifiers: those that return one tensor and download nothing
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known)
+        hint = f"the nearest are {', '.join(near)}" if near else "torchvision.models.list_models() lists them"
+        raise ModelError(source, "torchvision has no such classifier", hint=hint)
+    for forbidden in arguments.keys() & {"weights", "pretrained"}:
+        raise ModelError(
+            f"--model-arg {forbidden}",
+            "torchvision's weights are not downloaded",
+            hint="save them as a .safetensors file and name it with --weights",
+        )
+    try:
+        built = models.get_model(name, weights=None, **arguments)
+    except Exception as failure:
+        raise ModelError(
+            source,
+            f"raised {type(failure).__name__}: {failure}",
+            hint=f"look up what torchvision.models.{name} takes and mend --model-arg",
+        ) from failure
+    return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=(3, 224, 224))
+
+
+def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
+    arguments: dict[str, object] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        option = f"--model-arg {item}"
+        if not equals or not name.isidentifier():
+            raise ModelError(option, "is not KEY=VALUE", hint="write it like --model-arg width=64")
+        if name in arguments:
+            raise ModelError(option, f"{name} is given twice", hint="keep one of them")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError):
+            arguments[name] = text
+    return arguments
+
+
+def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, object]) -> nn.Module:
+    _check_arguments(factory, where, arguments)
+    with user_code(code, ModelError):
+        built = factory(**arguments)
+    if not isinstance(built, nn.Module):
+        raise ModelError(
+            where,
+            f"returned a value of type {type(built).__name__}, not a torch.nn.Module",
+            hint="return the network itself, no tuple, class or state dict",
+        )
+    lazy = [key for key, value in [*built.named_parameters(), *built.named_buffers()] if is_lazy(value)]
+    if lazy:
+        raise ModelError(
+            where,
+            f"{lazy[0]} has no shape yet",
+            hint="pass one batch through the network before returning it, or use layers that are not lazy",
+        )
+    return built
+
+
+def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # compiled code need not have a signature
+        return
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as mismatch:
+        takes = ", ".join(parameters)
+        hint = f"it takes {takes}: --model-arg NAME=VALUE" if takes else "it takes no --model-arg"
+        raise ModelError(where, str(mismatch), hint=hint) from mismatch
+    for name, value in arguments.items():
+        if isinstance(value, str) and name in parameters and isinstance(parameters[name].default, bool):
+            raise ModelError(
+                f"--model-arg {name}={value}",
+                f"{name} is True or False, and the string {value!r} would count as True",
+                hint=f"write {name}=True or {name}=False",
+            )
+
+
+def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
+    found = getattr(module, name, None)
+    if found is None:
+        public = {
+            key.lower(): key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+        }
+        near = difflib.get_close_matches(name.lower(), public, n=1)
+        hint = f"did you mean {where}:{public[near[0]]}?" if near else f"name a function or class as {where}:NAME"
+        raise ModelError(where, f"defines no {name}", hint=hint)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ModelError(
+            f"{where}:{name}",
+            f"is a value of type {type(found).__name__}, not a function or class that builds the network",
+            hint="let a function build and return the network, so that --seed decides its weights",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _candidates(module: ModuleType, arguments: Mapping[str, object]) -> list[str]:
+    """What the file itself defines that may build its network from these arguments."""
+
+    def builds(value: object) -> bool:
+        if not (inspect.isfunction(value) or (inspect.isclass(value) and issubclass(value, nn.Module))):
+            return False
+        try:
+            inspect.signature(value).bind(**arguments)
+        except TypeError:
+            return False
+        return value.__module__ == module.__name__
+
+    return [name for name, value in vars(module).items() if not name.startswith("_") and builds(value)]
+
+
+def _declared_data(module: ModuleType, path: Path) -> str | None:
+    data = getattr(module, "DATA", None)
+    if data is None:
+        return None
+    if not isinstance(data, str) or not data:
+        raise ModelError(path, f"DATA is {data!r}, not a string", hint='name data as --data does, like DATA = "digits"')
+    beside = path.parent / data.partition(":")[0]
+    is_path = "/" in data or "." in data
+    return str(path.parent / data) if is_path and beside.exists() else data
+
+
+def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
+    shape = getattr(module, "INPUT_SHAPE", None)
+    if shape is None:
+        return None
+    if not isinstance(shape, tuple) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise ModelError(
+            path,
+            f"INPUT_SHAPE is {shape!r}, not a tuple of positive whole numbers",
+            hint="give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)",
+        )
+    return shape
+
+
+def _why_no_model(source: str, target: Path) -> tuple[str, str]:
+    script = Path(f"{target}.py")
+    if script.is_file():
+        return "names no model", f"did you mean {script}?"
+    if target.suffix == ".py":
+        return "names no factory after the colon", f"write {target} or {target}:factory"
+    if source and target.is_dir():
+        return "is a folder, not a Python file", "name the .py file that builds the network"
+    if target.is_file():
+        return "is not a Python file", "name the .py file that builds the network; a file of weights goes to --weights"
+    return "names no model", "name it as model.py, model.py:factory, package.module:factory or torchvision:NAME"

@@ -1,0 +1,120 @@
+"""Local Python files that the user named: loaded and called, their failures turned into errors one can act on.
+
+Naming a file is consent to run it, so this is the one place where a user's code starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+from ntt_cli.errors import NttError
+
+
+def load_python(path: Path, error: type[NttError]) -> ModuleType:
+    """The module that the file defines, executed anew by every call.
+
+    It can import its neighbours. It is registered under a name of its own, so it shadows nothing and `model.py` in one
+    folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails.
+    """
+    if not path.is_file():
+        what, hint = _why_missing(path)
+        raise error(path, what, hint=hint)
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = re.sub(r"\W", "_", path.stem) + "_" + digest
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None  # a loader of source files always has one
+    module = module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses and torch.compile look a class's module up there
+    try:
+        with user_code(path, error):
+            # From the source, never from a .pyc, which cannot tell two edits within a second apart.
+            exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
+
+
+@contextmanager
+def user_code(path: Path, error: type[NttError]) -> Generator[None]:
+    """A context to run code of this file in: its neighbours can be imported, and what it prints goes to stderr.
+
+    Raises:
+        NttError: as `error`, for whatever the code raises, `sys.exit` included; one it raises itself, unchanged.
+    """
+    folder = path.resolve().parent
+    _forget_namesakes(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        with redirect_stdout(sys.stderr):  # stdout carries the result alone
+            yield
+    except NttError:
+        raise
+    except (Exception, SystemExit) as failure:
+        what, hint = _why_failed(path, failure)
+        raise error(path, what, hint=hint) from failure
+    finally:
+        if str(folder) in sys.path:  # the code may have taken it away itself
+            sys.path.remove(str(folder))
+
+
+def _forget_namesakes(folder: Path) -> None:
+    """Forget modules that another file imported from its own folder under the name of a neighbour in this one.
+
+    Their folder is no longer on `sys.path`; kept, they would be what `import utils` finds here, in silence.
+    """
+    neighbours = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or entry.is_dir()}
+    searched = {Path(entry).resolve() for entry in sys.path}
+    for name in neighbours & sys.modules.keys():
+        origin = getattr(sys.modules[name], "__file__", None)
+        if origin is None:
+            continue
+        home = Path(origin).resolve().parent
+        if Path(origin).stem == "__init__":
+            home = home.parent
+        if home != folder and home not in searched:
+            for stale in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+                del sys.modules[stale]
+
+
+def _why_missing(path: Path) -> tuple[str, str]:
+    if path.is_dir():
+        return "is a folder, not a Python file", "name a .py file"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}", "check the path"
+    names = sorted(entry.name for entry in path.parent.glob("*.py"))
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names) or 'none'}"
+    return "there is no such file", hint
+
+
+def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:
+    line = None
+    trace = failure.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    message = str(failure)
+    if isinstance(failure, SyntaxError) and failure.filename == str(path):
+        line, message = failure.lineno, failure.msg
+    at = "" if line is None else f" (line {line})"
+    if isinstance(failure, SystemExit):
+        return f"called sys.exit({failure.code!r}){at}", "let the file return or raise instead of exiting"
+    hint = "correct the file; --debug shows the traceback"
+    if isinstance(failure, ModuleNotFoundError) and failure.name is not None:
+        hint = f"install {failure.name.partition('.')[0]} for {sys.executable}, or correct the import"
+    return f"raised {type(failure).__name__}{f': {message}' if message else ''}{at}", hint

@@ -1,0 +1,65 @@
+"""How close a student is to its teacher on unlabelled samples."""
+
+from __future__ import annotations
+
+import torch
+
+from ntt_cli.core.exact_kernel import exact_kernel
+from ntt_cli.core.functional import Apply, Params
+from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.metrics import agreement
+from ntt_cli.core.spectrum import kernel_spectrum
+from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.reports import Agreement
+
+KERNEL_SAMPLES = 128
+KERNEL_PROBES = 16
+SPECTRUM_ENTRIES = 2**28
+"""Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
+
+
+def measure_agreement(
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    limit: int,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Agreement:
+    """Distances relative to the teacher's norms, over the first `limit` samples; the kernel's over the first 128.
+
+    The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over 16 Gaussian probes `v`.
+    """
+    gaps, norms, same, count = 0.0, 0.0, 0.0, 0
+    with torch.no_grad():
+        for x in inputs.in_order(batch_size, limit=limit):
+            ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
+            gaps += float((ours - theirs).square().sum())
+            norms += float(theirs.square().sum())
+            same += float(agreement(ours, theirs)) * len(x)
+            count += len(x)
+    x1, x2 = inputs.batch(torch.arange(min(KERNEL_SAMPLES, limit, len(inputs)))).chunk(2)
+    generator = torch.Generator().manual_seed(seed)
+    kernel_gaps, kernel_norms = 0.0, 0.0
+    for _ in range(KERNEL_PROBES):
+        probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
+        ours = kernel_product(apply_student, student, x1, x2, probe).product
+        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe).product
+        kernel_gaps += float((ours - theirs).square().sum())
+        kernel_norms += float(theirs.square().sum())
+    return Agreement(
+        logit_distance=gaps / norms if norms else gaps,
+        kernel_distance=kernel_gaps / kernel_norms if kernel_norms else kernel_gaps,
+        top1_agreement=same / count,
+    )
+
+
+def spectrum_of(apply: Apply, params: Params, inputs: Inputs, *, outputs: int, most: int = 32) -> torch.Tensor:
+    """Eigenvalues of the exact kernel on the first samples, as many of them as the network's size allows."""
+    parameters = sum(p.numel() for p in params.values())
+    samples = max(1, min(most, len(inputs), SPECTRUM_ENTRIES // (outputs * parameters)))
+    x = inputs.batch(torch.arange(samples))
+    return kernel_spectrum(exact_kernel(apply, params, x, x))

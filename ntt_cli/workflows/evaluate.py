@@ -1,0 +1,123 @@
+"""`ntt evaluate`: accuracy where there are labels, agreement with a teacher where there is one, and the cost."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ntt_cli.config import EvaluateConfig
+from ntt_cli.core.flops import count_flops
+from ntt_cli.core.functional import FunctionalModel, Masks
+from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
+from ntt_cli.errors import DataError
+from ntt_cli.io.checkpoint import load_into, read_checkpoint
+from ntt_cli.io.models import load_model
+from ntt_cli.workflows.agreement import measure_agreement
+from ntt_cli.workflows.events import Evaluated, EventSink
+from ntt_cli.workflows.prepare import (
+    Inputs,
+    check_forward,
+    check_labels,
+    open_inputs,
+    pick_device,
+    require_samples,
+    take_apart,
+)
+from ntt_cli.workflows.reports import Accuracy, EvaluateReport
+
+
+def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
+    """Evaluate a checkpoint.
+
+    Raises:
+        DataError: if there are neither labels nor a teacher to compare with.
+        NttError: if any other input is unusable.
+    """
+    device = pick_device(config.device)
+    loaded = load_model(config, seed=config.seed)
+    checkpoint = read_checkpoint(Path(config.checkpoint))
+    load_into(loaded.module, checkpoint)
+    model = take_apart(loaded.module, device, on_event)
+    inputs = open_inputs(config, loaded, split=config.split, device=device, known=checkpoint.standardisation)
+    require_samples(inputs, 1)
+    outputs = check_forward(model, inputs, where=config.model)
+    labelled = inputs.samples.labels is not None
+    if labelled or config.min_accuracy is not None:
+        check_labels(inputs, outputs=outputs, purpose="accuracy is measured with them")
+    elif config.teacher is None:
+        raise DataError(
+            inputs.samples.spec,
+            "has no labels, and there is no teacher to compare with",
+            hint="name labelled data with --data, or the dense weights with --teacher",
+        )
+    agreement = None
+    if config.teacher is not None:
+        teacher_checkpoint = read_checkpoint(Path(config.teacher))
+        load_into(loaded.module, teacher_checkpoint)
+        teacher = take_apart(loaded.module, device, on_event)
+        agreement = measure_agreement(
+            model.bind(),
+            model.params,
+            teacher.bind(),
+            teacher.params,
+            inputs,
+            limit=len(inputs),
+            batch_size=config.batch_size,
+        )
+    accuracy = _accuracy(model, inputs, outputs, config.batch_size, on_event) if labelled else None
+    masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()}
+    kept, prunable = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+    flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
+    gate = config.min_accuracy
+    return EvaluateReport(
+        checkpoint=config.checkpoint,
+        model=config.model,
+        data=inputs.samples.spec,
+        samples=len(inputs),
+        accuracy=accuracy,
+        agreement=agreement,
+        parameters=sum(p.numel() for p in model.params.values()),
+        nonzero_parameters=sum(int(p.count_nonzero()) for p in model.params.values()),
+        prunable=prunable,
+        kept=kept,
+        density=kept / prunable if prunable else 1.0,
+        flops_dense=flops.dense,
+        flops_sparse=flops.sparse,
+        file_bytes=Path(config.checkpoint).stat().st_size,
+        sparse_bytes=_sparse_bytes(model, masks),
+        min_accuracy=gate,
+        passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
+    )
+
+
+def _accuracy(model: FunctionalModel, inputs: Inputs, outputs: int, batch_size: int, on_event: EventSink) -> Accuracy:
+    apply, loss = model.bind(), 0.0
+    first, fifth = [], []
+    with torch.no_grad():
+        for indices in torch.arange(len(inputs)).split(batch_size):
+            logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
+            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            first.append(top_k_correct(logits, labels, k=1))
+            fifth.append(top_k_correct(logits, labels, k=5))
+            on_event(Evaluated(int(indices[-1]) + 1, len(inputs)))
+    correct, labels = torch.cat(first), inputs.labels(torch.arange(len(inputs)))
+    names = inputs.samples.class_names or tuple(str(i) for i in range(outputs))
+    per_class = per_class_accuracy(correct, labels, classes=outputs)
+    return Accuracy(
+        top1=float(correct.double().mean()),
+        top5=float(torch.cat(fifth).double().mean()) if outputs > 5 else None,
+        loss=loss / len(inputs),
+        per_class=dict(zip(names, per_class, strict=False)),
+    )
+
+
+def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:
+    """Kept values and one mask bit an entry for pruned weights, everything else as it is."""
+    total = sum(t.numel() * t.element_size() for t in (model.params | model.buffers).values())
+    for name, mask in masks.items():
+        size = model.params[name].element_size()
+        total += int(mask.sum()) * size + math.ceil(mask.numel() / 8) - mask.numel() * size
+    return total

@@ -1,0 +1,79 @@
+"""What a workflow tells while it works. Nothing here prints; `cli/` renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something the user should know; the work goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class TransferStarted:
+    """The transfer begins; `layers` maps each prunable weight to its size."""
+
+    steps: int
+    layers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class MasksUpdated:
+    """Masks were chosen before `step`; `changes` entries changed their fate."""
+
+    step: int
+    density: float
+    changes: int
+    layer_densities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """`step` transfer steps are done; the distances are those of the last one."""
+
+    step: int
+    kernel_distance: float
+    logit_distance: float
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """Supervised training begins."""
+
+    epochs: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class TrainingStepsDone:
+    """`step` training steps are done over all epochs."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One pass over the training samples is done; `accuracy` is on the validation split, where there is one."""
+
+    epoch: int
+    train_loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """`done` of `total` samples were evaluated."""
+
+    done: int
+    total: int
+
+
+Event = (
+    Warned | TransferStarted | MasksUpdated | StepsDone | TrainingStarted | TrainingStepsDone | EpochDone | Evaluated
+)
+EventSink = Callable[[Event], None]

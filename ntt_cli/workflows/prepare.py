@@ -1,0 +1,221 @@
+"""What every command does first: the device, the network, the inputs, and whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.core.batch_norm import coupling_layers
+from ntt_cli.core.functional import FunctionalModel, Params, functional_model
+from ntt_cli.core.prunable import prunable_names
+from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
+from ntt_cli.errors import DataError, ModelError, UsageError
+from ntt_cli.io.checkpoint import Checkpoint
+from ntt_cli.io.data import Samples, load_samples
+from ntt_cli.io.models import LoadedModel
+from ntt_cli.workflows.events import EventSink, Warned
+
+STATISTICS_BATCH = 1024
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is the fastest one here.
+
+    Raises:
+        UsageError: if there is no such device.
+    """
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.insert(0, "mps")
+    if torch.cuda.is_available():
+        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in here:
+        raise UsageError(f"--device {name}", "there is no such device here", hint=f"use auto or {', '.join(here)}")
+    return torch.device(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Samples as the network takes them: standardised, on its device.
+
+    Attributes:
+        samples: the raw samples.
+        standardisation: how raw inputs are standardised; `None` for tokens.
+        device: where batches are put.
+    """
+
+    samples: Samples
+    standardisation: Standardisation | None
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The inputs at `indices`, `[b, ...]`."""
+        return standardise(self.samples.inputs(indices), self.standardisation).to(self.device)
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """The labels at `indices`, `[b]`."""
+        assert self.samples.labels is not None
+        return self.samples.labels[indices].to(self.device)
+
+    def in_order(self, size: int, *, limit: int | None = None) -> Iterator[Tensor]:
+        """Batches of all inputs in order, or of the first `limit`.
+
+        Yields:
+            `[b, ...]`, `b` at most `size`.
+        """
+        for indices in torch.arange(min(len(self), limit or len(self))).split(size):
+            yield self.batch(indices)
+
+
+def open_inputs(
+    options: DataOptions,
+    loaded: LoadedModel,
+    *,
+    split: Split,
+    device: torch.device,
+    known: Standardisation | None,
+) -> Inputs:
+    """The samples of `split`, standardised by `--mean` and `--std`, else as `known`, else by their own statistics."""
+    samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape)
+    standardisation = parse_standardisation(options.mean, options.std) or known
+    if standardisation is None:
+        batches = torch.arange(len(samples)).split(STATISTICS_BATCH)
+        standardisation = fit_standardisation(samples.inputs(indices) for indices in batches)
+    return Inputs(samples=samples, standardisation=standardisation, device=device)
+
+
+def take_apart(module: nn.Module, device: torch.device, on_event: EventSink) -> FunctionalModel:
+    """The network as functions on `device`, its frozen parameters named.
+
+    Raises:
+        ModelError: if a value is not finite, or samples of a batch would depend on each other.
+    """
+    model = functional_model(module.to(device))
+    for name, value in (model.params | model.buffers).items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
+    if coupling := coupling_layers(model):
+        raise ModelError(
+            coupling[0],
+            "normalises by the statistics of its batch, in evaluation too, so that samples depend on each other",
+            hint="build it with track_running_stats=True",
+        )
+    if frozen := [name for name, p in model.module.named_parameters() if not p.requires_grad]:
+        on_event(Warned(f"frozen parameters stay as they are and dense: {_listed(frozen)}"))
+    return model
+
+
+def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> int:
+    """Run two samples, and return the number of outputs.
+
+    Raises:
+        ModelError: if the model cannot take the inputs, or does not return one finite tensor `[n, outputs]`.
+    """
+    x = inputs.batch(torch.arange(min(2, len(inputs))))
+    try:
+        with torch.no_grad():
+            logits = model.bind()(model.params, x)
+    except Exception as error:
+        raise ModelError(
+            where,
+            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {inputs.samples.spec}:"
+            f" {type(error).__name__}: {error}",
+            hint="name other data with --data, change the images with --image-size or --grayscale, or the model",
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            where,
+            f"returns a {type(logits).__name__}, not one tensor of logits",
+            hint="return the logits alone; wrap the network in a module that picks them",
+        )
+    if logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
+        raise ModelError(
+            where,
+            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not one row of logits a sample",
+            hint=f"return a tensor [{len(x)}, outputs]",
+        )
+    if not logits.isfinite().all():
+        raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
+    return logits.shape[1]
+
+
+def pick_prunable(
+    model: FunctionalModel, inputs: Inputs | None, *, exclude: tuple[str, ...], where: str
+) -> tuple[str, ...]:
+    """Names of the weights to prune.
+
+    Raises:
+        ModelError: if there are none, or some do not act on the output.
+    """
+    names = prunable_names(model, exclude)
+    if not names:
+        raise ModelError(
+            where,
+            "has no prunable weights: none is trainable, of two or more dimensions and not excluded",
+            hint="check --exclude and requires_grad",
+        )
+    if inputs is not None and (unused := _unused(model, names, inputs)):
+        raise ModelError(
+            where,
+            f"never uses {_listed(unused)} for its output, so their share of the density would be lost",
+            hint=" ".join(f"--exclude {name!r}" for name in unused),
+        )
+    return names
+
+
+def check_labels(inputs: Inputs, *, outputs: int, purpose: str) -> None:
+    """Refuse data without labels, or with labels that the network has no output for.
+
+    Raises:
+        DataError: if labels are missing or out of range.
+    """
+    labels, spec = inputs.samples.labels, inputs.samples.spec
+    if labels is None:
+        raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
+    if int(labels.max()) >= outputs:
+        first = int((labels >= outputs).nonzero()[0])
+        raise DataError(
+            spec,
+            f"label {int(labels[first])} of sample {first} is out of range: the model has {outputs} outputs",
+            hint="mend the labels, or build the model with more outputs (--model-arg)",
+        )
+
+
+def known_standardisation(checkpoint: Checkpoint | None) -> Standardisation | None:
+    """What the checkpoint's network was trained with, where there is a checkpoint that says."""
+    return checkpoint.standardisation if checkpoint else None
+
+
+def require_samples(inputs: Inputs, n: int) -> None:
+    """Refuse data too small to work with.
+
+    Raises:
+        DataError: if there are fewer than `n` samples.
+    """
+    if len(inputs) < n:
+        raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
+
+
+def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:
+    leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
+    logits = model.bind()(leaves, inputs.batch(torch.arange(min(2, len(inputs)))))
+    gradients = torch.autograd.grad(logits.sum(), [leaves[name] for name in names], allow_unused=True)
+    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

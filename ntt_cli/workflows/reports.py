@@ -1,0 +1,120 @@
+"""What commands report: the result on stdout, and the same as metadata of the report file."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Summary(BaseModel):
+    """Base of all results."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Agreement(Summary):
+    """How well the network agrees with its teacher; needs no labels.
+
+    Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`, the kernel's estimated with Gaussian
+    probes; `top1_agreement` is the fraction of samples on which both have the same first choice.
+    """
+
+    logit_distance: float
+    kernel_distance: float
+    top1_agreement: float
+
+
+class LayerSummary(Summary):
+    """One prunable weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    size: int
+    density: float
+
+
+class PruneReport(Summary):
+    """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data."""
+
+    output: str
+    report: str
+    model: str
+    method: str
+    teacher: str
+    data: str | None
+    steps: int
+    parameters: int
+    prunable: int
+    kept: int
+    sparsity: float
+    density: float
+    agreement: Agreement | None
+    layers: list[LayerSummary]
+
+
+class PrunePlan(Summary):
+    """What `ntt prune --dry-run` says: nothing is trained. Memory and time come from measured steps."""
+
+    model: str
+    parameters: int
+    prunable: int
+    kept: int
+    steps: int
+    seconds_per_step: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    layers: list[LayerSummary]
+
+
+class EpochSummary(Summary):
+    """One pass over the training samples."""
+
+    epoch: int
+    train_loss: float
+    accuracy: float | None
+
+
+class FinetuneReport(Summary):
+    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split."""
+
+    output: str
+    report: str
+    model: str
+    data: str
+    optimiser: str
+    learning_rate: float
+    density: float
+    best_epoch: int
+    accuracy: float | None
+    epochs: list[EpochSummary]
+
+
+class Accuracy(Summary):
+    """How well the logits fit the labels; `top5` is `None` for five classes or fewer, where it says nothing."""
+
+    top1: float
+    top5: float | None
+    loss: float
+    per_class: dict[str, float | None]
+
+
+class EvaluateReport(Summary):
+    """What `ntt evaluate` measured. FLOPs are of one sample; sizes in bytes."""
+
+    checkpoint: str
+    model: str
+    data: str
+    samples: int
+    accuracy: Accuracy | None
+    agreement: Agreement | None
+    parameters: int
+    nonzero_parameters: int
+    prunable: int
+    kept: int
+    density: float
+    flops_dense: int
+    flops_sparse: int
+    file_bytes: int
+    sparse_bytes: int
+    min_accuracy: float | None
+    passed: bool | None

@@ -1,0 +1,184 @@
+"""The transfer from its first step to its last: batches, schedule and mask updates around `core.transfer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from ntt_cli.core.allocation import allocate
+from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
+from ntt_cli.core.functional import FunctionalModel, Masks, Params
+from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.masks import apply_masks, choose_masks, count_changes
+from ntt_cli.core.objective import Objective, TransferLoss
+from ntt_cli.core.schedule import SCHEDULES, mask_update_steps
+from ntt_cli.core.scores import logit_sensitivities, magnitude_scores, saliency_scores
+from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
+from ntt_cli.errors import DivergedError
+from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
+from ntt_cli.workflows.prepare import Inputs
+
+LOOK_EVERY = 20
+"""Steps between two looks at the losses: at each, host and device wait for each other."""
+
+SALIENCY_BATCHES = 10
+STATISTICS_SAMPLES = 2048
+STATISTICS_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """What `run_transfer` needs of the configuration, every default settled."""
+
+    steps: int
+    density: float
+    objective: Objective
+    score: str
+    allocation: str
+    schedule: str
+    active: bool
+    batch_size: int
+    learning_rate: float
+    mask_update_every: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """The student after its last step.
+
+    Attributes:
+        params: `m ⊙ w`.
+        buffers: with the student's own batch-norm statistics.
+        masks: `True` = kept.
+        history: per step the parts of the loss; per mask update its step, density and changes.
+    """
+
+    params: Params
+    buffers: Params
+    masks: Masks
+    history: dict[str, Tensor]
+
+
+@dataclass
+class _History:
+    losses: list[TransferLoss] = field(default_factory=list)
+    update_steps: list[int] = field(default_factory=list)
+    densities: list[float] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        parts = {
+            part.name: torch.stack([getattr(loss, part.name) for loss in self.losses]).cpu()
+            for part in fields(TransferLoss)
+        }
+        return parts | {
+            "mask_update_step": torch.tensor(self.update_steps),
+            "density": torch.tensor(self.densities),
+            "mask_changes": torch.tensor(self.changes),
+        }
+
+
+def run_transfer(
+    teacher: FunctionalModel,
+    inputs: Inputs,
+    names: tuple[str, ...],
+    *,
+    outputs: int,
+    settings: TransferSettings,
+    on_event: EventSink,
+) -> TransferResult:
+    """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
+
+    Args:
+        teacher: calibrated, on the inputs' device.
+        inputs: unlabelled.
+        names: the prunable weights.
+        outputs: number of logits.
+        settings: how.
+        on_event: told about mask updates and steps.
+
+    Raises:
+        DivergedError: as soon as a look at the losses finds one that is not finite.
+    """
+    on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}))
+    generator = torch.Generator().manual_seed(settings.seed)
+    apply_teacher = teacher.bind()
+    buffers = teacher.buffers
+    student = start_student(apply_teacher, teacher.params, {}, density=1.0, learning_rate=settings.learning_rate)
+    history = _History()
+    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
+    for step in range(settings.steps):
+        if step in updates:
+            density = SCHEDULES[settings.schedule](step, steps=settings.steps, density=settings.density)
+            masks = choose(_score(student, names, inputs, settings), settings.allocation, density)
+            if step == updates[-1]:
+                buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
+            apply = apply_teacher if buffers is teacher.buffers else teacher.bind(buffers)
+            changes = count_changes(student.masks, masks)
+            student = update_masks(student, masks, density=density, apply=apply)
+            history.update_steps.append(step)
+            history.densities.append(density)
+            history.changes.append(changes)
+            on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
+        indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
+        x1, x2 = inputs.batch(indices).chunk(2)
+        probe = draw_probe((len(x2), outputs), like=student.params[names[0]], generator=generator)
+        loss = transfer_step(
+            student,
+            x1,
+            x2,
+            probe=probe,
+            teacher=kernel_product(apply_teacher, teacher.params, x1, x2, probe),
+            objective=settings.objective,
+            active=settings.active,
+        )
+        history.losses.append(loss)
+        if step % LOOK_EVERY == LOOK_EVERY - 1 or step == settings.steps - 1:
+            _look(loss, step + 1, on_event)
+    return TransferResult(
+        params=student.masked_params, buffers=buffers, masks=student.masks, history=history.as_tensors()
+    )
+
+
+def choose(scores: dict[str, Tensor], allocation: str, density: float) -> Masks:
+    """The masks of the highest scores at this density."""
+    return choose_masks(scores, allocate(allocation, scores, density=density))
+
+
+def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
+    """The model's buffers with batch-norm statistics of these parameters; the very same where it has no batch norm."""
+    if not has_batch_norm(model):
+        return model.buffers
+    batches = inputs.in_order(STATISTICS_BATCH, limit=STATISTICS_SAMPLES)
+    return estimate_statistics(model, params, model.buffers, batches)
+
+
+def layer_densities(masks: Masks) -> dict[str, float]:
+    """Kept fraction of each layer."""
+    return {name: float(mask.double().mean()) for name, mask in masks.items()}
+
+
+def _score(student: Student, names: tuple[str, ...], inputs: Inputs, settings: TransferSettings) -> dict[str, Tensor]:
+    if settings.score == "magnitude":
+        return magnitude_scores(student.params, names)
+    # A generator of its own: the batches of the transfer do not depend on the score.
+    generator = torch.Generator().manual_seed(settings.seed)
+    batches = (
+        inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
+        for _ in range(SALIENCY_BATCHES)
+    )
+    sensitivities = logit_sensitivities(student.apply, student.masked_params, batches, generator=generator)
+    return saliency_scores(student.params, sensitivities, names)
+
+
+def _look(loss: TransferLoss, step: int, on_event: EventSink) -> None:
+    if not loss.total.isfinite():
+        raise DivergedError(
+            f"step {step}",
+            "the transfer's loss is no longer finite",
+            hint="try a smaller --learning-rate; nothing was written",
+        )
+    on_event(StepsDone(step, float(loss.kernel_distance), float(loss.logit_distance)))

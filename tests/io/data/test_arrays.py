@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ntt_cli.config import DataOptions
+from ntt_cli.io.data import Samples, load_samples, samples
+from tests.io.data.refusal import refusal
+
+
+def load(path: Path, *, split: str = "train", **options: object) -> Samples:
+    return load_samples(DataOptions(data=str(path), **options), split=split)  # type: ignore[arg-type]
+
+
+def everything(data: Samples) -> torch.Tensor:
+    return data.inputs(torch.arange(len(data)))
+
+
+def saved(path: Path, array: npt.ArrayLike) -> Path:
+    np.save(path, np.asarray(array))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 6, 4), (5, 1, 6, 4)),
+        ((5, 6, 4, 3), (5, 3, 6, 4)),
+        ((5, 6, 4, 1), (5, 1, 6, 4)),
+        ((5, 3, 6, 4), (5, 3, 6, 4)),
+        ((5, 3, 6, 3), (5, 3, 6, 3)),
+        ((5, 2, 6, 7), (5, 2, 6, 7)),
+        ((5, 24), (5, 24)),
+        ((5, 2, 3, 6, 4), (5, 2, 3, 6, 4)),
+    ],
+)
+def test_bytes_are_images_in_0_to_1_with_channels_first(
+    tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    x = everything(load(saved(tmp_path / "x.npy", raw)))
+    assert x.shape == expected
+    assert x.dtype == torch.float32
+    reference = np.moveaxis(raw, 3, 1) if expected != shape and raw.ndim == 4 else raw.reshape(expected)
+    np.testing.assert_allclose(x.numpy(), reference / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_floats_become_float32_as_they_lie(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+    raw = np.linspace(-2, 2, 5 * 6 * 4 * 3).reshape(5, 6, 4, 3).astype(dtype)
+    x = everything(load(saved(tmp_path / "x.npy", np.asfortranarray(raw))))
+    assert x.dtype == torch.float32
+    np.testing.assert_array_equal(x.numpy(), raw.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint16, np.int64, ">i2"])
+def test_other_integers_are_tokens(tmp_path: Path, dtype: npt.DTypeLike) -> None:
+    x = everything(load(saved(tmp_path / "x.npy", np.arange(12, dtype=dtype).reshape(4, 3))))
+    assert x.dtype == torch.int64
+    assert x.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+@pytest.mark.parametrize("limit", [None, 40])
+def test_a_value_that_is_not_finite_is_found_with_its_sample(tmp_path: Path, value: float, limit: int | None) -> None:
+    raw = np.zeros((50, 3))
+    i = int(samples.draw(50, 40)[17])
+    raw[i, 2] = raw[49, 0] = value
+    with refusal(f"sample {i} holds a value that is not a finite float32", hint="NaN"):
+        load(saved(tmp_path / "x.npy", raw), limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("array", "what", "hint"),
+    [
+        (np.float32(3), "shape [], without a dimension that counts samples", "[n, features]"),
+        (np.zeros(784), "shape [784], without a dimension that counts samples", "[n, features]"),
+        (np.zeros((0, 3)), "holds no samples: its inputs have shape [0, 3]", "not empty"),
+        (np.zeros((3, 0)), "holds no samples: its inputs have shape [3, 0]", "not empty"),
+        (np.array([["a", "b"]]), "inputs of type <U1", "float32"),
+        (np.zeros((2, 2), dtype=bool), "inputs of type bool", "uint8"),
+        (np.zeros((2, 2), dtype=complex), "inputs of type complex128", "float32"),
+        (np.array([[0, 1], [2, -1]]), "sample 1 holds a negative number, and integers are tokens", "float32"),
+        (np.array([[0, 1], [2, 2**64 - 1]], dtype=np.uint64), "sample 1 holds a negative number", "from 0"),
+    ],
+)
+def test_arrays_that_are_no_inputs(tmp_path: Path, array: npt.ArrayLike, what: str, hint: str) -> None:
+    with refusal(what, hint=hint):
+        load(saved(tmp_path / "x.npy", array))
+
+
+class Planted:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    array = np.array([[Planted(trace)]], dtype=object)
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", x=array)
+    (tmp_path / "bare.npy").write_bytes(pickle.dumps(Planted(trace)))
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(Planted(trace)))
+    for name in ("x.npy", "x.npz", "bare.npz"):
+        with refusal("holds Python objects, which are never unpickled", hint="save plain arrays"):
+            load(tmp_path / name)
+    with refusal("cannot be read", hint="save it again"):
+        load(tmp_path / "bare.npy")
+    assert not trace.exists()
+    pickle.loads((tmp_path / "bare.npy").read_bytes())
+    assert trace.exists()  # or the test would prove nothing
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x93NUMPY\x01\x00v\x00{'descr'", b"PK\x03\x04junk"])
+def test_damaged_files(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with refusal(f"{path}: ", hint="save"):
+        load(path)
+
+
+def test_truncated_files(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npy", np.zeros((100, 10)))
+    path.write_bytes(path.read_bytes()[:-8])
+    with refusal("cannot be read", hint="save it again"):
+        load(path)
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(100, 10)))
+    damaged = bytearray((tmp_path / "x.npz").read_bytes())
+    damaged[200:220] = bytes(20)
+    (tmp_path / "x.npz").write_bytes(damaged)
+    with refusal("cannot be read", hint="save it again"):
+        load(tmp_path / "x.npz")
+
+
+def test_an_array_under_the_name_of_an_archive(tmp_path: Path) -> None:
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 2)))
+    with refusal("is one array, not an archive", hint="x.npy"):
+        load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(("inputs", "labels"), [("x", "y"), ("inputs", "labels"), ("images", "y")])
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_an_undivided_archive_is_the_same_for_both_splits(
+    tmp_path: Path, inputs: str, labels: str, suffix: str
+) -> None:
+    x, y = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 1, 2, 0, 1, 2])
+    path = save_archive(tmp_path / f"data{suffix}", {inputs: x, labels: y, "unrelated": np.zeros(3)})
+    for split in ("train", "test"):
+        data = load(path, split=split)
+        np.testing.assert_array_equal(everything(data).numpy(), x)
+        assert data.labels is not None
+        assert data.labels.tolist() == y.tolist()
+        assert data.split is None
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_a_divided_archive_gives_each_split_its_own(tmp_path: Path, suffix: str, test_name: str) -> None:
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "x_train": np.zeros((4, 2), dtype=np.float32),
+        "y_train": np.zeros(4, dtype=np.uint8),
+        f"x_{test_name}": np.ones((3, 2), dtype=np.float32),
+        f"y_{test_name}": np.ones((3, 1), dtype=np.int32),
+    }
+    path = save_archive(tmp_path / f"data{suffix}", arrays)
+    train, test = load(path, split="train"), load(path, split="test")
+    assert (len(train), len(test)) == (4, 3)
+    assert (train.split, test.split) == ("train", "test")
+    assert everything(test).unique().tolist() == [1.0]
+    assert train.labels is not None
+    assert test.labels is not None
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0] * 4, [1] * 3)
+    assert train.labels.dtype == test.labels.dtype == torch.int64
+
+
+def save_archive(path: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    else:
+        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what", "hint"),
+    [
+        ({}, "holds nothing, but no x or inputs or images", "save inputs as x"),
+        ({"arr_0": np.zeros((2, 2))}, "holds arr_0, but no x or inputs or images", "save inputs as x"),
+        ({"x_test": np.zeros((2, 2))}, "holds x_test, but no x_train or", "x_train, y_train"),
+        ({"x": np.zeros((2, 2)), "images": np.zeros((2, 2))}, "holds both x and images", "keep one"),
+        (
+            {"x": np.zeros((2, 2)), "y": np.zeros(2, dtype=int), "labels": np.zeros(2, dtype=int)},
+            "holds both y and labels",
+            "keep one",
+        ),
+        ({"x": np.zeros((2, 2)), "y": np.zeros(3, dtype=int)}, "has 2 inputs but 3 labels", "exactly one label"),
+        ({"x": np.zeros((2, 2)), "y": np.zeros(2)}, "has labels of type float64", "astype('int64')"),
+        ({"x": np.zeros((2, 2)), "y": np.zeros(2, dtype=bool)}, "has labels of type bool", "astype('int64')"),
+        ({"x": np.zeros((2, 2)), "y": np.array(["a", "b"])}, "has labels of type <U1", "astype('int64')"),
+        ({"x": np.zeros((2, 2)), "y": np.eye(2, dtype=int)}, "has labels of shape [2, 2], not [2]", "one-hot"),
+        ({"x": np.zeros((2, 2)), "y": np.array(1)}, "has labels of shape [], not [2]", "one whole number a sample"),
+        ({"x": np.zeros((2, 2)), "y": np.array([0, -1])}, "the label of sample 1 is -1", "from 0"),
+    ],
+)
+def test_archives_without_usable_inputs_or_labels(
+    tmp_path: Path, arrays: dict[str, npt.NDArray[np.generic]], what: str, hint: str
+) -> None:
+    with refusal(what, hint=hint):
+        load(save_archive(tmp_path / "data.npz", arrays))
+
+
+def test_half_precision_tensors_of_safetensors(tmp_path: Path) -> None:
+    x = torch.tensor([[0.5, -1.5], [2.0, 3.0]], dtype=torch.bfloat16)
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    data = load(tmp_path / "x.safetensors")
+    torch.testing.assert_close(everything(data), x.float())
+    assert data.labels is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 99])
+def test_a_limit_keeps_inputs_and_labels_together(tmp_path: Path, limit: int) -> None:
+    np.savez(tmp_path / "data.npz", x=np.arange(10.0).reshape(10, 1), y=np.arange(10))
+    data = load(tmp_path / "data.npz", limit=limit)
+    assert len(data) == min(limit, 10)
+    assert data.labels is not None
+    assert everything(data)[:, 0].tolist() == data.labels.tolist()
+
+
+@pytest.mark.parametrize("limit", [None, 1, 30])
+def test_a_file_too_large_for_memory_reads_the_same_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    path = saved(tmp_path / "x.npy", raw)
+    order = torch.randperm(50 if limit is None else limit)
+    eager = load(path, limit=limit, image_size="4", grayscale=True)
+    monkeypatch.setattr(samples, "EAGER_BYTES", 8 * 8 * 3 - 1)
+    lazy = load(path, limit=limit, image_size="4", grayscale=True)
+    assert not isinstance(lazy.source, type(eager.source))
+    assert len(lazy) == len(eager)
+    assert torch.equal(lazy.inputs(order), eager.inputs(order))
+
+
+def test_a_file_too_large_for_memory_is_checked_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "EAGER_BYTES", 0)
+    raw = np.zeros((50, 3))
+    raw[31] = np.nan
+    data = load(saved(tmp_path / "x.npy", raw))
+    data.inputs(torch.tensor([30, 32]))
+    with refusal("sample 31 holds a value that is not a finite float32", hint="NaN"):
+        data.inputs(torch.tensor([1, 31]))
+    with refusal("inputs of type bool", hint="uint8"):
+        load(saved(tmp_path / "bool.npy", np.zeros((5, 2), dtype=bool)))
+
+
+def test_options_for_images_refuse_other_arrays(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npy", np.zeros((5, 3, 8, 8)))
+    with refusal("holds no uint8 images that --image-size could change", hint="leave out --image-size"):
+        load(path, image_size="4")
+    with refusal("holds no uint8 images that --grayscale could change", hint="leave out --grayscale"):
+        load(path, grayscale=True)
+    with refusal("images of 4 channels, for which there is no gray", hint="leave out --grayscale"):
+        load(saved(tmp_path / "rgba.npy", np.zeros((5, 8, 8, 4), dtype=np.uint8)), grayscale=True)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntt_cli.io.data.idx import read_idx
+from tests.io.data.refusal import refusal
+
+HEADER = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3])
+WHOLE = HEADER + bytes(range(6))
+
+
+@pytest.mark.parametrize("content", [WHOLE, gzip.compress(WHOLE)], ids=["plain", "gzip"])
+def test_the_example_of_the_format(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_idx(path, dimensions=3), [[[0, 1, 2]], [[3, 4, 5]]])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (WHOLE[:-1], "is damaged: it promises 6 values and holds only 5"),
+        (WHOLE + b"\0", "is damaged: it promises 6 values and holds more"),
+        (WHOLE[:9], "is damaged: "),
+        (b"", "is damaged: "),
+        (b"\0\0\x0d\x03" + WHOLE[4:], "is not an idx file of 3-dimensional bytes"),
+        (b"\0\0\x08\x01" + WHOLE[4:], "is not an idx file of 3-dimensional bytes"),
+        (gzip.compress(WHOLE)[:-9], "is damaged: "),
+        (gzip.compress(WHOLE)[:12] + b"junkjunkjunk", "is damaged: "),
+    ],
+)
+def test_damaged_files(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    with refusal(f"{path}: {what}", hint="fetch this file again"):
+        read_idx(path, dimensions=3)

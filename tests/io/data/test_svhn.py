@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from ntt_cli.io.data.svhn import read_svhn
+from tests.io.data.layouts import random_images
+from tests.io.data.refusal import refusal
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_images_are_turned_and_the_digit_0_is_class_0(tmp_path: Path, n: int) -> None:
+    raw = random_images(n, 3, 32, 32)
+    labels = np.array([[10], [1], [9]])[:n]
+    savemat(tmp_path / "test_32x32.mat", {"X": raw.transpose(2, 3, 1, 0), "y": labels})
+    images, classes = read_svhn(tmp_path, "test")
+    np.testing.assert_array_equal(images, raw)
+    assert classes.tolist() == [0, 1, 9][:n]
+
+
+def test_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with refusal("svhn: is stored as MATLAB files, which scipy reads", hint="pip install 'ntt-cli[svhn]'"):
+        read_svhn(tmp_path, "train")
+
+
+def test_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "train_32x32.mat"
+    path.write_bytes(b"junk")
+    with refusal(f"{path}: cannot be read as MATLAB's X and y", hint="fetch this file again"):
+        read_svhn(tmp_path, "train")
+    savemat(path, {"X": np.zeros((32, 32, 3, 2))})
+    with refusal("KeyError: 'y'", hint="fetch this file again"):
+        read_svhn(tmp_path, "train")
+    for images in (np.zeros((32, 32, 3, 2)), np.zeros((16, 64, 3, 2), dtype=np.uint8)):
+        savemat(path, {"X": images, "y": [[1], [2]]})
+        with refusal(f"holds images of shape {list(images.shape)} and type {images.dtype}", hint="cropped digits"):
+            read_svhn(tmp_path, "train")

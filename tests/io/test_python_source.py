@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ntt_cli.errors import CheckpointError, DataError, ModelError
+from ntt_cli.io.python_source import load_python, user_code
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_executed_anew_by_every_load(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.py", "answer = 41\n")
+    assert load_python(path, ModelError).answer == 41
+    write(path, "answer = 42\n")  # of the same length and within the second: a .pyc would be taken for current
+    assert load_python(path, ModelError).answer == 42
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_it_imports_its_neighbours_and_leaves_the_search_path_alone(tmp_path: Path) -> None:
+    write(tmp_path / "ntt_test_neighbour.py", "word = 'near'\n")
+    path = write(tmp_path / "model.py", "import ntt_test_neighbour\nword = ntt_test_neighbour.word\n")
+    before = list(sys.path)
+    assert load_python(path, ModelError).word == "near"
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("layout", ["{}.py", "{}/__init__.py"])
+def test_neighbours_of_the_same_name_in_two_folders_are_not_confused(tmp_path: Path, layout: str) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder / layout.format("ntt_test_utils"), f"word = '{folder}'\n")
+        write(tmp_path / folder / "model.py", "import ntt_test_utils\nword = ntt_test_utils.word\n")
+    words = [load_python(tmp_path / folder / "model.py", ModelError).word for folder in ("a", "b", "a")]
+    assert words == ["a", "b", "a"]
+
+
+def test_a_neighbour_named_like_an_installed_module_does_not_replace_it(tmp_path: Path) -> None:
+    write(tmp_path / "torch.py", "raise AssertionError('shadowed')\n")
+    path = write(tmp_path / "model.py", "import torch\nversion = torch.__version__\n")
+    assert load_python(path, ModelError).version == sys.modules["torch"].__version__
+
+
+def test_dataclasses_find_their_module(tmp_path: Path) -> None:
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Size:\n    h: int\n"
+    )
+    assert load_python(write(tmp_path / "model.py", text), ModelError).Size(3).h == 3
+
+
+def test_what_it_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_python(write(tmp_path / "model.py", "print('loading')\n"), ModelError)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "loading\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("a = 1\nb = a / 0\n", "raised ZeroDivisionError: division by zero (line 2)", "--debug"),
+        ("def f():\n    raise KeyError\n\nf()\n", "raised KeyError (line 2)", "--debug"),
+        ("a = 1\nb = = 2\n", "raised SyntaxError: invalid syntax (line 2)", "correct the file"),
+        ("import sys\nsys.exit('bye')\n", "called sys.exit('bye') (line 2)", "instead of exiting"),
+        ("import ntt_absent.part\n", "raised ModuleNotFoundError: No module named 'ntt_absent'", "install ntt_absent"),
+        ("x = '\0'\n", "raised SyntaxError: source code string cannot contain null bytes", "correct the file"),
+    ],
+)
+def test_failures_name_the_type_the_message_and_the_line(tmp_path: Path, text: str, what: str, hint: str) -> None:
+    path = write(tmp_path / "model.py", text)
+    names = set(sys.modules)
+    with pytest.raises(ModelError) as caught:
+        load_python(path, ModelError)
+    assert str(caught.value).startswith(f"{path}: {what}")
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 2
+    assert not {name for name in set(sys.modules) - names if name.startswith("model_")}
+
+
+def test_a_failure_in_a_neighbour_is_placed_at_the_import(tmp_path: Path) -> None:
+    write(tmp_path / "ntt_test_broken.py", "\n\n\nraise ValueError('deep')\n")
+    path = write(tmp_path / "data.py", "x = 1\nimport ntt_test_broken\n")
+    with pytest.raises(DataError, match=r"raised ValueError: deep \(line 2\)"):
+        load_python(path, DataError)
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    write(tmp_path / "model.py", "")
+    with pytest.raises(ModelError, match="there is no such file") as caught:
+        load_python(tmp_path / "modle.py", ModelError)
+    assert caught.value.hint == f"did you mean {tmp_path / 'model.py'}?"
+    with pytest.raises(ModelError) as caught:
+        load_python(tmp_path / "train_everything.py", ModelError)
+    assert caught.value.hint == "Python files there: model.py"
+    with pytest.raises(ModelError, match="there is no folder"):
+        load_python(tmp_path / "absent" / "model.py", ModelError)
+    with pytest.raises(ModelError, match="is a folder, not a Python file"):
+        load_python(tmp_path, ModelError)
+
+
+def test_errors_with_a_remedy_and_interrupts_pass_unchanged(tmp_path: Path) -> None:
+    original = CheckpointError("a.safetensors", "is broken", hint="make another")
+    with pytest.raises(CheckpointError) as caught, user_code(tmp_path / "model.py", ModelError):
+        raise original
+    assert caught.value is original
+    with pytest.raises(KeyboardInterrupt), user_code(tmp_path / "model.py", ModelError):
+        raise KeyboardInterrupt
