@@ -52,7 +52,7 @@ def exact_kernel(
     kernel = logits.new_zeros(len(x1), len(x2), logits.shape[1], logits.shape[1])
     limit = memory_bytes // (2 * kernel.element_size())
     for group in _groups(parts, limit):
-        step = max(1, limit // sum(part.elements for part in group))
+        step = max(1, limit // max(1, sum(part.elements for part in group)))
         for i in range(0, len(x1), step):
             left = _derivatives(apply, leaves, group, x1[i : i + step])
             for j in range(i if symmetric else 0, len(x2), step):
@@ -153,11 +153,12 @@ def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tupl
     outputs = recorded.logits.shape[1]
     parts = []
     for name, leaf in leaves.items():
-        if name in as_rows or not _factors_are_cheaper(leaf.shape, positions[name], outputs):
-            kept = active[name].flatten().nonzero()[:, 0] if name in active else None
+        kept = active[name].flatten().nonzero()[:, 0] if name in active else None
+        if name in as_rows:
             parts.append(_Part(name, leaf, kept, outputs, positions=None))
-        elif positions[name]:
-            parts.append(_Part(name, leaf, None, outputs, positions[name]))
+        elif positions[name]:  # otherwise the network does not use it
+            cheaper = _factors_are_cheaper(leaf.shape, positions[name], outputs)
+            parts.append(_Part(name, leaf, kept, outputs, positions[name] if cheaper else None))
     return parts, recorded.logits.detach()
 
 

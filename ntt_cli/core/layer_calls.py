@@ -39,7 +39,7 @@ class LayerCall:
 
     def arrange(self, grad: Tensor) -> Float[Tensor, "t o"]:
         """The gradient taken at `output`, position by position."""
-        return grad.movedim(self.channel_axis, -1).reshape(self.positions, -1)
+        return grad.movedim(self.channel_axis, -1).reshape(self.positions, grad.shape[self.channel_axis])
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class _CallRecorder(TorchFunctionMode):
         return result
 
     def _linear(self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        if weight.dim() != 2:
+            return
         values = input.detach()
         self._add(weight, result, lambda: values.reshape(-1, weight.shape[1]), channel_axis=-1)
 
@@ -118,7 +120,7 @@ class _CallRecorder(TorchFunctionMode):
 
     def _add(self, weight: Tensor, result: Tensor, inputs: Callable[[], Tensor], *, channel_axis: int) -> None:
         name = self._names.get(id(weight))
-        if name is not None:
+        if name is not None and result.requires_grad:
             # The edge is taken now: after an activation in place, `result` stands for another value.
             output = get_gradient_edge(result)
             self.calls[name].append(LayerCall(result.numel() // len(weight), inputs, output, channel_axis))

@@ -17,9 +17,17 @@ def constant_density(step: int, *, steps: int, density: float) -> float:
     return density
 
 
-SCHEDULES = {"cubic": cubic_density, "constant": constant_density}
-
-
 def mask_update_steps(*, steps: int, every: int) -> range:
-    """The steps before which masks are chosen anew: 0 and each `every` steps, but not in the last such window."""
+    """The steps before which masks are chosen anew: 0 and each `every` steps, but not in the last such window.
+
+    A run of fewer than ten windows gets ten shorter ones, so that the density falls in as many moves.
+    """
+    every = min(every, max(1, steps // 10))
     return range(0, max(1, steps - every), every)
+
+
+def density_at(schedule: str, step: int, *, updates: range, steps: int, density: float) -> float:
+    """The density that the masks of a mask update have; the last update's is `density` exactly."""
+    if step == updates[-1]:
+        return density
+    return {"cubic": cubic_density, "constant": constant_density}[schedule](step, steps=steps, density=density)

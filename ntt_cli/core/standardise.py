@@ -24,6 +24,8 @@ class Standardisation:
 def fit_standardisation(batches: Iterable[Shaped[Tensor, "_ ..."]]) -> Standardisation | None:
     """Mean and population deviation of all batches together; None for integers, which are tokens and have neither.
 
+    A deviation of 0 becomes 1, so that a constant channel is only shifted.
+
     Images `[n, c, h, w]` get one number a channel, vectors `[n, f]` one a feature, any other rank one in all. The
     batches are merged in float64 by Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance":
     `M2 = M2_a + M2_b + (mean_b - mean_a)^2 n_a n_b / (n_a + n_b)`.
@@ -47,9 +49,7 @@ def fit_standardisation(batches: Iterable[Shaped[Tensor, "_ ..."]]) -> Standardi
     if count == 0:
         raise ValueError("no batches to fit the standardisation to")
     std = (square / count).sqrt()
-    # A constant channel's deviation is its rounding error, which must not be blown up to 1.
-    constant = std <= torch.finfo(torch.float32).eps * mean.abs()
-    return Standardisation(tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist()))
+    return Standardisation(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
 
 
 def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shaped[Tensor, "*shape"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,8 +40,9 @@ class Student:
         return {name: p.detach() for name, p in apply_masks(self.params, self.mask_numbers).items()}
 
 
-def start_student(apply: Apply, teacher: Params, masks: Masks, *, density: float, learning_rate: float) -> Student:
-    """A student that begins at the teacher's parameters."""
+def start_student(apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float) -> Student:
+    """A student that begins as the teacher: its parameters, nothing pruned."""
+    masks = {name: torch.ones_like(teacher[name], dtype=torch.bool) for name in prunable}
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
     # torch's fused Adam is one kernel for all parameters; it has none for some devices and for double precision there.
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
@@ -50,7 +52,7 @@ def start_student(apply: Apply, teacher: Params, masks: Masks, *, density: float
         params=params,
         masks=masks,
         mask_numbers=as_numbers(masks, params),
-        density=density,
+        density=1.0,
         optimiser=optimiser,
     )
 

@@ -13,7 +13,7 @@ from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.masks import apply_masks, choose_masks, count_changes
 from ntt_cli.core.objective import Objective, TransferLoss
-from ntt_cli.core.schedule import SCHEDULES, mask_update_steps
+from ntt_cli.core.schedule import density_at, mask_update_steps
 from ntt_cli.core.scores import logit_sensitivities, magnitude_scores, saliency_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import DivergedError
@@ -107,12 +107,14 @@ def run_transfer(
     generator = torch.Generator().manual_seed(settings.seed)
     apply_teacher = teacher.bind()
     buffers = teacher.buffers
-    student = start_student(apply_teacher, teacher.params, {}, density=1.0, learning_rate=settings.learning_rate)
+    student = start_student(apply_teacher, teacher.params, names, learning_rate=settings.learning_rate)
     history = _History()
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     for step in range(settings.steps):
         if step in updates:
-            density = SCHEDULES[settings.schedule](step, steps=settings.steps, density=settings.density)
+            density = density_at(
+                settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
+            )
             masks = choose(_score(student, names, inputs, settings), settings.allocation, density)
             if step == updates[-1]:
                 buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)

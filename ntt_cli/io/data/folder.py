@@ -27,10 +27,11 @@ class ImageTree:
 def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
     """The images below a folder, hidden files and files that are no images left out.
 
-    A folder with `train/` and nothing but `test/` or `val/` beside it is divided, and the one for `split` is read.
+    A folder in which `train/`, `test/` and `val/` are all there is, is divided, and the one for `split` is read.
     """
     parts = {sub.name: sub for sub in _subfolders(folder)}
-    divided = "train" in parts and not parts.keys() - {name for names in PARTS.values() for name in names}
+    known = {name for names in PARTS.values() for name in names}
+    divided = bool(parts) and parts.keys() <= known and not _images_in(folder)
     tree = _find_part(parts, spec=spec, split=split) if divided else find_images(folder)
     chosen = draw(len(tree.paths), options.limit).tolist()
     return Samples(
@@ -55,8 +56,7 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     Raises:
         DataError: if there are no images, a class folder is empty, or one is not among `classes`.
     """
-    _, _, names = next(_visible(folder))
-    direct = [folder / name for name in names if _is_image(name)]
+    direct = _images_in(folder)
     below = {sub: list(_walk(sub)) for sub in _subfolders(folder)}
     filled = sum(map(bool, below.values()))
     if direct or filled == 0 or (filled == 1 and classes is None):
@@ -79,7 +79,9 @@ def _find_part(parts: dict[str, Path], *, spec: str, split: Split) -> ImageTree:
     wanted = [name for name in PARTS[split] if name in parts]
     if not wanted:
         missing = " or ".join(f"{name}/" for name in PARTS[split])
-        raise DataError(spec, f"has {'/, '.join(parts)}/ but no {missing}", hint=f"add {missing}, or name one folder")
+        raise DataError(
+            spec, f"has {'/, '.join(parts)}/ but no {missing}", hint=f"add {missing}, or name a folder within"
+        )
     classes = None if split == "train" else find_images(parts["train"]).class_names
     return find_images(parts[wanted[0]], classes=classes)
 
@@ -87,6 +89,11 @@ def _find_part(parts: dict[str, Path], *, spec: str, split: Split) -> ImageTree:
 def _subfolders(folder: Path) -> list[Path]:
     _, names, _ = next(_visible(folder))
     return [folder / name for name in names]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    _, _, names = next(_visible(folder))
+    return [folder / name for name in names if _is_image(name)]
 
 
 def _walk(top: Path) -> Iterator[Path]:

@@ -119,14 +119,16 @@ def test_a_dataset_too_large_for_memory_is_asked_again(write, monkeypatch: pytes
         if self.reads > 28:
             return torch.zeros(5), i
         return torch.tensor([i, i], dtype=torch.uint8), i
-return Fading(range(20))"""
+return Fading(range(40))"""
     monkeypatch.setattr(samples, "EAGER_BYTES", 39)
     data = load(write(body), limit=20)
+    drawn = samples.draw(40, 20)
     assert data.labels is not None
-    assert data.labels.tolist() == list(range(20))
-    torch.testing.assert_close(data.inputs(torch.tensor([3, 19])), torch.tensor([[3.0, 3], [19, 19]]) / 255)
+    assert data.labels.tolist() == drawn.tolist()
+    expected = drawn[[3, 19]].float() / 255
+    torch.testing.assert_close(data.inputs(torch.tensor([3, 19])), torch.stack([expected, expected], dim=1))
     data.inputs(torch.arange(5))
-    with refusal("input 4 of its Dataset is float32 [5], others are uint8 [2]", hint="one shape"):
+    with refusal(f"input {drawn[4]} of its Dataset is float32 [5], others are uint8 [2]", hint="one shape"):
         data.inputs(torch.tensor([4]))
     with refusal("is float32 [5]", hint="one shape"):
         data.inputs(torch.tensor([4]))

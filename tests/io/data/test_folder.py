@@ -111,8 +111,19 @@ def test_the_test_labels_are_numbered_as_the_training_labels(tmp_path: Path) -> 
 def test_a_divided_folder_without_the_split(tmp_path: Path) -> None:
     plant(tmp_path, "train/0.png")
     assert brightness(load(tmp_path, split="train")) == [0]
-    with refusal("has train/ but no test/ or val/", hint="add test/ or val/"):
+    with refusal("has train/ but no test/ or val/", hint="add test/ or val/, or name a folder within"):
         load(tmp_path, split="test")
+    plant(tmp_path, "test/0.png", "val/0.png")
+    (tmp_path / "train").rename(tmp_path / ".train")
+    with refusal("has test/, val/ but no train/", hint="add train/"):
+        load(tmp_path, split="train")
+
+
+def test_images_beside_the_parts_are_not_lost(tmp_path: Path) -> None:
+    plant(tmp_path, "train/0.png", "test/0.png", "top.png")
+    data = load(tmp_path)
+    assert sorted(brightness(data)) == [0, 1, 2]
+    assert data.split is None
 
 
 def test_train_can_be_a_class(tmp_path: Path) -> None:

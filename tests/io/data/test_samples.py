@@ -42,5 +42,6 @@ def test_a_limit_draws_so_many_different_samples_in_order_and_always_the_same(n:
     assert drawn == draw(n, limit).tolist()
 
 
-def test_a_limit_draws_from_everywhere() -> None:
+def test_a_limit_draws_from_everywhere_by_seed_0() -> None:
+    assert draw(10, 3).tolist() == sorted(torch.randperm(10, generator=torch.Generator().manual_seed(0))[:3].tolist())
     assert draw(1000, 10)[-1] > 500

@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they keep everything in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types tests docs clean
+
+demo: .venv/installed
+	$(BIN)/python benchmarks/demo.py
+
+test: lint types tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+tests: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+# Writes what the documents quote: the commands' --help, and a picture of the progress panel.
+docs: .venv/installed
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_panel.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.core import exact_kernel as engine
+from ntt_cli.core.exact_kernel import exact_kernel
+from ntt_cli.core.functional import functional_model
+from tests.core.cases import (
+    MODEL_CASES,
+    ModelCase,
+    brute_force_kernel,
+    every_model,
+    random_masks,
+    relative_error,
+    snapshot,
+    unchanged,
+)
+
+MLP = MODEL_CASES[0]
+
+
+@pytest.fixture(params=["the cheaper", "rows", "factors"])
+def held_as(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Derivatives held in the way that costs less, or all of them in one of the two ways where that is possible."""
+    if request.param != "the cheaper":
+        monkeypatch.setattr(engine, "_factors_are_cheaper", lambda *_: request.param == "factors")
+    return request.param
+
+
+@every_model
+@pytest.mark.usefixtures("held_as")
+def test_equals_brute_force(case: ModelCase) -> None:
+    model, x1, x2 = case.functional(), case.inputs(3, seed=1), case.inputs(4, seed=2)
+    actual = exact_kernel(model.bind(), model.params, x1, x2)
+    assert relative_error(actual, brute_force_kernel(case.module(), x1, x2)) < 1e-10
+
+
+@every_model
+@pytest.mark.usefixtures("held_as")
+def test_active_equals_brute_force(case: ModelCase) -> None:
+    model, x1, x2 = case.functional(), case.inputs(3, seed=1), case.inputs(2, seed=2)
+    masks = random_masks(model.params)
+    actual = exact_kernel(model.bind(), model.params, x1, x2, active=masks)
+    assert relative_error(actual, brute_force_kernel(case.module(), x1, x2, active=masks)) < 1e-10
+
+
+def test_masks_may_name_some_parameters_and_keep_nothing() -> None:
+    model, x = MLP.functional(), MLP.inputs(3)
+    masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.params.items() if name.startswith("0.")}
+    actual = exact_kernel(model.bind(), model.params, x, x, active=masks, memory_bytes=1)
+    assert relative_error(actual, brute_force_kernel(MLP.module(), x, x, active=masks)) < 1e-10
+    everything = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.params.items()}
+    assert exact_kernel(model.bind(), model.params, x, x, active=everything).count_nonzero() == 0
+
+
+@every_model
+@pytest.mark.parametrize("memory_bytes", [1, 3000, 20_000])
+def test_memory_limit_does_not_change_the_result(case: ModelCase, memory_bytes: int) -> None:
+    model, x1, x2 = case.functional(), case.inputs(5, seed=1), case.inputs(3, seed=2)
+    apply = model.bind()
+    for other in (x1, x2):
+        limited = exact_kernel(apply, model.params, x1, other, memory_bytes=memory_bytes)
+        assert relative_error(limited, exact_kernel(apply, model.params, x1, other)) < 1e-14
+
+
+@pytest.mark.parametrize("memory_bytes", [4000, 16_000, 64_000])
+@pytest.mark.usefixtures("held_as")
+def test_memory_limit_is_kept(memory_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def spy(*args: object) -> object:
+        derivatives = compute(*args)
+        held.append(sum(8 * t.numel() for d in derivatives for t in (d.grads, d.inputs) if t is not None))
+        return derivatives
+
+    compute = engine._derivatives
+    monkeypatch.setattr(engine, "_derivatives", spy)
+    model, x1, x2 = MLP.functional(), MLP.inputs(9, seed=1), MLP.inputs(7, seed=2)
+    exact_kernel(model.bind(), model.params, x1, x2, memory_bytes=memory_bytes)
+    assert 0 < 2 * max(held) <= memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions", "outputs", "expected"),
+    [
+        pytest.param((300, 784), 1, 10, True, id="dense"),
+        pytest.param((10, 100), 1, 10, True, id="dense, last"),
+        pytest.param((512, 512, 3, 3), 16, 10, True, id="late convolution"),
+        pytest.param((20, 1, 5, 5), 576, 10, False, id="first convolution"),
+        pytest.param((768, 768), 197, 10, False, id="long sequence"),
+    ],
+)
+def test_layers_are_factored_where_that_is_cheaper(
+    shape: tuple[int, ...], positions: int, outputs: int, expected: bool
+) -> None:
+    assert engine._factors_are_cheaper(shape, positions, outputs) is expected
+
+
+@every_model
+def test_symmetric_and_positive_semidefinite(case: ModelCase) -> None:
+    model, x = case.functional(), case.inputs(4)
+    kernel = exact_kernel(model.bind(), model.params, x, x)
+    assert relative_error(kernel, exact_kernel(model.bind(), model.params, x, x.clone())) < 1e-14
+    assert relative_error(kernel.permute(1, 0, 3, 2), kernel) < 1e-14
+    eigenvalues = torch.linalg.eigvalsh(kernel.transpose(1, 2).flatten(2).flatten(0, 1))
+    assert eigenvalues.min() > -1e-12 * eigenvalues.max()
+
+
+@every_model
+@pytest.mark.parametrize("with_gradients", [True, False], ids=["grad", "no_grad"])
+def test_arguments_are_unchanged_and_the_result_has_no_graph(case: ModelCase, with_gradients: bool) -> None:
+    model, x1, x2 = case.functional(), case.inputs(2, seed=1), case.inputs(2, seed=2)
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    masks = random_masks(params)
+    before = snapshot(model, masks, x1, x2)
+    with torch.set_grad_enabled(with_gradients):
+        kernel = exact_kernel(model.bind(), params, x1, x2, active=masks)
+        assert not exact_kernel(model.bind(), params, x1, x2).requires_grad
+    assert not kernel.requires_grad
+    assert unchanged(before, snapshot(model, masks, x1, x2))
+
+
+def test_network_without_parameters_in_its_output_has_a_zero_kernel() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    model = functional_model(Constant())
+    kernel = exact_kernel(model.bind(), model.params, torch.ones(3, 2), torch.ones(1, 2))
+    assert kernel.shape == (3, 1, 2, 2)
+    assert kernel.count_nonzero() == 0
+
+
+def test_single_precision_stays_single_precision() -> None:
+    model, x = functional_model(MLP.module().float()), MLP.inputs(3).float()
+    kernel = exact_kernel(model.bind(), model.params, x, x)
+    assert kernel.dtype == torch.float32
+    assert relative_error(kernel.double(), brute_force_kernel(MLP.module(), x.double(), x.double())) < 1e-5

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.core.functional import functional_model
+from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from tests.core.cases import (
+    MODEL_CASES,
+    ModelCase,
+    brute_force_kernel,
+    every_model,
+    random_masks,
+    relative_error,
+    snapshot,
+    unchanged,
+)
+
+MLP = MODEL_CASES[0]
+all_and_active = pytest.mark.parametrize("restricted", [False, True], ids=["all", "active"])
+
+
+def probe_for(kernel: Tensor, seed: int = 300) -> Tensor:
+    _, samples, _, outputs = kernel.shape
+    return torch.randn(samples, outputs, generator=torch.Generator().manual_seed(seed), dtype=kernel.dtype)
+
+
+def times(kernel: Tensor, probe: Tensor) -> Tensor:
+    return torch.einsum("nmcd,md->nc", kernel, probe)
+
+
+@every_model
+@all_and_active
+@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
+def test_equals_brute_force(case: ModelCase, restricted: bool, create_graph: bool) -> None:
+    module, model, x1, x2 = case.module(), case.functional(), case.inputs(3, seed=1), case.inputs(4, seed=2)
+    masks = random_masks(model.params) if restricted else None
+    kernel = brute_force_kernel(module, x1, x2, active=masks)
+    probe = probe_for(kernel)
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    result = kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=create_graph)
+    assert relative_error(result.product, times(kernel, probe)) < 1e-10
+    assert relative_error(result.logits1, module(x1)) < 1e-14
+    assert relative_error(result.logits2, module(x2)) < 1e-14
+    for tensor in (result.product, result.logits1, result.logits2):
+        assert tensor.requires_grad is create_graph
+
+
+@every_model
+@all_and_active
+def test_gradient_of_the_kernel_distance_equals_brute_force(case: ModelCase, restricted: bool) -> None:
+    """`∂/∂θ ‖(K_s − K_t) v‖²`, through the matrix-free product and through whole Jacobians."""
+    module, model, teacher = case.module(), case.functional(), case.functional(seed=7)
+    x1, x2 = case.inputs(2, seed=1), case.inputs(3, seed=2)
+    masks = random_masks(model.params) if restricted else None
+    target = brute_force_kernel(case.module(seed=7), x1, x2)
+    probe = probe_for(target)
+
+    kernel = brute_force_kernel(module, x1, x2, active=masks, create_graph=True)
+    expected = torch.autograd.grad(
+        times(kernel - target, probe).square().sum(),
+        [p for p in module.parameters() if p.requires_grad],
+        materialize_grads=True,
+    )
+
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    wanted = kernel_product(teacher.bind(), teacher.params, x1, x2, probe, create_graph=False).product
+    got = kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=True).product
+    actual = torch.autograd.grad((got - wanted).square().sum(), list(params.values()), materialize_grads=True)
+
+    flat = [torch.cat([grad.flatten() for grad in grads]) for grads in (actual, expected)]
+    assert flat[1].norm() > 0
+    assert relative_error(*flat) < 1e-10
+
+
+def test_logits_can_be_differentiated_too() -> None:
+    module, model, x1, x2 = MLP.module(), MLP.functional(), MLP.inputs(3, seed=1), MLP.inputs(4, seed=2)
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    result = kernel_product(model.bind(), params, x1, x2, draw(4, 3, seed=0), create_graph=True)
+    actual = torch.autograd.grad(result.logits1.sum() + result.logits2.square().sum(), list(params.values()))
+    expected = torch.autograd.grad(module(x1).sum() + module(x2).square().sum(), list(module.parameters()))
+    for got, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
+    student, teacher = MLP.functional(), MLP.functional(seed=7)
+    x1, x2 = MLP.inputs(4, seed=1), MLP.inputs(5, seed=2)
+    exact = (brute_force_kernel(MLP.module(), x1, x2) - brute_force_kernel(MLP.module(seed=7), x1, x2)).square().sum()
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(500):
+        probe = draw_probe((5, 3), like=x1, generator=generator)
+        ours, theirs = (
+            kernel_product(model.bind(), model.params, x1, x2, probe, create_graph=False).product
+            for model in (student, teacher)
+        )
+        estimates.append((ours - theirs).square().sum())
+    sample = torch.stack(estimates)
+    standard_error = sample.std() / len(sample) ** 0.5
+    assert standard_error < 0.1 * exact
+    assert (sample.mean() - exact).abs() < 3 * standard_error
+
+
+@every_model
+@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
+def test_arguments_are_unchanged(case: ModelCase, create_graph: bool) -> None:
+    model, x1, x2 = case.functional(), case.inputs(2, seed=1), case.inputs(2, seed=2)
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    masks = random_masks(params)
+    probe = probe_for(brute_force_kernel(case.module(), x1, x2))
+    before = snapshot(model, masks, x1, x2, probe)
+    kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=create_graph)
+    assert unchanged(before, snapshot(model, masks, x1, x2, probe))
+
+
+def test_network_without_parameters_in_its_output_has_a_zero_kernel() -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 2)
+            self.bias = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 + (self.bias > 0)
+
+    model = functional_model(Constant())
+    result = kernel_product(
+        model.bind(), model.params, torch.ones(3, 2), torch.ones(1, 2), torch.ones(1, 2), create_graph=False
+    )
+    assert torch.equal(result.product, torch.zeros(3, 2))
+
+
+def draw(samples: int, outputs: int, *, seed: int) -> Tensor:
+    like = torch.zeros(1, dtype=torch.float64)
+    return draw_probe((samples, outputs), like=like, generator=torch.Generator().manual_seed(seed))
+
+
+def test_probe_comes_from_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    probe = draw(6, 3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (probe.shape, probe.dtype) == ((6, 3), torch.float64)
+    assert torch.equal(probe, draw(6, 3, seed=1))
+    assert not torch.equal(probe, draw(6, 3, seed=2))
+
+
+def test_probe_is_standard_normal() -> None:
+    probe = draw(200, 200, seed=0)
+    assert probe.mean().abs() < 3 / 200
+    assert (probe.square().mean() - 1).abs() < 3 * 2**0.5 / 200
