@@ -136,8 +136,13 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         TRANSFER,
     ] = "saliency"
     allocation: Annotated[
-        Literal["erk", "layerwise", "global"], Field(description="How the density is spread over the layers."), TRANSFER
-    ] = "erk"
+        Literal["erk", "layerwise", "global"] | None,
+        Field(
+            description="How the density is spread over the layers. Default: global by saliency, erk by anything else,"
+            " whose scores cannot be compared between layers."
+        ),
+        TRANSFER,
+    ] = None
     schedule: Annotated[
         Literal["cubic", "constant"],
         Field(description="How the density falls over the first half of the steps."),
@@ -160,7 +165,11 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     kernel_weight: Annotated[float, Field(ge=0, description="Weight of the kernel distance."), TRANSFER] = 1.0
     weight_penalty: Annotated[
         float | None,
-        Field(ge=0, description="Weight of the squared norm of kept weights. Default: 1e-4, 0 with --weights."),
+        Field(
+            ge=0,
+            description="Weight of the squared norm of kept weights."
+            " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
+        ),
         TRANSFER,
     ] = None
     mask_update_every: Annotated[int, Field(ge=1, description="Steps between mask updates."), TRANSFER] = 100

@@ -84,11 +84,13 @@ def _apportion(sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_k
         left = n_keep - sum(fixed.values())
         scale = Fraction(left) / sum(weight.values()) if free else Fraction(0)
         quota = {name: scale * weight[name] for name in free}
-        above = [name for name in free if quota[name] > sizes[name]]
-        # Full layers are settled before starved ones: they hand weights back, which may feed the starved.
-        bound = {name: sizes[name] for name in above} or {name: 1 for name in free if quota[name] < 1}
-        if not bound:
+        full = {name: sizes[name] for name in free if quota[name] > sizes[name]}
+        starved = {name: 1 for name in free if quota[name] < 1}
+        if not full and not starved:
             break
+        # Full layers hand weights back, starved ones take some. The scale ends above the present one if more are handed
+        # back than taken, so that full layers stay full, and else below, so that starved ones stay starved.
+        bound = full if sum(quota[name] for name in full | starved) > sum((full | starved).values()) else starved
         fixed |= bound
         free = [name for name in free if name not in bound]
     counts = fixed | {name: int(quota[name]) for name in free}

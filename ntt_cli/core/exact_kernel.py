@@ -174,7 +174,7 @@ def _groups(parts: Iterable[_Part], limit: int) -> list[list[_Part]]:
     groups: list[list[_Part]] = []
     room = 0
     for part in parts:
-        if part.elements > room:
+        if not groups or part.elements > room:
             groups.append([])
             room = limit
         groups[-1].append(part)

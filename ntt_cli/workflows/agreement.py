@@ -25,23 +25,23 @@ def measure_agreement(
     teacher: Params,
     inputs: Inputs,
     *,
-    limit: int,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Agreement:
-    """Distances relative to the teacher's norms, over the first `limit` samples; the kernel's over the first 128.
+    """Distances relative to the teacher's norms, over all samples; the kernel's over 128 of them.
 
     The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over 16 Gaussian probes `v`.
     """
     gaps, norms, same, count = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
-        for x in inputs.in_order(batch_size, limit=limit):
+        for x in inputs.in_order(batch_size):
             ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
             gaps += float((ours - theirs).square().sum())
             norms += float(theirs.square().sum())
             same += float(agreement(ours, theirs)) * len(x)
             count += len(x)
-    x1, x2 = inputs.batch(torch.arange(min(KERNEL_SAMPLES, limit, len(inputs)))).chunk(2)
+    few = inputs.some(KERNEL_SAMPLES)
+    x1, x2 = few.batch(torch.arange(len(few))).chunk(2)
     generator = torch.Generator().manual_seed(seed)
     kernel_gaps, kernel_norms = 0.0, 0.0
     for _ in range(KERNEL_PROBES):
@@ -57,9 +57,9 @@ def measure_agreement(
     )
 
 
-def spectrum_of(apply: Apply, params: Params, inputs: Inputs, *, outputs: int, most: int = 32) -> torch.Tensor:
-    """Eigenvalues of the exact kernel on the first samples, as many of them as the network's size allows."""
+def spectrum_of(apply: Apply, params: Params, inputs: Inputs, *, outputs: int) -> torch.Tensor:
+    """Eigenvalues of the exact kernel on the inputs, or on as many of them as the network's size allows."""
     parameters = sum(p.numel() for p in params.values())
-    samples = max(1, min(most, len(inputs), SPECTRUM_ENTRIES // (outputs * parameters)))
+    samples = max(1, min(len(inputs), SPECTRUM_ENTRIES // (outputs * parameters)))
     x = inputs.batch(torch.arange(samples))
     return kernel_spectrum(exact_kernel(apply, params, x, x))

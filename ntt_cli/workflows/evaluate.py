@@ -64,7 +64,6 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
             teacher.bind(),
             teacher.params,
             inputs,
-            limit=len(inputs),
             batch_size=config.batch_size,
         )
     accuracy = _accuracy(model, inputs, outputs, config.batch_size, on_event) if labelled else None

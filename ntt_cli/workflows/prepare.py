@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -66,14 +66,14 @@ class Inputs:
         assert self.samples.labels is not None
         return self.samples.labels[indices].to(self.device)
 
-    def in_order(self, size: int, *, limit: int | None = None) -> Iterator[Tensor]:
-        """Batches of all inputs in order, or of the first `limit`.
+    def in_order(self, size: int) -> Iterator[Tensor]:
+        """Batches of all inputs in order, `[b, ...]`, `b` at most `size`."""
+        return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 
-        Yields:
-            `[b, ...]`, `b` at most `size`.
-        """
-        for indices in torch.arange(min(len(self), limit or len(self))).split(size):
-            yield self.batch(indices)
+    def some(self, n: int) -> Inputs:
+        """At most `n` samples, drawn at random, always the same: the first of a folder may be all of one class."""
+        chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n]
+        return replace(self, samples=self.samples.subset(chosen))
 
 
 def open_inputs(
@@ -140,7 +140,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> int:
     if logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
         raise ModelError(
             where,
-            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not one row of logits a sample",
+            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
             hint=f"return a tensor [{len(x)}, outputs]",
         )
     if not logits.isfinite().all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ntt_cli.core.masks import apply_masks, count_kept
 from ntt_cli.core.objective import Objective
 from ntt_cli.core.scores import magnitude_scores, random_scores
 from ntt_cli.core.standardise import Standardisation
+from ntt_cli.core.transfer import Student
 from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint, write_checkpoint
 from ntt_cli.io.files import check_writable, report_path
@@ -37,11 +39,19 @@ from ntt_cli.workflows.prepare import (
     take_apart,
 )
 from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
-from ntt_cli.workflows.transfer import TransferSettings, choose, estimate_buffers, run_transfer
+from ntt_cli.workflows.transfer import (
+    TransferSettings,
+    choose,
+    estimate_buffers,
+    first_student,
+    run_transfer,
+    take_step,
+)
 
 AGREEMENT_SAMPLES = 2048
+SPECTRUM_SAMPLES = 32
 DEFAULT_STEPS = 3000
-PROBE_STEPS = (2, 8)
+PROBE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -130,16 +140,17 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
 def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     """What `run` would do, with time and memory from a few real steps whose result is thrown away.
 
-    Layer counts are those of the first mask update at the final density; a score that looks at the data may move them.
+    Layer counts are those at the first step; by saliency they move with the student.
     """
     task = prepare(config, on_event)
     seconds, peak = None, None
     if config.method == "ntt" and task.inputs is not None and config.sparsity > 0:
-        # Two lengths, so that what happens once drops out of the difference.
-        short, long = (_seconds(task, task.inputs, steps=steps) for steps in PROBE_STEPS)
-        seconds = (long - short) / (PROBE_STEPS[1] - PROBE_STEPS[0])
+        student = first_student(task.teacher, task.inputs, task.names, task.settings)
+        masks = student.masks
+        seconds = _seconds_per_step(task, task.inputs, student)
         peak = peak_memory_bytes(task.inputs.device)
-    masks = choose(magnitude_scores(task.teacher.params, task.names), config.allocation, task.settings.density)
+    else:
+        masks = _one_shot_masks(task)
     steps = task.settings.steps if seconds is not None else 0
     return PrunePlan(
         model=config.model,
@@ -187,7 +198,7 @@ def _settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> Tran
         density=1 - config.sparsity,
         objective=Objective(config.objective, config.kernel_weight, penalty),
         score=config.score,
-        allocation=config.allocation,
+        allocation=config.allocation or _default_allocation(config),
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=config.batch_size,
@@ -198,33 +209,39 @@ def _settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> Tran
 
 
 def _default_penalty(config: PruneConfig, teacher: FunctionalModel) -> float:
-    if config.weights is not None:
+    if config.preset != "paper" or config.weights is not None:
         return 0.0
-    if config.preset == "paper":
-        convolutional = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
-        return 1e-5 if convolutional else 1e-4
-    return 1e-4
+    convolutional = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
+    return 1e-5 if convolutional else 1e-4
+
+
+def _default_allocation(config: PruneConfig) -> str:
+    return "global" if config.method == "ntt" and config.score == "saliency" else "erk"
 
 
 def _prune(task: Task, on_event: EventSink) -> _Student:
-    if task.config.sparsity == 0:
-        dense = {name: torch.ones_like(task.teacher.params[name], dtype=torch.bool) for name in task.names}
-        return _Student(task.teacher.params, task.teacher.buffers, dense, {})
-    if task.config.method == "ntt":
+    if task.config.method == "ntt" and task.config.sparsity > 0:
         assert task.inputs is not None
         moved = run_transfer(
             task.teacher, task.inputs, task.names, outputs=task.outputs, settings=task.settings, on_event=on_event
         )
         return _Student(moved.params, moved.buffers, moved.masks, moved.history)
+    masks = _one_shot_masks(task)
+    masked = apply_masks(task.teacher.params, masks)
+    buffers = task.teacher.buffers
+    if task.inputs is not None and task.config.sparsity > 0:
+        buffers = estimate_buffers(task.teacher, masked, task.inputs)
+    return _Student(masked, buffers, masks, {})
+
+
+def _one_shot_masks(task: Task) -> Masks:
     params = task.teacher.params
     if task.config.method == "random":
-        scores = random_scores(params, task.names, generator=torch.Generator().manual_seed(task.config.seed))
+        generator = torch.Generator().manual_seed(task.config.seed)
+        scores = random_scores(params, task.names, generator=generator)
     else:
         scores = magnitude_scores(params, task.names)
-    masks = choose(scores, task.config.allocation, task.settings.density)
-    masked = apply_masks(params, masks)
-    buffers = task.teacher.buffers if task.inputs is None else estimate_buffers(task.teacher, masked, task.inputs)
-    return _Student(masked, buffers, masks, {})
+    return choose(scores, task.settings.allocation, task.settings.density)
 
 
 def _report(task: Task, student: _Student, output: Path) -> PruneReport:
@@ -236,8 +253,7 @@ def _report(task: Task, student: _Student, output: Path) -> PruneReport:
             student.params,
             task.teacher.bind(),
             task.teacher.params,
-            task.inputs,
-            limit=AGREEMENT_SAMPLES,
+            task.inputs.some(AGREEMENT_SAMPLES),
         )
     return PruneReport(
         output=str(output),
@@ -257,11 +273,18 @@ def _report(task: Task, student: _Student, output: Path) -> PruneReport:
     )
 
 
-def _seconds(task: Task, inputs: Inputs, *, steps: int) -> float:
-    begun = time.perf_counter()
-    settings = replace(task.settings, steps=steps)
-    run_transfer(task.teacher, inputs, task.names, outputs=task.outputs, settings=settings, on_event=lambda _: None)
-    return time.perf_counter() - begun
+def _seconds_per_step(task: Task, inputs: Inputs, student: Student) -> float:
+    generator = torch.Generator().manual_seed(task.config.seed)
+    seconds = []
+    for _ in range(PROBE_STEPS):
+        begun = time.perf_counter()
+        loss = take_step(
+            task.teacher, student, inputs, outputs=task.outputs, settings=task.settings, generator=generator
+        )
+        float(loss.total)  # waits for the device
+        seconds.append(time.perf_counter() - begun)
+    # The first step also pays for what torch sets up once.
+    return statistics.median(seconds[1:])
 
 
 def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:
@@ -288,5 +311,7 @@ def _report_tensors(task: Task, student: _Student) -> dict[str, Tensor]:
             ("teacher", task.teacher.bind(), task.teacher.params),
             ("student", task.teacher.bind(student.buffers), student.params),
         ):
-            tensors[f"spectrum.{who}"] = spectrum_of(apply, params, task.inputs, outputs=task.outputs)
+            tensors[f"spectrum.{who}"] = spectrum_of(
+                apply, params, task.inputs.some(SPECTRUM_SAMPLES), outputs=task.outputs
+            )
     return tensors

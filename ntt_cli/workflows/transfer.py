@@ -112,10 +112,11 @@ def run_transfer(
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     for step in range(settings.steps):
         if step in updates:
+            _check_finite(student.params, step)
             density = density_at(
                 settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
             )
-            masks = choose(_score(student, names, inputs, settings), settings.allocation, density)
+            masks = choose(_score(student, inputs, settings), settings.allocation, density)
             if step == updates[-1]:
                 buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
             apply = apply_teacher if buffers is teacher.buffers else teacher.bind(buffers)
@@ -125,24 +126,47 @@ def run_transfer(
             history.densities.append(density)
             history.changes.append(changes)
             on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
-        indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
-        x1, x2 = inputs.batch(indices).chunk(2)
-        probe = draw_probe((len(x2), outputs), like=student.params[names[0]], generator=generator)
-        loss = transfer_step(
-            student,
-            x1,
-            x2,
-            probe=probe,
-            teacher=kernel_product(apply_teacher, teacher.params, x1, x2, probe),
-            objective=settings.objective,
-            active=settings.active,
-        )
+        loss = take_step(teacher, student, inputs, outputs=outputs, settings=settings, generator=generator)
         history.losses.append(loss)
         if step % LOOK_EVERY == LOOK_EVERY - 1 or step == settings.steps - 1:
             _look(loss, step + 1, on_event)
+    _check_finite(student.params, settings.steps)
     return TransferResult(
         params=student.masked_params, buffers=buffers, masks=student.masks, history=history.as_tensors()
     )
+
+
+def take_step(
+    teacher: FunctionalModel,
+    student: Student,
+    inputs: Inputs,
+    *,
+    outputs: int,
+    settings: TransferSettings,
+    generator: torch.Generator,
+) -> TransferLoss:
+    """Draw a batch and a probe, and move the student one step, in place."""
+    indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
+    x1, x2 = inputs.batch(indices).chunk(2)
+    probe = draw_probe((len(x2), outputs), like=next(iter(student.params.values())), generator=generator)
+    return transfer_step(
+        student,
+        x1,
+        x2,
+        probe=probe,
+        teacher=kernel_product(teacher.bind(), teacher.params, x1, x2, probe),
+        objective=settings.objective,
+        active=settings.active,
+    )
+
+
+def first_student(
+    teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], settings: TransferSettings
+) -> Student:
+    """The student of a transfer that reaches its density at once, before its first step."""
+    student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
+    masks = choose(_score(student, inputs, settings), settings.allocation, settings.density)
+    return update_masks(student, masks, density=settings.density, apply=student.apply)
 
 
 def choose(scores: dict[str, Tensor], allocation: str, density: float) -> Masks:
@@ -154,7 +178,7 @@ def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> 
     """The model's buffers with batch-norm statistics of these parameters; the very same where it has no batch norm."""
     if not has_batch_norm(model):
         return model.buffers
-    batches = inputs.in_order(STATISTICS_BATCH, limit=STATISTICS_SAMPLES)
+    batches = inputs.some(STATISTICS_SAMPLES).in_order(STATISTICS_BATCH)
     return estimate_statistics(model, params, model.buffers, batches)
 
 
@@ -163,9 +187,9 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     return {name: float(mask.double().mean()) for name, mask in masks.items()}
 
 
-def _score(student: Student, names: tuple[str, ...], inputs: Inputs, settings: TransferSettings) -> dict[str, Tensor]:
+def _score(student: Student, inputs: Inputs, settings: TransferSettings) -> dict[str, Tensor]:
     if settings.score == "magnitude":
-        return magnitude_scores(student.params, names)
+        return magnitude_scores(student.params, student.masks)
     # A generator of its own: the batches of the transfer do not depend on the score.
     generator = torch.Generator().manual_seed(settings.seed)
     batches = (
@@ -173,7 +197,16 @@ def _score(student: Student, names: tuple[str, ...], inputs: Inputs, settings: T
         for _ in range(SALIENCY_BATCHES)
     )
     sensitivities = logit_sensitivities(student.apply, student.masked_params, batches, generator=generator)
-    return saliency_scores(student.params, sensitivities, names)
+    return saliency_scores(student.params, sensitivities, student.masks)
+
+
+def _check_finite(params: Params, step: int) -> None:
+    if not all(p.isfinite().all() for p in params.values()):
+        raise DivergedError(
+            f"step {step}",
+            "the student's weights are no longer finite",
+            hint="try a smaller --learning-rate; nothing was written",
+        )
 
 
 def _look(loss: TransferLoss, step: int, on_event: EventSink) -> None:

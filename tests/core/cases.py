@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntt_cli.core.functional import FunctionalModel, functional_model
 
@@ -56,13 +57,16 @@ def random_masks(params: dict[str, Tensor], seed: int = 200) -> dict[str, Tensor
 def jacobian(module: nn.Module, x: Tensor, *, create_graph: bool = False) -> dict[str, Tensor]:
     """The oracle: `[n, c, p]` for each parameter, by one `torch.autograd.grad` a sample and output."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    rows = [
-        torch.autograd.grad(
-            logit, list(named.values()), retain_graph=True, create_graph=create_graph, materialize_grads=True
-        )
-        for sample in x.split(1)
-        for logit in module(sample)[0]
-    ]
+    rows = []
+    for sample in x.split(1):
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention that has a second derivative
+            logits = module(sample)[0]
+        rows += [
+            torch.autograd.grad(
+                logit, list(named.values()), retain_graph=True, create_graph=create_graph, materialize_grads=True
+            )
+            for logit in logits
+        ]
     return {
         name: torch.stack(grads).reshape(len(x), -1, grads[0].numel())
         for name, grads in zip(named, zip(*rows, strict=True), strict=True)
@@ -173,7 +177,7 @@ class Recurrent(nn.Module):
 
 
 class Unused(nn.Module):
-    """Layers that are not called, whose output is dropped, or that are frozen; and a call without a gradient."""
+    """Layers that are not called, whose output is dropped, or that are frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,9 +191,7 @@ class Unused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.body(x))
         self.dropped(h)
-        with torch.no_grad():
-            shift = self.body(x)
-        return self.head(torch.tanh(self.frozen(h + shift)))
+        return self.head(torch.tanh(self.frozen(h)))
 
 
 class Routed(nn.Module):
@@ -279,6 +281,21 @@ MODEL_CASES = [
             nn.Linear(4, 3),
         ),
         [1, 3, 3],
+    ),
+    ModelCase(
+        "other normalisations",
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 6, 2),
+            nn.GroupNorm(3, 6),
+            nn.GLU(1),
+            nn.InstanceNorm1d(3, affine=True),
+            nn.Tanh(),
+            nn.Conv1d(3, 4, 2),
+            nn.Flatten(),
+            nn.LayerNorm(12),
+            nn.Linear(12, 2),
+        ),
+        [2, 5],
     ),
     ModelCase("residual", Residual, [1, 4, 4]),
     ModelCase("attention", Attention, [3, 4]),

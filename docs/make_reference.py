@@ -1,0 +1,33 @@
+"""Write `docs/commands.md`: every command's `--help`, as it prints 100 columns wide. `--check` only compares."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMANDS = ("", "prune", "finetune", "evaluate", "inspect", "init")
+PAGE = Path(__file__).parent / "commands.md"
+
+
+def help_of(command: str) -> str:
+    """What `ntt COMMAND --help` prints."""
+    environment = os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    arguments = [sys.executable, "-m", "ntt_cli", *([command] if command else []), "--help"]
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines())
+
+
+def page() -> str:
+    """The whole page."""
+    blocks = [f"## ntt {command}".rstrip() + f"\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS]
+    return "# Commands\n\nWritten by `make docs`; a test compares it with what the commands print.\n\n" + "\n".join(
+        blocks
+    )
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if PAGE.read_text() == page() else "docs/commands.md is out of date: make docs")
+    PAGE.write_text(page())

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntt_cli.core.masks import apply_masks, as_numbers, choose_masks, count_changes, count_kept, keep_top
+
+FEW_VALUES = st.sampled_from([-float("inf"), -1.5, -0.0, 0.0, 0.5, 1.0, float("inf")])  # so that ties are many
+SCORES = st.lists(FEW_VALUES | st.floats(allow_nan=False), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(SCORES.flatmap(lambda scores: st.tuples(st.just(scores), st.integers(0, len(scores)))))
+def test_keeps_what_sorting_by_score_and_index_keeps(case: tuple[list[float], int]) -> None:
+    scores, n_keep = case
+    best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:n_keep]
+    mask = keep_top(torch.tensor(scores, dtype=torch.float64), n_keep=n_keep)
+    assert mask.nonzero().flatten().tolist() == sorted(best)
+
+
+@pytest.mark.parametrize("shape", [(1000,), (40, 25), (5, 4, 10, 5)])
+@pytest.mark.parametrize("n_keep", [0, 1, 123, 1000])
+def test_ties_go_to_the_lowest_index_in_any_shape(shape: tuple[int, ...], n_keep: int) -> None:
+    mask = keep_top(torch.ones(shape), n_keep=n_keep)
+    assert mask.shape == shape
+    assert mask.flatten().tolist() == [True] * n_keep + [False] * (1000 - n_keep)
+
+
+def test_scores_of_a_transposed_tensor_keep_their_places() -> None:
+    scores = torch.tensor([[1.0, 5.0], [4.0, 2.0], [3.0, 6.0]]).T
+    assert keep_top(scores, n_keep=3).tolist() == [[False, True, False], [True, False, True]]
+
+
+@pytest.mark.parametrize("n_keep", [-1, 7])
+def test_impossible_counts_are_refused(n_keep: int) -> None:
+    with pytest.raises(ValueError, match=f"cannot keep {n_keep} of 6 weights"):
+        keep_top(torch.zeros(2, 3), n_keep=n_keep)
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        keep_top(torch.tensor([1.0, float("nan")]), n_keep=1)
+
+
+def test_each_layer_keeps_its_own_count() -> None:
+    scores = {"a": torch.tensor([[1.0, 3.0], [2.0, 0.0]]), "b": torch.tensor([9.0, 9.0, 9.0])}
+    masks = choose_masks(scores, {"b": 1, "a": 2})
+    assert masks["a"].tolist() == [[False, True], [True, False]]
+    assert masks["b"].tolist() == [True, False, False]
+    assert count_kept(masks) == 3
+
+
+@pytest.mark.parametrize("numbers", [False, True], ids=["bool", "0 and 1"])
+def test_masked_parameters_and_their_gradients_are_zero_where_pruned(numbers: bool) -> None:
+    params = {"w": torch.tensor([2.0, 3.0, 5.0], requires_grad=True), "b": torch.tensor([7.0], requires_grad=True)}
+    masks = {"w": torch.tensor([True, False, True])}
+    student = apply_masks(params, as_numbers(masks, params) if numbers else masks)
+    assert student["w"].tolist() == [2.0, 0.0, 5.0]
+    assert student["b"] is params["b"]
+    assert params["w"].tolist() == [2.0, 3.0, 5.0]
+    (gradient,) = torch.autograd.grad((student["w"] + 1).square().sum(), params["w"])
+    assert gradient.tolist() == [6.0, 0.0, 12.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_as_numbers_have_their_parameters_type(dtype: torch.dtype) -> None:
+    (numbers,) = as_numbers({"w": torch.tensor([True, False])}, {"w": torch.zeros(2, dtype=dtype)}).values()
+    assert (numbers.dtype, numbers.tolist()) == (dtype, [1.0, 0.0])
+
+
+def test_changes_are_counted_in_both_directions() -> None:
+    before = {"a": torch.tensor([True, True, False]), "b": torch.tensor([[True], [False]])}
+    after = {"a": torch.tensor([False, True, True]), "b": torch.tensor([[True], [True]])}
+    assert count_changes(before, after) == 3
+    assert count_changes(after, after) == 0

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ntt_cli.core.kernel_product import KernelProduct, draw_probe, kernel_product
+from ntt_cli.core.objective import (
+    Objective,
+    ObjectiveName,
+    TransferLoss,
+    mean_squared_distance,
+    relative_distance,
+    squared_norm,
+    transfer_loss,
+)
+from tests.core.cases import MODEL_CASES, brute_force_kernel
+
+# One row, two columns, two outputs: squared differences 1 + 9 in the products, 0 + 4, 9 + 1, 0 + 9 in the logits.
+STUDENT = KernelProduct(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0], [0.0, 4.0]]))
+TEACHER = KernelProduct(torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, 1.0]]))
+PARAMS = {"a": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([10.0]), "b": torch.tensor([[3.0]])}
+
+
+def loss_of(objective: Objective, student: KernelProduct = STUDENT, teacher: KernelProduct = TEACHER) -> TransferLoss:
+    return transfer_loss(objective, student, teacher, params=PARAMS, prunable=["a", "b"], density=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "logits"),
+    [
+        ("relative", 10 / 5, 23 / 6),
+        ("paper", 10 / 2 / 4, 23 / 6),  # over the product's two entries and the probe's four
+    ],
+)
+def test_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
+    loss = loss_of(Objective(name=name, kernel_weight=100.0, weight_penalty=0.5))
+    assert loss.kernel_distance.item() == pytest.approx(kernel)
+    assert loss.logit_distance.item() == pytest.approx(logits)
+    assert loss.weight_penalty.item() == pytest.approx((1 + 4 + 9) / 0.25)
+    assert loss.total.item() == pytest.approx(100 * kernel + logits + 0.5 * 56)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("relative", 1.0), ("paper", 9.0)])
+def test_only_the_relative_form_has_no_units(name: ObjectiveName, factor: float) -> None:
+    def tripled(products: KernelProduct) -> KernelProduct:
+        return KernelProduct(3 * products.product, 3 * products.logits1, 3 * products.logits2)
+
+    objective = Objective(name=name, kernel_weight=1.0, weight_penalty=0.0)
+    before, after = loss_of(objective), loss_of(objective, tripled(STUDENT), tripled(TEACHER))
+    assert after.kernel_distance.item() == pytest.approx(factor * before.kernel_distance.item())
+    assert after.logit_distance.item() == pytest.approx(factor * before.logit_distance.item())
+
+
+def test_distances_by_hand() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert relative_distance(student, teacher).item() == 13.0
+    assert mean_squared_distance(student, teacher).item() == 3.25
+    assert squared_norm({"w": student, "v": teacher}, ["w"]).item() == 14.0
+
+
+def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
+    zeros = torch.zeros(3)
+    assert relative_distance(zeros, zeros).item() == 0
+    assert relative_distance(torch.ones(3), zeros).item() > 1e30
+
+
+def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:
+    case = MODEL_CASES[0]
+    x1, x2 = case.inputs(2, seed=1), case.inputs(5, seed=2)
+    ours, theirs = case.functional(), case.functional(seed=7)
+    exact = (brute_force_kernel(case.module(), x1, x2) - brute_force_kernel(case.module(seed=7), x1, x2)).square()
+    objective = Objective(name="paper", kernel_weight=1.0, weight_penalty=0.0)
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(400):
+        probe = draw_probe((5, 3), like=x1, generator=generator)
+        student, teacher = (kernel_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs))
+        loss = transfer_loss(objective, student, teacher, params=ours.params, prunable=["0.weight"], density=1.0)
+        estimates.append(loss.kernel_distance)
+    sample = torch.stack(estimates)
+    standard_error = sample.std() / len(sample) ** 0.5
+    assert standard_error < 0.1 * exact.mean()
+    assert (sample.mean() - exact.mean()).abs() < 3 * standard_error

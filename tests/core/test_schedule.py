@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntt_cli.core.schedule import constant_density, cubic_density, density_at, mask_update_steps
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 1.0), (10, 0.1 + 0.9 * 27 / 64), (20, 0.1 + 0.9 / 8), (30, 0.1 + 0.9 / 64), (40, 0.1), (41, 0.1), (79, 0.1)],
+)
+def test_cubic_by_hand(step: int, expected: float) -> None:
+    """Of 80 steps the first 40 are `t` from 0 to 1."""
+    assert cubic_density(step, steps=80, density=0.1) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("step", [0, 1, 79])
+def test_constant(step: int) -> None:
+    assert constant_density(step, steps=80, density=0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [
+        (3000, 100, list(range(0, 2900, 100))),  # the last is 2800: 2900 begins the last window
+        (3001, 100, list(range(0, 2901, 100))),
+        (100, 100, list(range(0, 90, 10))),  # ten shorter windows
+        (25, 7, list(range(0, 23, 2))),
+        (5, 100, [0, 1, 2, 3]),
+        (2, 100, [0]),
+        (1, 1, [0]),
+    ],
+)
+def test_mask_updates_by_hand(steps: int, every: int, expected: list[int]) -> None:
+    assert list(mask_update_steps(steps=steps, every=every)) == expected
+
+
+@given(steps=st.integers(1, 5000), every=st.integers(1, 500))
+def test_mask_updates_begin_at_once_and_leave_the_last_window_alone(steps: int, every: int) -> None:
+    updates = mask_update_steps(steps=steps, every=every)
+    assert updates[0] == 0
+    assert updates[-1] < steps
+    assert updates.step <= every
+    if len(updates) > 1:
+        assert steps - updates[-1] > updates.step
+    if steps >= 10 * every:
+        assert updates.step == every
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "constant"])
+@given(steps=st.integers(1, 3000), every=st.integers(1, 500), density=st.floats(0, 1, exclude_min=True))
+def test_density_never_rises_and_ends_exactly_where_asked(
+    schedule: str, steps: int, every: int, density: float
+) -> None:
+    updates = mask_update_steps(steps=steps, every=every)
+    densities = [density_at(schedule, step, updates=updates, steps=steps, density=density) for step in updates]
+    assert densities[-1] == density
+    assert all(later <= earlier for earlier, later in zip(densities, densities[1:], strict=False))
+    if len(updates) > 1:
+        assert densities[0] == (density if schedule == "constant" else 1.0)

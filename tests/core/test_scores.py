@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.core.functional import functional_model
+from ntt_cli.core.masks import apply_masks
+from ntt_cli.core.scores import logit_sensitivities, magnitude_scores, random_scores, saliency_scores
+from tests.core.cases import MODEL_CASES, ModelCase, every_model, jacobian, random_masks, snapshot, unchanged
+
+MLP = MODEL_CASES[0]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_magnitude() -> None:
+    params = {"a": torch.tensor([[-2.0, 1.0]], requires_grad=True), "b": torch.tensor([3.0])}
+    scores = magnitude_scores(params, ["a"])
+    assert {name: score.tolist() for name, score in scores.items()} == {"a": [[2.0, 1.0]]}
+    assert not scores["a"].requires_grad
+
+
+def test_saliency_by_hand() -> None:
+    params = {"a": torch.tensor([[-2.0, 1.0]], requires_grad=True), "b": torch.tensor([3.0])}
+    scores = saliency_scores(params, {"a": torch.tensor([[9.0, 0.0]]), "b": torch.tensor([1.0])}, ["a"])
+    assert {name: score.tolist() for name, score in scores.items()} == {"a": [[6.0, 0.0]]}
+    assert not scores["a"].requires_grad
+
+
+@every_model
+def test_sensitivities_equal_brute_force_with_the_same_probes(case: ModelCase) -> None:
+    module, model, batches = case.module(), case.functional(), [case.inputs(3, seed=1), case.inputs(2, seed=2)]
+    actual = logit_sensitivities(model.bind(), model.params, batches, generator=seeded())
+    generator = seeded()
+    expected = {name: torch.zeros_like(p) for name, p in model.params.items()}
+    for x in batches:
+        probe = torch.randn(module(x).shape, generator=generator, dtype=torch.float64)
+        for name, rows in jacobian(module, x).items():
+            expected[name] += torch.einsum("nc,ncp->p", probe, rows).square().view_as(expected[name]) / 5
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_many_probes_estimate_the_diagonal_of_the_jacobian_squared() -> None:
+    """A squared Gaussian has a relative deviation of `sqrt(2)`."""
+    samples, probes = 3, 1000
+    module, model, x = MLP.module(), MLP.functional(), MLP.inputs(samples)
+    estimate = logit_sensitivities(model.bind(), model.params, [x] * probes, generator=seeded())
+    ratios = []
+    for name, rows in jacobian(module, x).items():
+        exact = rows.square().sum(dim=(0, 1)) / samples
+        alive = exact > 0
+        assert torch.equal(estimate[name].flatten() > 0, alive)
+        ratios.append(estimate[name].flatten()[alive] / exact[alive])
+    standard_error = (2 / probes) ** 0.5
+    assert (torch.cat(ratios) - 1).abs().max() < 4 * standard_error
+    assert (torch.cat(ratios).mean() - 1).abs() < standard_error
+
+
+def test_a_weight_on_a_path_that_leads_nowhere_scores_exactly_zero() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    params = functional_model(module).params
+    params["2.weight"][:, 1] = 0
+    apply = functional_model(module).bind()
+    sensitivities = logit_sensitivities(apply, params, [torch.ones(8, 3).double()], generator=seeded())
+    score = saliency_scores(params, sensitivities, ["0.weight"])["0.weight"]
+    assert torch.equal(score[1], torch.zeros(3).double())
+    assert (score[[0, 2, 3]] > 0).all()
+
+
+def test_a_pruned_weight_can_return_at_its_dense_value() -> None:
+    model, x = MLP.functional(), MLP.inputs(4)
+    masks = random_masks(model.params)
+    sensitivities = logit_sensitivities(model.bind(), apply_masks(model.params, masks), [x], generator=seeded())
+    score = saliency_scores(model.params, sensitivities, ["0.weight"])["0.weight"]
+    assert (score[~masks["0.weight"]] > 0).any()
+
+
+@every_model
+def test_sensitivities_leave_everything_as_it_was(case: ModelCase) -> None:
+    model, x = case.functional(), case.inputs(2)
+    before = snapshot(model, {}, x)
+    with torch.no_grad():
+        result = logit_sensitivities(model.bind(), model.params, [x], generator=seeded())
+    assert unchanged(before, snapshot(model, {}, x))
+    assert not any(value.requires_grad for value in result.values())
+
+
+def draw(seed: int) -> dict[str, Tensor]:
+    params = {"a": torch.zeros(50, 20), "b": torch.zeros(7), "c": torch.zeros(3, 2, 1)}
+    return random_scores(params, ["a", "c"], generator=seeded(seed))
+
+
+def test_random_scores_come_from_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    scores = draw(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: score.shape for name, score in scores.items()} == {"a": (50, 20), "c": (3, 2, 1)}
+    assert all(torch.equal(scores[name], draw(1)[name]) for name in scores)
+    assert not torch.equal(scores["a"], draw(2)["a"])
+
+
+def test_random_scores_are_uniform() -> None:
+    values = draw(0)["a"].flatten()
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert values.mean().item() == pytest.approx(0.5, abs=3 * (1 / 12 / 1000) ** 0.5)
+    assert values.std().item() == pytest.approx((1 / 12) ** 0.5, rel=0.05)
