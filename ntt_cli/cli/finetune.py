@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,8 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
         with progress(common.streams) as on_event:
             report = call(lambda: workflow.run(config, on_event))
         common.streams.result(report, human=_summary(report), quiet=report.output)
-        common.streams.say(
-            f"done in {time.monotonic() - begun:.0f} s; next: ntt evaluate {config.model} --checkpoint {report.output}"
-        )
+        following = shlex.join(["ntt", "evaluate", config.model, "--checkpoint", report.output])
+        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 
 def _summary(report: FinetuneReport) -> RenderableType:

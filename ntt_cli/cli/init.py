@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -35,4 +36,4 @@ def init(
 
         written = workflow.run(path, force=force)
         streams.out.file.write(f"{written}\n")
-        streams.say(f"next: ntt prune {written} --sparsity 0.9")
+        streams.say(f"next: {shlex.join(['ntt', 'prune', str(written), '--sparsity', '0.9'])}")

@@ -56,9 +56,8 @@ def _summary(inspection: Inspection) -> RenderableType:
         parts += _checkpoint(record)
     else:
         parts.append(Text(f"the {record.kind} of {record.summary['output']}"))
-        parts.append(
-            Pretty({name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}})
-        )
+        summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
+        parts.append(Pretty(summary, expand_all=True))
     tensors = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("tensor", "type", "shape"):
         tensors.add_column(name, no_wrap=True)

@@ -75,6 +75,9 @@ def set_parameters(command: Callable[..., None], parameters: list[inspect.Parame
     command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
 
 
+RIVALS = {"steps": "epochs", "epochs": "steps"}
+"""Options of which only one may be given: on the command line, it also wins over the other one in the file."""
+
 C = TypeVar("C", bound=Options)
 
 
@@ -90,6 +93,7 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
     filed = read_config_file(file, context.info_name or "") if file else {}
+    filed = {name: value for name, value in filed.items() if RIVALS.get(name) not in given}
     try:
         return config.model_validate(filed | given)
     except ValidationError as error:
@@ -103,7 +107,8 @@ def _explain(where: str, problem: Any) -> tuple[str, str]:
     """Where the problem is, and what it is, in the words of one who typed an option."""
     if problem["type"] == "missing":
         return where, "is required"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    in_our_words = {"tuple_type": "should be a list", "string_pattern_mismatch": "is not of this form"}
+    message = in_our_words.get(problem["type"], problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     shown = f"{where} {problem['input']}" if problem["loc"] else where
     return shown, message[0].lower() + message[1:]
 

@@ -81,7 +81,7 @@ def progress(streams: Streams) -> Generator[EventSink]:
     Yields:
         the sink.
     """
-    if streams.mode == "quiet":
+    if streams.quiet:
         yield lambda event: streams.warn(event.message) if isinstance(event, Warned) else None
     elif streams.err.is_terminal and not streams.err.is_dumb_terminal:
         panel = LivePanel(streams.err)

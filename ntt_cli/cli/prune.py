@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,9 +64,8 @@ def prune(ctx: typer.Context, **values: Any) -> None:
         with progress(common.streams) as on_event:
             report = call(lambda: workflow.run(config, on_event))
         common.streams.result(report, human=_summary(report), quiet=report.output)
-        common.streams.say(
-            f"done in {time.monotonic() - begun:.0f} s; next: ntt finetune {config.model} --checkpoint {report.output}"
-        )
+        following = shlex.join(["ntt", "finetune", config.model, "--checkpoint", report.output])
+        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 
 def _summary(report: PruneReport) -> RenderableType:

@@ -50,10 +50,10 @@ def guarded(streams: Streams, *, debug: bool) -> Generator[None]:
         streams.error(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        streams.warn("interrupted; nothing was written")
+        streams.warn("interrupted; no file is half-written")
         raise typer.Exit(130) from error
     except Terminated as error:
-        streams.warn("terminated; nothing was written")
+        streams.warn("terminated; no file is half-written")
         raise typer.Exit(143) from error
     except BrokenPipeError as error:
         _leave_the_pipe()

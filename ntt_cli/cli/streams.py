@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TextIO
 
 from pydantic import BaseModel
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ntt_cli.errors import NttError
+from ntt_cli.errors import NttError, OutputError
 
 Mode = Literal["human", "json", "quiet"]
+PIPE_WIDTH = 1000
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The two consoles and how the result is shown."""
+    """The two consoles and how the result is shown; `quiet` keeps progress and advice to itself in every mode."""
 
     out: Console
     err: Console
     mode: Mode
+    quiet: bool
 
     def result(self, report: BaseModel, *, human: RenderableType, quiet: str) -> None:
-        """Print the result once, in the chosen form."""
-        if self.mode == "json":
-            self.out.file.write(report.model_dump_json(indent=2) + "\n")
-        elif self.mode == "quiet":
-            self.out.file.write(quiet + "\n")
-        else:
-            self.out.print(human)
-        self.out.file.flush()
+        """Print the result once, in the chosen form.
+
+        Raises:
+            BrokenPipeError: if nobody reads it to its end.
+            OutputError: if it cannot be written for another reason.
+        """
+        try:
+            if self.mode == "json":
+                self.out.file.write(report.model_dump_json(indent=2) + "\n")
+            elif self.mode == "quiet":
+                self.out.file.write(quiet + "\n")
+            else:
+                self.out.print(human)
+            self.out.file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                "stdout", f"cannot be written to: {error.strerror}", hint="redirect it to another place"
+            ) from error
 
     def say(self, text: str) -> None:
         """A line for the user, such as what to do next."""
-        if self.mode != "quiet":
+        if not self.quiet:
             self.err.print(Text(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
@@ -55,4 +71,12 @@ class Streams:
 def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     """Consoles on the standard streams; Rich honours `NO_COLOR` and tells terminals from pipes."""
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
-    return Streams(out=Console(file=sys.stdout), err=Console(file=sys.stderr), mode=mode)
+    out, err = Console(file=_open(sys.stdout)), Console(file=_open(sys.stderr))
+    if not out.is_terminal:
+        out.width = PIPE_WIDTH  # a pipe has no edge at which to wrap lines or cut off names
+    return Streams(out=out, err=err, mode=mode, quiet=quiet)
+
+
+def _open(stream: TextIO | None) -> TextIO:
+    # Python has no stream at all for a closed one, and Rich would then take stdout for stderr.
+    return Path(os.devnull).open("w", encoding="utf-8") if stream is None else stream

@@ -17,7 +17,8 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Tensor]) -> Params:
     """Buffers whose running statistics are the plain average over `batches` at `params`; the rest as in `buffers`.
 
-    Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off.
+    Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off. A batch
+    of one sample, which has no variance, is left out.
     """
     module = copy.deepcopy(model.module)
     for layer in _batch_norm_layers(module).values():
@@ -31,7 +32,8 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
         fresh[f"{path}num_batches_tracked"].zero_()
     with torch.no_grad():
         for batch in batches:
-            functional_call(module, (params, fresh), (batch,))
+            if len(batch) > 1:
+                functional_call(module, (params, fresh), (batch,))
     return fresh
 
 

@@ -20,7 +20,7 @@ class Student:
 
     Attributes:
         apply: its function, bound to its buffers.
-        params: its parameters, pruned entries at the values they had when they were pruned.
+        params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
         masks: its masks.
         mask_numbers: the same masks as 0 and 1, for the arithmetic.
         density: kept fraction of the prunable parameters.

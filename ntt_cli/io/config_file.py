@@ -27,9 +27,9 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     tables = {name: data.pop(name) for name in COMMANDS if isinstance(data.get(name), dict)}
     known = {name: set(config.model_fields) for name, config in COMMANDS.items()}
     general = _normalised(data)
-    _check(path, general, set().union(*known.values()) | set(COMMANDS), where="")
+    _check(path, general, set().union(*known.values()), of="ntt")
     for name, table in tables.items():
-        _check(path, _normalised(table), known[name], where=f"[{name}] ")
+        _check(path, _normalised(table), known[name], of=f"ntt {name}")
     mine = {key: value for key, value in general.items() if key in known[command]}
     return mine | _normalised(tables.get(command, {}))
 
@@ -38,9 +38,9 @@ def _normalised(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
-def _check(path: Path, table: Mapping[str, Any], known: set[str], *, where: str) -> None:
+def _check(path: Path, table: Mapping[str, Any], known: set[str], *, of: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key, [*sorted(known), *(f"[{name}]" for name in COMMANDS)], n=1)
             hint = f"did you mean {near[0]}?" if near else "ntt COMMAND --help lists the names"
-            raise UsageError(path, f"{where}{key} is not an option of ntt", hint=hint)
+            raise UsageError(path, f"{key} is not an option of {of}", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -19,6 +20,9 @@ def check_writable(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     if not path.parent.is_dir():
+        above = next(folder for folder in path.parents if folder.exists())
+        if not above.is_dir():
+            raise OutputError(path, f"{above} is not a folder", hint="name a file elsewhere with --output")
         raise OutputError(path, "its folder does not exist", hint=f"mkdir -p {path.parent}")
     if path.exists() and not force:
         raise OutputError(path, "exists already", hint="name another with --output, or overwrite it with --force")
@@ -30,6 +34,20 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(
             path.parent, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
         ) from error
+
+
+def check_outputs(checkpoint: Path, *, force: bool) -> None:
+    """Refuse a checkpoint, or the report beside it, before any work is done for them.
+
+    Raises:
+        OutputError: if one of them cannot be written, or the checkpoint is not named as what it is.
+    """
+    check_writable(checkpoint, force=force)
+    if checkpoint.suffix != ".safetensors":
+        # Under another suffix its report would be taken for another checkpoint's, and a .pt would not be read again.
+        hint = f"name it {checkpoint.with_suffix('.safetensors')}"
+        raise OutputError(checkpoint, "is not named .safetensors, which is what is written", hint=hint)
+    check_writable(report_path(checkpoint), force=force)
 
 
 def report_path(output: Path) -> Path:
@@ -58,10 +76,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
         ) from error
+    finally:
+        # There is none after the renaming; after an error or an interruption there may be a part.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def sha256_of(data: bytes | memoryview) -> str:

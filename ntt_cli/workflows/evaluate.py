@@ -20,6 +20,7 @@ from ntt_cli.workflows.events import Evaluated, EventSink
 from ntt_cli.workflows.prepare import (
     Inputs,
     check_forward,
+    check_kernel,
     check_labels,
     open_inputs,
     pick_device,
@@ -42,7 +43,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     load_into(loaded.module, checkpoint)
     model = take_apart(loaded.module, device, on_event)
     inputs = open_inputs(config, loaded, split=config.split, device=device, known=checkpoint.standardisation)
-    require_samples(inputs, 1)
+    require_samples(inputs, 1 if config.teacher is None else 2)  # a kernel is one of two samples or more
     outputs = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
@@ -57,7 +58,8 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     if config.teacher is not None:
         teacher_checkpoint = read_checkpoint(Path(config.teacher))
         load_into(loaded.module, teacher_checkpoint)
-        teacher = take_apart(loaded.module, device, on_event)
+        teacher = take_apart(loaded.module, device, lambda _: None)  # what there is to say has been said
+        check_kernel(teacher, inputs, outputs=outputs, trainable=False, where=config.model)
         agreement = measure_agreement(
             model.bind(),
             model.params,

@@ -15,7 +15,7 @@ from ntt_cli.core.masks import as_numbers
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
 from ntt_cli.errors import DivergedError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint, write_checkpoint
-from ntt_cli.io.files import check_writable, report_path
+from ntt_cli.io.files import check_outputs, report_path
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
@@ -23,6 +23,7 @@ from ntt_cli.workflows.prepare import (
     Inputs,
     check_forward,
     check_labels,
+    check_training,
     known_standardisation,
     open_inputs,
     pick_device,
@@ -83,11 +84,13 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     density = sum(int(mask.sum()) for mask in masks.values()) / size if size else 1.0
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
     held_out = math.floor(config.validation * len(inputs))
+    training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
+    check_training(loaded.module, training, batch_size=config.batch_size, where=config.model)
     return Task(
         config=config,
         loaded=loaded,
         masks=masks,
-        training=replace(inputs, samples=inputs.samples.subset(order[held_out:])),
+        training=training,
         validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
@@ -101,8 +104,7 @@ def run(config: FinetuneConfig, on_event: EventSink) -> FinetuneReport:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
     """
     output = Path(config.output or ("tuned.safetensors" if config.checkpoint else "dense.safetensors"))
-    for path in (output, report_path(output)):
-        check_writable(path, force=config.force)
+    check_outputs(output, force=config.force)
     task = prepare(config, on_event)
     best, epochs = _train(task, on_event)
     write_checkpoint(
@@ -164,8 +166,11 @@ def _train(task: Task, on_event: EventSink) -> tuple[_Best, list[EpochSummary]]:
                 schedule.step()
                 if len(losses) % LOOK_EVERY == 0 or len(losses) == steps_per_epoch:
                     _look(losses[-1], (epoch - 1) * steps_per_epoch + len(losses), on_event)
+            _check_finite(module, epoch)
             accuracy, validation_loss = _validate(module, task.validation)
-            epochs.append(EpochSummary(epoch=epoch, train_loss=float(torch.stack(losses).mean()), accuracy=accuracy))
+            epochs.append(
+                EpochSummary(epoch=epoch, train_loss=float(torch.stack(losses).double().mean()), accuracy=accuracy)
+            )
             on_event(EpochDone(epoch, epochs[-1].train_loss, accuracy))
             # Without validation samples every epoch ties, and the last one counts.
             key = (accuracy or 0.0, -validation_loss)
@@ -194,6 +199,16 @@ def _validate(module: nn.Module, validation: Inputs) -> tuple[float | None, floa
             hits += int((logits.argmax(dim=1) == labels).sum())
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return hits / len(validation), loss / len(validation)
+
+
+def _check_finite(module: nn.Module, epoch: int) -> None:
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DivergedError(
+                f"epoch {epoch}",
+                f"{name} is no longer finite",
+                hint="try a smaller --learning-rate; nothing was written",
+            )
 
 
 def _look(loss: Tensor, step: int, on_event: EventSink) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.core.batch_norm import coupling_layers
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
+from ntt_cli.core.kernel_product import kernel_product
 from ntt_cli.core.prunable import prunable_names
 from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
 from ntt_cli.errors import DataError, ModelError, UsageError
@@ -105,7 +108,7 @@ def take_apart(module: nn.Module, device: torch.device, on_event: EventSink) -> 
             raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
     if coupling := coupling_layers(model):
         raise ModelError(
-            coupling[0],
+            f"layer {coupling[0]}",
             "normalises by the statistics of its batch, in evaluation too, so that samples depend on each other",
             hint="build it with track_running_stats=True",
         )
@@ -120,32 +123,51 @@ def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> int:
     Raises:
         ModelError: if the model cannot take the inputs, or does not return one finite tensor `[n, outputs]`.
     """
-    x = inputs.batch(torch.arange(min(2, len(inputs))))
-    try:
-        with torch.no_grad():
-            logits = model.bind()(model.params, x)
-    except Exception as error:
-        raise ModelError(
-            where,
-            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {inputs.samples.spec}:"
-            f" {type(error).__name__}: {error}",
-            hint="name other data with --data, change the images with --image-size or --grayscale, or the model",
-        ) from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            where,
-            f"returns a {type(logits).__name__}, not one tensor of logits",
-            hint="return the logits alone; wrap the network in a module that picks them",
-        )
-    if logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
-        raise ModelError(
-            where,
-            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
-            hint=f"return a tensor [{len(x)}, outputs]",
-        )
-    if not logits.isfinite().all():
-        raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
+    apply = model.bind()
+    hint = "name other data with --data, change the images with --image-size or --grayscale, or the model"
+    with torch.no_grad():
+        logits = _logits(lambda x: apply(model.params, x), inputs, 2, where=where, hint=hint)
     return logits.shape[1]
+
+
+def check_training(module: nn.Module, inputs: Inputs, *, batch_size: int, where: str) -> None:
+    """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
+
+    Raises:
+        ModelError: if that fails as in `check_forward`, or no trainable parameter acts on the output.
+    """
+    copied = copy.deepcopy(module).train()
+    hint = "try another --batch-size or other data with --data, or mend the model"
+    with torch.random.fork_rng():  # Dropout draws from the global generator
+        logits = _logits(copied, inputs, batch_size, where=f"{where} in training mode", hint=hint)
+    if not logits.requires_grad:
+        raise ModelError(
+            where,
+            "has an output that no trainable parameter acts on",
+            hint="check requires_grad, detach() and no_grad()",
+        )
+
+
+def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:
+    """Take one product with the network's kernel, and if it is to be trained, the product's derivative.
+
+    Raises:
+        ModelError: if one of the network's operations lacks a derivative that this needs.
+    """
+    x1, x2 = inputs.batch(torch.arange(2)).chunk(2)
+    leaves = {name: p.detach().requires_grad_() for name, p in model.params.items()}
+    probe = torch.ones(1, outputs, device=inputs.device)
+    try:
+        products = kernel_product(model.bind(), leaves, x1, x2, probe, create_graph=trainable)
+        if trainable:
+            total = products.product.sum() + products.logits1.sum() + products.logits2.sum()
+            torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    except RuntimeError as error:
+        raise ModelError(
+            where,
+            f"has an operation without the derivatives that its kernel needs: {error}",
+            hint="write that operation in terms of torch's own; --debug shows where it is",
+        ) from error
 
 
 def pick_prunable(
@@ -205,9 +227,41 @@ def require_samples(inputs: Inputs, n: int) -> None:
         raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
 
 
+def _logits(
+    forward: Callable[[Tensor], object], inputs: Inputs, samples: int, *, where: str, hint: str
+) -> Float[Tensor, "n c"]:
+    x = inputs.batch(torch.arange(min(samples, len(inputs))))
+    try:
+        logits = forward(x)
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            where,
+            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {inputs.samples.spec}:"
+            f" {type(error).__name__}: {error}",
+            hint=hint,
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            where,
+            f"returns a {type(logits).__name__}, not one tensor of logits",
+            hint="return the logits alone; wrap the network in a module that picks them",
+        )
+    if logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
+        raise ModelError(
+            where,
+            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
+            hint=f"return a tensor [{len(x)}, outputs]",
+        )
+    if not logits.isfinite().all():
+        raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
+    return logits
+
+
 def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:
     leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
     logits = model.bind()(leaves, inputs.batch(torch.arange(min(2, len(inputs)))))
+    if not logits.requires_grad:
+        return list(names)
     gradients = torch.autograd.grad(logits.sum(), [leaves[name] for name in names], allow_unused=True)
     return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 

@@ -20,9 +20,9 @@ from ntt_cli.core.objective import Objective
 from ntt_cli.core.scores import magnitude_scores, random_scores
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.core.transfer import Student
-from ntt_cli.errors import UsageError
+from ntt_cli.errors import DivergedError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint, write_checkpoint
-from ntt_cli.io.files import check_writable, report_path
+from ntt_cli.io.files import check_outputs, report_path
 from ntt_cli.io.memory import peak_memory_bytes
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
@@ -31,6 +31,7 @@ from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.prepare import (
     Inputs,
     check_forward,
+    check_kernel,
     known_standardisation,
     open_inputs,
     pick_device,
@@ -104,6 +105,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     inputs = _open(config, loaded, weights, device)
     outputs = check_forward(teacher, inputs, where=config.model) if inputs else 0
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
+    if inputs:
+        check_kernel(teacher, inputs, outputs=outputs, trainable=config.method == "ntt", where=config.model)
     _check_sparsity(config.sparsity, {name: teacher.params[name].numel() for name in names})
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
@@ -119,10 +122,10 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
     """
     output = Path(config.output)
-    for path in (output, report_path(output)):
-        check_writable(path, force=config.force)
+    check_outputs(output, force=config.force)
     task = prepare(config, on_event)
     student = _prune(task, on_event)
+    report = _report(task, student, output)
     write_checkpoint(
         output,
         task.teacher.state_dict(student.params, student.buffers),
@@ -132,7 +135,6 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
         config=recorded(config),
         standardisation=task.standardisation,
     )
-    report = _report(task, student, output)
     write_report(report_path(output), _report_tensors(task, student), kind="prune report", summary=report)
     return report
 
@@ -255,6 +257,12 @@ def _report(task: Task, student: _Student, output: Path) -> PruneReport:
             task.teacher.params,
             task.inputs.some(AGREEMENT_SAMPLES),
         )
+        if not all(map(math.isfinite, agreement.model_dump().values())):
+            raise DivergedError(
+                "the student",
+                "its logits or its kernel are no longer finite",
+                hint="try a smaller --learning-rate; nothing was written",
+            )
     return PruneReport(
         output=str(output),
         report=str(report_path(output)),

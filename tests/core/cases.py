@@ -39,7 +39,7 @@ class ModelCase:
         return module
 
     def functional(self, seed: int = 0) -> FunctionalModel:
-        return functional_model(self.module(seed))
+        return functional_model(self.module(seed).train())
 
     def inputs(self, samples: int, seed: int = 100) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -177,7 +177,7 @@ class Recurrent(nn.Module):
 
 
 class Unused(nn.Module):
-    """Layers that are not called, whose output is dropped, or that are frozen."""
+    """Layers not called, frozen, or called for nothing; a weight that is used without its layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,9 @@ class Unused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.body(x))
         self.dropped(h)
-        return self.head(torch.tanh(self.frozen(h)))
+        with torch.no_grad():
+            self.body(x)
+        return self.head(torch.tanh(self.frozen(h @ self.dropped.weight)))
 
 
 class Routed(nn.Module):
@@ -245,6 +247,7 @@ MODEL_CASES = [
         lambda: nn.Sequential(
             nn.Conv2d(4, 4, 3, padding="same", groups=4),
             nn.Tanh(),
+            nn.Conv2d(4, 4, 2, padding="same"),
             nn.Conv2d(4, 6, 2, groups=2),
             nn.Flatten(),
             nn.Linear(24, 2),

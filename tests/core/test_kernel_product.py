@@ -33,7 +33,7 @@ def times(kernel: Tensor, probe: Tensor) -> Tensor:
 @all_and_active
 @pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
 def test_equals_brute_force(case: ModelCase, restricted: bool, create_graph: bool) -> None:
-    module, model, x1, x2 = case.module(), case.functional(), case.inputs(3, seed=1), case.inputs(4, seed=2)
+    module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
     masks = random_masks(model.params) if restricted else None
     kernel = brute_force_kernel(module, x1, x2, active=masks)
     probe = probe_for(kernel)
@@ -89,7 +89,7 @@ def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
     exact = (brute_force_kernel(MLP.module(), x1, x2) - brute_force_kernel(MLP.module(seed=7), x1, x2)).square().sum()
     generator = torch.Generator().manual_seed(0)
     estimates = []
-    for _ in range(200):
+    for _ in range(150):
         probe = draw_probe((5, 3), like=x1, generator=generator)
         ours, theirs = (
             kernel_product(model.bind(), model.params, x1, x2, probe, create_graph=False).product
@@ -108,7 +108,7 @@ def test_arguments_are_unchanged(case: ModelCase, create_graph: bool) -> None:
     model, x1, x2 = case.functional(), case.inputs(2, seed=1), case.inputs(2, seed=2)
     params = {name: p.requires_grad_() for name, p in model.params.items()}
     masks = random_masks(params)
-    probe = probe_for(brute_force_kernel(case.module(), x1, x2))
+    probe = torch.ones_like(model.bind()(params, x2).detach())
     before = snapshot(model, masks, x1, x2, probe)
     kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=create_graph)
     assert unchanged(before, snapshot(model, masks, x1, x2, probe))

@@ -19,7 +19,7 @@ def record(case: ModelCase) -> RecordedPass:
     [
         ("mlp", {"0.weight": [1], "2.weight": [1], "4.weight": [1]}),
         ("conv, wide and small", {"0.weight": [4], "4.weight": [1]}),
-        ("conv, grouped and depthwise", {"4.weight": [1]}),
+        ("conv, grouped and depthwise", {"5.weight": [1]}),
         ("conv, circular and transposed", {"0.weight": [9], "4.weight": [1]}),
         ("residual", {"stem.weight": [16], "inner.weight": [16], "head.weight": [1]}),
         ("attention", {"qkv.weight": [3], "head.weight": [1]}),

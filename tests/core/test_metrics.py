@@ -9,7 +9,9 @@ LOGITS = torch.tensor([[0.1, 0.9, 0.5], [3.0, 1.0, 2.0], [-3.0, -1.0, -2.0], [0.
 LABELS = torch.tensor([1, 2, 0, 2])
 
 
-@pytest.mark.parametrize(("k", "expected"), [(1, [1, 0, 0, 0]), (2, [1, 1, 0, 1]), (3, [1, 1, 1, 1]), (5, [1, 1, 1, 1])])
+@pytest.mark.parametrize(
+    ("k", "expected"), [(1, [1, 0, 0, 0]), (2, [1, 1, 0, 1]), (3, [1, 1, 1, 1]), (5, [1, 1, 1, 1])]
+)
 def test_top_k_by_hand(k: int, expected: list[int]) -> None:
     """With fewer classes than `k`, every label is among the best."""
     assert top_k_correct(LOGITS, LABELS, k=k).tolist() == expected

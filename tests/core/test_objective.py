@@ -72,7 +72,7 @@ def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:
     objective = Objective(name="paper", kernel_weight=1.0, weight_penalty=0.0)
     generator = torch.Generator().manual_seed(0)
     estimates = []
-    for _ in range(400):
+    for _ in range(300):
         probe = draw_probe((5, 3), like=x1, generator=generator)
         student, teacher = (kernel_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs))
         loss = transfer_loss(objective, student, teacher, params=ours.params, prunable=["0.weight"], density=1.0)

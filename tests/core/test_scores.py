@@ -25,7 +25,7 @@ def test_magnitude() -> None:
 
 def test_saliency_by_hand() -> None:
     params = {"a": torch.tensor([[-2.0, 1.0]], requires_grad=True), "b": torch.tensor([3.0])}
-    scores = saliency_scores(params, {"a": torch.tensor([[9.0, 0.0]]), "b": torch.tensor([1.0])}, ["a"])
+    scores = saliency_scores(params, {"a": torch.tensor([[81.0, 0.0]]), "b": torch.tensor([1.0])}, ["a"])
     assert {name: score.tolist() for name, score in scores.items()} == {"a": [[6.0, 0.0]]}
     assert not scores["a"].requires_grad
 

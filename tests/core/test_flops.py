@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.core.flops import Flops, count_flops
+from ntt_cli.core.functional import functional_model
+
+
+class SelfAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class CrossAttention(SelfAttention):
+    """Here the three projections are views of `in_proj_weight`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x + 1, x + 2, need_weights=False)[0]
+
+
+def first_kept(tensor: Tensor, n_keep: int) -> Tensor:
+    return (torch.arange(tensor.numel()) < n_keep).view(tensor.shape)
+
+
+CONV = 2 * 4 * (3 * 2 * 3) * (5 * 4)  # outputs · inputs of a window · positions
+# Three positions and two heads of two: the projections, all pairs twice, and the output's projection.
+IN, PAIRS, OUT = 2 * 3 * 4 * 12, 2 * (2 * 2 * 3 * 3 * 2), 2 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "kept", "dense", "sparse"),
+    [
+        (lambda: nn.Linear(5, 3), [5], {"weight": 5}, 30, 10),
+        (lambda: nn.Linear(5, 3), [5], {"weight": 0}, 30, 0),
+        (lambda: nn.Linear(5, 3), [7, 5], {"weight": 15}, 7 * 30, 7 * 30),
+        (lambda: nn.Linear(5, 3, bias=False), [5], {}, 30, 30),
+        (lambda: nn.Conv2d(3, 4, (2, 3)), [3, 6, 6], {"weight": 18}, CONV, CONV // 4),
+        (lambda: nn.Conv2d(4, 4, 3, groups=4), [4, 3, 3], {"weight": 9}, 2 * 4 * 9, 2 * 9),
+        (lambda: nn.Conv1d(2, 3, 2), [2, 5], {"weight": 6}, 2 * 3 * 4 * 4, 3 * 4 * 4),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+            [5],
+            {"0.weight": 10},
+            40 + 16,
+            20 + 16,
+        ),
+        (SelfAttention, [3, 4], {"attention.in_proj_weight": 24}, IN + PAIRS + OUT, IN // 2 + PAIRS + OUT),
+        (CrossAttention, [3, 4], {"attention.in_proj_weight": 24}, IN + PAIRS + OUT, IN // 2 + PAIRS + OUT),
+        (CrossAttention, [3, 4], {"attention.out_proj.weight": 4}, IN + PAIRS + OUT, IN + PAIRS + OUT // 4),
+    ],
+    ids=[
+        "linear",
+        "nothing kept",
+        "positions",
+        "no masks",
+        "conv",
+        "depthwise conv",
+        "conv over time",
+        "two layers",
+        "attention, packed",
+        "attention, views",
+        "attention, output",
+    ],
+)
+def test_by_hand(
+    build: Callable[[], nn.Module], shape: Sequence[int], kept: dict[str, int], dense: int, sparse: int
+) -> None:
+    model = functional_model(build())
+    masks = {name: first_kept(model.params[name], n_keep) for name, n_keep in kept.items()}
+    for samples in (1, 4):
+        x = torch.randn(samples, *shape, generator=torch.Generator().manual_seed(0))
+        assert count_flops(model.bind(), model.params, x, masks) == Flops(dense=dense, sparse=sparse)

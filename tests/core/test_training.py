@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ntt_cli.core.masks import as_numbers
+from ntt_cli.core.training import OptimiserName, default_learning_rate, make_optimiser, training_step, zero_pruned
+from tests.core.cases import random_masks
+
+X = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(16) % 3
+
+
+def build() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "density", "rate"),
+    [
+        ("adamw", 1.0, 1e-3),
+        ("adamw", 0.25, 2e-3),
+        ("adamw", 0.01, 1e-2),
+        ("adamw", 0.0001, 1e-2),
+        ("sgd", 1.0, 2e-2),
+        ("sgd", 0.04, 1e-1),
+        ("sgd", 0.001, 2e-1),
+    ],
+)
+def test_default_rate_grows_as_weights_get_fewer_up_to_ten_times(
+    optimiser: OptimiserName, density: float, rate: float
+) -> None:
+    assert default_learning_rate(optimiser, density=density) == pytest.approx(rate, rel=1e-12)
+
+
+def test_optimisers_are_what_their_names_say() -> None:
+    adamw = make_optimiser("adamw", build().parameters(), learning_rate=0.1, weight_decay=0.2)
+    sgd = make_optimiser("sgd", build().parameters(), learning_rate=0.3, weight_decay=0.4)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (0.1, 0.2)
+    assert (sgd.defaults["lr"], sgd.defaults["weight_decay"], sgd.defaults["momentum"]) == (0.3, 0.4, 0.9)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_pruned_weights_stay_zero_under_momentum_and_decay(name: OptimiserName) -> None:
+    module = build()
+    parameters = dict(module.named_parameters())
+    masks = random_masks(module.state_dict())
+    numbers = as_numbers(masks, parameters)
+    optimiser = make_optimiser(name, module.parameters(), learning_rate=0.05, weight_decay=0.1)
+    training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers={})  # momentum everywhere
+    losses = []
+    for _ in range(20):
+        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers=numbers))
+        for key, mask in masks.items():
+            assert (parameters[key][~mask] == 0).all()
+            assert (parameters[key][mask] != 0).all()
+    assert losses[-1] < losses[0]
+    assert not losses[0].requires_grad
+
+
+def test_one_step_by_hand() -> None:
+    """Softmax regression from zero weights: the loss is `log c`, its gradient `(1/c − onehot) xᵀ / n`."""
+    module = nn.Linear(5, 3)
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    parameters = dict(module.named_parameters())
+    mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
+    loss = training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers={"weight": mask.float()})
+    torch.testing.assert_close(loss, torch.tensor(3.0).log())
+    error = 1 / 3 - nn.functional.one_hot(LABELS).float()
+    torch.testing.assert_close(module.weight.detach(), -0.1 * mask * (error.T @ X) / 16)
+    torch.testing.assert_close(module.bias.detach(), -0.1 * error.mean(0))
+
+
+def test_zeroing_touches_nothing_else() -> None:
+    module = build()
+    before = copy.deepcopy(module.state_dict())
+    parameters = dict(module.named_parameters())
+    mask = random_masks(module.state_dict())["0.weight"]
+    zero_pruned(parameters, {"0.weight": mask.float()})
+    assert torch.equal(parameters["0.weight"].detach(), before["0.weight"] * mask)
+    for name in ("0.bias", "2.weight", "2.bias"):
+        assert torch.equal(parameters[name].detach(), before[name])
+    assert all(p.grad is None for p in parameters.values())

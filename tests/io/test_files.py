@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from ntt_cli.errors import OutputError
+from ntt_cli.io.files import check_outputs, check_writable, report_path, sha256_of, write_atomically
+
+
+def refusal(work: Callable[..., Any], *arguments: Any, **options: Any) -> OutputError:
+    with pytest.raises(OutputError) as caught:
+        work(*arguments, **options)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    def act(*_: Any, **__: Any) -> NoReturn:
+        raise error
+
+    return act
+
+
+def test_a_new_file_is_writable_and_the_question_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new", force=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_needs_force(tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    path.write_text("mine")
+    error = refusal(check_writable, path, force=False)
+    assert str(error) == f"{path}: exists already"
+    assert "--force" in error.hint
+    check_writable(path, force=True)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_is_no_file(tmp_path: Path, force: bool) -> None:
+    assert "is a folder" in str(refusal(check_writable, tmp_path, force=force))
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    error = refusal(check_writable, tmp_path / "a" / "b" / "x", force=True)
+    assert "its folder does not exist" in str(error)
+    assert error.hint == f"mkdir -p {tmp_path / 'a' / 'b'}"
+
+
+def test_a_path_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    error = refusal(check_writable, tmp_path / "a" / "b" / "x", force=True)
+    assert f"{tmp_path / 'a'} is not a folder" in str(error)
+
+
+def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = OSError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(tempfile, "TemporaryFile", raising(failure))
+    error = refusal(check_writable, tmp_path / "x", force=False)
+    assert str(error) == f"{tmp_path}: cannot be written to: Read-only file system"
+    assert "--output" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("output", "report"),
+    [("sparse.safetensors", "sparse.report.safetensors"), ("a/b.v2.safetensors", "a/b.v2.report.safetensors")],
+)
+def test_the_report_lies_beside_the_checkpoint(output: str, report: str) -> None:
+    assert report_path(Path(output)) == Path(report)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "sparse", "sparse.v2", "notes.txt"])
+def test_a_checkpoint_is_named_as_what_it_is(tmp_path: Path, name: str) -> None:
+    error = refusal(check_outputs, tmp_path / name, force=False)
+    assert "is not named .safetensors" in str(error)
+    assert error.hint.endswith(str(tmp_path / name.partition(".")[0]) + ".safetensors")
+
+
+@pytest.mark.parametrize("output", ["", ".", "/"])
+def test_a_checkpoint_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "is a folder" in str(refusal(check_outputs, Path(output), force=True))
+
+
+def test_an_existing_report_needs_force_too(tmp_path: Path) -> None:
+    (tmp_path / "x.report.safetensors").write_text("mine")
+    error = refusal(check_outputs, tmp_path / "x.safetensors", force=False)
+    assert error.where.endswith("x.report.safetensors")
+    check_outputs(tmp_path / "x.safetensors", force=True)
+
+
+def test_write(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "x", b"new")
+    write_atomically(tmp_path / "x", b"newer")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"newer")]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_data_reach_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(number: int) -> None:
+        happened.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{number}')).name}")
+        fsync(number)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        happened.append(f"rename {path.name} {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_atomically(tmp_path / "x", b"data")
+    temporary = f".x.{os.getpid()}.tmp"
+    assert happened == [f"fsync {temporary}", f"rename {temporary} x", f"fsync {tmp_path.name}"]
+
+
+FAILURES = [(os, "fsync"), (Path, "replace"), (Path, "open")]
+
+
+@pytest.mark.parametrize("existing", [None, b"old"])
+@pytest.mark.parametrize(("owner", "name"), FAILURES, ids=[name for _, name in FAILURES])
+def test_a_failure_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, existing: bytes | None
+) -> None:
+    path = tmp_path / "x"
+    if existing is not None:
+        path.write_bytes(existing)
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, raising(OSError(errno.EIO, "Input/output error")))
+        error = refusal(write_atomically, path, b"new")
+    assert str(error) == f"{path}: cannot be written: Input/output error"
+    assert {entry: entry.read_bytes() for entry in tmp_path.iterdir()} == ({path: existing} if existing else {})
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's default: the write fails instead
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        error = refusal(write_atomically, path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be written: File too large" in str(error)
+    assert "free some space" in error.hint
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit()], ids=repr)
+def test_an_interruption_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patched, pytest.raises(type(interruption)):
+        patched.setattr(os, "fsync", raising(interruption))
+        write_atomically(path, b"new")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_sha256() -> None:
+    assert sha256_of(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

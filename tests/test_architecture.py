@@ -1,0 +1,86 @@
+"""Data flows one way, and the folders show it: `core → io → workflows → cli`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ntt_cli
+
+PACKAGE = Path(ntt_cli.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MAY_IMPORT = {
+    "core": {"core", "errors"},
+    "io": {"io", "core", "config", "errors"},
+    "workflows": {"workflows", "io", "core", "config", "errors"},
+    "cli": {"cli", "workflows", "io", "core", "config", "errors", "__version__"},
+    "__main__": {"cli"},
+}
+"""By room; the others, `config` and `errors`, are leaves."""
+
+IMPURE = {"io", "logging", "os", "pathlib", "random", "numpy", "secrets", "shutil", "sys", "tempfile", "time"}
+GLOBAL_RANDOMNESS = {"manual_seed", "seed", "initial_seed", "set_rng_state", "fork_rng"}
+
+every_module = pytest.mark.parametrize(
+    "path", MODULES, ids=[str(path.relative_to(PACKAGE).with_suffix("")) for path in MODULES]
+)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names, those imported for type checking or inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@every_module
+def test_rooms_import_only_what_comes_before_them(path: Path) -> None:
+    ours = {name.partition(".")[2].partition(".")[0] for name in imported(path) if name.split(".")[0] == "ntt_cli"}
+    assert ours <= MAY_IMPORT.get(room_of(path), set())
+
+
+def test_every_room_is_looked_at() -> None:
+    assert {room_of(path) for path in MODULES} >= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.stem)
+def test_core_knows_no_files_clock_or_global_randomness(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & IMPURE
+    used = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    assert not used & (GLOBAL_RANDOMNESS | {"open", "print"})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"]], ids=" ".join
+)
+def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = ["ntt", *{arguments}]
+try:
+    runpy.run_module("ntt_cli", run_name="__main__")
+except SystemExit as exit:
+    assert not exit.code, exit.code
+print(sorted({{"torch", "torchvision", "numpy"}} & sys.modules.keys()), file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "[]\n"
+    assert "ntt" in result.stdout

@@ -1,0 +1,77 @@
+"""The documents say what the tool does: commands in the README run, and the reference is what `--help` prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ntt_cli.config import DataOptions
+from ntt_cli.io.data import load_samples
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+# The README's commands with a budget for a test; what they do is the same.
+BUDGET = {"prune": ["--steps", "20"], "finetune": ["--epochs", "1"], "evaluate": [], "init": []}
+
+
+def ntt(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ntt_cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def commands_of(heading: str) -> list[list[str]]:
+    """The `$ ntt …` lines of the first console block below a heading, comments dropped."""
+    section = README.split(f"## {heading}\n", 1)[1]
+    block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
+    assert block, heading
+    lines = [line.removeprefix("$ ") for line in block[1].splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def write_images(folder: Path, *, split: str) -> None:
+    samples = load_samples(DataOptions(data="digits"), split="train" if split == "train" else "test")
+    assert samples.labels is not None
+    for i in range(120):
+        target = folder / split / str(int(samples.labels[i]))
+        target.mkdir(parents=True, exist_ok=True)
+        pixels = (samples.inputs(torch.tensor([i]))[0, 0] * 255).byte().numpy()
+        Image.fromarray(pixels).save(target / f"{i}.png")
+
+
+@pytest.mark.usefixtures("fashion_mnist")
+def test_the_commands_for_a_trained_network_run(tmp_path: Path) -> None:
+    (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
+    for arguments in commands_of("A trained network, a folder of images, no labels"):
+        done = ntt([*arguments, *BUDGET[arguments[0]], "--limit", "300"], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sparse.report.safetensors").exists()
+
+
+def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
+    write_images(tmp_path, split="train")
+    write_images(tmp_path, split="test")
+    for arguments in commands_of("A sparse network to train"):
+        done = ntt([*arguments, *BUDGET[arguments[0]]], tmp_path)
+        # One epoch on a hundred images does not reach the gate, and the gate says so.
+        assert done.returncode == (1 if "--min-accuracy" in arguments else 0), done.stderr
+    assert "failed: accuracy" in done.stderr
+
+
+def test_the_reference_is_what_help_prints() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_local_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
