@@ -132,7 +132,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     ] = "default"
     score: Annotated[
         Literal["saliency", "magnitude"],
-        Field(description="What decides which weights stay: their effect on the logits, or |w|."),
+        Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
         TRANSFER,
     ] = "saliency"
     allocation: Annotated[

@@ -1,24 +1,61 @@
-"""The `ntt` command: one file a command, imported without torch so that `--help` answers at once."""
+"""The `ntt` command. Only the command that runs is loaded, so that `ntt --help` answers at once."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from ntt_cli import __version__
-from ntt_cli.cli import evaluate, finetune, init, inspect, prune
 
-app = typer.Typer(
-    name="ntt",
-    help="Make neural networks sparse without labels, by Neural Tangent Transfer.",
-    epilog="Start with: ntt init && ntt prune model.py --sparsity 0.9",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (prune, finetune, evaluate, inspect, init):
-    command.register(app)
+COMMANDS = {
+    "prune": "Find a sparse network, without labels.",
+    "finetune": "Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.",
+    "evaluate": "Measure accuracy, agreement with a teacher, FLOPs and size.",
+    "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
+    "init": "Write a commented model.py to start from.",
+}
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The application for these arguments: the command they name in full, the others by name alone."""
+    app = typer.Typer(
+        name="ntt",
+        help="Make neural networks sparse without labels, by Neural Tangent Transfer.",
+        epilog="Start with: ntt init && ntt prune model.py --sparsity 0.9",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    named = next((argument for argument in arguments if argument in COMMANDS), None)
+    completing = "_NTT_COMPLETE" in os.environ  # then the shell gives the words elsewhere
+    for name, summary in COMMANDS.items():
+        if name == named or completing:
+            module = import_module(f"ntt_cli.cli.{name}")
+            app.command(name, help=f"{summary}\n\n{module.EXAMPLES}")(module.command())
+        else:
+            app.command(name, help=summary)(_not_loaded)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Raises:
+        SystemExit: with the exit code, always.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    make_app(given)(given, prog_name="ntt")
+    raise SystemExit(0)
+
+
+def _not_loaded() -> None:
+    """A command that these arguments do not name."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -27,15 +64,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Make neural networks sparse without labels, by Neural Tangent Transfer."""
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

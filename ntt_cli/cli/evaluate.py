@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.render import agreement_line
 from ntt_cli.cli.run import call, guarded
@@ -18,9 +19,7 @@ from ntt_cli.config import EvaluateConfig
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import EvaluateReport
 
-EXAMPLES = """Measure accuracy, agreement with a teacher, FLOPs and size.
-
-Examples:
+EXAMPLES = """Examples:
 
   ntt evaluate model.py --checkpoint tuned.safetensors
 
@@ -30,10 +29,9 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    set_parameters(evaluate, [*options_of(EvaluateConfig), *COMMON])
-    app.command(help=EXAMPLES)(evaluate)
+def command() -> Callable[..., None]:
+    """The command with its options."""
+    return with_parameters(evaluate, [*options_of(EvaluateConfig), *COMMON])
 
 
 def evaluate(ctx: typer.Context, **values: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.config import FinetuneConfig
@@ -18,9 +19,7 @@ from ntt_cli.config import FinetuneConfig
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import FinetuneReport
 
-EXAMPLES = """Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.
-
-Examples:
+EXAMPLES = """Examples:
 
   ntt finetune model.py --checkpoint sparse.safetensors
 
@@ -30,10 +29,9 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    set_parameters(finetune, [*options_of(FinetuneConfig), *COMMON])
-    app.command(help=EXAMPLES)(finetune)
+def command() -> Callable[..., None]:
+    """The command with its options."""
+    return with_parameters(finetune, [*options_of(FinetuneConfig), *COMMON])
 
 
 def finetune(ctx: typer.Context, **values: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,7 @@ import typer
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 
-EXAMPLES = """Write a commented model.py to start from.
-
-Examples:
+EXAMPLES = """Examples:
 
   ntt init
 
@@ -21,9 +20,9 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(help=EXAMPLES)(init)
+def command() -> Callable[..., None]:
+    """The command with its options."""
+    return init
 
 
 def init(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +21,7 @@ from ntt_cli.workflows import inspect as workflow
 from ntt_cli.workflows.inspect import Inspection
 from ntt_cli.workflows.reports import LayerSummary
 
-EXAMPLES = """Show what a checkpoint or report says about itself; runs no code but ntt's own.
-
-Examples:
+EXAMPLES = """Examples:
 
   ntt inspect sparse.safetensors
 
@@ -30,9 +29,9 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(help=EXAMPLES)(inspect)
+def command() -> Callable[..., None]:
+    """The command with its options."""
+    return inspect
 
 
 def inspect(

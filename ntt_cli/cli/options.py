@@ -68,11 +68,12 @@ def _group(field: FieldInfo) -> Group:
     return next(item for item in field.metadata if isinstance(item, Group))
 
 
-def set_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
-    """Let typer see these parameters on a command that takes `**values`."""
+def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """The command, which takes `**values`, with parameters that typer can see."""
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
+    return command
 
 
 RIVALS = {"steps": "epochs", "epochs": "steps"}

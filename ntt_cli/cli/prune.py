@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import shlex
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, set_parameters
+from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.render import agreement_line, layer_table
 from ntt_cli.cli.run import call, guarded
@@ -20,9 +21,7 @@ from ntt_cli.config import OUTPUT, PruneConfig
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import PrunePlan, PruneReport
 
-EXAMPLES = """Find a sparse network, without labels.
-
-Examples:
+EXAMPLES = """Examples:
 
   ntt prune model.py --sparsity 0.95
 
@@ -41,11 +40,10 @@ DRY_RUN = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+def command() -> Callable[..., None]:
+    """The command with its options."""
     dry_run = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DRY_RUN)
-    set_parameters(prune, [*options_of(PruneConfig), dry_run, *COMMON])
-    app.command(help=EXAMPLES)(prune)
+    return with_parameters(prune, [*options_of(PruneConfig), dry_run, *COMMON])
 
 
 def prune(ctx: typer.Context, **values: Any) -> None:

@@ -247,7 +247,7 @@ MODEL_CASES = [
         lambda: nn.Sequential(
             nn.Conv2d(4, 4, 3, padding="same", groups=4),
             nn.Tanh(),
-            nn.Conv2d(4, 4, 2, padding="same"),
+            nn.Conv2d(4, 4, 3, padding="same"),
             nn.Conv2d(4, 6, 2, groups=2),
             nn.Flatten(),
             nn.Linear(24, 2),

@@ -173,9 +173,10 @@ def test_an_interruption_leaves_the_old_file(
 ) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
-    with monkeypatch.context() as patched, pytest.raises(type(interruption)):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", raising(interruption))
-        write_atomically(path, b"new")
+        with pytest.raises(type(interruption)):
+            write_atomically(path, b"new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
 
 

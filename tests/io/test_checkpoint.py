@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ntt_cli.core.standardise import Standardisation
+from ntt_cli.errors import CheckpointError, OutputError
+from ntt_cli.io.checkpoint import (
+    Checkpoint,
+    layer_records,
+    load_into,
+    masked_state,
+    pack_mask,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ntt_cli.io.files import sha256_of
+from ntt_cli.io.models import LoadedModel
+
+STATE = {
+    "fc.weight": torch.tensor([[1.5, 7.0], [0.0, -2.0]]),
+    "fc.bias": torch.tensor([0.0, 0.5]),
+    "steps": torch.tensor(3),
+}
+MASKS = {"fc.weight": torch.tensor([[True, False], [True, True]])}
+METADATA = (
+    '{"config":{"seed":0,"sparsity":0.25},"format_version":1,"kind":"prune","layers":{"fc.weight":{"kept":3,'
+    '"mask_sha256":"MASK","shape":[2,2]}},"model":{"sha256":"00","source":"net.py"},'
+    '"standardisation":{"mean":[0.5],"std":[0.25]},"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"}}'
+)
+
+
+def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, Tensor] = MASKS, **changes: Any) -> Path:
+    options: dict[str, Any] = {
+        "kind": "prune",
+        "model": LoadedModel(nn.Identity(), source="net.py", sha256="00", data=None, input_shape=None),
+        "config": {"sparsity": 0.25, "seed": 0},
+        "standardisation": Standardisation(mean=(0.5,), std=(0.25,)),
+    }
+    write_checkpoint(path, state, dict(masks), **(options | changes))
+    return path
+
+
+def refusal(path: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path)
+    assert caught.value.exit_code == 2
+    assert caught.value.where == str(path)
+    return caught.value
+
+
+def tampered(path: Path, edit: Any) -> Path:
+    """The file with its record edited."""
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["ntt"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    edit(record, tensors)
+    save_file(tensors, path, {"ntt": json.dumps(record)})
+    return path
+
+
+def test_golden_bytes(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    expected = {
+        "fc.weight": struct.pack("<4f", 1.5, 0.0, torch.finfo(torch.float32).tiny, -2.0),
+        "fc.bias": struct.pack("<2f", 0.0, 0.5),
+        "steps": struct.pack("<q", 3),
+    }
+    found = {name: body[slice(*header[name]["data_offsets"])] for name in expected}
+    assert found == expected
+    assert [(header[name]["dtype"], header[name]["shape"]) for name in expected] == [
+        ("F32", [2, 2]),
+        ("F32", [2]),
+        ("I64", []),
+    ]
+    assert list(header["__metadata__"]) == ["ntt"]
+    golden = METADATA.replace("MASK", sha256_of(bytes([0b10110000])))
+    for word, name in (("WEIGHT", "fc.weight"), ("BIAS", "fc.bias"), ("STEPS", "steps")):
+        golden = golden.replace(word, sha256_of(expected[name]))
+    assert header["__metadata__"]["ntt"] == golden
+    assert sha256_of(data) == "aff604c7c95e567b43348f338574fe0d6845318c4bd79b4326c3409fce280e76"
+
+
+def test_anyone_can_load_it(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    masks = {"0.weight": torch.rand(4, 3) < 0.5, "2.weight": torch.rand(2, 4) < 0.5}
+    path = write(tmp_path / "x.safetensors", network.state_dict(), masks)
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    assert str(other.load_state_dict(load_file(path), strict=True)) == "<All keys matched successfully>"
+    for name, mask in masks.items():
+        weight = other.get_parameter(name)
+        assert torch.equal(weight, torch.where(mask, network.get_parameter(name), 0.0))
+
+
+def test_mask_bits() -> None:
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True], [True, True, False]])
+    assert pack_mask(mask).tolist() == [0b10100011, 0b11100000]
+    assert pack_mask(mask.T).tolist() == [0b10110011, 0b10100000]
+    assert layer_records({"w": mask})["w"].kept == 7
+
+
+@st.composite
+def weights_and_masks(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    shape = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+    density = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    values = torch.randn(shape, generator=generator).round(decimals=draw(st.sampled_from([0, 3]))).to(dtype)  # 0, -0
+    mask = torch.rand(shape, generator=generator) < density
+    # As a transposed weight comes, not contiguous.
+    return (values.transpose(0, 1), mask.transpose(0, 1)) if draw(st.booleans()) else (values, mask)
+
+
+@settings(deadline=None, max_examples=40)
+@given(weights_and_masks(), weights_and_masks())
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> None:
+    masks = {"first": first[1], "second": second[1]}
+    others = {"dense": first[0], "steps": torch.tensor(7), "flags": second[1], "codes": torch.arange(5).byte()}
+    state = {"first": first[0], "second": second[0]} | others
+    before = {name: value.clone() for name, value in state.items()}
+    read = read_checkpoint(write(tmp_path_factory.mktemp("round") / "x.safetensors", state, masks))
+    assert all(torch.equal(value, before[name]) for name, value in state.items()), "its arguments changed"
+    assert read.tensors.keys() == state.keys()
+    assert all(read.tensors[name].dtype == value.dtype for name, value in state.items())
+    assert all(torch.equal(read.tensors[name], value) for name, value in others.items())
+    assert read.masks.keys() == masks.keys()
+    for name, mask in masks.items():
+        values, given_values = read.tensors[name], state[name]
+        assert torch.equal(read.masks[name], mask)
+        assert not values[~mask].any()
+        assert not values[~mask].signbit().any()
+        assert torch.equal(values[mask & (given_values != 0)], given_values[mask & (given_values != 0)])
+        assert (values[mask & (given_values == 0)] == torch.finfo(values.dtype).tiny).all()
+
+
+def test_a_kept_zero_changes_no_output(tmp_path: Path) -> None:
+    network = nn.Linear(5, 3)
+    nn.init.zeros_(network.weight)
+    state = masked_state(network.state_dict(), {"weight": torch.ones(3, 5, dtype=torch.bool)})
+    x = torch.randn(8, 5)
+    before = network(x)
+    network.load_state_dict(state)
+    assert (network.weight != 0).all()
+    assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x80])
+def test_every_damaged_byte_of_the_numbers_is_noticed(tmp_path: Path, flip: int) -> None:
+    path = write(tmp_path / "x.safetensors")
+    whole = path.read_bytes()
+    begin = 8 + struct.unpack("<Q", whole[:8])[0]
+    assert len(whole) - begin == 4 * 4 + 2 * 4 + 8
+    for i in range(begin, len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ flip]) + whole[i + 1 :])
+        assert refusal(path).hint in {"make the file again", "train or prune the network again"}
+
+
+def test_a_damaged_header_is_an_error_or_harmless(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors")
+    whole = path.read_bytes()
+    expected = load_file(path)
+    for i in range(0, 8 + struct.unpack("<Q", whole[:8])[0], 29):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x01]) + whole[i + 1 :])
+        try:
+            read = read_checkpoint(path)
+        except CheckpointError:
+            continue
+        assert read.tensors.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in read.tensors.items())
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.safetensors", STATE | {"fc.bias": torch.tensor([0.0, math.nan])})
+    assert "fc.bias holds NaN or infinity" in str(refusal(path))
+    save_file({"w": torch.tensor([math.inf])}, path)
+    assert "w holds NaN or infinity" in str(refusal(path))
+
+
+def test_zeros_that_are_not_the_masks(tmp_path: Path) -> None:
+    def edit(record: Any, tensors: Any) -> None:
+        tensors["fc.weight"][0, 0] = 0.0
+        record["tensors"]["fc.weight"] = sha256_of(tensors["fc.weight"].numpy().tobytes())
+
+    assert "its zeros are not its recorded masks" in str(refusal(tampered(write(tmp_path / "x.safetensors"), edit)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        (lambda record, tensors: tensors.pop("fc.bias"), "its tensors are not the recorded ones"),
+        (lambda record, tensors: record["tensors"].pop("steps"), "its tensors are not the recorded ones"),
+        (lambda record, tensors: record["layers"].update(x=record["layers"]["fc.weight"]), "are not the recorded ones"),
+        (lambda record, tensors: record["layers"]["fc.weight"].update(kept=2), "are not its recorded masks"),
+        (lambda record, tensors: record["layers"]["fc.weight"].update(shape=[4]), "are not its recorded masks"),
+    ],
+)
+def test_a_record_of_something_else(tmp_path: Path, edit: Any, what: str) -> None:
+    error = refusal(tampered(write(tmp_path / "x.safetensors"), edit))
+    assert what in str(error)
+    assert error.hint == "make the file again"
+
+
+def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([0.0, 1.0])}, tmp_path / "x.safetensors")
+    read = read_checkpoint(tmp_path / "x.safetensors")
+    assert (read.masks, read.record, read.standardisation) == ({}, None, None)
+    assert read.tensors["w"].tolist() == [0.0, 1.0]
+
+
+def test_standardisation_travels(tmp_path: Path) -> None:
+    read = read_checkpoint(write(tmp_path / "x.safetensors"))
+    assert read.standardisation == Standardisation(mean=(0.5,), std=(0.25,))
+    read = read_checkpoint(write(tmp_path / "x.safetensors", standardisation=None))
+    assert read.standardisation is None
+
+
+def checkpoint(**tensors: Tensor) -> Checkpoint:
+    return Checkpoint(path=Path("x.safetensors"), tensors=tensors, masks={}, record=None)
+
+
+def test_load_into() -> None:
+    network = nn.Linear(2, 1)
+    load_into(network, checkpoint(weight=torch.tensor([[1.0, 2.0]]), bias=torch.tensor([3.0])))
+    assert (network.weight.tolist(), network.bias.tolist()) == ([[1.0, 2.0]], [3.0])
+
+
+def test_another_model_and_all_that_tells_them_apart() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    other = checkpoint(**{
+        "0.weight": torch.zeros(2, 3),
+        "0.bias": torch.zeros(3),
+        "2.weight": torch.zeros(1),
+        "n": torch.tensor(1),
+    })
+    with pytest.raises(CheckpointError) as caught:
+        load_into(network, other)
+    assert str(caught.value).splitlines() == [
+        "x.safetensors: belongs to another model:",
+        "  missing 1.weight [1, 3]",
+        "  0.weight is [2, 3], the model has [3, 2]",
+        "  extra 2.weight [1]",
+        "  extra n []",
+    ]
+    assert "--model-arg" in caught.value.hint
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_unwritable(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write(tmp_path / "missing" / "x.safetensors")

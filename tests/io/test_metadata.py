@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.io.metadata import (
+    CheckpointRecord,
+    LayerRecord,
+    ModelRecord,
+    ReportRecord,
+    StandardisationRecord,
+    TensorRecord,
+    encode_record,
+    read_header,
+)
+
+RECORD = CheckpointRecord(
+    kind="prune",
+    model=ModelRecord(source="net.py", sha256="ab"),
+    config={"seed": 1, "data": None},
+    layers={
+        "b.weight": LayerRecord(shape=(2, 1), kept=1, mask_sha256="cd"),
+        "a.weight": LayerRecord(shape=(1, 2), kept=2, mask_sha256="ef"),
+    },
+    standardisation=StandardisationRecord(mean=(0.5,), std=(0.25,)),
+    tensors={"b.weight": "01", "a.weight": "23"},
+)
+ENCODED = (
+    '{"config":{"data":null,"seed":1},"format_version":1,"kind":"prune","layers":{'
+    '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
+    '"model":{"sha256":"ab","source":"net.py"},"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"tensors":{"a.weight":"23","b.weight":"01"}}'
+)
+
+
+def written(path: Path, text: str | None) -> Path:
+    save_file({"b": torch.zeros(2, 3), "a": torch.zeros((), dtype=torch.int64)}, path, {"ntt": text} if text else None)
+    return path
+
+
+def refusal(path: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    assert caught.value.exit_code == 2
+    assert caught.value.where == str(path)
+    return caught.value
+
+
+def test_a_record_is_sorted_json_under_one_key() -> None:
+    assert encode_record(RECORD) == {"ntt": ENCODED}
+
+
+def test_read(tmp_path: Path) -> None:
+    header = read_header(written(tmp_path / "x.safetensors", ENCODED))
+    assert header.record == RECORD
+    assert header.tensors == {
+        "a": TensorRecord(dtype="I64", shape=()),
+        "b": TensorRecord(dtype="F32", shape=(2, 3)),
+    }
+    assert list(header.tensors) == ["a", "b"]
+
+
+def test_read_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
+    assert read_header(written(tmp_path / "x.safetensors", None)).record is None
+
+
+def test_read_a_report(tmp_path: Path) -> None:
+    text = '{"format_version":1,"kind":"finetune report","summary":{"epochs":3}}'
+    record = read_header(written(tmp_path / "x.safetensors", text)).record
+    assert record == ReportRecord(kind="finetune report", summary={"epochs": 3})
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.ckpt", "x.pkl", "x.pickle", "X.PT"])
+def test_pickles_are_not_even_opened(tmp_path: Path, name: str) -> None:
+    error = refusal(tmp_path / name)
+    assert "may hold a pickle" in str(error)
+    assert "safetensors.torch.save_file" in error.hint
+
+
+def test_missing(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "x.safetensors").hint == "check the path"
+    written(tmp_path / "sparse.safetensors", None)
+    assert "does not exist" in str(refusal(tmp_path / "spare.safetensors"))
+    assert refusal(tmp_path / "spare.safetensors").hint == f"did you mean {tmp_path / 'sparse.safetensors'}?"
+    assert refusal(tmp_path / "nets" / "x.safetensors").hint == "check the path"
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert "is a folder" in str(refusal(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"import torch\n" * 10, bytes(8), bytes(100)])
+def test_other_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert "is not a whole safetensors file" in str(refusal(tmp_path / "x.safetensors"))
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    whole = written(tmp_path / "x.safetensors", '{"format_version":1}').read_bytes()
+    for length in range(0, len(whole), 3):
+        (tmp_path / "x.safetensors").write_bytes(whole[:length])
+        assert "is not a whole safetensors file" in str(refusal(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "its metadata is no JSON"),
+        ("[]", "has format version None; this ntt reads version 1"),
+        ('"words"', "has format version None"),
+        ("{}", "has format version None"),
+        (ENCODED.replace('"format_version":1', '"format_version":2'), "has format version 2"),
+        (ENCODED.replace('"kind":"prune"', '"kind":"grow"'), "its metadata is damaged"),
+        (ENCODED.replace('"kept":2', '"kept":"two"'), "prune.layers.a.weight.kept: "),
+        (ENCODED.replace('"kept":2,', ""), "prune.layers.a.weight.kept: Field required"),
+        (ENCODED.replace('"seed":1', '"seed":1},"owner":{'), "prune.owner: Extra inputs are not permitted"),
+    ],
+)
+def test_damaged_metadata(tmp_path: Path, text: str, what: str) -> None:
+    error = refusal(written(tmp_path / "x.safetensors", text))
+    assert what in str(error)
+    assert error.hint == ("pip install -U ntt-cli" if "version" in what else "make the file again")
+
+
+def test_metadata_that_nobody_knows_is_ignored(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "pt"})
+    assert read_header(tmp_path / "x.safetensors").record is None

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ntt_cli.config import (
+    COMMANDS,
+    GROUPS,
+    PAPER_PRESET,
+    EvaluateConfig,
+    FinetuneConfig,
+    Options,
+    PruneConfig,
+    recorded,
+)
+
+REQUIRED: dict[type[Options], dict[str, Any]] = {
+    PruneConfig: {"model": "net.py", "sparsity": 0.9},
+    FinetuneConfig: {"model": "net.py"},
+    EvaluateConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
+}
+every_command = pytest.mark.parametrize("config", COMMANDS.values(), ids=list(COMMANDS))
+
+
+def prune(**values: Any) -> PruneConfig:
+    return PruneConfig(**(REQUIRED[PruneConfig] | values))
+
+
+@every_command
+def test_what_must_be_given(config: type[Options]) -> None:
+    config(**REQUIRED[config])
+    for name in REQUIRED[config]:
+        with pytest.raises(ValidationError, match="Field required"):
+            config(**{key: value for key, value in REQUIRED[config].items() if key != name})
+    assert {name for name, field in config.model_fields.items() if field.is_required()} == REQUIRED[config].keys()
+
+
+@every_command
+def test_every_option_has_a_description_and_a_group(config: type[Options]) -> None:
+    for name, field in config.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert sum(item in GROUPS for item in field.metadata if isinstance(item, str)) == 1, name
+
+
+@every_command
+def test_frozen_and_without_strangers(config: type[Options]) -> None:
+    made = config(**REQUIRED[config])
+    with pytest.raises(ValidationError, match="frozen"):
+        made.model = "other.py"  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        config(**REQUIRED[config], sparsty=0.5)
+
+
+BAD: list[tuple[type[Options], str, Any]] = [
+    *((PruneConfig, "sparsity", value) for value in (1, 1.5, -0.1, math.nan, math.inf, "high", None)),
+    *((PruneConfig, "steps", value) for value in (0, -1, 2.5, "many")),
+    *((PruneConfig, "epochs", value) for value in (0, -1, math.nan)),
+    *((PruneConfig, "batch_size", value) for value in (0, 1, 2.5)),
+    *((PruneConfig, "learning_rate", value) for value in (0, -1e-3, math.inf)),
+    *((PruneConfig, name, -1) for name in ("kernel_weight", "weight_penalty", "mask_update_every", "seed")),
+    *((PruneConfig, name, "best") for name in ("method", "preset", "score", "allocation", "schedule", "objective")),
+    *((PruneConfig, "image_size", value) for value in ("", "3by4", "3x4x5", "-3", "large")),
+    *((PruneConfig, "input_shape", value) for value in ("", "3,4", "3x", "x3")),
+    (PruneConfig, "limit", 0),
+    (PruneConfig, "exclude", "fc*"),
+    (PruneConfig, "model_arg", "a=1"),
+    *((FinetuneConfig, "epochs", value) for value in (0, 1.5)),
+    *((FinetuneConfig, "validation", value) for value in (-0.1, 1, math.nan)),
+    *((FinetuneConfig, "learning_rate", value) for value in (0, -1)),
+    (FinetuneConfig, "batch_size", 0),
+    (FinetuneConfig, "weight_decay", -1),
+    (FinetuneConfig, "optimiser", "adam"),
+    (FinetuneConfig, "rate_schedule", "step"),
+    *((EvaluateConfig, "min_accuracy", value) for value in (-0.1, 97, math.nan)),
+    (EvaluateConfig, "batch_size", 0),
+    (EvaluateConfig, "split", "valid"),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "value"), BAD)
+def test_values_out_of_bounds(config: type[Options], name: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        config(**(REQUIRED[config] | {name: value}))
+    assert [error["loc"][0] for error in caught.value.errors()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"),
+    [
+        (PruneConfig, "sparsity", 0),
+        (PruneConfig, "sparsity", 0.999999),
+        (PruneConfig, "epochs", 0.5),
+        (PruneConfig, "weight_penalty", 0),
+        (PruneConfig, "image_size", "32"),
+        (PruneConfig, "image_size", "32x48"),
+        (PruneConfig, "input_shape", "3x32x32"),
+        (FinetuneConfig, "validation", 0),
+        (EvaluateConfig, "min_accuracy", 0),
+        (EvaluateConfig, "min_accuracy", 1),
+    ],
+)
+def test_values_at_the_bounds(config: type[Options], name: str, value: Any) -> None:
+    assert getattr(config(**(REQUIRED[config] | {name: value})), name) == value
+
+
+def test_steps_or_epochs() -> None:
+    assert (prune(steps=5).steps, prune(steps=5).epochs) == (5, None)
+    assert (prune(epochs=5).steps, prune(epochs=5).epochs) == (None, 5)
+    with pytest.raises(ValidationError, match="either steps or epochs, not both"):
+        prune(steps=5, epochs=5)
+
+
+def test_the_papers_settings() -> None:
+    paper = prune(preset="paper")
+    assert {name: getattr(paper, name) for name in PAPER_PRESET} == PAPER_PRESET
+    assert (paper.objective, paper.allocation, paper.schedule) == ("paper", "layerwise", "constant")
+    assert (paper.learning_rate, paper.batch_size, paper.epochs) == (5e-4, 64, 20)
+
+
+def test_what_is_given_goes_before_the_preset() -> None:
+    paper = prune(preset="paper", steps=10, allocation="erk", learning_rate=0.1)
+    assert (paper.steps, paper.epochs, paper.allocation, paper.learning_rate) == (10, None, "erk", 0.1)
+    assert paper.objective == "paper"
+    assert prune(preset="paper", epochs=3).epochs == 3
+
+
+def test_what_is_recorded_does_not_say_where_it_goes() -> None:
+    first = prune(output="a.safetensors", force=True, exclude=("fc*",))
+    assert recorded(first) == recorded(prune(output="b.safetensors", exclude=("fc*",)))
+    assert recorded(first)["exclude"] == ["fc*"]
+    assert recorded(first)["sparsity"] == 0.9
+    assert recorded(first).keys() == PruneConfig.model_fields.keys() - {"output", "force"}
+    finetune = FinetuneConfig(model="net.py", output="a.safetensors")
+    assert recorded(finetune).keys() == FinetuneConfig.model_fields.keys() - {"output", "force"}
