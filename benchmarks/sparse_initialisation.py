@@ -22,14 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (1, 2, 3)
 EPOCHS = 10
 METHODS: dict[str, dict[str, Any]] = {
     "NTT": {},
-    "NTT, --preset paper": {"preset": "paper"},
-    "magnitude, ERK": {"method": "magnitude", "allocation": "erk"},
     "random, ERK": {"method": "random", "allocation": "erk"},
+    "magnitude, ERK": {"method": "magnitude", "allocation": "erk"},
+    "NTT, --preset paper": {"preset": "paper"},
 }
 
 
@@ -45,7 +45,7 @@ class Case:
 
 CASES = [
     Case(model, limit, sparsity, method)
-    for model, limit, sparsities in (("lenet5_caffe", 10_000, (0.97,)), ("lenet_300_100", 20_000, (0.97, 0.99)))
+    for model, limit, sparsities in (("lenet5_caffe", 5_000, (0.97,)), ("lenet_300_100", 20_000, (0.99, 0.97)))
     for sparsity in (*sparsities, None)
     for method in (METHODS if sparsity is not None else ("dense",))
 ]
