@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ntt_cli.core.second_order import SecondOrder
+
 Params = dict[str, Tensor]
 Masks = dict[str, Tensor]
 Apply = Callable[[Params, Tensor], Tensor]
@@ -36,7 +38,7 @@ class FunctionalModel:
         values = self.buffers if buffers is None else buffers
 
         def apply(params: Params, x: Tensor) -> Tensor:
-            with _differentiable_attention():
+            with _differentiable_attention(), SecondOrder():
                 logits: Tensor = functional_call(self.module, (params, values), (x,))
             return logits
 

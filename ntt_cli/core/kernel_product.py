@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.func import jvp
 
 from ntt_cli.core.functional import Apply, Masks, Params
 
@@ -61,12 +61,11 @@ def kernel_product(
     tangents = dict(zip(params, cotangents, strict=True))
     if active is not None:
         tangents |= {name: tangents[name] * mask for name, mask in active.items()}
-    with torch.set_grad_enabled(create_graph), forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(p, tangents[name]) for name, p in params.items()}
-        primal, tangent = forward_ad.unpack_dual(apply(duals, x1))
-    # A network whose output does not depend on its parameters has no tangent at all; its kernel is zero.
-    product = torch.zeros_like(primal) if tangent is None else tangent
-    return KernelProduct(product=product, logits1=primal, logits2=logits2 if create_graph else logits2.detach())
+    with torch.set_grad_enabled(create_graph):
+        # `forward_ad` itself costs less, but the gradient of its softmax fails (pytorch/pytorch#162350).
+        forward = jvp(lambda p: apply(p, x1), (params,), (tangents,))
+        logits1, product = forward[0], forward[1]
+    return KernelProduct(product=product, logits1=logits1, logits2=logits2 if create_graph else logits2.detach())
 
 
 def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,78 @@
+"""Replacements for the operations whose second derivative PyTorch lacks or gets wrong.
+
+The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
+then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
+`hardsigmoid` have none. Written out in elementary operations, all four are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class SecondOrder(TorchFunctionMode):
+    """While it is active, these operations can be differentiated twice."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        operation: Callable[..., Any] = _REPLACEMENTS.get(func, func)
+        return operation(*args, **(kwargs or {}))
+
+
+def _standardise(input: Tensor, axes: Iterable[int], eps: float) -> Tensor:
+    dims = tuple(axes)
+    centred = input - input.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    result = _standardise(input, range(-len(normalized_shape), 0), eps)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    result = _standardise(input, range(2, input.dim()), eps)
+    channels = (-1, *(1,) * (input.dim() - 2))
+    result = result if weight is None else result * weight.view(channels)
+    return result if bias is None else result + bias.view(channels)
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    value, gate = input.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu6(input + 3) / 6
+
+
+_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.layer_norm: _layer_norm,
+    F.instance_norm: _instance_norm,
+    F.glu: _glu,
+    F.hardsigmoid: _hardsigmoid,
+}
