@@ -132,13 +132,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's tensors into `module`, strictly.
+    """Load the checkpoint's tensors into `module`, strictly; of a tied tensor one name is enough.
 
     Raises:
         CheckpointError: if any tensor is missing, extra or of another shape; all of them are listed.
     """
-    expected = module.state_dict()
-    problems = [f"missing {name} {_shape(expected[name])}" for name in expected if name not in checkpoint.tensors]
+    expected = module.state_dict(keep_vars=True)  # the parameters themselves, which are the same where they are tied
+    there = {id(expected[name]): value for name, value in checkpoint.tensors.items() if name in expected}
+    found = {name: there[id(own)] for name, own in expected.items() if id(own) in there}
+    problems = [f"missing {name} {_shape(expected[name])}" for name in expected if name not in found]
     for name, value in checkpoint.tensors.items():
         if name not in expected:
             problems.append(f"extra {name} {_shape(value)}")
@@ -150,7 +152,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
             "belongs to another model:\n  " + "\n  ".join(problems),
             hint="name the model, and the --model-arg values, that it was made with",
         )
-    module.load_state_dict(checkpoint.tensors, strict=True)
+    module.load_state_dict(found | checkpoint.tensors, strict=True)
 
 
 def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:

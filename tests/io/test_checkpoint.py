@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 from ntt_cli.core.standardise import Standardisation
@@ -238,6 +238,20 @@ def test_load_into() -> None:
     network = nn.Linear(2, 1)
     load_into(network, checkpoint(weight=torch.tensor([[1.0, 2.0]]), bias=torch.tensor([3.0])))
     assert (network.weight.tolist(), network.bias.tolist()) == ([[1.0, 2.0]], [3.0])
+
+
+def test_one_name_of_a_tied_weight_is_enough(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    save_model(network, str(tmp_path / "x.safetensors"))
+    read = read_checkpoint(tmp_path / "x.safetensors")
+    assert len(read.tensors) == 2
+    other = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match="missing"):
+        load_into(other, read)
+    other[1].weight = other[0].weight
+    load_into(other, read)
+    assert torch.equal(other[0].weight, network[0].weight)
 
 
 def test_another_model_and_all_that_tells_them_apart() -> None:
