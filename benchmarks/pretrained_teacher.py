@@ -1,6 +1,6 @@
 """Pruning a trained network without labels: test accuracy of LeNet-300-100 on Fashion-MNIST before any fine-tuning.
 
-    python benchmarks/pretrained_teacher.py [--limit 20000]
+    python benchmarks/pretrained_teacher.py [--limit N]
 
 Per seed a dense network is trained by `ntt finetune` and pruned by `ntt prune --weights`, by NTT and by one-shot
 magnitude; the checkpoints are evaluated as they are.
@@ -26,6 +26,7 @@ SEEDS = (1, 2, 3)
 SPARSITIES = (0.95, 0.98)
 METHODS: dict[str, dict[str, Any]] = {
     "NTT": {},
+    "NTT, --kernel-weight 1": {"kernel_weight": 1.0},
     "one-shot magnitude, ERK": {"method": "magnitude", "allocation": "erk"},
     "one-shot magnitude, global": {"method": "magnitude", "allocation": "global"},
 }
@@ -40,7 +41,7 @@ def accuracy(checkpoint: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--limit", type=int, default=20_000)
+    parser.add_argument("--limit", type=int, help="training images; default: all 60,000")
     limit = parser.parse_args().limit
     torch.set_num_threads(1)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)

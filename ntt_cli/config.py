@@ -162,7 +162,15 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         int, Field(ge=2, description="Samples a step, halved into the kernel's two sides."), TRANSFER
     ] = 64
     learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER] = 2e-3
-    kernel_weight: Annotated[float, Field(ge=0, description="Weight of the kernel distance."), TRANSFER] = 1.0
+    kernel_weight: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the"
+            " more accurate network.",
+        ),
+        TRANSFER,
+    ] = None
     weight_penalty: Annotated[
         float | None,
         Field(

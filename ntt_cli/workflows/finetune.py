@@ -103,7 +103,8 @@ def run(config: FinetuneConfig, on_event: EventSink) -> FinetuneReport:
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
     """
-    output = Path(config.output or ("tuned.safetensors" if config.checkpoint else "dense.safetensors"))
+    default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
+    output = Path(default if config.output is None else config.output)
     check_outputs(output, force=config.force)
     task = prepare(config, on_event)
     best, epochs = _train(task, on_event)

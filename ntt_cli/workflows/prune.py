@@ -189,16 +189,18 @@ def _check_sparsity(sparsity: float, sizes: dict[str, int]) -> None:
 
 
 def _settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> TransferSettings:
-    penalty = config.weight_penalty
+    penalty, kernel_weight = config.weight_penalty, config.kernel_weight
     if penalty is None:
         penalty = _default_penalty(config, teacher)
+    if kernel_weight is None:
+        kernel_weight = 1.0 if config.weights is None else 0.0
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
     return TransferSettings(
         steps=steps,
         density=1 - config.sparsity,
-        objective=Objective(config.objective, config.kernel_weight, penalty),
+        objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
         allocation=config.allocation or _default_allocation(config),
         schedule=config.schedule,
