@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import MODEL, Ntt
+
+EVALUATE = ("evaluate", MODEL, "--checkpoint", "tuned.safetensors")
+
+pytestmark = pytest.mark.usefixtures("checkpoints")
+
+
+def test_for_people(ntt: Ntt) -> None:
+    result = ntt(*EVALUATE, "--teacher", "dense.safetensors")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0] == "tuned.safetensors"
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:] if line}
+    assert rows["accuracy"].endswith("%")
+    assert rows["samples"] == "359 of digits"
+    assert rows["weights"] == "1,190 of 11,900 prunable kept, density 10.00%"
+    assert rows["FLOPs"] == "2,380 sparse, 23,800 dense, a sample"
+    assert rows["agreement"].startswith("with the teacher: same first choice ")
+    assert set("0123456789") < rows.keys()
+    assert "sample 359/359" in result.err
+
+
+def test_json_and_quiet_agree(ntt: Ntt) -> None:
+    report = ntt(*EVALUATE, "--json").document
+    assert list(report["accuracy"]["per_class"]) == list("0123456789")
+    result = ntt(*EVALUATE, "-q")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"{report['accuracy']['top1']:.4f}\n"
+
+
+@pytest.mark.parametrize("mode", [[], ["--json"], ["-q"]], ids=str)
+def test_gates(ntt: Ntt, mode: list[str]) -> None:
+    met = ntt(*EVALUATE, "--min-accuracy", "0", *mode)
+    assert (met.code, "failed" in met.err) == (0, False)
+    missed = ntt(*EVALUATE, "--min-accuracy", "1", *mode)
+    assert missed.code == 1
+    assert missed.err.splitlines()[-1].startswith("failed: accuracy 0.")
+    assert missed.err.endswith("is below --min-accuracy 1.0\n")
+    assert missed.out
+    if mode == ["--json"]:
+        assert (met.document["passed"], missed.document["passed"]) == (True, False)
+
+
+def test_agreement_on_unlabelled_data(ntt: Ntt) -> None:
+    np.save("x.npy", np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32))
+    unlabelled = [*EVALUATE, "--teacher", "tuned.safetensors", "--data", "x.npy"]
+    human = ntt(*unlabelled)
+    assert human.code == 0
+    assert "same first choice 100.00%, logit distance 0.0000, kernel distance 0.0000" in human.out
+    assert "accuracy" not in human.out
+    assert "class" not in human.out
+    assert ntt(*unlabelled, "-q").out == "1.0000\n"
+    assert ntt(*unlabelled, "--json").document["accuracy"] is None
+
+
+def test_the_training_split(ntt: Ntt) -> None:
+    assert ntt(*EVALUATE, "--split", "train", "--limit", "30", "--json").document["samples"] == 30

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ntt_cli.cli import progress as module
+from ntt_cli.cli.progress import LivePanel, progress
+from ntt_cli.cli.streams import Streams
+from ntt_cli.workflows.events import (
+    EpochDone,
+    Evaluated,
+    Event,
+    MasksUpdated,
+    StepsDone,
+    TrainingStarted,
+    TrainingStepsDone,
+    TransferStarted,
+    Warned,
+)
+
+TRANSFER: list[Event] = [
+    Warned("[frozen] weights"),
+    TransferStarted(2000, {"fc1.weight": 100, "fc[2].weight": 50}),
+    MasksUpdated(0, 0.75, 37, {"fc1.weight": 0.8, "fc[2].weight": 0.65}),
+    StepsDone(1000, 0.5, 0.25),
+    MasksUpdated(1000, 0.5, 38, {"fc1.weight": 0.6, "fc[2].weight": 0.3}),
+    StepsDone(2000, 0.125, 0.0625),
+]
+TRAINING: list[Event] = [
+    TrainingStarted(2, 3),
+    TrainingStepsDone(3, 1.5),
+    EpochDone(1, 1.75, 0.5),
+    TrainingStepsDone(6, 1.0),
+    EpochDone(2, 1.25, None),
+]
+
+
+def streams_on(err: Console, *, quiet: bool = False) -> Streams:
+    return Streams(out=Console(file=io.StringIO()), err=err, mode="human", quiet=quiet)
+
+
+def lines_of(events: list[Event], *, quiet: bool = False, terminal: bool = False) -> list[str]:
+    err = Console(file=io.StringIO(), force_terminal=terminal, width=70, height=30, no_color=True)
+    with progress(streams_on(err, quiet=quiet)) as on_event:
+        for event in events:
+            on_event(event)
+    assert isinstance(err.file, io.StringIO)
+    return err.file.getvalue().splitlines()
+
+
+def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 2.0, 30.0, 31.0, 60.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    warning, first, last = lines_of(TRANSFER)
+    assert warning == "warning: [frozen] weights"
+    assert first == (
+        "step 1,000/2,000 · density 75.00% · mask changes 37 · kernel distance 0.5000 · logit distance 0.2500 · 30 s left"
+    )
+    assert last.startswith("step 2,000/2,000 · density 50.00% · mask changes 38 · kernel distance 0.1250")
+    assert last.endswith("· 60 s")
+
+
+def test_every_epoch_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
+    lines = lines_of(TRAINING)
+    assert "step 3/6 · loss 1.5000 · epoch 1 · validation accuracy 50.00% · 0 s" in lines
+    assert lines[-1].startswith("step 6/6 · loss 1.0000 · epoch 2")
+
+
+def test_evaluation_has_a_line_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
+    assert lines_of([Evaluated(256, 300), Evaluated(300, 300)]) == ["sample 300/300 · 0 s"]
+
+
+def test_quiet_keeps_the_warnings() -> None:
+    assert lines_of(TRANSFER, quiet=True) == ["warning: [frozen] weights"]
+    assert lines_of(TRANSFER, quiet=True, terminal=True) == ["warning: [frozen] weights"]
+
+
+def panel_after(events: list[Event], *, height: int = 30) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=70, height=height, no_color=True)
+    panel = LivePanel(console)
+    for event in events:
+        panel.take(event)
+    assert isinstance(console.file, io.StringIO)
+    console.file.seek(0)
+    console.file.truncate()
+    console.print(panel.render())
+    return console.file.getvalue()
+
+
+def test_the_panel_shows_the_layers() -> None:
+    assert "preparing" in panel_after([])
+    shown = panel_after(TRANSFER[:4])
+    for words in ("Neural Tangent Transfer", "1,000/2,000 steps", "50%", "density 75.00%", "kernel distance 0.5000"):
+        assert words in shown
+    rows = [line.strip("│ \n").split() for line in shown.splitlines()]
+    assert ["fc1.weight", "80.0%"] in [row[:2] for row in rows]
+    assert ["fc[2].weight", "65.0%"] in [row[:2] for row in rows]
+
+
+def test_the_panel_fits_on_a_low_terminal() -> None:
+    layers = {f"layer{i}": 0.5 for i in range(40)}
+    shown = panel_after([TransferStarted(10, dict.fromkeys(layers, 1)), MasksUpdated(0, 0.5, 1, layers)], height=20)
+    assert len(shown.splitlines()) <= 20
+    assert "layer11" in shown
+    assert "and 28 more layers" in shown
+
+
+def test_the_panel_of_other_work() -> None:
+    assert "Training" in panel_after(TRAINING)
+    assert "validation accuracy 50.00%" in panel_after(TRAINING)
+    assert "100/300 samples" in panel_after([Evaluated(100, 300)])
+
+
+def test_a_terminal_is_left_clean() -> None:
+    lines = lines_of([*TRANSFER, *TRAINING], terminal=True)
+    assert any("warning: [frozen] weights" in line for line in lines)
+    assert "\x1b[?25h" in lines[-1]  # the cursor is back

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+import typer
+from rich.console import Console
+
+from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.streams import Streams
+from ntt_cli.errors import DataError, DivergedError, OutputError
+from ntt_cli.workflows import prune
+from tests.cli.conftest import MODEL, Ntt
+
+
+def run(work: Callable[[], object], *, debug: bool = False) -> tuple[int, str]:
+    """The exit code and what stderr says."""
+    err = io.StringIO()
+    streams = Streams(out=Console(file=io.StringIO()), err=Console(file=err, width=40), mode="human", quiet=False)
+    try:
+        with guarded(streams, debug=debug):
+            work()
+    except typer.Exit as exit:
+        return exit.exit_code, err.getvalue()
+    return 0, err.getvalue()
+
+
+def failing(error: BaseException) -> Callable[[], NoReturn]:
+    def work() -> NoReturn:
+        raise error
+
+    return work
+
+
+BUG = "hint: this is a bug in ntt; run again with --debug and report what it prints\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            DataError("x.npy", "is [bold]empty[/bold]", hint="fill it"),
+            2,
+            "error: x.npy: is [bold]empty[/bold]\nhint: fill it\n",
+        ),
+        (OutputError("x", "is a folder", hint="name a file"), 2, "error: x: is a folder\nhint: name a file\n"),
+        (DivergedError("step 3", "not finite", hint="slower"), 3, "error: step 3: not finite\nhint: slower\n"),
+        (KeyError("fc[1]"), 70, f"internal error: KeyError: 'fc[1]'\n{BUG}"),
+        (RuntimeError("a line that is longer than the forty columns of this terminal"), 70, None),
+        (KeyboardInterrupt(), 130, "warning: interrupted; no file is half-written\n"),
+        (typer.Exit(1), 1, ""),
+        (BrokenPipeError(), 1, ""),
+    ],
+    ids=repr,
+)
+def test_exit_codes(error: BaseException, code: int, message: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.StringIO())  # closed where a pipe breaks
+    found = run(failing(error))
+    assert found[0] == code
+    assert found[1] == message or message is None
+    assert "Traceback" not in found[1]
+
+
+@pytest.mark.parametrize("error", [DataError("x.npy", "is empty", hint="fill it"), ValueError("[a] bug")], ids=repr)
+def test_debug_shows_where(error: Exception) -> None:
+    _, err = run(failing(error), debug=True)
+    assert err.startswith("Traceback (most recent call last):")
+    assert "in work\n    raise error" in err
+    assert err.count("hint: ") == 1
+
+
+def test_termination() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(lambda: os.kill(os.getpid(), signal.SIGTERM)) == (143, "warning: terminated; no file is half-written\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_termination_is_not_taken_for_an_error_of_user_code() -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("`except Exception` caught it")
+
+    assert run(work)[0] == 143
+
+
+def test_torchs_own_future_warnings_are_not_shown() -> None:
+    def warn() -> None:
+        warnings.warn_explicit("deprecated", FutureWarning, "x.py", 1, module="torch.jit")
+
+    assert run(warn)[0] == 0
+    with pytest.raises(FutureWarning):
+        run(lambda: warnings.warn_explicit("deprecated", FutureWarning, "x.py", 1, module="mine"), debug=False)
+
+
+def test_stray_prints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(lambda: print("stray") or 3) == 3  # noqa: T201
+    assert capsys.readouterr() == ("", "stray\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_bug(ntt: Ntt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "prepare", lambda *_: {}["missing"])
+    result = ntt("prune", MODEL, "--sparsity", "0.5")
+    assert (result.code, result.out, result.err) == (70, "", f"internal error: KeyError: 'missing'\n{BUG}")
+    result = ntt("prune", MODEL, "--sparsity", "0.5", "--debug")
+    assert result.code == 70
+    assert "Traceback" in result.err

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import errno
+import io
+import sys
+
+import pytest
+from pydantic import BaseModel
+from rich.table import Table
+
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.errors import OutputError
+
+
+class Report(BaseModel):
+    output: str = "x.safetensors"
+    accuracy: float = 0.5
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:
+    """Fresh standard streams, neither of them a terminal."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    return out, err
+
+
+def test_one_form_of_the_result(streams: tuple[io.StringIO, io.StringIO]) -> None:
+    out, err = streams
+    for as_json, quiet in ((False, False), (True, False), (False, True), (True, True)):
+        make_streams(as_json=as_json, quiet=quiet).result(Report(), human="for people", quiet="x.safetensors")
+    document = '{\n  "output": "x.safetensors",\n  "accuracy": 0.5\n}\n'
+    assert out.getvalue() == f"for people\n{document}x.safetensors\n{document}"
+    assert err.getvalue() == ""
+
+
+def test_words_go_to_stderr(streams: tuple[io.StringIO, io.StringIO]) -> None:
+    out, err = streams
+    long = "word " * 60
+    talking, silent = make_streams(as_json=False, quiet=False), make_streams(as_json=True, quiet=True)
+    for both in (talking, silent):
+        both.say(f"[advice] {long}")
+        both.warn("[warning]")
+        both.fail("[failure]")
+    ending = "warning: [warning]\nfailed: [failure]\n"
+    assert err.getvalue() == f"[advice] {long}\n{ending}{ending}"
+    assert out.getvalue() == ""
+
+
+def test_a_pipe_is_not_wrapped(streams: tuple[io.StringIO, io.StringIO]) -> None:
+    table = Table(box=None)
+    table.add_column("layer", no_wrap=True)
+    table.add_row("n" * 300)
+    make_streams(as_json=False, quiet=False).result(Report(), human=table, quiet="")
+    assert "n" * 300 in streams[0].getvalue()
+
+
+@pytest.mark.parametrize("no_color", [None, "1"])
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch, no_color: str | None) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    make_streams(as_json=False, quiet=False).warn("slow")
+    assert ("\x1b[" in sys.stderr.getvalue() and "33m" in sys.stderr.getvalue()) == (no_color is None)  # type: ignore[attr-defined]
+    assert "slow" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("as_json", "quiet"), [(True, False), (False, True), (False, False)])
+def test_a_result_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, as_json: bool, quiet: bool) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OutputError, match="stdout: cannot be written to: No space left on device") as caught:
+        make_streams(as_json=as_json, quiet=quiet).result(Report(), human="for people", quiet="x")
+    assert caught.value.exit_code == 2
+
+
+def test_a_reader_who_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    with pytest.raises(BrokenPipeError):
+        make_streams(as_json=True, quiet=False).result(Report(), human="for people", quiet="x")
+
+
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", None)
+    streams = make_streams(as_json=False, quiet=False)
+    streams.warn("nobody hears this")
+    streams.err.file.close()
+    assert out.getvalue() == ""
