@@ -26,7 +26,6 @@ SEEDS = (1, 2, 3)
 SPARSITIES = (0.95, 0.98)
 METHODS: dict[str, dict[str, Any]] = {
     "NTT": {},
-    "NTT, --kernel-weight 1": {"kernel_weight": 1.0},
     "one-shot magnitude, ERK": {"method": "magnitude", "allocation": "erk"},
     "one-shot magnitude, global": {"method": "magnitude", "allocation": "global"},
 }

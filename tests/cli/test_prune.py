@@ -11,7 +11,7 @@ from ntt_cli.io.metadata import read_header
 from tests.cli.conftest import MODEL, Ntt, content
 from tests.networks import write_network
 
-PRUNE = ("prune", MODEL, "--sparsity", "0.9", "--steps", "20", "--limit", "8")
+PRUNE = ("prune", MODEL, "--sparsity", "0.9", "--steps", "4", "--limit", "8")
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -29,7 +29,7 @@ def test_for_people(ntt: Ntt) -> None:
     ]
     assert lines[5].startswith("agreement with the teacher: same first choice ")
     assert len(lines) == 6
-    assert "step 20/20 · density 10.00%" in result.err
+    assert "step 4/4 · density 10.00%" in result.err
     assert result.err.splitlines()[-1].endswith("next: ntt finetune digits_mlp.py --checkpoint sparse.safetensors")
     assert (
         sum(int(value.count_nonzero()) for value in load_file("sparse.safetensors").values() if value.dim() > 1) == 1190
@@ -42,7 +42,7 @@ def test_json(ntt: Ntt) -> None:
     assert (result.code, report["kept"], report["output"]) == (0, 1190, "sparse.safetensors")
     assert Path(report["report"]).is_file()
     assert [layer["name"] for layer in report["layers"]] == ["1.weight", "3.weight", "5.weight"]
-    assert "step 20/20" in result.err
+    assert "step 4/4" in result.err
     record = read_header(Path(report["report"])).record
     assert record is not None
     assert record.summary == report  # type: ignore[union-attr]
@@ -93,10 +93,10 @@ def test_dry_run(ntt: Ntt) -> None:
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0] == "digits_mlp.py: would keep 1,190 of 11,900 weights, nothing trained"
-    assert lines[-1].startswith("20 steps of ")
+    assert lines[-1].startswith("4 steps of ")
     assert "MiB" in lines[-1]
     plan = ntt(*PRUNE, "--dry-run", "--json").document
-    assert (plan["kept"], plan["steps"], len(plan["layers"])) == (1190, 20, 3)
+    assert (plan["kept"], plan["steps"], len(plan["layers"])) == (1190, 4, 3)
     assert ntt(*PRUNE, "--dry-run", "--method", "random").code == 0
     assert content() == before
 

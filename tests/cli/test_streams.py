@@ -31,28 +31,14 @@ class Broken(io.StringIO):
         raise self.error
 
 
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, io.StringIO]:
-    """Fresh standard streams, neither of them a terminal."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    out, err = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    return out, err
-
-
-def test_one_form_of_the_result(streams: tuple[io.StringIO, io.StringIO]) -> None:
-    out, err = streams
+def test_one_form_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     for as_json, quiet in ((False, False), (True, False), (False, True), (True, True)):
         make_streams(as_json=as_json, quiet=quiet).result(Report(), human="for people", quiet="x.safetensors")
     document = '{\n  "output": "x.safetensors",\n  "accuracy": 0.5\n}\n'
-    assert out.getvalue() == f"for people\n{document}x.safetensors\n{document}"
-    assert err.getvalue() == ""
+    assert capsys.readouterr() == (f"for people\n{document}x.safetensors\n{document}", "")
 
 
-def test_words_go_to_stderr(streams: tuple[io.StringIO, io.StringIO]) -> None:
-    out, err = streams
+def test_words_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     long = "word " * 60
     talking, silent = make_streams(as_json=False, quiet=False), make_streams(as_json=True, quiet=True)
     for both in (talking, silent):
@@ -60,16 +46,15 @@ def test_words_go_to_stderr(streams: tuple[io.StringIO, io.StringIO]) -> None:
         both.warn("[warning]")
         both.fail("[failure]")
     ending = "warning: [warning]\nfailed: [failure]\n"
-    assert err.getvalue() == f"[advice] {long}\n{ending}{ending}"
-    assert out.getvalue() == ""
+    assert capsys.readouterr() == ("", f"[advice] {long}\n{ending}{ending}")
 
 
-def test_a_pipe_is_not_wrapped(streams: tuple[io.StringIO, io.StringIO]) -> None:
+def test_a_pipe_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(box=None)
     table.add_column("layer", no_wrap=True)
     table.add_row("n" * 300)
     make_streams(as_json=False, quiet=False).result(Report(), human=table, quiet="")
-    assert "n" * 300 in streams[0].getvalue()
+    assert "n" * 300 in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("no_color", [None, "1"])
