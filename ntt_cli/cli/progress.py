@@ -129,10 +129,9 @@ class LivePanel:
         """The panel now."""
         if not self.board.total:
             return Text("preparing …", style="dim")
-        values = Table.grid(padding=(0, 2))
-        values.add_row(
-            *(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in self.board.values.items())
-        )
+        values = Table.grid(padding=(0, 3))
+        values.add_row(*(Text(name, style="dim") for name in self.board.values))
+        values.add_row(*(Text(value, style="bold") for value in self.board.values.values()))
         parts: list[RenderableType] = [self.bar, values]
         if self.board.layers:
             parts += [Text(), self._layer_table()]

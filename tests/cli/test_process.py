@@ -1,0 +1,177 @@
+"""What only a process of its own can show: pipes, signals, closed streams and terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import MODEL, Ntt, content
+from tests.networks import write_network
+
+NTT = [sys.executable, "-m", "ntt_cli"]
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell command in which `ntt` is the program under test."""
+    text = f'set -o pipefail; ntt() {{ {shlex.join(NTT)} "$@"; }}; {command}'
+    return subprocess.run(
+        ["bash", "-c", text], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_json_in_a_pipe() -> None:
+    python = shlex.quote(sys.executable)
+    result = shell(f"ntt inspect sparse.safetensors --json | {python} -m json.tool")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["record"]["kind"] == "prune"
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_inspecting_loads_no_torch() -> None:
+    code = """
+import sys
+from ntt_cli.cli.app import main
+try:
+    main(["inspect", "sparse.safetensors"])
+finally:
+    assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "90.00% sparse" in result.stdout
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_process_writes_what_a_call_writes(ntt: Ntt) -> None:
+    arguments = ["prune", MODEL, "--sparsity", "0.9", "--steps", "12", "--limit", "40", "--device", "cpu"]
+    result = shell(shlex.join(["ntt", *arguments, "-q"]), OMP_NUM_THREADS="1", PYTHONHASHSEED="1")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "sparse.safetensors\n", "")
+    assert ntt(*arguments, "-q", "-o", "b.safetensors").code == 0
+    assert Path("b.safetensors").read_bytes() == Path("sparse.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("folder")
+def test_logits_that_are_no_tensor() -> None:
+    # Only here: in the tests' own process beartype speaks up before.
+    result = shell(f"ntt prune {write_network('dict')} --sparsity 0.9 --steps 2")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: dict.py: returns a dict, not one tensor of logits\nhint: ")
+    assert not Path("sparse.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.usefixtures("folder")
+def test_signals(number: signal.Signals, code: int, word: str) -> None:
+    Path("sparse.safetensors").write_text("mine")
+    model = write_network("talkative")
+    before = content()
+    process = subprocess.Popen(
+        [*NTT, "prune", model, "--sparsity", "0.9", "--steps", "300000", "--force", "-q"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with the interrupt ignored, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        runs = 0
+        while runs < 300:  # the checks and the first mask are behind it by then
+            line = process.stderr.readline()
+            assert line, "it ended by itself"
+            runs += line == "running\n"
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[-1] == f"warning: {word}; no file is half-written"
+    assert "Traceback" not in err
+    assert content() == before
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_closed_streams() -> None:
+    for arguments in ("inspect sparse.safetensors", "inspect sparse.safetensors --json"):
+        result = shell(f"ntt {arguments} >&-")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = shell("ntt inspect missing.safetensors 2>&-")
+    assert (result.returncode, result.stdout) == (2, "")
+    result = shell("ntt inspect missing.safetensors >&- 2>&-")
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("mode", ["", "--json"])
+@pytest.mark.usefixtures("checkpoints")
+def test_a_full_device(mode: str) -> None:
+    result = shell(f"ntt inspect sparse.safetensors {mode} > /dev/full")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: stdout: cannot be written to: No space left on device\nhint: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["", "--json"])
+@pytest.mark.usefixtures("checkpoints")
+def test_a_reader_who_went_away(mode: str) -> None:
+    result = shell(f"(sleep 0.1; ntt inspect sparse.safetensors {mode}) | true")
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What a terminal is sent on stdout."""
+    ours, theirs = pty.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    env |= {"TERM": "xterm-256color", "COLUMNS": "100"} | environment
+    process = subprocess.Popen([*NTT, *arguments], stdout=theirs, env=env)
+    os.close(theirs)
+    parts = []
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other side is closed, as Linux says it
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(ours)
+    assert process.wait() == 0
+    return b"".join(parts).decode()
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_styles_are_for_terminals() -> None:
+    plain = "sparse.safetensors: "
+    assert plain not in on_a_terminal("inspect", "sparse.safetensors")
+    assert "\x1b[1msparse.safetensors\x1b[0m: " in on_a_terminal("inspect", "sparse.safetensors")
+    assert plain in shell("ntt inspect sparse.safetensors", TERM="xterm-256color").stdout
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_no_color_is_honoured() -> None:
+    colours = {"\x1b[3" + digit for digit in "1234567"}
+    with_colour = on_a_terminal("inspect", "sparse.report.safetensors")
+    assert any(colour in with_colour for colour in colours) or "\x1b[1;3" in with_colour
+    without = on_a_terminal("inspect", "sparse.report.safetensors", NO_COLOR="1")
+    assert not any(colour in without for colour in colours)
+    assert "\x1b[1;3" not in without
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_the_installed_command_is_the_same() -> None:
+    script = Path(sys.executable).with_name("ntt")
+    if not script.exists():
+        pytest.skip("the package is not installed here")
+    result = subprocess.run([script, "inspect", "sparse.safetensors"], capture_output=True, text=True, check=False)
+    assert result.stdout == shell("ntt inspect sparse.safetensors").stdout
+    assert result.returncode == 0
