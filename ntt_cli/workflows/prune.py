@@ -40,6 +40,7 @@ from ntt_cli.workflows.prepare import (
     take_apart,
 )
 from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import (
     TransferSettings,
     choose,
@@ -226,9 +227,10 @@ def _default_allocation(config: PruneConfig) -> str:
 def _prune(task: Task, on_event: EventSink) -> _Student:
     if task.config.method == "ntt" and task.config.sparsity > 0:
         assert task.inputs is not None
-        moved = run_transfer(
-            task.teacher, task.inputs, task.names, outputs=task.outputs, settings=task.settings, on_event=on_event
-        )
+        with threads_for(task.teacher, task.inputs):
+            moved = run_transfer(
+                task.teacher, task.inputs, task.names, outputs=task.outputs, settings=task.settings, on_event=on_event
+            )
         return _Student(moved.params, moved.buffers, moved.masks, moved.history)
     masks = _one_shot_masks(task)
     masked = apply_masks(task.teacher.params, masks)

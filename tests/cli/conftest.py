@@ -65,7 +65,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         for arguments in (
-            ["prune", MODEL, "--sparsity", "0.9", "--steps", "20"],
+            ["prune", MODEL, "--sparsity", "0.9", "--steps", "10", "--limit", "20"],
             ["finetune", MODEL, "--checkpoint", "sparse.safetensors", "--epochs", "1"],
             ["finetune", MODEL, "--epochs", "1"],
         ):

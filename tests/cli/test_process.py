@@ -52,7 +52,7 @@ finally:
 
 @pytest.mark.usefixtures("folder")
 def test_the_process_writes_what_a_call_writes(ntt: Ntt) -> None:
-    arguments = ["prune", MODEL, "--sparsity", "0.9", "--steps", "12", "--limit", "40", "--device", "cpu"]
+    arguments = ["prune", MODEL, "--sparsity", "0.9", "--steps", "12", "--limit", "8", "--device", "cpu"]
     result = shell(shlex.join(["ntt", *arguments, "-q"]), OMP_NUM_THREADS="1", PYTHONHASHSEED="1")
     assert (result.returncode, result.stdout, result.stderr) == (0, "sparse.safetensors\n", "")
     assert ntt(*arguments, "-q", "-o", "b.safetensors").code == 0
