@@ -57,7 +57,8 @@ class Board:
                 self.layers = event.layer_densities
             case StepsDone():
                 self.done = event.step
-                self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
+                if event.kernel_distance is not None:
+                    self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
                 self.values["logit distance"] = f"{event.logit_distance:.4f}"
             case TrainingStarted():
                 self.title, self.total = "Training", event.epochs * event.steps_per_epoch

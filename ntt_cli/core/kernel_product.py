@@ -14,18 +14,27 @@ from ntt_cli.core.functional import Apply, Masks, Params
 
 
 @dataclass(frozen=True)
-class KernelProduct:
-    """`K v` and the logits that fall out on the way.
+class Answers:
+    """What a network says of both halves of a batch.
 
     Attributes:
-        product: `K v`, `[n, c]`.
         logits1: `f(x1)`, `[n, c]`.
         logits2: `f(x2)`, `[m, c]`.
     """
 
-    product: Tensor
     logits1: Tensor
     logits2: Tensor
+
+
+@dataclass(frozen=True)
+class KernelProduct(Answers):
+    """`K v` and the logits that fall out on the way.
+
+    Attributes:
+        product: `K v`, `[n, c]`.
+    """
+
+    product: Tensor
 
 
 def kernel_product(
@@ -66,6 +75,24 @@ def kernel_product(
         forward = jvp(lambda p: apply(p, x1), (params,), (tangents,))
         logits1, product = forward[0], forward[1]
     return KernelProduct(product=product, logits1=logits1, logits2=logits2 if create_graph else logits2.detach())
+
+
+def answers(
+    apply: Apply,
+    params: Params,
+    x1: Shaped[Tensor, "n *features"],
+    x2: Shaped[Tensor, "m *features"],
+    probe: Float[Tensor, "m c"] | None,
+    *,
+    active: Masks | None = None,
+    create_graph: bool = False,
+) -> Answers:
+    """`kernel_product`, or without a probe the logits alone, for a third of the cost."""
+    if probe is not None:
+        return kernel_product(apply, params, x1, x2, probe, active=active, create_graph=create_graph)
+    with torch.set_grad_enabled(create_graph):
+        logits1, logits2 = apply(params, torch.cat([x1, x2])).split([len(x1), len(x2)])
+    return Answers(logits1=logits1, logits2=logits2)
 
 
 def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.core.functional import Params
-from ntt_cli.core.kernel_product import KernelProduct
+from ntt_cli.core.kernel_product import Answers, KernelProduct
 
 ObjectiveName = Literal["relative", "paper"]
 
@@ -37,15 +37,24 @@ class TransferLoss:
 
     Attributes:
         total: what is minimised.
-        kernel_distance: `D_K`.
+        kernel_distance: `D_K`; `None` where no kernel product was taken.
         logit_distance: `D_f`.
         weight_penalty: `‖m ⊙ w‖² / d`.
     """
 
     total: Tensor
-    kernel_distance: Tensor
+    kernel_distance: Tensor | None
     logit_distance: Tensor
     weight_penalty: Tensor
+
+    def detach(self) -> TransferLoss:
+        """The same numbers without their graph."""
+        return TransferLoss(
+            total=self.total.detach(),
+            kernel_distance=None if self.kernel_distance is None else self.kernel_distance.detach(),
+            logit_distance=self.logit_distance.detach(),
+            weight_penalty=self.weight_penalty.detach(),
+        )
 
 
 def relative_distance(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -66,34 +75,37 @@ def squared_norm(params: Params, names: Iterable[str]) -> Float[Tensor, ""]:
 
 def transfer_loss(
     objective: Objective,
-    student: KernelProduct,
-    teacher: KernelProduct,
+    student: Answers,
+    teacher: Answers,
     *,
     params: Params,
     prunable: Iterable[str],
     density: float,
 ) -> TransferLoss:
-    """The loss of one batch from the products of student and teacher with the same Gaussian probe.
+    """The loss of one batch from what student and teacher answer, with the same Gaussian probe.
 
-    With `A = K_s − K_t`, `‖A v‖²` stands for `‖A‖²_F`, its expectation over the probe `v`.
+    With kernel products, `‖A v‖²` for `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; with the
+    logits alone there is no kernel term.
 
     Args:
         objective: form and weights.
-        student: products at the masked parameters, with their graph.
-        teacher: products of the teacher.
+        student: answers at the masked parameters, with their graph.
+        teacher: answers of the teacher.
         params: the student's masked parameters `m ⊙ w`.
         prunable: names of the parameters that the penalty is on.
         density: `d`, the kept fraction of them now.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
-    if objective.name == "relative":
-        kernel = relative_distance(student.product, teacher.product)
-        outputs = relative_distance(logits, target)
-    else:
-        # The probe sums over the m·c columns of the kernel, whose mean is asked for.
-        kernel = mean_squared_distance(student.product, teacher.product) / student.logits2.numel()
-        outputs = mean_squared_distance(logits, target)
+    distance = relative_distance if objective.name == "relative" else mean_squared_distance
+    outputs = distance(logits, target)
     penalty = squared_norm(params, prunable) / density
-    total = objective.kernel_weight * kernel + outputs + objective.weight_penalty * penalty
+    total = outputs + objective.weight_penalty * penalty
+    kernel = None
+    if isinstance(student, KernelProduct) and isinstance(teacher, KernelProduct):
+        kernel = distance(student.product, teacher.product)
+        if objective.name == "paper":
+            # The probe sums over the m·c columns of the kernel, whose mean is asked for.
+            kernel = kernel / student.logits2.numel()
+        total = total + objective.kernel_weight * kernel
     return TransferLoss(total=total, kernel_distance=kernel, logit_distance=outputs, weight_penalty=penalty)

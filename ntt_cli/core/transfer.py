@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
-from ntt_cli.core.kernel_product import KernelProduct, kernel_product
+from ntt_cli.core.kernel_product import Answers, answers
 from ntt_cli.core.masks import apply_masks, as_numbers
 from ntt_cli.core.objective import Objective, TransferLoss, transfer_loss
 
@@ -68,8 +68,8 @@ def transfer_step(
     x1: Tensor,
     x2: Tensor,
     *,
-    probe: Tensor,
-    teacher: KernelProduct,
+    probe: Tensor | None,
+    teacher: Answers,
     objective: Objective,
     active: bool,
 ) -> TransferLoss:
@@ -81,22 +81,17 @@ def transfer_step(
         student: the student.
         x1: first half of the batch, `[n, ...]`.
         x2: second half, `[m, ...]`.
-        probe: Gaussian `v`, `[m, c]`.
-        teacher: the teacher's products with the same halves and probe.
+        probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
+        teacher: the teacher's answers on the same halves with the same probe.
         objective: what is minimised.
         active: take the student's kernel over kept entries only.
     """
     masked = apply_masks(student.params, student.mask_numbers)
-    products = kernel_product(
+    own = answers(
         student.apply, masked, x1, x2, probe, active=student.mask_numbers if active else None, create_graph=True
     )
-    loss = transfer_loss(objective, products, teacher, params=masked, prunable=student.masks, density=student.density)
+    loss = transfer_loss(objective, own, teacher, params=masked, prunable=student.masks, density=student.density)
     student.optimiser.zero_grad(set_to_none=True)
     loss.total.backward()
     student.optimiser.step()
-    return TransferLoss(
-        total=loss.total.detach(),
-        kernel_distance=loss.kernel_distance.detach(),
-        logit_distance=loss.logit_distance.detach(),
-        weight_penalty=loss.weight_penalty.detach(),
-    )
+    return loss.detach()

@@ -33,10 +33,10 @@ class MasksUpdated:
 
 @dataclass(frozen=True)
 class StepsDone:
-    """`step` transfer steps are done; the distances are those of the last one."""
+    """`step` transfer steps are done; the distances are those of the last one, `None` where it took none."""
 
     step: int
-    kernel_distance: float
+    kernel_distance: float | None
     logit_distance: float
 
 

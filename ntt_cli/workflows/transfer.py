@@ -10,7 +10,7 @@ from torch import Tensor
 from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.kernel_product import answers, draw_probe
 from ntt_cli.core.masks import apply_masks, choose_masks, count_changes
 from ntt_cli.core.objective import Objective, TransferLoss
 from ntt_cli.core.schedule import density_at, mask_update_steps
@@ -70,11 +70,9 @@ class _History:
     changes: list[int] = field(default_factory=list)
 
     def as_tensors(self) -> dict[str, Tensor]:
-        parts = {
-            part.name: torch.stack([getattr(loss, part.name) for loss in self.losses]).cpu()
-            for part in fields(TransferLoss)
-        }
-        return parts | {
+        parts = {part.name: [getattr(loss, part.name) for loss in self.losses] for part in fields(TransferLoss)}
+        taken = {name: torch.stack(values).cpu() for name, values in parts.items() if values[0] is not None}
+        return taken | {
             "mask_update_step": torch.tensor(self.update_steps),
             "density": torch.tensor(self.densities),
             "mask_changes": torch.tensor(self.changes),
@@ -148,13 +146,15 @@ def take_step(
     """Draw a batch and a probe, and move the student one step, in place."""
     indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
     x1, x2 = inputs.batch(indices).chunk(2)
-    probe = draw_probe((len(x2), outputs), like=next(iter(student.params.values())), generator=generator)
+    probe = None
+    if settings.objective.kernel_weight:
+        probe = draw_probe((len(x2), outputs), like=next(iter(student.params.values())), generator=generator)
     return transfer_step(
         student,
         x1,
         x2,
         probe=probe,
-        teacher=kernel_product(teacher.bind(), teacher.params, x1, x2, probe),
+        teacher=answers(teacher.bind(), teacher.params, x1, x2, probe),
         objective=settings.objective,
         active=settings.active,
     )
@@ -216,4 +216,5 @@ def _look(loss: TransferLoss, step: int, on_event: EventSink) -> None:
             "the transfer's loss is no longer finite",
             hint="try a smaller --learning-rate; nothing was written",
         )
-    on_event(StepsDone(step, float(loss.kernel_distance), float(loss.logit_distance)))
+    kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
+    on_event(StepsDone(step, kernel, float(loss.logit_distance)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.kernel_product import KernelProduct, answers, draw_probe, kernel_product
 from tests.core.cases import (
     MODEL_CASES,
     ModelCase,
@@ -27,6 +27,18 @@ def probe_for(kernel: Tensor, seed: int = 300) -> Tensor:
 
 def times(kernel: Tensor, probe: Tensor) -> Tensor:
     return torch.einsum("nmcd,md->nc", kernel, probe)
+
+
+@every_model
+@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
+def test_answers_without_a_probe_are_the_logits(case: ModelCase, create_graph: bool) -> None:
+    module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
+    params = {name: p.requires_grad_() for name, p in model.params.items()}
+    result = answers(model.bind(), params, x1, x2, None, create_graph=create_graph)
+    assert not isinstance(result, KernelProduct)
+    for logits, x in ((result.logits1, x1), (result.logits2, x2)):
+        assert relative_error(logits, module(x)) < 1e-13
+        assert logits.requires_grad is create_graph
 
 
 @every_model

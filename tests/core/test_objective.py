@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ntt_cli.core.kernel_product import KernelProduct, draw_probe, kernel_product
+from ntt_cli.core.kernel_product import Answers, KernelProduct, draw_probe, kernel_product
 from ntt_cli.core.objective import (
     Objective,
     ObjectiveName,
@@ -16,12 +16,20 @@ from ntt_cli.core.objective import (
 from tests.core.cases import MODEL_CASES, brute_force_kernel
 
 # One row, two columns, two outputs: squared differences 1 + 9 in the products, 0 + 4, 9 + 1, 0 + 9 in the logits.
-STUDENT = KernelProduct(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0], [0.0, 4.0]]))
-TEACHER = KernelProduct(torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, 1.0]]))
+STUDENT = KernelProduct(
+    logits1=torch.tensor([[1.0, 2.0]]),
+    logits2=torch.tensor([[3.0, 1.0], [0.0, 4.0]]),
+    product=torch.tensor([[3.0, 4.0]]),
+)
+TEACHER = KernelProduct(
+    logits1=torch.tensor([[1.0, 0.0]]),
+    logits2=torch.tensor([[0.0, 2.0], [0.0, 1.0]]),
+    product=torch.tensor([[2.0, 1.0]]),
+)
 PARAMS = {"a": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([10.0]), "b": torch.tensor([[3.0]])}
 
 
-def loss_of(objective: Objective, student: KernelProduct = STUDENT, teacher: KernelProduct = TEACHER) -> TransferLoss:
+def loss_of(objective: Objective, student: Answers = STUDENT, teacher: Answers = TEACHER) -> TransferLoss:
     return transfer_loss(objective, student, teacher, params=PARAMS, prunable=["a", "b"], density=0.25)
 
 
@@ -43,12 +51,20 @@ def test_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
 @pytest.mark.parametrize(("name", "factor"), [("relative", 1.0), ("paper", 9.0)])
 def test_only_the_relative_form_has_no_units(name: ObjectiveName, factor: float) -> None:
     def tripled(products: KernelProduct) -> KernelProduct:
-        return KernelProduct(3 * products.product, 3 * products.logits1, 3 * products.logits2)
+        return KernelProduct(logits1=3 * products.logits1, logits2=3 * products.logits2, product=3 * products.product)
 
     objective = Objective(name=name, kernel_weight=1.0, weight_penalty=0.0)
     before, after = loss_of(objective), loss_of(objective, tripled(STUDENT), tripled(TEACHER))
     assert after.kernel_distance.item() == pytest.approx(factor * before.kernel_distance.item())
     assert after.logit_distance.item() == pytest.approx(factor * before.logit_distance.item())
+
+
+@pytest.mark.parametrize("name", ["relative", "paper"])
+def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
+    objective = Objective(name=name, kernel_weight=100.0, weight_penalty=0.5)
+    loss = loss_of(objective, Answers(STUDENT.logits1, STUDENT.logits2), Answers(TEACHER.logits1, TEACHER.logits2))
+    assert loss.kernel_distance is None
+    assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
 
 
 def test_distances_by_hand() -> None:

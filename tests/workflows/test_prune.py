@@ -128,6 +128,13 @@ def test_the_report_repeats_the_checkpoint() -> None:
     assert spectrum.max() > 0
 
 
+def test_without_the_kernel_term_no_kernel_distance_is_taken() -> None:
+    events: list[Event] = []
+    report = prune.run(config(steps=40, kernel_weight=0), events.append)
+    assert "history.kernel_distance" not in load_file(report.report)
+    assert {event.kernel_distance for event in events if isinstance(event, StepsDone)} == {None}
+
+
 def test_the_checkpoint_says_where_it_came_from() -> None:
     run(exclude=("fc2.*",), seed=3)
     record = read_checkpoint(Path(OUT)).record
