@@ -154,13 +154,20 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     kernel_params: Annotated[
         Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), TRANSFER
     ] = "all"
-    steps: Annotated[int | None, Field(ge=1, description="Transfer steps. Default: 3000."), TRANSFER] = None
+    steps: Annotated[
+        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
+    ] = None
     epochs: Annotated[
         float | None, Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."), TRANSFER
     ] = None
     batch_size: Annotated[
-        int, Field(ge=2, description="Samples a step, halved into the kernel's two sides."), TRANSFER
-    ] = 64
+        int | None,
+        Field(
+            ge=2,
+            description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
+        ),
+        TRANSFER,
+    ] = None
     learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER] = 2e-3
     kernel_weight: Annotated[
         float | None,

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ntt_cli.config import PruneConfig, recorded
 from ntt_cli.core.allocation import total_to_keep
 from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks, count_kept
-from ntt_cli.core.objective import Objective
 from ntt_cli.core.scores import magnitude_scores, random_scores
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.core.transfer import Student
@@ -40,9 +39,9 @@ from ntt_cli.workflows.prepare import (
     take_apart,
 )
 from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.settings import TransferSettings, settle
 from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import (
-    TransferSettings,
     choose,
     estimate_buffers,
     first_student,
@@ -52,7 +51,6 @@ from ntt_cli.workflows.transfer import (
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
-DEFAULT_STEPS = 3000
 PROBE_STEPS = 10
 
 
@@ -112,7 +110,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
     standardisation = inputs.standardisation if inputs else known_standardisation(weights)
-    settings = _settle(config, teacher, len(inputs) if inputs else 0)
+    settings = settle(config, teacher, len(inputs) if inputs else 0)
     return Task(config, loaded, teacher, inputs, standardisation, names, outputs, settings)
 
 
@@ -133,7 +131,7 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
         student.masks,
         kind="prune",
         model=task.loaded,
-        config=recorded(config),
+        config=recorded(config) | task.settings.recorded(),
         standardisation=task.standardisation,
     )
     write_report(report_path(output), _report_tensors(task, student), kind="prune report", summary=report)
@@ -187,41 +185,6 @@ def _check_sparsity(sparsity: float, sizes: dict[str, int]) -> None:
             f"is too high for this model: {error}",
             hint=f"use at most {math.floor((1 - len(sizes) / sum(sizes.values())) * 1e6) / 1e6:g}",
         ) from error
-
-
-def _settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> TransferSettings:
-    penalty, kernel_weight = config.weight_penalty, config.kernel_weight
-    if penalty is None:
-        penalty = _default_penalty(config, teacher)
-    if kernel_weight is None:
-        kernel_weight = 1.0 if config.weights is None else 0.0
-    steps = config.steps or DEFAULT_STEPS
-    if config.epochs is not None:
-        steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
-    return TransferSettings(
-        steps=steps,
-        density=1 - config.sparsity,
-        objective=Objective(config.objective, kernel_weight, penalty),
-        score=config.score,
-        allocation=config.allocation or _default_allocation(config),
-        schedule=config.schedule,
-        active=config.kernel_params == "active",
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        mask_update_every=config.mask_update_every,
-        seed=config.seed,
-    )
-
-
-def _default_penalty(config: PruneConfig, teacher: FunctionalModel) -> float:
-    if config.preset != "paper" or config.weights is not None:
-        return 0.0
-    convolutional = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
-    return 1e-5 if convolutional else 1e-4
-
-
-def _default_allocation(config: PruneConfig) -> str:
-    return "global" if config.method == "ntt" and config.score == "saliency" else "erk"
 
 
 def _prune(task: Task, on_event: EventSink) -> _Student:

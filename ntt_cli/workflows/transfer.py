@@ -12,13 +12,14 @@ from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.kernel_product import answers, draw_probe
 from ntt_cli.core.masks import apply_masks, choose_masks, count_changes
-from ntt_cli.core.objective import Objective, TransferLoss
+from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.schedule import density_at, mask_update_steps
 from ntt_cli.core.scores import logit_sensitivities, magnitude_scores, saliency_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import DivergedError
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
 from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.settings import TransferSettings
 
 LOOK_EVERY = 20
 """Steps between two looks at the losses: at each, host and device wait for each other."""
@@ -26,23 +27,6 @@ LOOK_EVERY = 20
 SALIENCY_BATCHES = 10
 STATISTICS_SAMPLES = 2048
 STATISTICS_BATCH = 128
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """What `run_transfer` needs of the configuration, every default settled."""
-
-    steps: int
-    density: float
-    objective: Objective
-    score: str
-    allocation: str
-    schedule: str
-    active: bool
-    batch_size: int
-    learning_rate: float
-    mask_update_every: int
-    seed: int
 
 
 @dataclass(frozen=True)
