@@ -26,7 +26,7 @@ from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.objective import Objective
 from ntt_cli.core.prunable import prunable_names
-from ntt_cli.core.scores import magnitude_scores
+from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import start_student, transfer_step, update_masks
 from ntt_cli.io.models import load_model
 

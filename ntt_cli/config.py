@@ -96,6 +96,22 @@ class OutputOptions(Options):
     force: Annotated[bool, Field(description="Overwrite the output if it exists."), OUTPUT] = False
 
 
+Method = Literal[
+    "ntt",
+    "ntt-shuffled",
+    "ntt-fresh",
+    "random",
+    "random-rescaled",
+    "magnitude",
+    "wanda",
+    "synflow",
+    "logit-snip",
+    "ntk-sap",
+    "snip",
+    "iterative-snip",
+    "grasp",
+]
+
 PAPER_PRESET: dict[str, Any] = {
     "score": "magnitude",
     "objective": "paper",
@@ -123,8 +139,12 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
     ] = ()
     method: Annotated[
-        Literal["ntt", "magnitude", "random"],
-        Field(description="ntt learns mask and weights; magnitude and random choose a mask and stop."),
+        Method,
+        Field(
+            description="ntt learns mask and weights; the others choose a mask and stop. snip, iterative-snip and grasp"
+            " see labels. ntt-shuffled and ntt-fresh are sanity checks: NTT's mask shuffled within each layer, or on"
+            " other random weights."
+        ),
         TRANSFER,
     ] = "ntt"
     preset: Annotated[
@@ -138,11 +158,19 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     allocation: Annotated[
         Literal["erk", "layerwise", "global"] | None,
         Field(
-            description="How the density is spread over the layers. Default: global by saliency, erk by anything else,"
-            " whose scores cannot be compared between layers."
+            description="How the density is spread over the layers. Default: erk for magnitude and random, whose scores"
+            " cannot be compared between layers, layerwise for wanda, global for the others."
         ),
         TRANSFER,
     ] = None
+    layer_density: Annotated[
+        tuple[str, ...],
+        Field(
+            description="PATTERN=DENSITY for the layers whose name matches; the others share what is left of the whole."
+            " Repeatable."
+        ),
+        TRANSFER,
+    ] = ()
     schedule: Annotated[
         Literal["cubic", "constant"],
         Field(description="How the density falls over the first half of the steps."),

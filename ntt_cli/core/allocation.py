@@ -58,8 +58,30 @@ def allocate_global(scores: Mapping[str, Tensor], *, density: float) -> Counts:
     return {name: 1 + count for name, count in zip(sizes, extra, strict=True)}
 
 
-def allocate(allocation: str, scores: Mapping[str, Tensor], *, density: float) -> Counts:
-    """Counts by the allocation's name: `erk`, `layerwise` or `global`."""
+def allocate(
+    allocation: str, scores: Mapping[str, Tensor], *, density: float, by_hand: Mapping[str, float] | None = None
+) -> Counts:
+    """Counts by the allocation's name: `erk`, `layerwise` or `global`.
+
+    Args:
+        allocation: the name.
+        scores: by weight; only `global` looks at more than their shapes.
+        density: over all weights together.
+        by_hand: densities of single weights; the allocation shares what they leave among the others.
+
+    Raises:
+        ValueError: if `density` or what is left of it cannot be met.
+    """
+    if by_hand:
+        sizes = {name: score.numel() for name, score in scores.items()}
+        fixed = {name: min(max(1, round(d * sizes[name])), sizes[name]) for name, d in by_hand.items()}
+        others = {name: score for name, score in scores.items() if name not in fixed}
+        left = total_to_keep(sizes, density=density) - sum(fixed.values())
+        room = sum(sizes[name] for name in others)
+        if not len(others) <= left <= room:
+            raise ValueError(f"the layers set by hand leave {left} weights to keep, of {room} in {len(others)} others")
+        counts = fixed | (allocate(allocation, others, density=left / room) if others else {})
+        return {name: counts[name] for name in scores}
     if allocation == "global":
         return allocate_global(scores, density=density)
     by_shape = {"erk": allocate_erk, "layerwise": allocate_layerwise}[allocation]

@@ -24,16 +24,22 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     for layer in _batch_norm_layers(module).values():
         layer.train()
         layer.momentum = None  # a cumulative average instead of an exponential one
-    fresh = {name: value.clone() for name, value in buffers.items()}
-    for prefix in _batch_norm_layers(module):
-        path = f"{prefix}." if prefix else ""
-        fresh[f"{path}running_mean"].zero_()
-        fresh[f"{path}running_var"].fill_(1)
-        fresh[f"{path}num_batches_tracked"].zero_()
+    fresh = untrained_statistics(model, buffers)
     with torch.no_grad():
         for batch in batches:
             if len(batch) > 1:
                 functional_call(module, (params, fresh), (batch,))
+    return fresh
+
+
+def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
+    """Buffers whose running statistics are those before any batch, mean 0 and variance 1; copies throughout."""
+    fresh = {name: value.clone() for name, value in buffers.items()}
+    for prefix in _batch_norm_layers(model.module):
+        path = f"{prefix}." if prefix else ""
+        fresh[f"{path}running_mean"].zero_()
+        fresh[f"{path}running_var"].fill_(1)
+        fresh[f"{path}num_batches_tracked"].zero_()
     return fresh
 
 

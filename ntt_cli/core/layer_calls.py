@@ -23,10 +23,10 @@ from ntt_cli.core.functional import Apply, Params
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One use of a weight on one sample, `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...` at each position `t`.
+    """One use of a weight, `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...` at each position `t` of each sample.
 
     Attributes:
-        positions: how many positions.
+        positions: how many, over all samples.
         inputs: makes what the weight is multiplied with, `[t, i]`: a Linear layer's inputs, a convolution's patches.
         output: where to ask autograd for the gradient of the layer's output.
         channel_axis: the axis `o` of that gradient, counted from the end; all others are positions.
@@ -44,10 +44,10 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """The forward pass of one sample.
+    """The forward pass of a batch.
 
     Attributes:
-        logits: `[1, c]`, with its graph.
+        logits: `[n, c]`, with its graph.
         calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall` are left out.
     """
 
@@ -55,16 +55,16 @@ class RecordedPass:
     calls: dict[str, list[LayerCall]]
 
 
-def record_calls(apply: Apply, leaves: Params, sample: Shaped[Tensor, "1 *features"]) -> RecordedPass:
-    """Run the network on one sample and record what its weights act on.
+def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
+    """Run the network and record what its weights act on.
 
     Args:
         apply: the network.
         leaves: its parameters, leaves that require a gradient.
-        sample: one sample, with its batch axis.
+        x: inputs.
     """
     with torch.enable_grad(), _CallRecorder(leaves) as recorder:
-        logits = apply(leaves, sample)
+        logits = apply(leaves, x)
     nodes = _graph_nodes(logits)
     uses = Counter(parent for node in nodes for parent, _ in node.next_functions)
     calls = {name: [call for call in made if call.output.node in nodes] for name, made in recorder.calls.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -11,6 +13,7 @@ from torch import nn
 from ntt_cli.config import PruneConfig
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.objective import Objective
+from ntt_cli.errors import UsageError
 
 STEPS, BATCH_SIZE = 3000, 64
 LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
@@ -19,7 +22,13 @@ LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """What `run_transfer` needs of the configuration, every default settled."""
+    """What a run needs of the configuration, every default settled.
+
+    Attributes that are not options of the same name:
+        objective: form and weights of the loss.
+        active: take the kernel over kept entries only.
+        by_hand: densities of the weights that `--layer-density` names.
+    """
 
     steps: int
     density: float
@@ -32,6 +41,7 @@ class TransferSettings:
     learning_rate: float
     mask_update_every: int
     seed: int
+    by_hand: dict[str, float]
 
     def recorded(self) -> dict[str, Any]:
         """The options that had no value of their own, under their names in the configuration."""
@@ -45,8 +55,21 @@ class TransferSettings:
         }
 
 
-def settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> TransferSettings:
-    """The settings of a run over `samples` samples, 0 where there are none."""
+def settle(
+    config: PruneConfig, teacher: FunctionalModel, names: Sequence[str], *, samples: int, allocation: str
+) -> TransferSettings:
+    """The settings of a run.
+
+    Args:
+        config: as the user gave it.
+        teacher: the dense network.
+        names: its prunable weights.
+        samples: how many there are to learn from; 0 where there are none.
+        allocation: the method's default.
+
+    Raises:
+        UsageError: if `--layer-density` cannot be read or names no prunable weight.
+    """
     kernel_weight = config.kernel_weight
     if kernel_weight is None:
         kernel_weight = 1.0 if config.weights is None else 0.0
@@ -63,13 +86,15 @@ def settle(config: PruneConfig, teacher: FunctionalModel, samples: int) -> Trans
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
-        allocation=config.allocation or _allocation(config),
+        allocation=config.allocation
+        or ("erk" if config.method == "ntt" and config.score == "magnitude" else allocation),
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,
         learning_rate=config.learning_rate,
         mask_update_every=config.mask_update_every,
         seed=config.seed,
+        by_hand=_by_hand(config.layer_density, names),
     )
 
 
@@ -80,5 +105,24 @@ def _weight_penalty(config: PruneConfig, teacher: FunctionalModel) -> float:
     return 1e-5 if convolutional else 1e-4
 
 
-def _allocation(config: PruneConfig) -> str:
-    return "global" if config.method == "ntt" and config.score == "saliency" else "erk"
+def _by_hand(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Densities by weight; the last pattern that matches one counts.
+
+    Raises:
+        UsageError: if an entry cannot be read or matches nothing.
+    """
+    densities: dict[str, float] = {}
+    for entry in given:
+        pattern, _, number = entry.rpartition("=")
+        option = f"--layer-density {entry}"
+        try:
+            density = float(number)
+        except ValueError:
+            density = math.nan
+        if not pattern or not 0 < density <= 1:
+            raise UsageError(option, "is not PATTERN=DENSITY", hint="write 'conv1.*=0.5', a density above 0, at most 1")
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise UsageError(option, "matches no prunable weight", hint=f"they are {', '.join(names)}")
+        densities |= dict.fromkeys(matching, density)
+    return densities

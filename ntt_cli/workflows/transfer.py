@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.kernel_product import answers, draw_probe
-from ntt_cli.core.masks import apply_masks, choose_masks, count_changes
+from ntt_cli.core.masks import apply_masks, count_changes
 from ntt_cli.core.objective import TransferLoss
+from ntt_cli.core.rounds import masks_at, on_the_way
 from ntt_cli.core.schedule import density_at, mask_update_steps
-from ntt_cli.core.scores import logit_sensitivities, magnitude_scores, saliency_scores
+from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
+from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import DivergedError
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
@@ -98,7 +99,7 @@ def run_transfer(
             density = density_at(
                 settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
             )
-            masks = choose(_score(student, inputs, settings), settings.allocation, density)
+            masks = _choose(student, inputs, settings, density)
             if step == updates[-1]:
                 buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
             apply = apply_teacher if buffers is teacher.buffers else teacher.bind(buffers)
@@ -149,13 +150,8 @@ def first_student(
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
     student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
-    masks = choose(_score(student, inputs, settings), settings.allocation, settings.density)
+    masks = _choose(student, inputs, settings, settings.density)
     return update_masks(student, masks, density=settings.density, apply=student.apply)
-
-
-def choose(scores: dict[str, Tensor], allocation: str, density: float) -> Masks:
-    """The masks of the highest scores at this density."""
-    return choose_masks(scores, allocate(allocation, scores, density=density))
 
 
 def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
@@ -169,6 +165,12 @@ def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> 
 def layer_densities(masks: Masks) -> dict[str, float]:
     """Kept fraction of each layer."""
     return {name: float(mask.double().mean()) for name, mask in masks.items()}
+
+
+def _choose(student: Student, inputs: Inputs, settings: TransferSettings, density: float) -> Masks:
+    by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
+    scores = _score(student, inputs, settings)
+    return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
 
 
 def _score(student: Student, inputs: Inputs, settings: TransferSettings) -> dict[str, Tensor]:

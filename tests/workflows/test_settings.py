@@ -7,6 +7,7 @@ import pytest
 from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.core.functional import functional_model
 from ntt_cli.io.models import load_model
+from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.settings import settle
 from tests.networks import write_network
 
@@ -36,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 def test_what_the_user_leaves_out(name: str, given: dict[str, Any], used: dict[str, Any]) -> None:
     model = write_network(name)
     teacher = functional_model(load_model(ModelOptions(model=model), seed=0).module)
-    settings = settle(PruneConfig(model=model, sparsity=0.5, **given), teacher, 100)
+    config = PruneConfig(model=model, sparsity=0.5, **given)
+    settings = settle(config, teacher, [], samples=100, allocation=METHODS[config.method].allocation)
     if name == "convolutional" and "weight_penalty" in used:
         used = used | {"weight_penalty": used["weight_penalty"] / 10}
     assert used.items() <= settings.recorded().items()

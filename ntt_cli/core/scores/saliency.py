@@ -1,4 +1,4 @@
-"""Scores: how much each weight is worth keeping. Higher is kept."""
+"""NTT's own score: a weight's magnitude and its effect on the logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe
-
-
-def magnitude_scores(params: Params, names: Iterable[str]) -> dict[str, Tensor]:
-    """`|w|`. Han et al. 2015, arXiv 1506.02626."""
-    return {name: params[name].detach().abs() for name in names}
 
 
 def saliency_scores(params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
@@ -55,11 +50,3 @@ def logit_sensitivities(
             total[name] += gradient.square()
         count += len(x)
     return {name: value / count for name, value in total.items()}
-
-
-def random_scores(params: Params, names: Iterable[str], *, generator: torch.Generator) -> dict[str, Tensor]:
-    """Uniform in [0, 1): a random mask at the allocation's counts."""
-    return {
-        name: torch.rand(params[name].shape, generator=generator, device=generator.device).to(params[name].device)
-        for name in names
-    }

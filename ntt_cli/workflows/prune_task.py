@@ -1,0 +1,141 @@
+"""A prune run before it starts: everything found, settled and checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import PruneConfig
+from ntt_cli.core.allocation import allocate, total_to_keep
+from ntt_cli.core.batch_norm import has_untrained_statistics
+from ntt_cli.core.functional import FunctionalModel
+from ntt_cli.core.standardise import Standardisation
+from ntt_cli.errors import UsageError
+from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
+from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.methods import METHODS, Method, Sight
+from ntt_cli.workflows.prepare import (
+    Inputs,
+    check_forward,
+    check_kernel,
+    check_labels,
+    known_standardisation,
+    open_inputs,
+    pick_device,
+    pick_prunable,
+    require_samples,
+    take_apart,
+)
+from ntt_cli.workflows.settings import TransferSettings, settle
+from ntt_cli.workflows.transfer import estimate_buffers
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prune run, ready to start.
+
+    Attributes:
+        config: as the user gave it.
+        method: how masks are chosen.
+        loaded: the model's source.
+        teacher: calibrated, on its device.
+        inputs: unlabelled; `None` where the method needs none and none were named.
+        standardisation: how the network's inputs are standardised, where that is known.
+        names: the prunable weights.
+        outputs: number of logits; 0 without inputs.
+        settings: of the transfer, every default settled.
+    """
+
+    config: PruneConfig
+    method: Method
+    loaded: LoadedModel
+    teacher: FunctionalModel
+    inputs: Inputs | None
+    standardisation: Standardisation | None
+    names: tuple[str, ...]
+    outputs: int
+    settings: TransferSettings
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Entries of each prunable weight."""
+        return {name: self.teacher.params[name].numel() for name in self.names}
+
+    def sight(self) -> Sight:
+        """What the method may look at, with a generator at its beginning."""
+        return Sight(
+            teacher=self.teacher,
+            names=self.names,
+            inputs=self.inputs,
+            shape=self.loaded.input_shape,
+            settings=self.settings,
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )
+
+
+def prepare(config: PruneConfig, on_event: EventSink) -> Task:
+    """Find and check everything that a run needs, before any work."""
+    method = METHODS[config.method]
+    device = pick_device(config.device)
+    loaded = load_model(config, seed=config.seed)
+    weights = None
+    if config.weights is not None:
+        weights = read_checkpoint(Path(config.weights))
+        load_into(loaded.module, weights)
+    teacher = take_apart(loaded.module, device, on_event)
+    inputs = _open(config, method, loaded, weights, device)
+    outputs = check_forward(teacher, inputs, where=config.model) if inputs else 0
+    names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
+    if inputs:
+        check_kernel(teacher, inputs, outputs=outputs, trainable=method.score is None, where=config.model)
+        if method.needs == "labels":
+            check_labels(inputs, outputs=outputs, purpose=f"--method {config.method} needs them")
+    settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
+    _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
+    if inputs is not None and has_untrained_statistics(teacher):
+        teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
+    standardisation = inputs.standardisation if inputs else known_standardisation(weights)
+    return Task(config, method, loaded, teacher, inputs, standardisation, names, outputs, settings)
+
+
+def _open(
+    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Checkpoint | None, device: torch.device
+) -> Inputs | None:
+    named = config.data is not None or loaded.data is not None
+    if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
+        return None
+    known = known_standardisation(weights)
+    inputs = open_inputs(config, loaded, split="train", device=device, known=known)
+    if method.needs != "labels":
+        inputs = replace(inputs, samples=inputs.samples.without_labels())
+    require_samples(inputs, 2)
+    return inputs
+
+
+def _check_sparsity(config: PruneConfig, sizes: dict[str, int], settings: TransferSettings) -> None:
+    try:
+        total_to_keep(sizes, density=settings.density)
+    except ValueError as error:
+        raise UsageError(
+            f"--sparsity {config.sparsity}",
+            f"is too high for this model: {error}",
+            hint=f"use at most {math.floor((1 - len(sizes) / sum(sizes.values())) * 1e6) / 1e6:g}",
+        ) from error
+    shapes = {name: torch.empty(n, device="meta") for name, n in sizes.items()}
+    try:
+        allocate(
+            "layerwise",
+            shapes,
+            density=settings.density,
+            by_hand=settings.by_hand,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"--sparsity {config.sparsity} with --layer-density",
+            str(error),
+            hint="change either, or set fewer layers by hand",
+        ) from error
