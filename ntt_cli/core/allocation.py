@@ -67,7 +67,8 @@ def allocate(
         allocation: the name.
         scores: by weight; only `global` looks at more than their shapes.
         density: over all weights together.
-        by_hand: densities of single weights; the allocation shares what they leave among the others.
+        by_hand: densities of single weights; the allocation shares what they leave among the others. Where that
+            is nothing or everything, their rounded counts may miss the total by one each.
 
     Raises:
         ValueError: if `density` or what is left of it cannot be met.
@@ -78,8 +79,9 @@ def allocate(
         others = {name: score for name, score in scores.items() if name not in fixed}
         left = total_to_keep(sizes, density=density) - sum(fixed.values())
         room = sum(sizes[name] for name in others)
-        if not len(others) <= left <= room:
+        if not len(others) - len(fixed) <= left <= room + len(fixed):
             raise ValueError(f"the layers set by hand leave {left} weights to keep, of {room} in {len(others)} others")
+        left = min(max(left, len(others)), room)
         counts = fixed | (allocate(allocation, others, density=left / room) if others else {})
         return {name: counts[name] for name in scores}
     if allocation == "global":

@@ -19,6 +19,7 @@ from ntt_cli.core.scores.ntk_sap import ntk_sap_scores
 from ntt_cli.core.scores.synflow import synflow_scores
 from ntt_cli.core.scores.wanda import layer_input_norms, wanda_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores, random_scores
+from ntt_cli.errors import DivergedError
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.settings import TransferSettings
 
@@ -165,12 +166,23 @@ METHODS: dict[str, Method] = {
 
 
 def one_shot_masks(method: Method, sight: Sight) -> Masks:
-    """The masks of a method that does not move weights."""
-    assert method.score is not None
-    score = method.score
+    """The masks of a method that does not move weights.
+
+    Raises:
+        DivergedError: if a score is not finite.
+    """
+
+    def score(masks: Masks) -> dict[str, Tensor]:
+        assert method.score is not None
+        scores = method.score(sight, masks)
+        for name, values in scores.items():
+            if not values.isfinite().all():
+                raise DivergedError(name, "has scores that are not finite", hint="try another --method")
+        return scores
+
     dense = {name: torch.ones_like(sight.teacher.params[name], dtype=torch.bool) for name in sight.names}
     return prune_in_rounds(
-        lambda masks: score(sight, masks),
+        score,
         dense,
         rounds=method.rounds,
         allocation=sight.settings.allocation,
