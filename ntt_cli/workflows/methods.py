@@ -149,9 +149,9 @@ def _wanda(sight: Sight, masks: Masks) -> dict[str, Tensor]:
 
 
 METHODS: dict[str, Method] = {
-    "ntt": Method("inputs", "global"),
-    "ntt-shuffled": Method("inputs", "global", mask="shuffled"),
-    "ntt-fresh": Method("inputs", "global", mask="fresh"),
+    "ntt": Method("inputs", "erk"),
+    "ntt-shuffled": Method("inputs", "erk", mask="shuffled"),
+    "ntt-fresh": Method("inputs", "erk", mask="fresh"),
     "random": Method("nothing", "erk", _random),
     "random-rescaled": Method("nothing", "erk", _random, rescaled=True),
     "magnitude": Method("nothing", "erk", _magnitude),

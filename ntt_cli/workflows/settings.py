@@ -86,8 +86,7 @@ def settle(
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
-        allocation=config.allocation
-        or ("erk" if config.method == "ntt" and config.score == "magnitude" else allocation),
+        allocation=config.allocation or allocation,
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,

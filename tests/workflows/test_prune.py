@@ -143,7 +143,7 @@ def test_the_checkpoint_says_where_it_came_from() -> None:
     assert record.model.sha256 == hashlib.sha256(Path("plain.py").read_bytes()).hexdigest()
     assert (record.config["seed"], record.config["exclude"], record.config["sparsity"]) == (3, ["fc2.*"], 0.8)
     assert "output" not in record.config
-    used = {"steps": 4, "batch_size": 64, "kernel_weight": 1, "weight_penalty": 0, "allocation": "global"}
+    used = {"steps": 4, "batch_size": 64, "kernel_weight": 1, "weight_penalty": 0, "allocation": "erk"}
     assert used.items() <= record.config.items()
 
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("given", "used"),
     [
-        ({}, {"steps": 3000, "batch_size": 64, "kernel_weight": 1, "weight_penalty": 0, "allocation": "global"}),
-        ({"score": "magnitude"}, {"allocation": "erk"}),
+        ({}, {"steps": 3000, "batch_size": 64, "kernel_weight": 1, "weight_penalty": 0, "allocation": "erk"}),
+        ({"method": "synflow"}, {"allocation": "global"}),
         ({"method": "magnitude"}, {"allocation": "erk"}),
         ({"allocation": "layerwise"}, {"allocation": "layerwise"}),
         ({"kernel_weight": 0}, {"steps": 9000, "batch_size": 128}),
