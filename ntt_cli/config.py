@@ -6,9 +6,10 @@ The classes are frozen and checked where they are made.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Split = Literal["train", "test"]
 
@@ -283,6 +284,89 @@ class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
     ] = None
 
 
+REFERENCES = ("dense", "trained-magnitude")
+"""What `ntt compare` measures beside the methods of `ntt prune`; both see labels before they are fine-tuned."""
+
+
+class CompareConfig(ModelOptions, DataOptions):
+    """`ntt compare`."""
+
+    weights: Annotated[
+        str | None,
+        Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights, by seed."),
+        MODEL,
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
+    ] = ()
+    test_data: Annotated[
+        str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA
+    ] = None
+    methods: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="With commas between: methods of ntt prune, dense, and trained-magnitude, which trains the"
+            " dense network first.",
+        ),
+        TRANSFER,
+    ] = ("ntt", "synflow", "snip", "magnitude", "random")
+    sparsities: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(min_length=1, description="With commas between."),
+        TRANSFER,
+    ] = (0.9, 0.95)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="With commas between; rates are chosen on the first."),
+        TRANSFER,
+    ] = (1, 2, 3)
+    steps: Annotated[
+        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
+    ] = None
+    epochs: Annotated[
+        int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
+    ] = 10
+    optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
+        "adamw"
+    )
+    learning_rates: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(
+            description="Rates to choose from, with commas between: for each method and sparsity the one that is best"
+            " on the first seed's validation samples. Default: the rate that ntt finetune would take."
+        ),
+        TRAINING,
+    ] = ()
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
+    jobs: Annotated[int, Field(ge=1, description="Cells side by side."), MACHINE] = 1
+    cell: Annotated[
+        int | None, Field(ge=1, description="Run this cell alone, as --plan numbers them; for job arrays."), MACHINE
+    ] = None
+    output: Annotated[
+        str, Field(description="Folder of the results; what is there already is not done again."), OUTPUT
+    ] = "comparison"
+
+    @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
+    @classmethod
+    def _split_at_commas(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            parts = [part.strip() for item in given for part in str(item).split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return given
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        known = (*get_args(Method), *REFERENCES)
+        for name in methods:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                advice = f"did you mean {near[0]}?" if near else f"the methods are {', '.join(known)}"
+                raise ValueError(f"{name} is no method; {advice}")
+        return methods
+
+
 def recorded(config: Options) -> dict[str, Any]:
     """What a checkpoint records of a configuration: all that decides its bytes, nothing that says where they go."""
     fields = type(config).model_fields
@@ -291,5 +375,10 @@ def recorded(config: Options) -> dict[str, Any]:
     }
 
 
-COMMANDS: dict[str, type[Options]] = {"prune": PruneConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig}
+COMMANDS: dict[str, type[Options]] = {
+    "prune": PruneConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+}
 """The commands that take a configuration."""

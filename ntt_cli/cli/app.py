@@ -16,6 +16,7 @@ COMMANDS = {
     "prune": "Find a sparse network, without labels.",
     "finetune": "Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.",
     "evaluate": "Measure accuracy, agreement with a teacher, FLOPs and size.",
+    "compare": "Compare methods, sparsities and seeds under one budget; goes on where it was.",
     "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
     "init": "Write a commented model.py to start from.",
 }

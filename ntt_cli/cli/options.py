@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -129,7 +129,7 @@ def flag(name: str) -> str:
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     required = field.is_required()
-    kind: Any = list[str] if field.annotation == tuple[str, ...] else field.annotation
+    kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
     if name == "model":
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
@@ -147,5 +147,5 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if required:
         kind, default = kind | None, None
     else:
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

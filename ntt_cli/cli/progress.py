@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ntt_cli.cli.streams import Streams
 from ntt_cli.workflows.events import (
+    CellsChanged,
     EpochDone,
     Evaluated,
     Event,
@@ -72,6 +73,12 @@ class Board:
                 return True
             case Evaluated():
                 self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
+            case CellsChanged():
+                self.title, self.unit = "Comparison", "cell"
+                self.done, self.total = event.done + event.failed, event.total
+                self.values["running"] = ", ".join(event.running) or "none"
+                self.values["failed"] = str(event.failed)
+                return bool(event.running) or self.done == self.total
         return self.total > 0 and self.done == self.total
 
 

@@ -73,7 +73,25 @@ class Evaluated:
     total: int
 
 
+@dataclass(frozen=True)
+class CellsChanged:
+    """Of `total` cells to run, `done` have a result and `failed` none; `running` are named."""
+
+    done: int
+    failed: int
+    total: int
+    running: tuple[str, ...]
+
+
 Event = (
-    Warned | TransferStarted | MasksUpdated | StepsDone | TrainingStarted | TrainingStepsDone | EpochDone | Evaluated
+    Warned
+    | TransferStarted
+    | MasksUpdated
+    | StepsDone
+    | TrainingStarted
+    | TrainingStepsDone
+    | EpochDone
+    | Evaluated
+    | CellsChanged
 )
 EventSink = Callable[[Event], None]

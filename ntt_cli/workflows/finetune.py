@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 
 LOOK_EVERY = 20
 EVALUATION_BATCH = 256
+PROBE_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,8 @@ def _train(task: Task, on_event: EventSink) -> tuple[_Best, list[EpochSummary]]:
         learning_rate=task.learning_rate,
         weight_decay=config.weight_decay,
     )
-    # The last batch is dropped if it is short: batch norm cannot learn from one sample, and its rate would be too high.
-    batch_size = min(config.batch_size, len(task.training))
-    steps_per_epoch = len(task.training) // batch_size
-    schedule = _rate_schedule(config, optimiser, steps=config.epochs * steps_per_epoch)
+    batch_size, steps_per_epoch = _division(task)
+    schedule = _rate_schedule(config, optimiser, steps=steps_of(task))
     on_event(TrainingStarted(config.epochs, steps_per_epoch))
     order = torch.Generator().manual_seed(config.seed)
     best: _Best | None = None
@@ -179,6 +180,33 @@ def _train(task: Task, on_event: EventSink) -> tuple[_Best, list[EpochSummary]]:
                 best = _Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
     assert best is not None
     return best, epochs
+
+
+def steps_of(task: Task) -> int:
+    """Training steps over all epochs."""
+    return task.config.epochs * _division(task)[1]
+
+
+def seconds_per_step(task: Task) -> float:
+    """Measured on a few steps that move the task's module."""
+    module, parameters = task.loaded.module.train(), dict(task.loaded.module.named_parameters())
+    trained = [p for p in parameters.values() if p.requires_grad]
+    optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
+    indices = torch.arange(_division(task)[0])
+    seconds = []
+    for _ in range(PROBE_STEPS):
+        begun = time.perf_counter()
+        x, labels = task.training.batch(indices), task.training.labels(indices)
+        float(training_step(module, optimiser, x, labels, parameters=parameters, mask_numbers={}))
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def _division(task: Task) -> tuple[int, int]:
+    """Samples a step, and steps an epoch."""
+    # The last batch is dropped if it is short: batch norm cannot learn from one sample, and its rate would be too high.
+    batch_size = min(task.config.batch_size, len(task.training))
+    return batch_size, len(task.training) // batch_size
 
 
 def _rate_schedule(

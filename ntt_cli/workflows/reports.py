@@ -118,3 +118,75 @@ class EvaluateReport(Summary):
     sparse_bytes: int
     min_accuracy: float | None
     passed: bool | None
+
+
+class CellResult(Summary):
+    """One cell of a comparison.
+
+    Accuracies are fractions: on the test data as pruned and after fine-tuning, and on the validation samples by which
+    the epoch, and on the first seed the rate, was chosen.
+    """
+
+    method: str
+    sparsity: float | None
+    seed: int
+    labels_before_training: bool
+    learning_rate: float
+    accuracy: float
+    accuracy_as_pruned: float
+    validation_accuracy: float | None
+    validation_by_rate: dict[str, float | None]
+    loss: float
+    kept: int
+    prunable: int
+    flops_sparse: int
+    seconds: float
+
+
+class CellFailure(Summary):
+    """A cell without a result."""
+
+    cell: str
+    error: str
+
+
+class CompareRow(Summary):
+    """A method at a sparsity over its seeds.
+
+    `std` is `None` for one seed; `best` is the highest mean among the sparse networks at that sparsity.
+    """
+
+    method: str
+    sparsity: float | None
+    labels_before_training: bool
+    learning_rate: float
+    seeds: int
+    mean: float
+    std: float | None
+    mean_as_pruned: float
+    best: bool
+
+
+class CompareReport(Summary):
+    """What `ntt compare` found."""
+
+    output: str
+    rows: list[CompareRow]
+    results: list[CellResult]
+    failed: list[CellFailure]
+
+
+class PlannedCell(Summary):
+    """One cell of a comparison, as `--cell` counts them."""
+
+    number: int
+    cell: str
+    done: bool
+
+
+class ComparePlan(Summary):
+    """What `ntt compare --plan` says; the time is that of the cells not done, one after the other."""
+
+    output: str
+    cells: list[PlannedCell]
+    seconds: float

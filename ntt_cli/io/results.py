@@ -1,0 +1,97 @@
+"""The folder of a comparison: what it compares, each cell's result, and all of them as JSON lines and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ntt_cli.errors import OutputError
+from ntt_cli.io.files import write_atomically
+
+SETTINGS = "comparison.json"
+RESULT = "result.json"
+NOT_IN_CSV = {"seconds", "validation_by_rate"}
+"""What may differ from run to run, and what is no single value."""
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
+    """Make the folder (if `write`), or make sure that it holds a comparison with the same settings.
+
+    Raises:
+        OutputError: if it is something else, or cannot be made.
+    """
+    wanted = json.loads(json.dumps(settings))
+    path = folder / SETTINGS
+    if path.exists():
+        found = _read_json(path)
+        if differing := [name for name in wanted if found.get(name) != wanted[name]]:
+            name = differing[0]
+            raise OutputError(
+                folder,
+                f"holds a comparison with another {name}: {found.get(name)}, not {wanted[name]}",
+                hint="name another folder with --output",
+            )
+        return
+    if not write and not folder.exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise OutputError(
+                folder, "holds something other than a comparison", hint="name another folder with --output"
+            )
+    except OSError as error:
+        raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
+    if write:
+        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+
+
+def read_result(cell: Path, kind: type[R]) -> R | None:
+    """A cell's result; `None` if it has none yet.
+
+    Raises:
+        OutputError: if there is one that ntt did not write.
+    """
+    path = cell / RESULT
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(_read_json(path))
+    except ValidationError as error:
+        raise OutputError(
+            path, "is not a result of this version of ntt", hint="remove it, and it is made anew"
+        ) from error
+
+
+def write_result(cell: Path, result: BaseModel) -> None:
+    """Write a cell's result; it counts as done from then on."""
+    write_atomically(cell / RESULT, (result.model_dump_json(indent=2) + "\n").encode())
+
+
+def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
+    """Write `results.jsonl`, and `results.csv` without what may differ from run to run."""
+    lines = "".join(result.model_dump_json() + "\n" for result in results)
+    write_atomically(folder / "results.jsonl", lines.encode())
+    table = io.StringIO(newline="")
+    rows = [result.model_dump(exclude=NOT_IN_CSV) for result in results]
+    if rows:
+        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomically(folder / "results.csv", table.getvalue().encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(path, f"cannot be read: {error}", hint="name another folder with --output") from error
+    return content if isinstance(content, dict) else {}

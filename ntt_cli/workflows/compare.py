@@ -1,0 +1,161 @@
+"""`ntt compare`: methods, sparsities and seeds under one budget; each cell is done once."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, PruneConfig, recorded
+from ntt_cli.errors import DataError, UsageError
+from ntt_cli.io.data import load_samples
+from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.io.results import open_folder, write_tables
+from ntt_cli.workflows import finetune, prune
+from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, result_of
+from ntt_cli.workflows.compare_processes import run_cells
+from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.methods import METHODS
+from ntt_cli.workflows.reports import (
+    CellFailure,
+    CellResult,
+    ComparePlan,
+    CompareReport,
+    CompareRow,
+    PlannedCell,
+)
+
+NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "cell"}
+"""A comparison may grow by these."""
+
+START_SECONDS = 5.0
+"""For a cell's process to import torch and open its model and data."""
+
+
+def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
+    """The grid, after a look at everything that its cells share; with `write`, its folder is made.
+
+    Raises:
+        DataError: if there is no test data.
+        NttError: if anything else is unusable.
+    """
+    loaded = load_model(config, seed=config.seeds[0])
+    _check_test_data(config, loaded)
+    finetune.prepare(_finetune_config(config), lambda _: None)
+    settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
+    settings |= {"first seed": config.seeds[0], "model file": loaded.sha256}
+    if config.weights is not None:
+        settings["weights file"] = hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
+    open_folder(Path(config.output), settings, write=write)
+    return cells_of(config)
+
+
+def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
+    """Do the cells that have no result yet, and gather all of them.
+
+    A cell that fails is reported and does not end the others.
+
+    Raises:
+        NttError: if the model, the data or the folder is unusable.
+    """
+    cells = prepare(config, write=True)
+    chosen = [_numbered(cells, config.cell)] if config.cell is not None else cells
+    waiting = [cell for cell in chosen if result_of(config, cell) is None]
+    failed = run_cells(config, waiting, on_event) if waiting else {}
+    results = [result for cell in chosen if (result := result_of(config, cell)) is not None]
+    if config.cell is None:
+        write_tables(Path(config.output), results)
+    return CompareReport(
+        output=config.output,
+        rows=_rows(results),
+        results=results,
+        failed=[CellFailure(cell=name, error=error) for name, error in failed.items()],
+    )
+
+
+def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
+    """The cells, and a time for those that are not done, from a few measured steps; nothing is trained."""
+    cells = prepare(config, write=False)
+    undone = [cell for cell in cells if result_of(config, cell) is None]
+    training = _finetune_config(config)
+    task = finetune.prepare(training, on_event)
+    one_training = finetune.seconds_per_step(task) * finetune.steps_of(task)
+    transfer = 0.0
+    if any(_transfers(cell) for cell in undone):
+        options = {name: getattr(config, name) for name in SHARED}
+        planned = prune.plan(
+            PruneConfig(**options, sparsity=config.sparsities[0], weights=config.weights, steps=config.steps), on_event
+        )
+        transfer = planned.seconds or 0.0
+    rates = max(1, len(config.learning_rates))
+    seconds = sum(
+        one_training * (rates if pilot_of(config, cell) is None else 1)
+        + one_training * (cell.method == "trained-magnitude")
+        + transfer * _transfers(cell)
+        + START_SECONDS
+        for cell in undone
+    )
+    numbered = [
+        PlannedCell(number=number, cell=cell.name, done=cell not in undone)
+        for number, cell in enumerate(cells, start=1)
+    ]
+    return ComparePlan(output=config.output, cells=numbered, seconds=seconds)
+
+
+def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
+    options = DataOptions(**{name: getattr(config, name) for name in DataOptions.model_fields})
+    options = options.model_copy(update={"data": config.test_data or config.data, "limit": None})
+    samples = load_samples(options, split="test", default=loaded.data, input_shape=loaded.input_shape)
+    if samples.labels is None:
+        raise DataError(samples.spec, "has no labels to test with", hint="name labelled data with --test-data")
+    if config.test_data is None and samples.split is None:
+        raise DataError(
+            samples.spec,
+            "is not divided into training and test samples",
+            hint="name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test",
+        )
+
+
+def _finetune_config(config: CompareConfig) -> FinetuneConfig:
+    options = {name: getattr(config, name) for name in SHARED}
+    return FinetuneConfig(
+        **options, seed=config.seeds[0], epochs=config.epochs, optimiser=config.optimiser, checkpoint=config.weights
+    )
+
+
+def _numbered(cells: Sequence[Cell], number: int) -> Cell:
+    if number > len(cells):
+        raise UsageError(f"--cell {number}", f"there are {len(cells)} cells", hint="--plan lists them")
+    return cells[number - 1]
+
+
+def _transfers(cell: Cell) -> bool:
+    return cell.method in METHODS and METHODS[cell.method].score is None
+
+
+def _rows(results: Sequence[CellResult]) -> list[CompareRow]:
+    groups: dict[tuple[str, float | None], list[CellResult]] = {}
+    for result in results:
+        groups.setdefault((result.method, result.sparsity), []).append(result)
+    rows = []
+    for (method, sparsity), group in groups.items():
+        accuracies = [result.accuracy for result in group]
+        rows.append(
+            CompareRow(
+                method=method,
+                sparsity=sparsity,
+                labels_before_training=group[0].labels_before_training,
+                learning_rate=group[0].learning_rate,
+                seeds=len(group),
+                mean=statistics.fmean(accuracies),
+                std=statistics.stdev(accuracies) if len(group) > 1 else None,
+                mean_as_pruned=statistics.fmean(result.accuracy_as_pruned for result in group),
+                best=False,
+            )
+        )
+    best: dict[float | None, float] = {}
+    for row in rows:
+        if row.sparsity is not None:
+            best[row.sparsity] = max(row.mean, best.get(row.sparsity, 0.0))
+    return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]

@@ -1,0 +1,160 @@
+"""One cell of a comparison: a method at a sparsity and a seed, pruned, fine-tuned and evaluated."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig, FinetuneConfig, ModelOptions, PruneConfig
+from ntt_cli.errors import UsageError
+from ntt_cli.io.results import read_result, write_result
+from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows.events import Event
+from ntt_cli.workflows.methods import METHODS
+from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
+
+SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at a sparsity and a seed; `sparsity` is `None` for the dense reference."""
+
+    method: str
+    sparsity: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        level = "" if self.sparsity is None else f"-{self.sparsity:.10g}"
+        return f"{self.method}{level}-seed{self.seed}"
+
+    @property
+    def sees_labels(self) -> bool:
+        """Whether labels are seen before fine-tuning."""
+        return self.method == "trained-magnitude" or (self.method in METHODS and METHODS[self.method].needs == "labels")
+
+
+def cells_of(config: CompareConfig) -> list[Cell]:
+    """The grid: all cells of the first seed, then those of the next."""
+    return [
+        Cell(method, sparsity, seed)
+        for seed in config.seeds
+        for sparsity in (None, *config.sparsities)
+        for method in config.methods
+        if (method == "dense") == (sparsity is None)
+    ]
+
+
+def pilot_of(config: CompareConfig, cell: Cell) -> Cell | None:
+    """The cell of the first seed that chooses this one's rate; `None` if it has its own."""
+    if cell.seed == config.seeds[0] or len(config.learning_rates) < 2:
+        return None
+    return Cell(cell.method, cell.sparsity, config.seeds[0])
+
+
+def folder_of(config: CompareConfig, cell: Cell) -> Path:
+    """Where the cell's files are."""
+    return Path(config.output) / "cells" / cell.name
+
+
+def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
+    """The cell's result, if it has one."""
+    return read_result(folder_of(config, cell), CellResult)
+
+
+def run_cell(config: CompareConfig, cell: Cell) -> CellResult:
+    """Do the work, and write the result last.
+
+    Raises:
+        NttError: what went wrong in one of the steps.
+        UsageError: if the cell that chooses the rate has no result.
+    """
+    begun = time.monotonic()
+    folder = folder_of(config, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    rates: tuple[float | None, ...] = config.learning_rates or (None,)
+    if pilot := pilot_of(config, cell):
+        chosen = result_of(config, pilot)
+        if chosen is None:
+            raise UsageError(
+                f"cell {cell.name}",
+                f"takes its rate from {pilot.name}, which has no result",
+                hint="run that cell first",
+            )
+        rates = (chosen.learning_rate,)
+    sparse = _sparse_checkpoint(config, cell, folder)
+    as_pruned = _evaluate(config, cell, sparse)
+    tuned = [_finetune(config, cell, folder, sparse, rate) for rate in rates]
+    best = max(tuned, key=lambda report: report.accuracy or 0.0)
+    tested = _evaluate(config, cell, best.output)
+    assert as_pruned.accuracy is not None
+    assert tested.accuracy is not None
+    result = CellResult(
+        method=cell.method,
+        sparsity=cell.sparsity,
+        seed=cell.seed,
+        labels_before_training=cell.sees_labels,
+        learning_rate=best.learning_rate,
+        accuracy=tested.accuracy.top1,
+        accuracy_as_pruned=as_pruned.accuracy.top1,
+        validation_accuracy=best.accuracy,
+        validation_by_rate={f"{report.learning_rate:g}": report.accuracy for report in tuned},
+        loss=tested.accuracy.loss,
+        kept=tested.kept,
+        prunable=tested.prunable,
+        flops_sparse=tested.flops_sparse,
+        seconds=time.monotonic() - begun,
+    )
+    write_result(folder, result)
+    return result
+
+
+def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path) -> str:
+    weights, method = config.weights, cell.method
+    if method == "trained-magnitude":
+        output = str(folder / "dense.safetensors")
+        finetune.run(FinetuneConfig(**_shared(config, cell), **_training(config), output=output), _ignore)
+        weights, method = output, "magnitude"
+    elif method == "dense":
+        method = "magnitude"  # at sparsity 0, which keeps every weight and makes a checkpoint of them
+    options = PruneConfig(
+        **_shared(config, cell),
+        method=method,  # type: ignore[arg-type]
+        sparsity=cell.sparsity or 0.0,
+        weights=weights,
+        exclude=config.exclude,
+        steps=config.steps,
+        output=str(folder / "sparse.safetensors"),
+    )
+    return prune.run(options, _ignore).output
+
+
+def _finetune(config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None) -> FinetuneReport:
+    output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate:g}.safetensors")
+    options = FinetuneConfig(
+        **_shared(config, cell), **_training(config), checkpoint=checkpoint, learning_rate=rate, output=str(output)
+    )
+    return finetune.run(options, _ignore)
+
+
+def _evaluate(config: CompareConfig, cell: Cell, checkpoint: str) -> EvaluateReport:
+    shared = _shared(config, cell) | {"data": config.test_data or config.data, "limit": None}
+    shared.pop("force")
+    return evaluate.run(EvaluateConfig(**shared, checkpoint=checkpoint, split="test"), _ignore)
+
+
+def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
+    # Files that a killed run left are written again.
+    return {name: getattr(config, name) for name in SHARED} | {"seed": cell.seed, "force": True}
+
+
+def _training(config: CompareConfig) -> dict[str, Any]:
+    return {"epochs": config.epochs, "optimiser": config.optimiser}
+
+
+def _ignore(event: Event) -> None:
+    """The comparison tells of its cells alone."""

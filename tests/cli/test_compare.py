@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ntt_cli.config import CompareConfig
+from ntt_cli.workflows import compare
+from ntt_cli.workflows.compare_cell import run_cell
+from tests.cli.conftest import MODEL, Ntt
+
+GRID = ["--methods", "random,snip", "--sparsities", "0.9", "--seeds", "1,2", "--epochs", "1", "--limit", "100"]
+COMMAND = ["compare", MODEL, *GRID, "--device", "cpu"]
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def finish(output: str = "comparison") -> None:
+    """The grid's cells, in this process."""
+    config = CompareConfig(
+        model=MODEL,
+        methods=("random", "snip"),
+        sparsities=(0.9,),
+        seeds=(1, 2),
+        epochs=1,
+        limit=100,
+        device="cpu",
+        output=output,
+    )
+    for cell in compare.prepare(config, write=True):
+        run_cell(config, cell)
+
+
+def test_a_finished_comparison(ntt: Ntt) -> None:
+    finish()
+    human = ntt(*COMMAND)
+    assert human.code == 0
+    assert human.out.splitlines()[1] == "test accuracy in %, mean ± standard deviation over 2 seeds"
+    rows = {line.split()[0]: line.split()[1:] for line in human.out.splitlines()[3:]}
+    assert (rows["random"][0], rows["snip"][0]) == ("no", "yes")
+    assert "comparison/results.csv has every cell" in human.err
+    document = ntt(*COMMAND, "--json").document
+    assert [row["method"] for row in document["rows"]] == ["random", "snip"]
+    mean = 50 * sum(result["accuracy"] for result in document["results"] if result["method"] == "snip")
+    assert rows["snip"][1] == f"{mean:.2f}"
+    assert ntt(*COMMAND, "-q").out == "comparison\n"
+
+
+def test_the_plan(ntt: Ntt) -> None:
+    finish()
+    (Path("comparison/cells/snip-0.9-seed1/result.json")).unlink()
+    result = ntt(*COMMAND, "--plan")
+    assert result.code == 0
+    assert [line.split() for line in result.out.splitlines()[1:5]] == [
+        ["1", "random-0.9-seed1", "done"],
+        ["2", "snip-0.9-seed1"],
+        ["3", "random-0.9-seed2", "done"],
+        ["4", "snip-0.9-seed2", "done"],
+    ]
+    assert result.out.splitlines()[5].startswith("1 of 4 cells to do, about 0:00:0")
+
+
+def test_one_cell_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
+    result = ntt(*COMMAND, "--cell", "3", "--json")
+    assert (result.code, [r["seed"] for r in result.document["results"]]) == (0, [2])
+    assert not Path("comparison/results.csv").exists()
+    assert "cell 1/1" in result.err
+    failing = ntt(*COMMAND, "--cell", "1", "--learning-rates", "1e30", "-o", "other")
+    assert failing.code == 1
+    assert "failed: cell random-0.9-seed1: " in failing.err
+    assert "returns NaN or infinity" in failing.err
+    assert "the same command runs the failed cells again" in failing.err
+
+
+def test_lists(ntt: Ntt) -> None:
+    result = ntt("compare", MODEL, "--methods", "ntt,synfow")
+    assert result.code == 2
+    assert "synfow is no method; did you mean synflow?" in result.err
+    Path("c.toml").write_text("methods = ['random', 'snip']\nsparsities = [0.9]\nseeds = [1, 2]\n")
+    planned = ntt("compare", MODEL, "--config", "c.toml", "--limit", "100", "--plan", "--json").document
+    assert len(planned["cells"]) == 4
+
+
+def test_killed_and_started_again_it_writes_the_same_table() -> None:
+    finish("whole")
+    arguments = [sys.executable, "-m", "ntt_cli", *COMMAND]
+    subprocess.run([*arguments, "-o", "whole", "-q"], check=True)
+    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True) as killed:
+        while not list(Path("comparison").glob("cells/*/sparse.safetensors")):
+            assert killed.poll() is None
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+    # Its cell ends with it: nothing more appears, and nothing is left half-written.
+    time.sleep(1)
+    files = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")}
+    time.sleep(1)
+    assert {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")} == files
+    done = subprocess.run([*arguments, "--json"], stdout=subprocess.PIPE, check=True, env=os.environ)
+    assert len(json.loads(done.stdout)["results"]) == 4
+    assert Path("comparison/results.csv").read_bytes() == Path("whole/results.csv").read_bytes()

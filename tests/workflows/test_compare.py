@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from ntt_cli.config import CompareConfig
+from ntt_cli.errors import DataError, NttError, OutputError, UsageError
+from ntt_cli.io.checkpoint import read_checkpoint
+from ntt_cli.workflows import compare
+from ntt_cli.workflows.compare_cell import Cell, cells_of, folder_of, pilot_of, result_of, run_cell
+from ntt_cli.workflows.compare_processes import run_cells
+from ntt_cli.workflows.events import CellsChanged, Event
+from ntt_cli.workflows.reports import CellResult, CompareReport
+from tests.networks import write_network
+
+pytestmark = pytest.mark.usefixtures("folder")
+LISTS = {"methods", "sparsities", "seeds", "learning_rates"}
+
+
+def config(name: str = "plain", **values: Any) -> CompareConfig:
+    small = {"sparsities": (0.8,), "seeds": (1,), "epochs": 1, "limit": 100, "steps": 4, "device": "cpu"}
+    given: dict[str, Any] = {"methods": "random"} | small | values
+    # As the command line gives them: a list of strings with commas.
+    listed = {name: [value] for name, value in given.items() if isinstance(value, str) and name in LISTS}
+    return CompareConfig(model=write_network(name), **(given | listed))
+
+
+def finish(chosen: CompareConfig) -> list[CellResult]:
+    """Do every cell in this process, where torch is loaded already."""
+    return [run_cell(chosen, cell) for cell in compare.prepare(chosen, write=True)]
+
+
+def report_of(chosen: CompareConfig) -> CompareReport:
+    return compare.run(chosen, lambda _: None)
+
+
+def test_the_grid() -> None:
+    grid = cells_of(config(methods="ntt,dense", sparsities=(0.9, 0.95), seeds="3, 1"))
+    assert [cell.name for cell in grid] == [
+        "dense-seed3",
+        "ntt-0.9-seed3",
+        "ntt-0.95-seed3",
+        "dense-seed1",
+        "ntt-0.9-seed1",
+        "ntt-0.95-seed1",
+    ]
+
+
+def test_the_first_seed_chooses_the_rate_for_the_others() -> None:
+    one, two = Cell("snip", 0.9, 7), Cell("snip", 0.9, 8)
+    several = config(seeds=(7, 8), learning_rates=(0.1, 0.2))
+    assert (pilot_of(several, one), pilot_of(several, two)) == (None, one)
+    assert pilot_of(config(seeds=(7, 8), learning_rates=(0.1,)), two) is None
+    assert pilot_of(config(seeds=(7, 8)), two) is None
+
+
+def test_which_see_labels() -> None:
+    seen = [
+        cell.method for cell in cells_of(config(methods="ntt,dense,snip,synflow,trained-magnitude")) if cell.sees_labels
+    ]
+    assert seen == ["snip", "trained-magnitude"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"methods": "ntt,synfow"}, "synfow is no method; did you mean synflow?"),
+        ({"methods": ""}, "at least 1 item"),
+        ({"sparsities": "0.9,1.5"}, "less than 1"),
+        ({"seeds": "one"}, "valid integer"),
+    ],
+)
+def test_lists_that_cannot_be_read(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words.replace("?", r"\?")):
+        config(**values)
+
+
+def test_a_cell_leaves_its_files_and_its_result() -> None:
+    chosen = config(methods="ntt", learning_rates=(1e-3, 0.1), epochs=2)
+    (result,) = finish(chosen)
+    folder = folder_of(chosen, cells_of(chosen)[0])
+    assert folder == Path("comparison/cells/ntt-0.8-seed1")
+    assert read_checkpoint(folder / "sparse.safetensors").record is not None
+    assert result_of(chosen, cells_of(chosen)[0]) == result
+    assert (result.kept, result.prunable, result.seed, result.sparsity) == (237, 1184, 1, 0.8)
+    assert set(result.validation_by_rate) == {"0.001", "0.1"}
+    best = max(result.validation_by_rate.values(), key=lambda value: value or 0)
+    assert result.validation_accuracy == best == result.validation_by_rate[f"{result.learning_rate:g}"]
+
+
+def test_later_seeds_take_the_rate_of_the_first() -> None:
+    chosen = config(seeds=(1, 2), learning_rates=(1e-3, 0.1))
+    later = compare.prepare(chosen, write=True)[1]
+    with pytest.raises(UsageError, match="takes its rate from random-0.8-seed1, which has no result"):
+        run_cell(chosen, later)
+    first, second = finish(chosen)
+    assert second.learning_rate == first.learning_rate
+    assert list(second.validation_by_rate) == [f"{first.learning_rate:g}"]
+
+
+def test_references() -> None:
+    chosen = config(methods="dense,trained-magnitude", epochs=3, limit=500)
+    dense, pruned = finish(chosen)
+    assert (dense.sparsity, dense.kept, dense.prunable) == (None, 1184, 1184)
+    assert pruned.kept == 237
+    assert pruned.accuracy_as_pruned > dense.accuracy_as_pruned  # it was trained before
+    folder = folder_of(chosen, cells_of(chosen)[1])
+    trained, masks = (read_checkpoint(folder / f"{name}.safetensors") for name in ("dense", "sparse"))
+    weight, mask = trained.tensors["fc1.weight"].abs(), masks.masks["fc1.weight"]
+    assert weight[mask].min() >= weight[~mask].max()
+
+
+def test_tables_and_rows() -> None:
+    chosen = config(methods="random,magnitude", seeds=(1, 2), sparsities=(0.5, 0.8))
+    results = finish(chosen)
+    report = report_of(chosen)
+    assert report.results == results
+    assert report.failed == []
+    for row in report.rows:
+        group = [r for r in results if (r.method, r.sparsity) == (row.method, row.sparsity)]
+        assert (row.seeds, len(group)) == (2, 2)
+        assert row.mean == pytest.approx(sum(r.accuracy for r in group) / 2)
+        assert row.std == pytest.approx(statistics.stdev(r.accuracy for r in group))
+        assert row.best == (row.mean == max(r.mean for r in report.rows if r.sparsity == row.sparsity))
+    with Path("comparison/results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["accuracy"]) for line in lines] == [result.accuracy for result in results]
+    assert "seconds" not in lines[0]
+    document = [json.loads(line) for line in Path("comparison/results.jsonl").read_text().splitlines()]
+    assert document == [result.model_dump(mode="json") for result in results]
+
+
+def test_one_seed_has_no_deviation_and_dense_is_no_rival() -> None:
+    chosen = config(methods="random,dense")
+    finish(chosen)
+    random, dense = sorted(report_of(chosen).rows, key=lambda row: row.method, reverse=True)
+    assert (random.std, random.best, dense.best) == (None, True, False)
+
+
+def test_what_is_done_is_not_done_again_and_grids_may_grow() -> None:
+    chosen = config()
+    finish(chosen)
+    path = folder_of(chosen, cells_of(chosen)[0]) / "result.json"
+    before = (path.read_bytes(), path.stat().st_mtime_ns)
+    report_of(chosen)
+    grown = config(sparsities=(0.8, 0.5))
+    run_cell(grown, Cell("random", 0.5, 1))
+    assert len(report_of(grown).results) == 2
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epochs": 2}, "another epochs: 1, not 2"),
+        ({"limit": 50}, "another limit: 100, not 50"),
+        ({"seeds": (2, 1)}, "another first seed: 1, not 2"),
+    ],
+)
+def test_another_comparison_in_the_folder(values: dict[str, Any], words: str) -> None:
+    finish(config())
+    report_of(config())
+    with pytest.raises(OutputError, match=words):
+        report_of(config(**values))
+
+
+def test_another_model_in_the_file() -> None:
+    chosen = config()
+    finish(chosen)
+    Path("plain.py").write_text(Path("plain.py").read_text() + "\n# changed\n")
+    with pytest.raises(OutputError, match="another model file"):
+        report_of(chosen)
+
+
+def test_a_folder_of_something_else() -> None:
+    Path("comparison").mkdir()
+    Path("comparison/thesis.tex").touch()
+    with pytest.raises(OutputError, match="holds something other than a comparison"):
+        report_of(config())
+
+
+def test_a_damaged_result_is_named() -> None:
+    chosen = config()
+    finish(chosen)
+    (folder_of(chosen, cells_of(chosen)[0]) / "result.json").write_text('{"method": 3}')
+    with pytest.raises(OutputError, match="is not a result of this version of ntt"):
+        report_of(chosen)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": (40, 8, 8), "y": 40}, "is not divided into training and test samples"),
+        ({"x_train": (40, 8, 8), "y_train": 40, "x_test": (9, 8, 8)}, "has no labels to test with"),
+    ],
+)
+def test_data_without_a_test_part(arrays: dict[str, Any], words: str) -> None:
+    made = {
+        name: np.arange(size) % 10 if isinstance(size, int) else np.random.default_rng(0).random(size)
+        for name, size in arrays.items()
+    }
+    np.savez("data.npz", **made)
+    with pytest.raises(DataError, match=words):
+        report_of(config(data="data.npz"))
+    assert not Path("comparison").exists()
+
+
+def test_test_data_of_its_own() -> None:
+    random = np.random.default_rng(0)
+    for name, n in (("train", 40), ("test", 30)):
+        np.savez(f"{name}.npz", x=random.random((n, 8, 8), dtype=np.float32), y=np.arange(n) % 10)
+    chosen = config(data="train.npz", test_data="test.npz")
+    (result,) = finish(chosen)
+    assert report_of(chosen).results == [result]
+    assert (result.accuracy * 30) == pytest.approx(round(result.accuracy * 30))
+
+
+def test_a_plan_writes_nothing() -> None:
+    chosen = config(methods="ntt,random", seeds=(1, 2), learning_rates=(1e-3, 1e-2))
+    planned = compare.plan(chosen, lambda _: None)
+    assert not Path("comparison").exists()
+    assert [(cell.number, cell.cell, cell.done) for cell in planned.cells] == [
+        (1, "ntt-0.8-seed1", False),
+        (2, "random-0.8-seed1", False),
+        (3, "ntt-0.8-seed2", False),
+        (4, "random-0.8-seed2", False),
+    ]
+    run_cell(chosen, compare.prepare(chosen, write=True)[1])
+    later = compare.plan(chosen, lambda _: None)
+    assert [cell.done for cell in later.cells] == [False, True, False, False]
+    assert later.seconds < planned.seconds
+
+
+def test_a_number_that_is_no_cell() -> None:
+    with pytest.raises(UsageError, match="--cell 2: there are 1 cells"):
+        report_of(config(cell=2))
+
+
+def test_processes_side_by_side_one_of_which_fails() -> None:
+    chosen = config(methods="magnitude,ntt", learning_rates=(1e30,), epochs=1, jobs=2)
+    good = config(methods="magnitude", jobs=2, output="good")
+    events: list[Event] = []
+    failed = run_cells(chosen, cells_of(chosen), events.append)
+    assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
+    assert all("returns NaN or infinity" in text for text in failed.values())
+    assert run_cells(good, cells_of(good), events.append) == {}
+    assert result_of(good, cells_of(good)[0]) is not None
+    assert CellsChanged(done=0, failed=2, total=2, running=()) in events
+    assert multiprocessing.active_children() == []
+
+
+def test_errors_come_before_any_cell() -> None:
+    with pytest.raises(NttError):
+        report_of(config("dict"))
+    assert not Path("comparison").exists()
