@@ -10,6 +10,7 @@ from ntt_cli.config import (
     COMMANDS,
     GROUPS,
     PAPER_PRESET,
+    CompareConfig,
     EvaluateConfig,
     FinetuneConfig,
     Options,
@@ -21,6 +22,7 @@ REQUIRED: dict[type[Options], dict[str, Any]] = {
     PruneConfig: {"model": "net.py", "sparsity": 0.9},
     FinetuneConfig: {"model": "net.py"},
     EvaluateConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
+    CompareConfig: {"model": "net.py"},
 }
 every_command = pytest.mark.parametrize("config", COMMANDS.values(), ids=list(COMMANDS))
 

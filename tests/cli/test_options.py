@@ -79,7 +79,7 @@ def test_the_length_given_goes_before_the_other_length_in_the_file(
         ("sparsity = 'high'", "sparsity = high: should be a valid number", "0.95 keeps 5%"),
         ("sparsity = 2", "sparsity = 2: should be less than 1", "0.95 keeps 5%"),
         ("sparsity = 0.5\nsteps = 2.5", "steps = 2.5: should be a valid integer", "Transfer steps"),
-        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: should be 'ntt', 'magnitude' or 'random'", "ntt learns"),
+        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: should be 'ntt', 'ntt-shuffled'", "ntt learns"),
         ("sparsity = 0.5\nexclude = 'fc*'", "exclude = fc*: should be a list", "pattern"),
         ("sparsity = ", "is not valid TOML", "mend it"),
     ],
