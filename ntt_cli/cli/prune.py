@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
-from ntt_cli.cli.render import agreement_line, layer_table
+from ntt_cli.cli.render import agreement_line, kernel_line, layer_table
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.config import OUTPUT, PruneConfig
 
@@ -74,6 +74,8 @@ def _summary(report: PruneReport) -> RenderableType:
     parts: list[RenderableType] = [head, layer_table(report.layers)]
     if report.agreement:
         parts.append(agreement_line(report.agreement))
+    if report.kernels:
+        parts.append(kernel_line(report.kernels))
     return Group(*parts)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import Agreement, LayerSummary
+    from ntt_cli.workflows.reports import Agreement, KernelSummary, LayerSummary
 
 
 def layer_table(layers: Sequence[LayerSummary]) -> Table:
@@ -34,4 +34,12 @@ def agreement_line(agreement: Agreement) -> Text:
     return Text(
         f"agreement with the teacher: same first choice {agreement.top1_agreement:.2%},"
         f" logit distance {agreement.logit_distance:.4f}, kernel distance {agreement.kernel_distance:.4f}"
+    )
+
+
+def kernel_line(kernels: KernelSummary) -> Text:
+    """What the two kernels have in common, in a line."""
+    return Text(
+        f"kernels on {kernels.samples} samples: alignment {kernels.alignment:.4f},"
+        f" effective rank {kernels.effective_rank_student:.1f}, the teacher's {kernels.effective_rank_teacher:.1f}"
     )

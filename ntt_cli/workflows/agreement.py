@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from ntt_cli.core.exact_kernel import exact_kernel
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.metrics import agreement
-from ntt_cli.core.spectrum import kernel_spectrum
+from ntt_cli.core.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.reports import Agreement
+from ntt_cli.workflows.reports import Agreement, KernelSummary
 
 KERNEL_SAMPLES = 128
 KERNEL_PROBES = 16
 SPECTRUM_ENTRIES = 2**28
 """Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
+
+RESIDUAL_TIMES = 64
 
 
 def measure_agreement(
@@ -57,9 +62,41 @@ def measure_agreement(
     )
 
 
-def spectrum_of(apply: Apply, params: Params, inputs: Inputs, *, outputs: int) -> torch.Tensor:
-    """Eigenvalues of the exact kernel on the inputs, or on as many of them as the network's size allows."""
-    parameters = sum(p.numel() for p in params.values())
+@dataclass(frozen=True)
+class KernelComparison:
+    """The exact kernels of teacher and student on the same few samples.
+
+    Attributes:
+        summary: their alignment and effective ranks.
+        tensors: `spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`.
+    """
+
+    summary: KernelSummary
+    tensors: dict[str, Tensor]
+
+
+def compare_kernels(
+    apply_student: Apply, student: Params, apply_teacher: Apply, teacher: Params, inputs: Inputs, *, outputs: int
+) -> KernelComparison:
+    """Compare them on all inputs, or on as many as the network's size allows."""
+    parameters = sum(p.numel() for p in teacher.values())
     samples = max(1, min(len(inputs), SPECTRUM_ENTRIES // (outputs * parameters)))
     x = inputs.batch(torch.arange(samples))
-    return kernel_spectrum(exact_kernel(apply, params, x, x))
+    kernels = {
+        "teacher": exact_kernel(apply_teacher, teacher, x, x),
+        "student": exact_kernel(apply_student, student, x, x),
+    }
+    spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
+    # From where nothing is learnt to where the teacher's slowest directions are, in its own time.
+    largest = spectra["teacher"].max().clamp_min(torch.finfo(spectra["teacher"].dtype).tiny)
+    times = torch.logspace(-2, 5, RESIDUAL_TIMES, dtype=largest.dtype).to(largest.device) / largest
+    tensors = {"residual.times": times}
+    for who, spectrum in spectra.items():
+        tensors |= {f"spectrum.{who}": spectrum, f"residual.{who}": predicted_residuals(spectrum, times)}
+    summary = KernelSummary(
+        samples=samples,
+        alignment=float(alignment(kernels["student"], kernels["teacher"])),
+        effective_rank_teacher=float(effective_rank(spectra["teacher"])),
+        effective_rank_student=float(effective_rank(spectra["student"])),
+    )
+    return KernelComparison(summary, tensors)

@@ -49,6 +49,10 @@ class Sight:
     settings: TransferSettings
     generator: torch.Generator
 
+    def dense(self) -> Masks:
+        """Masks that keep every weight."""
+        return {name: torch.ones_like(self.teacher.params[name], dtype=torch.bool) for name in self.names}
+
     def masked(self, masks: Masks) -> Params:
         """The teacher's parameters under these masks."""
         return apply_masks(self.teacher.params, masks)
@@ -180,10 +184,9 @@ def one_shot_masks(method: Method, sight: Sight) -> Masks:
                 raise DivergedError(name, "has scores that are not finite", hint="try another --method")
         return scores
 
-    dense = {name: torch.ones_like(sight.teacher.params[name], dtype=torch.bool) for name in sight.names}
     return prune_in_rounds(
         score,
-        dense,
+        sight.dense(),
         rounds=method.rounds,
         allocation=sight.settings.allocation,
         density=sight.settings.density,

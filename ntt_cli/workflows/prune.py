@@ -22,7 +22,7 @@ from ntt_cli.io.files import check_outputs, report_path
 from ntt_cli.io.memory import peak_memory_bytes
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
-from ntt_cli.workflows.agreement import measure_agreement, spectrum_of
+from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import (
@@ -30,7 +30,7 @@ from ntt_cli.workflows.prepare import (
     take_apart,
 )
 from ntt_cli.workflows.prune_task import Task, prepare
-from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer, take_step
 
@@ -59,7 +59,9 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
     check_outputs(output, force=config.force)
     task = prepare(config, on_event)
     student = _prune(task, on_event)
-    report = _report(task, student, output)
+    agreement = _agreement(task, student)
+    kernels = _kernels(task, student)
+    report = _report(task, student, agreement, kernels)
     write_checkpoint(
         output,
         task.teacher.state_dict(student.params, student.buffers),
@@ -69,7 +71,7 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
         config=recorded(config) | task.settings.recorded(),
         standardisation=task.standardisation,
     )
-    write_report(report_path(output), _report_tensors(task, student), kind="prune report", summary=report)
+    write_report(report_path(output), _report_tensors(student, kernels), kind="prune report", summary=report)
     return report
 
 
@@ -80,7 +82,10 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     """
     task = prepare(config, on_event)
     seconds, peak = None, None
-    if task.method.score is None and task.inputs is not None and config.sparsity > 0:
+    if config.sparsity == 0:
+        masks = task.sight().dense()
+    elif task.method.score is None:
+        assert task.inputs is not None
         student = first_student(task.teacher, task.inputs, task.names, task.settings)
         masks = student.masks
         seconds = _seconds_per_step(task, task.inputs, student)
@@ -103,8 +108,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
 
 def _prune(task: Task, on_event: EventSink) -> _Student:
     if task.config.sparsity == 0:
-        masks = {name: torch.ones_like(task.teacher.params[name], dtype=torch.bool) for name in task.names}
-        return _Student(task.teacher.params, task.teacher.buffers, masks, {})
+        return _Student(task.teacher.params, task.teacher.buffers, task.sight().dense(), {})
     if task.method.score is not None:
         masks = one_shot_masks(task.method, task.sight())
         params = task.teacher.params
@@ -133,23 +137,48 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
     return _Student(masked, buffers, masks, history or {})
 
 
-def _report(task: Task, student: _Student, output: Path) -> PruneReport:
-    kept, prunable = count_kept(student.masks), sum(task.sizes.values())
-    agreement = None
-    if task.inputs is not None:
-        agreement = measure_agreement(
-            task.teacher.bind(student.buffers),
-            student.params,
-            task.teacher.bind(),
-            task.teacher.params,
-            task.inputs.some(AGREEMENT_SAMPLES),
+def _agreement(task: Task, student: _Student) -> Agreement | None:
+    """With the teacher, on samples of the data.
+
+    Raises:
+        DivergedError: if the student's logits or kernel are not finite.
+    """
+    if task.inputs is None:
+        return None
+    agreement = measure_agreement(
+        task.teacher.bind(student.buffers),
+        student.params,
+        task.teacher.bind(),
+        task.teacher.params,
+        task.inputs.some(AGREEMENT_SAMPLES),
+    )
+    if not all(map(math.isfinite, agreement.model_dump().values())):
+        raise DivergedError(
+            "the student",
+            "its logits or its kernel are no longer finite",
+            hint="try a smaller --learning-rate; nothing was written",
         )
-        if not all(map(math.isfinite, agreement.model_dump().values())):
-            raise DivergedError(
-                "the student",
-                "its logits or its kernel are no longer finite",
-                hint="try a smaller --learning-rate; nothing was written",
-            )
+    return agreement
+
+
+def _kernels(task: Task, student: _Student) -> KernelComparison | None:
+    if task.inputs is None:
+        return None
+    return compare_kernels(
+        task.teacher.bind(student.buffers),
+        student.params,
+        task.teacher.bind(),
+        task.teacher.params,
+        task.inputs.some(SPECTRUM_SAMPLES),
+        outputs=task.outputs,
+    )
+
+
+def _report(
+    task: Task, student: _Student, agreement: Agreement | None, kernels: KernelComparison | None
+) -> PruneReport:
+    output = Path(task.config.output)
+    kept, prunable = count_kept(student.masks), sum(task.sizes.values())
     return PruneReport(
         output=str(output),
         report=str(report_path(output)),
@@ -164,6 +193,7 @@ def _report(task: Task, student: _Student, output: Path) -> PruneReport:
         sparsity=1 - kept / prunable,
         density=kept / prunable,
         agreement=agreement,
+        kernels=kernels.summary if kernels else None,
         layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),
     )
 
@@ -195,18 +225,12 @@ def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:
     ]
 
 
-def _report_tensors(task: Task, student: _Student) -> dict[str, Tensor]:
+def _report_tensors(student: _Student, kernels: KernelComparison | None) -> dict[str, Tensor]:
     tensors = mask_tensors(student.masks) | history_tensors(student.history)
     for name, mask in student.masks.items():
         tensors[f"layer.{name}.density"] = mask.double().mean()
         tensors[f"layer.{name}.kept"] = mask.sum()
         tensors[f"layer.{name}.norm"] = student.params[name].norm()
-    if task.inputs is not None:
-        for who, apply, params in (
-            ("teacher", task.teacher.bind(), task.teacher.params),
-            ("student", task.teacher.bind(student.buffers), student.params),
-        ):
-            tensors[f"spectrum.{who}"] = spectrum_of(
-                apply, params, task.inputs.some(SPECTRUM_SAMPLES), outputs=task.outputs
-            )
+    if kernels is not None:
+        tensors |= kernels.tensors
     return tensors

@@ -23,6 +23,18 @@ class Agreement(Summary):
     top1_agreement: float
 
 
+class KernelSummary(Summary):
+    """The exact kernels of teacher and student on `samples` samples.
+
+    `alignment` is the cosine between them; an effective rank is the exponential of the entropy of the eigenvalues.
+    """
+
+    samples: int
+    alignment: float
+    effective_rank_teacher: float
+    effective_rank_student: float
+
+
 class LayerSummary(Summary):
     """One prunable weight."""
 
@@ -49,6 +61,7 @@ class PruneReport(Summary):
     sparsity: float
     density: float
     agreement: Agreement | None
+    kernels: KernelSummary | None
     layers: list[LayerSummary]
 
 

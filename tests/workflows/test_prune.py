@@ -123,6 +123,11 @@ def test_the_report_repeats_the_checkpoint() -> None:
     assert updates[-1].density == pytest.approx(0.2)
     assert events[0] == TransferStarted(40, {"fc1.weight": 1024, "fc2.weight": 160})
     assert [event.step for event in events if isinstance(event, StepsDone)][-1] == 40
+    assert report.kernels is not None
+    assert report.kernels.samples == 6
+    assert 0 < report.kernels.alignment < 1
+    assert tensors["residual.student"].shape == tensors["residual.times"].shape == (64,)
+    assert (tensors["residual.teacher"].diff() <= 0).all()
     spectrum = tensors["spectrum.teacher"]
     assert (spectrum > -1e-3).all()
     assert spectrum.max() > 0
@@ -180,6 +185,10 @@ def test_nothing_removed() -> None:
     assert (report.kept, report.sparsity, report.steps) == (1184, 0, 0)
     assert report.agreement is not None
     assert report.agreement.model_dump() == {"logit_distance": 0, "kernel_distance": 0, "top1_agreement": 1}
+    assert report.kernels is not None
+    assert report.kernels.alignment == pytest.approx(1)
+    assert report.kernels.effective_rank_student == report.kernels.effective_rank_teacher
+    assert prune.plan(config(sparsity=0), lambda _: None).kept == 1184
     assert all(mask.all() for mask in read_checkpoint(Path(OUT)).masks.values())
 
 
