@@ -276,7 +276,7 @@ def test_options(ntt: Ntt, arguments: list[str], error: str, hint: str) -> None:
         (["prune", MODEL, "extra", *PRUNE], "extra"),
         (["prune", MODEL, "--sparsity"], "requires an argument"),
         (["prune", MODEL, "--sparsity", "lots"], "valid number"),
-        (["prune", MODEL, *PRUNE, "--method", "magic"], "'ntt', 'magnitude', 'random'"),
+        (["prune", MODEL, *PRUNE, "--method", "magic"], "'ntt', 'ntt-shuffled', 'ntt-fresh'"),
         (["prune", MODEL, "--sparsity", "0.9", "--steps", "1.5"], "valid integer"),
         (["inspect"], "Missing argument"),
     ],
