@@ -285,7 +285,7 @@ class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
 
 
 REFERENCES = ("dense", "trained-magnitude")
-"""What `ntt compare` measures beside the methods of `ntt prune`; both see labels before they are fine-tuned."""
+"""What `ntt compare` measures beside the methods of `ntt prune`."""
 
 
 class CompareConfig(ModelOptions, DataOptions):

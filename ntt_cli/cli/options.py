@@ -71,7 +71,7 @@ def _group(field: FieldInfo) -> Group:
 def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
     """The command, which takes `**values`, with parameters that typer can see."""
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]  # mypy knows no such attribute
     command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
     return command
 

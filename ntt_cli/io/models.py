@@ -187,7 +187,7 @@ def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
             f"is a value of type {type(found).__name__}, not a function or class that builds the network",
             hint="let a function build and return the network, so that --seed decides its weights",
         )
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what a user's object returns
 
 
 def _candidates(module: ModuleType, arguments: Mapping[str, object]) -> list[str]:

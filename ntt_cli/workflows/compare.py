@@ -85,7 +85,14 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     if any(_transfers(cell) for cell in undone):
         options = {name: getattr(config, name) for name in SHARED}
         planned = prune.plan(
-            PruneConfig(**options, sparsity=config.sparsities[0], weights=config.weights, steps=config.steps), on_event
+            PruneConfig(
+                **options,
+                sparsity=config.sparsities[0],
+                weights=config.weights,
+                exclude=config.exclude,
+                steps=config.steps,
+            ),
+            on_event,
         )
         transfer = planned.seconds or 0.0
     rates = max(1, len(config.learning_rates))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig, FinetuneConfig, ModelOptions, PruneConfig
+from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig, FinetuneConfig, Method, ModelOptions, PruneConfig
 from ntt_cli.errors import UsageError
 from ntt_cli.io.results import read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
@@ -123,7 +123,7 @@ def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path) -> str:
         method = "magnitude"  # at sparsity 0, which keeps every weight and makes a checkpoint of them
     options = PruneConfig(
         **_shared(config, cell),
-        method=method,  # type: ignore[arg-type]
+        method=cast(Method, method),
         sparsity=cell.sparsity or 0.0,
         weights=weights,
         exclude=config.exclude,

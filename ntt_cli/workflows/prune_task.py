@@ -43,7 +43,7 @@ class Task:
         method: how masks are chosen.
         loaded: the model's source.
         teacher: calibrated, on its device.
-        inputs: unlabelled; `None` where the method needs none and none were named.
+        inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         standardisation: how the network's inputs are standardised, where that is known.
         names: the prunable weights.
         outputs: number of logits; 0 without inputs.
@@ -127,12 +127,7 @@ def _check_sparsity(config: PruneConfig, sizes: dict[str, int], settings: Transf
         ) from error
     shapes = {name: torch.empty(n, device="meta") for name, n in sizes.items()}
     try:
-        allocate(
-            "layerwise",
-            shapes,
-            density=settings.density,
-            by_hand=settings.by_hand,
-        )
+        allocate("layerwise", shapes, density=settings.density, by_hand=settings.by_hand)
     except ValueError as error:
         raise UsageError(
             f"--sparsity {config.sparsity} with --layer-density",
