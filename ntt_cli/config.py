@@ -327,6 +327,11 @@ class CompareConfig(ModelOptions, DataOptions):
     epochs: Annotated[
         int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
     ] = 10
+    validation: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Fraction of the training samples held out to choose epochs and rates."),
+        TRAINING,
+    ] = 0.1
     optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
         "adamw"
     )

@@ -127,7 +127,12 @@ def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
     options = {name: getattr(config, name) for name in SHARED}
     return FinetuneConfig(
-        **options, seed=config.seeds[0], epochs=config.epochs, optimiser=config.optimiser, checkpoint=config.weights
+        **options,
+        seed=config.seeds[0],
+        epochs=config.epochs,
+        optimiser=config.optimiser,
+        validation=config.validation,
+        checkpoint=config.weights,
     )
 
 

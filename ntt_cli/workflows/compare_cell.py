@@ -153,7 +153,7 @@ def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _training(config: CompareConfig) -> dict[str, Any]:
-    return {"epochs": config.epochs, "optimiser": config.optimiser}
+    return {"epochs": config.epochs, "optimiser": config.optimiser, "validation": config.validation}
 
 
 def _ignore(event: Event) -> None:

@@ -31,6 +31,7 @@ from ntt_cli.workflows.prepare import (
     pick_device,
     require_samples,
     take_apart,
+    takes_channels_last,
 )
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 
@@ -82,6 +83,8 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     require_samples(inputs, 2)
     outputs = check_forward(model, inputs, where=config.model)
     check_labels(inputs, outputs=outputs, purpose="fine-tuning needs them")
+    if takes_channels_last(model, inputs):
+        loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()} if checkpoint else {}
     size = sum(mask.numel() for mask in masks.values())
     density = sum(int(mask.sum()) for mask in masks.values()) / size if size else 1.0

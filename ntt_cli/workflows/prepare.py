@@ -130,6 +130,26 @@ def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> int:
     return logits.shape[1]
 
 
+def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:
+    """Whether the network convolves, and runs with weights laid out channels last, where convolutions are faster.
+
+    A network that flattens with `view` may not: it relies on the other layout.
+    """
+    if not any(isinstance(layer, nn.Conv2d) for layer in model.module.modules()):
+        return False
+    try:
+        with torch.no_grad():
+            model.bind()(channels_last(model.params), inputs.batch(torch.arange(2)))
+    except RuntimeError:
+        return False
+    return True
+
+
+def channels_last(params: Params) -> Params:
+    """The same values, those of four dimensions laid out channels last."""
+    return {name: p.to(memory_format=torch.channels_last) if p.ndim == 4 else p for name, p in params.items()}
+
+
 def check_training(module: nn.Module, inputs: Inputs, *, batch_size: int, where: str) -> None:
     """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
 

@@ -20,6 +20,7 @@ from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.prepare import (
     Inputs,
+    channels_last,
     check_forward,
     check_kernel,
     check_labels,
@@ -29,6 +30,7 @@ from ntt_cli.workflows.prepare import (
     pick_prunable,
     require_samples,
     take_apart,
+    takes_channels_last,
 )
 from ntt_cli.workflows.settings import TransferSettings, settle
 from ntt_cli.workflows.transfer import estimate_buffers
@@ -89,6 +91,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     teacher = take_apart(loaded.module, device, on_event)
     inputs = _open(config, method, loaded, weights, device)
     outputs = check_forward(teacher, inputs, where=config.model) if inputs else 0
+    if inputs and takes_channels_last(teacher, inputs):
+        teacher = replace(teacher, params=channels_last(teacher.params))
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
     if inputs:
         check_kernel(teacher, inputs, outputs=outputs, trainable=method.score is None, where=config.model)
