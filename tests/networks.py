@@ -48,6 +48,20 @@ def build_model():
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
     )
 """,
+    "flattens by view": _HEAD
+    + """
+class View(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.fc = nn.Linear(144, 10)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).view(-1, 144))
+
+def build_model():
+    return View()
+""",
     "batch statistics": _HEAD
     + """
 def build_model():

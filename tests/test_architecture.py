@@ -14,13 +14,14 @@ import ntt_cli
 PACKAGE = Path(ntt_cli.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
+    "config": {"config"},
     "core": {"core", "errors"},
     "io": {"io", "core", "config", "errors"},
     "workflows": {"workflows", "io", "core", "config", "errors"},
     "cli": {"cli", "workflows", "io", "core", "config", "errors", "__version__"},
     "__main__": {"cli"},
 }
-"""By room; the others, `config` and `errors`, are leaves."""
+"""By room; `errors` is a leaf."""
 
 IMPURE = {"io", "logging", "os", "pathlib", "random", "numpy", "secrets", "shutil", "sys", "tempfile", "time"}
 GLOBAL_RANDOMNESS = {"manual_seed", "seed", "initial_seed", "set_rng_state", "fork_rng"}

@@ -7,16 +7,15 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, PruneConfig, recorded
+from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.workflows import finetune, prune
-from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, result_of
+from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
 from ntt_cli.workflows.compare_processes import run_cells
 from ntt_cli.workflows.events import EventSink
-from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import (
     CellFailure,
     CellResult,
@@ -81,25 +80,16 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     training = _finetune_config(config)
     task = finetune.prepare(training, on_event)
     one_training = finetune.seconds_per_step(task) * finetune.steps_of(task)
-    transfer = 0.0
-    if any(_transfers(cell) for cell in undone):
-        options = {name: getattr(config, name) for name in SHARED}
-        planned = prune.plan(
-            PruneConfig(
-                **options,
-                sparsity=config.sparsities[0],
-                weights=config.weights,
-                exclude=config.exclude,
-                steps=config.steps,
-            ),
-            on_event,
-        )
-        transfer = planned.seconds or 0.0
+    # One measurement for each method that moves weights: what it costs hardly depends on sparsity and seed.
+    first = {cell.method: cell for cell in reversed(undone) if cell.transfers}
+    transfers = {
+        method: prune.plan(pruning_of(config, cell), on_event).seconds or 0.0 for method, cell in first.items()
+    }
     rates = max(1, len(config.learning_rates))
     seconds = sum(
         one_training * (rates if pilot_of(config, cell) is None else 1)
-        + one_training * (cell.method == "trained-magnitude")
-        + transfer * _transfers(cell)
+        + one_training * (method_of(cell.method)[0] == "trained-magnitude")
+        + transfers.get(cell.method, 0.0)
         + START_SECONDS
         for cell in undone
     )
@@ -140,10 +130,6 @@ def _numbered(cells: Sequence[Cell], number: int) -> Cell:
     if number > len(cells):
         raise UsageError(f"--cell {number}", f"there are {len(cells)} cells", hint="--plan lists them")
     return cells[number - 1]
-
-
-def _transfers(cell: Cell) -> bool:
-    return cell.method in METHODS and METHODS[cell.method].score is None
 
 
 def _rows(results: Sequence[CellResult]) -> list[CompareRow]:

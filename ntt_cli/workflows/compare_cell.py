@@ -6,8 +6,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
-from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig, FinetuneConfig, Method, ModelOptions, PruneConfig
+from ntt_cli.config import (
+    CompareConfig,
+    DataOptions,
+    EvaluateConfig,
+    FinetuneConfig,
+    Method,
+    ModelOptions,
+    PruneConfig,
+    method_of,
+)
 from ntt_cli.errors import UsageError
 from ntt_cli.io.results import read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
@@ -16,11 +26,13 @@ from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
+DENSE = "dense.safetensors"
+"""The trained network that `trained-magnitude` prunes."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A method at a sparsity and a seed; `sparsity` is `None` for the dense reference."""
+    """A method, with its options as `--methods` names them, at a sparsity and a seed; dense has no sparsity."""
 
     method: str
     sparsity: float | None
@@ -30,12 +42,21 @@ class Cell:
     def name(self) -> str:
         """Its folder's name."""
         level = "" if self.sparsity is None else f"-{self.sparsity:.10g}"
-        return f"{self.method}{level}-seed{self.seed}"
+        # Some file systems have no colons; a comma cannot be in the method.
+        method = quote(self.method.replace(":", ","), safe=",=*")
+        return f"{method}{level}-seed{self.seed}"
 
     @property
     def sees_labels(self) -> bool:
         """Whether labels are seen before fine-tuning."""
-        return self.method == "trained-magnitude" or (self.method in METHODS and METHODS[self.method].needs == "labels")
+        name, _ = method_of(self.method)
+        return name == "trained-magnitude" or (name in METHODS and METHODS[name].needs == "labels")
+
+    @property
+    def transfers(self) -> bool:
+        """Whether weights are moved by NTT."""
+        name, _ = method_of(self.method)
+        return name in METHODS and METHODS[name].score is None
 
 
 def cells_of(config: CompareConfig) -> list[Cell]:
@@ -113,24 +134,30 @@ def run_cell(config: CompareConfig, cell: Cell) -> CellResult:
     return result
 
 
-def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path) -> str:
-    weights, method = config.weights, cell.method
+def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
+    """How the cell's network is pruned."""
+    method, own = method_of(cell.method)
+    folder, weights = folder_of(config, cell), config.weights
     if method == "trained-magnitude":
-        output = str(folder / "dense.safetensors")
-        finetune.run(FinetuneConfig(**_shared(config, cell), **_training(config), output=output), _ignore)
-        weights, method = output, "magnitude"
+        method, weights = "magnitude", str(folder / DENSE)
     elif method == "dense":
         method = "magnitude"  # at sparsity 0, which keeps every weight and makes a checkpoint of them
-    options = PruneConfig(
-        **_shared(config, cell),
-        method=cast(Method, method),
-        sparsity=cell.sparsity or 0.0,
-        weights=weights,
-        exclude=config.exclude,
-        steps=config.steps,
-        output=str(folder / "sparse.safetensors"),
-    )
-    return prune.run(options, _ignore).output
+    common = {
+        "sparsity": cell.sparsity or 0.0,
+        "weights": weights,
+        "exclude": config.exclude,
+        "steps": config.steps,
+        "output": str(folder / "sparse.safetensors"),
+    }
+    return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
+
+
+def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path) -> str:
+    name, _ = method_of(cell.method)
+    if name == "trained-magnitude":
+        output = str(folder / DENSE)
+        finetune.run(FinetuneConfig(**_shared(config, cell), **_training(config), output=output), _ignore)
+    return prune.run(pruning_of(config, cell), _ignore).output
 
 
 def _finetune(config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None) -> FinetuneReport:

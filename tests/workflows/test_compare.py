@@ -15,7 +15,7 @@ from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DataError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.workflows import compare
-from ntt_cli.workflows.compare_cell import Cell, cells_of, folder_of, pilot_of, result_of, run_cell
+from ntt_cli.workflows.compare_cell import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
 from ntt_cli.workflows.compare_processes import run_cells
 from ntt_cli.workflows.events import CellsChanged, Event
 from ntt_cli.workflows.reports import CellResult, CompareReport
@@ -62,6 +62,34 @@ def test_the_first_seed_chooses_the_rate_for_the_others() -> None:
     assert pilot_of(config(seeds=(7, 8)), two) is None
 
 
+def test_methods_with_options_of_their_own() -> None:
+    chosen = config(
+        methods="ntt,ntt:allocation=global:kernel-weight=0,magnitude:data=noise:50,random:layer-density=a*=1"
+    )
+    plain, variant, noise, by_hand = (pruning_of(chosen, cell) for cell in cells_of(chosen))
+    assert (plain.method, plain.allocation, plain.kernel_weight, plain.steps) == ("ntt", None, None, 4)
+    assert (variant.method, variant.allocation, variant.kernel_weight) == ("ntt", "global", 0.0)
+    assert (noise.method, noise.data, noise.limit) == ("magnitude", "noise:50", 100)
+    assert by_hand.layer_density == ("a*=1",)
+    assert [cell.name for cell in cells_of(chosen)][1:] == [
+        "ntt,allocation=global,kernel-weight=0-0.8-seed1",
+        "magnitude,data=noise,50-0.8-seed1",
+        "random,layer-density=a*=1-0.8-seed1",
+    ]
+    assert Cell("ntt:data=a/b c", 0.5, 1).name == "ntt,data=a%2Fb%20c-0.5-seed1"
+
+
+def test_an_option_of_a_method_decides_its_mask() -> None:
+    erk, layerwise = finish(config(methods="random,random:allocation=layerwise"))
+    assert (erk.method, layerwise.method) == ("random", "random:allocation=layerwise")
+    masks = [
+        read_checkpoint(folder_of(config(), Cell(result.method, 0.8, 1)) / "sparse.safetensors").masks
+        for result in (erk, layerwise)
+    ]
+    densities = [[round(float(mask.double().mean()), 1) for mask in each.values()] for each in masks]
+    assert densities[1] == [0.2] * len(masks[1]) != densities[0]
+
+
 def test_which_see_labels() -> None:
     seen = [
         cell.method for cell in cells_of(config(methods="ntt,dense,snip,synflow,trained-magnitude")) if cell.sees_labels
@@ -74,6 +102,11 @@ def test_which_see_labels() -> None:
     [
         ({"methods": "ntt,synfow"}, "synfow is no method; did you mean synflow?"),
         ({"methods": ""}, "at least 1 item"),
+        ({"methods": "ntt:allocatoin=erk"}, "ntt has no option allocatoin; did you mean allocation?"),
+        ({"methods": "ntt:sparsity=0.5"}, "ntt has no option sparsity"),
+        ({"methods": "dense:score=magnitude"}, "dense has no option score"),
+        ({"methods": "ntt:steps=0"}, "ntt:steps=0: Input should be greater than or equal to 1"),
+        ({"methods": "ntt:epochs=1:steps=1"}, "give either steps or epochs"),
         ({"sparsities": "0.9,1.5"}, "less than 1"),
         ({"seeds": "one"}, "valid integer"),
     ],

@@ -17,6 +17,7 @@ from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.prepare import (
     Inputs,
+    channels_last,
     check_forward,
     check_kernel,
     check_labels,
@@ -26,6 +27,7 @@ from ntt_cli.workflows.prepare import (
     pick_prunable,
     require_samples,
     take_apart,
+    takes_channels_last,
 )
 from tests.networks import write_network
 
@@ -55,6 +57,20 @@ def inputs_of(values: Tensor, labels: Tensor | None = None, by: Standardisation 
 @pytest.fixture
 def digits(folder: object) -> Inputs:
     return open_inputs(DataOptions(data="digits"), loaded("plain"), split="train", device=CPU, known=None)
+
+
+@pytest.mark.parametrize(("name", "takes"), [("convolutional", True), ("flattens by view", False), ("plain", False)])
+def test_channels_last_is_for_convolutions_that_take_it(digits: Inputs, name: str, takes: bool) -> None:
+    assert takes_channels_last(apart(name), digits) is takes
+
+
+def test_channels_last_changes_where_weights_lie_and_not_what_they_are(digits: Inputs) -> None:
+    model = apart("convolutional")
+    laid = channels_last(model.params)
+    assert laid["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(laid[name], value) for name, value in model.params.items())
+    x = digits.batch(torch.arange(5))
+    assert torch.allclose(model.bind()(laid, x), model.bind()(model.params, x), atol=1e-6)
 
 
 def test_devices() -> None:

@@ -1,0 +1,134 @@
+"""Options of `ntt compare`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator
+
+from ntt_cli.config.options import DATA, MACHINE, MODEL, OUTPUT, TRAINING, TRANSFER, DataOptions, ModelOptions
+from ntt_cli.config.prune import Method, PruneConfig
+
+REFERENCES = ("dense", "trained-magnitude")
+"""What `ntt compare` measures beside the methods of `ntt prune`."""
+
+
+def method_of(entry: str) -> tuple[str, dict[str, Any]]:
+    """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`.
+
+    Raises:
+        ValueError: if there is no such method or option, or a value is out of its range.
+    """
+    name, *pairs = re.split(":(?=[a-z-]+=)", entry)
+    methods = (*get_args(Method), *REFERENCES)
+    if name not in methods:
+        raise ValueError(f"{name} is no method; {_advice(name, methods)}")
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        if name == "dense" or option not in METHOD_OPTIONS:
+            raise ValueError(f"{entry}: {name} has no option {option}; {_advice(option, METHOD_OPTIONS)}")
+        field = option.replace("-", "_")
+        options[field] = (value,) if isinstance(PruneConfig.model_fields[field].default, tuple) else value
+    try:
+        PruneConfig(model="", sparsity=0.5, **options)
+    except ValidationError as error:
+        raise ValueError(f"{entry}: {error.errors()[0]['msg']}") from error
+    return name, options
+
+
+METHOD_OPTIONS = [
+    name.replace("_", "-")
+    for name, field in PruneConfig.model_fields.items()
+    if name != "method" and (DATA in field.metadata or TRANSFER in field.metadata)
+]
+"""What an entry of `--methods` may set."""
+
+
+def _advice(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+class CompareConfig(ModelOptions, DataOptions):
+    """`ntt compare`."""
+
+    weights: Annotated[
+        str | None,
+        Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights, by seed."),
+        MODEL,
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
+    ] = ()
+    test_data: Annotated[
+        str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA
+    ] = None
+    methods: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="With commas between: methods of ntt prune, each with options of its own where"
+            " wanted, like ntt:allocation=global:steps=500; dense; and trained-magnitude, which trains the dense"
+            " network first.",
+        ),
+        TRANSFER,
+    ] = ("ntt", "synflow", "snip", "magnitude", "random")
+    sparsities: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+        Field(min_length=1, description="With commas between."),
+        TRANSFER,
+    ] = (0.9, 0.95)
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(min_length=1, description="With commas between; rates are chosen on the first."),
+        TRANSFER,
+    ] = (1, 2, 3)
+    steps: Annotated[
+        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
+    ] = None
+    epochs: Annotated[
+        int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
+    ] = 10
+    validation: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Fraction of the training samples held out to choose epochs and rates."),
+        TRAINING,
+    ] = 0.1
+    optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
+        "adamw"
+    )
+    learning_rates: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(
+            description="Rates to choose from, with commas between: for each method and sparsity the one that is best"
+            " on the first seed's validation samples. Default: the rate that ntt finetune would take."
+        ),
+        TRAINING,
+    ] = ()
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
+    jobs: Annotated[int, Field(ge=1, description="Cells side by side."), MACHINE] = 1
+    cell: Annotated[
+        int | None, Field(ge=1, description="Run this cell alone, as --plan numbers them; for job arrays."), MACHINE
+    ] = None
+    output: Annotated[
+        str, Field(description="Folder of the results; what is there already is not done again."), OUTPUT
+    ] = "comparison"
+
+    @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
+    @classmethod
+    def _split_at_commas(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            parts = [part.strip() for item in given for part in str(item).split(",")]
+            return tuple(dict.fromkeys(part for part in parts if part))
+        return given
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in methods:
+            method_of(entry)
+        return methods

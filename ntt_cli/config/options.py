@@ -1,0 +1,100 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "test"]
+
+
+class Group(str):
+    """Field metadata: the panel of `--help` that the option stands in."""
+
+
+GROUPS = MODEL, DATA, TRANSFER, TRAINING, MACHINE, OUTPUT = tuple(
+    map(Group, ("Model", "Data", "Transfer", "Training", "Machine", "Output"))
+)
+
+
+class Options(BaseModel):
+    """Base of all configurations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelOptions(Options):
+    """Which network."""
+
+    model: Annotated[
+        str,
+        Field(description="model.py, model.py:factory, package.module:factory or torchvision:NAME."),
+        MODEL,
+    ]
+    model_arg: Annotated[
+        tuple[str, ...],
+        Field(description="KEY=VALUE passed to the factory; VALUE is a Python literal or a string. Repeatable."),
+        MODEL,
+    ] = ()
+
+
+class DataOptions(Options):
+    """Which samples, and how raw values become the network's inputs."""
+
+    data: Annotated[
+        str | None,
+        Field(
+            description="digits, fashion-mnist, mnist, cifar10, cifar100, svhn, a folder of images, a .npy, .npz or"
+            " .safetensors file, data.py:factory or noise:N. Default: DATA in model.py."
+        ),
+        DATA,
+    ] = None
+    data_root: Annotated[str, Field(description="Folder that holds the named data sets."), DATA] = "data"
+    download: Annotated[bool, Field(description="Download a named data set that is not there."), DATA] = False
+    limit: Annotated[
+        int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
+    ] = None
+    image_size: Annotated[
+        str | None, Field(pattern=r"^\d+(x\d+)?$", description="Resize images to H or HxW pixels."), DATA
+    ] = None
+    grayscale: Annotated[bool, Field(description="Read images as one channel."), DATA] = False
+    input_shape: Annotated[
+        str | None,
+        Field(
+            pattern=r"^\d+(x\d+)*$",
+            description="Shape of one noise sample, like 3x32x32. Default: INPUT_SHAPE in model.py.",
+        ),
+        DATA,
+    ] = None
+    mean: Annotated[
+        str | None,
+        Field(description="Subtract this, one number or one a channel, instead of the training inputs' mean."),
+        DATA,
+    ] = None
+    std: Annotated[
+        str | None,
+        Field(description="Divide by this, one number or one a channel, instead of the training inputs' deviation."),
+        DATA,
+    ] = None
+
+
+class MachineOptions(Options):
+    """Where and how reproducibly."""
+
+    seed: Annotated[int, Field(ge=0, description="Seed of everything random."), MACHINE] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
+
+
+class OutputOptions(Options):
+    """Where the result goes. Not recorded: it does not change what is computed."""
+
+    force: Annotated[bool, Field(description="Overwrite the output if it exists."), OUTPUT] = False
+
+
+def recorded(config: Options) -> dict[str, Any]:
+    """What a checkpoint records of a configuration: all that decides its bytes, nothing that says where they go."""
+    fields = type(config).model_fields
+    return {
+        name: value for name, value in config.model_dump(mode="json").items() if OUTPUT not in fields[name].metadata
+    }

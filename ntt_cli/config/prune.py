@@ -1,0 +1,147 @@
+"""Options of `ntt prune`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ntt_cli.config.options import MODEL, OUTPUT, TRANSFER, DataOptions, MachineOptions, ModelOptions, OutputOptions
+
+Method = Literal[
+    "ntt",
+    "ntt-shuffled",
+    "ntt-fresh",
+    "random",
+    "random-rescaled",
+    "magnitude",
+    "wanda",
+    "synflow",
+    "logit-snip",
+    "ntk-sap",
+    "snip",
+    "iterative-snip",
+    "grasp",
+]
+
+PAPER_PRESET: dict[str, Any] = {
+    "score": "magnitude",
+    "objective": "paper",
+    "allocation": "layerwise",
+    "schedule": "constant",
+    "learning_rate": 5e-4,
+    "batch_size": 64,
+    "kernel_weight": 1e-3,
+    "epochs": 20,
+}
+
+
+class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
+    """`ntt prune`."""
+
+    sparsity: Annotated[
+        float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), MODEL
+    ]
+    weights: Annotated[
+        str | None,
+        Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights."),
+        MODEL,
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
+    ] = ()
+    method: Annotated[
+        Method,
+        Field(
+            description="ntt learns mask and weights; the others choose a mask and stop. snip, iterative-snip and grasp"
+            " see labels. ntt-shuffled and ntt-fresh are sanity checks: NTT's mask shuffled within each layer, or on"
+            " other random weights."
+        ),
+        TRANSFER,
+    ] = "ntt"
+    preset: Annotated[
+        Literal["default", "paper"], Field(description="paper: the settings of Liu & Zenke 2020."), TRANSFER
+    ] = "default"
+    score: Annotated[
+        Literal["saliency", "magnitude"],
+        Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
+        TRANSFER,
+    ] = "saliency"
+    allocation: Annotated[
+        Literal["erk", "layerwise", "global"] | None,
+        Field(
+            description="How the density is spread over the layers. Default: erk for ntt, magnitude and random,"
+            " layerwise for wanda, global for the others."
+        ),
+        TRANSFER,
+    ] = None
+    layer_density: Annotated[
+        tuple[str, ...],
+        Field(
+            description="PATTERN=DENSITY for the layers whose name matches; the others share what is left of the whole."
+            " Repeatable."
+        ),
+        TRANSFER,
+    ] = ()
+    schedule: Annotated[
+        Literal["cubic", "constant"],
+        Field(description="How the density falls over the first half of the steps."),
+        TRANSFER,
+    ] = "cubic"
+    objective: Annotated[
+        Literal["relative", "paper"], Field(description="Form of the distances to the teacher."), TRANSFER
+    ] = "relative"
+    kernel_params: Annotated[
+        Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), TRANSFER
+    ] = "all"
+    steps: Annotated[
+        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
+    ] = None
+    epochs: Annotated[
+        float | None, Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."), TRANSFER
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
+        ),
+        TRANSFER,
+    ] = None
+    learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER] = 2e-3
+    kernel_weight: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the"
+            " more accurate network.",
+        ),
+        TRANSFER,
+    ] = None
+    weight_penalty: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Weight of the squared norm of kept weights."
+            " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
+        ),
+        TRANSFER,
+    ] = None
+    mask_update_every: Annotated[int, Field(ge=1, description="Steps between mask updates."), TRANSFER] = 100
+    output: Annotated[str, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT] = (
+        "sparse.safetensors"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "paper":
+            length = {"epochs"} if given.get("steps") is not None else set()
+            return {k: v for k, v in PAPER_PRESET.items() if k not in length} | given
+        return given
+
+    @model_validator(mode="after")
+    def _one_length(self) -> PruneConfig:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs, not both")
+        return self

@@ -1,0 +1,68 @@
+"""Options of `ntt finetune` and `ntt evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ntt_cli.config.options import (
+    DATA,
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
+    Split,
+)
+
+
+class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
+    """`ntt finetune`."""
+
+    checkpoint: Annotated[
+        str | None,
+        Field(description="Sparse or dense .safetensors file to start from. Default: random weights."),
+        MODEL,
+    ] = None
+    epochs: Annotated[int, Field(ge=1, description="Passes over the training samples."), TRAINING] = 10
+    batch_size: Annotated[int, Field(ge=1, description="Samples a step."), TRAINING] = 64
+    optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
+        "adamw"
+    )
+    learning_rate: Annotated[
+        float | None, Field(gt=0, description="Peak rate. Default: by optimiser and density, see the README."), TRAINING
+    ] = None
+    rate_schedule: Annotated[
+        Literal["cosine", "constant"], Field(description="How the rate changes over the steps."), TRAINING
+    ] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay, decoupled with AdamW."), TRAINING] = 0.0
+    validation: Annotated[
+        float, Field(ge=0, lt=1, description="Fraction of the samples held out to choose the best epoch."), TRAINING
+    ] = 0.1
+    output: Annotated[
+        str | None,
+        Field(
+            description="The trained checkpoint. Default: tuned.safetensors, dense.safetensors without --checkpoint."
+        ),
+        OUTPUT,
+    ] = None
+
+
+class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
+    """`ntt evaluate`."""
+
+    checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), MODEL]
+    split: Annotated[Split, Field(description="Which part of a named data set."), DATA] = "test"
+    teacher: Annotated[
+        str | None,
+        Field(description="Weights to compare with, a .safetensors file of the same model; needs no labels."),
+        MODEL,
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, description="Samples a forward pass."), MACHINE] = 256
+    min_accuracy: Annotated[
+        float | None, Field(ge=0, le=1, description="Exit 1 if the accuracy is below this, 0.97 means 97%."), OUTPUT
+    ] = None
