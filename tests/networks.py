@@ -62,6 +62,16 @@ class View(nn.Module):
 def build_model():
     return View()
 """,
+    "kills its process": _HEAD
+    + """
+import os
+import signal
+
+def build_model():
+    if torch.initial_seed() == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Net()
+""",
     "batch statistics": _HEAD
     + """
 def build_model():

@@ -31,9 +31,12 @@ def make_optimiser(
     name: OptimiserName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9."""
+    trained = list(parameters)
+    # torch's fused optimisers are one kernel for all parameters; some devices have none.
+    fused = all(p.device.type in {"cpu", "cuda"} for p in trained)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.SGD(trained, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
 def zero_pruned(parameters: Mapping[str, nn.Parameter], mask_numbers: Masks) -> None:

@@ -1,4 +1,4 @@
-"""The cells of a comparison side by side, each in a process of its own."""
+"""The cells of a comparison side by side, in processes that each do one after the other."""
 
 from __future__ import annotations
 
@@ -11,18 +11,40 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import torch
 
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import NttError
-from ntt_cli.workflows.compare_cell import Cell, folder_of, pilot_of, run_cell
+from ntt_cli.workflows.compare_cell import Cell, pilot_of, run_cell
 from ntt_cli.workflows.events import CellsChanged, EventSink
 
-FAILURE = "error.txt"
+
+@dataclass
+class _Worker:
+    """A process, what is sent to it and comes back, and the cell that it works on."""
+
+    process: BaseProcess
+    pipe: Connection
+    cell: Cell | None = None
+
+    def give(self, cell: Cell) -> None:
+        """Let it work on a cell."""
+        self.cell = cell
+        # One that is dead already is found so when it is listened to.
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send(cell)
+
+    def take(self) -> str | None:
+        """Why the cell failed, `None` if it did not; waits for the word."""
+        try:
+            word: str | None = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            return f"its process ended with exit code {self.process.exitcode}"
+        return word
 
 
 @dataclass
@@ -30,52 +52,55 @@ class _Board:
     """Which cells are where."""
 
     waiting: list[Cell]
-    running: dict[BaseProcess, Cell] = field(default_factory=dict)
+    workers: list[_Worker] = field(default_factory=list)
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def running(self) -> list[Cell]:
+        return [worker.cell for worker in self.workers if worker.cell is not None]
+
     def event(self) -> CellsChanged:
-        names = tuple(cell.name for cell in self.running.values())
         total = self.done + len(self.failed) + len(self.running) + len(self.waiting)
+        names = tuple(cell.name for cell in self.running)
         return CellsChanged(done=self.done, failed=len(self.failed), total=total, running=names)
 
 
 def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink) -> dict[str, str]:
     """Run the cells, `config.jobs` at a time, and return what those that failed said, by name.
 
-    A process that is killed, for want of memory, takes no other with it, and none outlives this one.
+    A process that is killed, for want of memory, takes no cell but its own with it, and none outlives this one.
     """
     board = _Board(waiting=list(cells))
     on_event(board.event())
-    processes = multiprocessing.get_context("spawn")
     try:
         while board.waiting or board.running:
             while len(board.running) < config.jobs and (cell := _next(config, board)) is not None:
-                (folder_of(config, cell) / FAILURE).unlink(missing_ok=True)
-                threads = max(1, torch.get_num_threads() // config.jobs)
-                process: BaseProcess = processes.Process(target=_work, args=(config, cell, threads))
-                process.start()
-                board.running[process] = cell
+                _free_worker(config, board).give(cell)
                 on_event(board.event())
-            finished = set(wait([process.sentinel for process in board.running]))
-            for ended in [process for process in board.running if process.sentinel in finished]:
-                ended.join()
-                cell = board.running.pop(ended)
-                if ended.exitcode == 0:
+            heard = set(wait([worker.pipe for worker in board.workers if worker.cell is not None]))
+            for worker in [worker for worker in board.workers if worker.pipe in heard]:
+                assert worker.cell is not None
+                why = worker.take()
+                if why is None:
                     board.done += 1
                 else:
-                    board.failed[cell.name] = _why_failed(config, cell, ended.exitcode)
+                    board.failed[worker.cell.name] = why
+                worker.cell = None
+                if not worker.process.is_alive():
+                    board.workers.remove(worker)
                 on_event(board.event())
     finally:
-        for left in board.running:
-            left.kill()
-            left.join()
+        for worker in board.workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
     return board.failed
 
 
 def _next(config: CompareConfig, board: _Board) -> Cell | None:
     """The first waiting cell whose rate is known; with a failed pilot it runs too, and says so."""
-    unknown = [*board.waiting, *board.running.values()]
+    unknown = [*board.waiting, *board.running]
     for cell in board.waiting:
         if pilot_of(config, cell) not in unknown:
             board.waiting.remove(cell)
@@ -83,40 +108,37 @@ def _next(config: CompareConfig, board: _Board) -> Cell | None:
     return None
 
 
-def _why_failed(config: CompareConfig, cell: Cell, exit_code: int | None) -> str:
-    path = folder_of(config, cell) / FAILURE
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip()
-    return f"its process ended with exit code {exit_code}"
+def _free_worker(config: CompareConfig, board: _Board) -> _Worker:
+    """One without a cell; a process takes seconds to import torch, so that it is kept from cell to cell."""
+    for worker in board.workers:
+        if worker.cell is None:
+            return worker
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe()
+    threads = max(1, torch.get_num_threads() // config.jobs)
+    process: BaseProcess = processes.Process(target=_work, args=(config, theirs, threads))
+    process.start()
+    theirs.close()  # the process has its own, so that its end closes the pipe
+    board.workers.append(_Worker(process, ours))
+    return board.workers[-1]
 
 
-def _work(config: CompareConfig, cell: Cell, threads: int) -> None:
-    """The life of a cell's process.
-
-    Raises:
-        SystemExit: if the cell has no result.
-    """
+def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
+    """The life of a process: cells, until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    folder = folder_of(config, cell)
     with contextlib.redirect_stdout(sys.stderr):
-        try:
-            run_cell(config, cell)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None  # the comparison itself says so
-        except NttError as error:
-            _note_failure(folder, f"{error.where}: {error.what}; {error.hint}")
-            raise SystemExit(error.exit_code) from None
-        except Exception:
-            _note_failure(folder, traceback.format_exc())
-            raise SystemExit(70) from None
-
-
-def _note_failure(folder: Path, text: str) -> None:
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILURE).write_text(text + "\n", encoding="utf-8")
+        while True:
+            try:
+                run_cell(config, pipe.recv())
+                pipe.send(None)
+            except (EOFError, KeyboardInterrupt):
+                return  # the comparison itself says so
+            except NttError as error:
+                pipe.send(f"{error.where}: {error.what}; {error.hint}")
+            except Exception:
+                pipe.send(traceback.format_exc())
 
 
 def _end_with_parent() -> None:

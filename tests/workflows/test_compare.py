@@ -294,3 +294,11 @@ def test_errors_come_before_any_cell() -> None:
     with pytest.raises(NttError):
         report_of(config("dict"))
     assert not Path("comparison").exists()
+
+
+def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
+    chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
+    failed = run_cells(chosen, cells_of(chosen), lambda _: None)
+    assert failed == {"random-0.8-seed2": "its process ended with exit code -9"}
+    assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]
+    assert multiprocessing.active_children() == []

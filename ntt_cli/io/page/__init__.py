@@ -1,0 +1,1 @@
+"""Pages with plots: one self-contained HTML file, or PNG pictures."""

@@ -1,0 +1,115 @@
+"""What a page shows, before anything is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+Form = Literal["line", "marked", "dots", "bars"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values under one name, which has one colour in the whole figure.
+
+    Attributes:
+        label: its name in the legend.
+        x: `[k]`.
+        y: `[k]`.
+        spread: half the height of a band around `y`, `[k]`.
+        dashed: drawn so.
+    """
+
+    label: str
+    x: Numbers
+    y: Numbers
+    spread: Numbers | None = None
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One coordinate system.
+
+    Attributes:
+        title: above it.
+        x_label: below it.
+        y_label: beside it.
+        series: what is in it.
+        form: `line`; `marked`, a line with a marker at every value; `dots` and `bars`, one row for each name in
+            `ticks`, counted from above, with the values along `x`.
+        ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
+        log: the axes that are logarithmic.
+        reversed: `x` falls from left to right.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    form: Form = "line"
+    ticks: tuple[tuple[float, str], ...] = ()
+    log: Literal["", "x", "y", "xy"] = ""
+    reversed: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together.
+
+    Attributes:
+        name: for files and links, like `accuracy`.
+        title: its heading.
+        caption: how to read it.
+        description: what it shows, for those who do not see it.
+        panels: in reading order.
+    """
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `strong` names cells by row and column, counted from 0."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    strong: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: a few facts, tables and figures."""
+
+    title: str
+    facts: dict[str, str]
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = field(default=())
+
+
+def describe(panels: tuple[Panel, ...]) -> str:
+    """Where each series of each panel begins and ends, in words."""
+    sentences = []
+    for panel in panels:
+        parts = [_course(series, panel) for series in panel.series if series.y.size]
+        sentences.append(f"{panel.title}: {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _course(series: Series, panel: Panel) -> str:
+    if panel.form in {"dots", "bars"}:
+        names = {position: name for position, name in panel.ticks}
+        values = [f"{names.get(float(y), series.label)} {x:.4g}" for x, y in zip(series.x, series.y, strict=True)]
+        return ", ".join(values)
+    if series.y.size == 1:
+        return f"{series.label} {series.y[0]:.4g}"
+    return f"{series.label} from {series.y[0]:.4g} to {series.y[-1]:.4g}"
