@@ -17,6 +17,7 @@ COMMANDS = {
     "finetune": "Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.",
     "evaluate": "Measure accuracy, agreement with a teacher, FLOPs and size.",
     "compare": "Compare methods, sparsities and seeds under one budget; goes on where it was.",
+    "report": "Show a run or a comparison as one HTML page with plots.",
     "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
     "init": "Write a commented model.py to start from.",
 }

@@ -40,12 +40,14 @@ class TransferLoss:
         kernel_distance: `D_K`; `None` where no kernel product was taken.
         logit_distance: `D_f`.
         weight_penalty: `‖m ⊙ w‖² / d`.
+        alignment: no part of it: the cosine between `K_s v` and `K_t v`, an estimate of that between the kernels.
     """
 
     total: Tensor
     kernel_distance: Tensor | None
     logit_distance: Tensor
     weight_penalty: Tensor
+    alignment: Tensor | None
 
     def detach(self) -> TransferLoss:
         """The same numbers without their graph."""
@@ -54,6 +56,7 @@ class TransferLoss:
             kernel_distance=None if self.kernel_distance is None else self.kernel_distance.detach(),
             logit_distance=self.logit_distance.detach(),
             weight_penalty=self.weight_penalty.detach(),
+            alignment=self.alignment,
         )
 
 
@@ -101,11 +104,14 @@ def transfer_loss(
     outputs = distance(logits, target)
     penalty = squared_norm(params, prunable) / density
     total = outputs + objective.weight_penalty * penalty
-    kernel = None
+    kernel, cosine = None, None
     if isinstance(student, KernelProduct) and isinstance(teacher, KernelProduct):
         kernel = distance(student.product, teacher.product)
+        cosine = torch.cosine_similarity(student.product.detach().flatten(), teacher.product.flatten(), dim=0)
         if objective.name == "paper":
             # The probe sums over the m·c columns of the kernel, whose mean is asked for.
             kernel = kernel / student.logits2.numel()
         total = total + objective.kernel_weight * kernel
-    return TransferLoss(total=total, kernel_distance=kernel, logit_distance=outputs, weight_penalty=penalty)
+    return TransferLoss(
+        total=total, kernel_distance=kernel, logit_distance=outputs, weight_penalty=penalty, alignment=cosine
+    )

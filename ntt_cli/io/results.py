@@ -15,6 +15,7 @@ from ntt_cli.errors import OutputError
 from ntt_cli.io.files import write_atomically
 
 SETTINGS = "comparison.json"
+CELLS = "cells"
 RESULT = "result.json"
 NOT_IN_CSV = {"seconds", "validation_by_rate"}
 """What may differ from run to run, and what is no single value."""
@@ -69,6 +70,29 @@ def read_result(cell: Path, kind: type[R]) -> R | None:
         raise OutputError(
             path, "is not a result of this version of ntt", hint="remove it, and it is made anew"
         ) from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the comparison in this folder compares.
+
+    Raises:
+        OutputError: if there is none.
+    """
+    if not (folder / SETTINGS).exists():
+        raise OutputError(
+            folder, "holds no comparison", hint="name the folder that ntt compare wrote, or a report file"
+        )
+    return _read_json(folder / SETTINGS)
+
+
+def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
+    """The results that there are, by the folders of their cells, in the order of their names.
+
+    Raises:
+        OutputError: if one of them is not a result.
+    """
+    cells = sorted(path.parent for path in (folder / CELLS).glob(f"*/{RESULT}"))
+    return {cell: result for cell in cells if (result := read_result(cell, kind)) is not None}
 
 
 def write_result(cell: Path, result: BaseModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.workflows import finetune, prune
 from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
 from ntt_cli.workflows.compare_processes import run_cells
+from ntt_cli.workflows.compare_rows import rows_of
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.reports import (
     CellFailure,
-    CellResult,
     ComparePlan,
     CompareReport,
-    CompareRow,
     PlannedCell,
 )
 
@@ -67,7 +65,7 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
         write_tables(Path(config.output), results)
     return CompareReport(
         output=config.output,
-        rows=_rows(results),
+        rows=rows_of(results),
         results=results,
         failed=[CellFailure(cell=name, error=error) for name, error in failed.items()],
     )
@@ -130,30 +128,3 @@ def _numbered(cells: Sequence[Cell], number: int) -> Cell:
     if number > len(cells):
         raise UsageError(f"--cell {number}", f"there are {len(cells)} cells", hint="--plan lists them")
     return cells[number - 1]
-
-
-def _rows(results: Sequence[CellResult]) -> list[CompareRow]:
-    groups: dict[tuple[str, float | None], list[CellResult]] = {}
-    for result in results:
-        groups.setdefault((result.method, result.sparsity), []).append(result)
-    rows = []
-    for (method, sparsity), group in groups.items():
-        accuracies = [result.accuracy for result in group]
-        rows.append(
-            CompareRow(
-                method=method,
-                sparsity=sparsity,
-                labels_before_training=group[0].labels_before_training,
-                learning_rate=group[0].learning_rate,
-                seeds=len(group),
-                mean=statistics.fmean(accuracies),
-                std=statistics.stdev(accuracies) if len(group) > 1 else None,
-                mean_as_pruned=statistics.fmean(result.accuracy_as_pruned for result in group),
-                best=False,
-            )
-        )
-    best: dict[float | None, float] = {}
-    for row in rows:
-        if row.sparsity is not None:
-            best[row.sparsity] = max(row.mean, best.get(row.sparsity, 0.0))
-    return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]

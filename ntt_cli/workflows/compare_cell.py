@@ -19,7 +19,7 @@ from ntt_cli.config import (
     method_of,
 )
 from ntt_cli.errors import UsageError
-from ntt_cli.io.results import read_result, write_result
+from ntt_cli.io.results import CELLS, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
 from ntt_cli.workflows.events import Event
 from ntt_cli.workflows.methods import METHODS
@@ -79,7 +79,7 @@ def pilot_of(config: CompareConfig, cell: Cell) -> Cell | None:
 
 def folder_of(config: CompareConfig, cell: Cell) -> Path:
     """Where the cell's files are."""
-    return Path(config.output) / "cells" / cell.name
+    return Path(config.output) / CELLS / cell.name
 
 
 def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:

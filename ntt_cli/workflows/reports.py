@@ -203,3 +203,12 @@ class ComparePlan(Summary):
     output: str
     cells: list[PlannedCell]
     seconds: float
+
+
+class PageReport(Summary):
+    """What `ntt report` wrote."""
+
+    output: str
+    bytes: int
+    figures: list[str]
+    pictures: list[str]

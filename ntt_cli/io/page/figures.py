@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ class Panel:
         ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
         log: the axes that are logarithmic.
         reversed: `x` falls from left to right.
+        floor: where the `y` axis begins; what is below leaves the frame.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Panel:
     ticks: tuple[tuple[float, str], ...] = ()
     log: Literal["", "x", "y", "xy"] = ""
     reversed: bool = False
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: a few facts, tables and figures."""
+    """A page: a few facts, tables and figures; `labels` have the same colours in all of its figures."""
 
     title: str
     facts: dict[str, str]
     tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = field(default=())
+    figures: tuple[Figure, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def describe(panels: tuple[Panel, ...]) -> str:

@@ -19,7 +19,7 @@ def page_html(page: Page) -> str:
     """The page, its plots inside as SVG."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(files("ntt_cli").joinpath("data/page.html").read_text(encoding="utf-8"))
-    drawn = {figure.name: Markup(draw_svg(figure)) for figure in page.figures}  # noqa: S704, our own drawing
+    drawn = {figure.name: Markup(draw_svg(figure, page.labels)) for figure in page.figures}  # noqa: S704, our own drawing
     return template.render(page=page, drawn=drawn, version=__version__) + "\n"
 
 

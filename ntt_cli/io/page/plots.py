@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
 from ntt_cli.io.page.figures import Figure, Panel, Series
 
@@ -21,17 +22,21 @@ COLOURS = (
 """Told apart by most eyes, and seen on white and on black."""
 
 MARKERS = "osD^vPX<>*hd"
+REFERENCES = {"teacher", "dense"}
+"""Series that others are held against, in the colour of the text."""
+
 INK = "#818283"
 """Stands for the page's own text colour in the drawing, and is none of the colours above."""
 
 FAINT = 0.18
 PANEL_INCHES = (4.6, 3.1)
+SINGLE_INCHES = (7.6, 4.2)
 COLUMNS = 2
 ROW_INCHES = 0.24
 LEGEND_COLUMNS = 4
 PNG_DPI = 160
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ntt",
     "font.family": "sans-serif",
@@ -51,11 +56,13 @@ STYLE: dict[str, Any] = {
 )
 
 
-def draw_svg(figure: Figure) -> str:
+def draw_svg(figure: Figure, labels: Sequence[str] = ()) -> str:
     """An `<svg>` element without a background, its identifiers unlike those of other figures."""
     with mpl.rc_context(STYLE):
         buffer = io.StringIO()
-        _draw(figure).savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        _draw(figure, labels).savefig(
+            buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
+        )
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -69,25 +76,26 @@ def draw_svg(figure: Figure) -> str:
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg))
 
 
-def draw_png(figure: Figure) -> bytes:
+def draw_png(figure: Figure, labels: Sequence[str] = ()) -> bytes:
     """The figure in black on white."""
     style = {key: "#1c1f23" if value == INK else value for key, value in STYLE.items()}
     with mpl.rc_context(style):
         buffer = io.BytesIO()
-        canvas = _draw(figure)
+        canvas = _draw(figure, labels)
         canvas.suptitle(figure.title, fontweight="bold")
         canvas.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _draw(figure: Figure) -> Canvas:
+def _draw(figure: Figure, order: Sequence[str]) -> Canvas:
     labels = list(dict.fromkeys(series.label for panel in figure.panels for series in panel.series if series.label))
-    look = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
+    coloured = [label for label in dict.fromkeys([*order, *labels]) if label not in REFERENCES]
+    look = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(coloured)}
     columns = min(COLUMNS, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
-    width, height = PANEL_INCHES
+    width, height = PANEL_INCHES if columns > 1 else SINGLE_INCHES
     height = max(height, *(1.0 + ROW_INCHES * len(p.ticks) for p in figure.panels if p.form in {"dots", "bars"}), 0)
-    canvas = Canvas(figsize=(columns * width if columns > 1 else 1.5 * width, rows * height), layout="constrained")
+    canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False).flat
     for panel, ax in zip(figure.panels, axes, strict=False):
         _draw_panel(panel, ax, look)
@@ -101,7 +109,7 @@ def _draw(figure: Figure) -> Canvas:
 
 def _draw_panel(panel: Panel, ax: Axes, look: dict[str, tuple[str, str]]) -> None:
     for series in panel.series:
-        colour, marker = look.get(series.label, (INK, "o"))
+        colour, marker = look.get(series.label, (mpl.rcParams["text.color"], ""))
         _draw_series(panel, series, ax, colour, marker)
     if "x" in panel.log:
         ax.set_xscale("log")
@@ -116,6 +124,10 @@ def _draw_panel(panel: Panel, ax: Axes, look: dict[str, tuple[str, str]]) -> Non
         ax.invert_yaxis()
     if panel.form == "marked" and len(panel.ticks) > 6:
         ax.tick_params(axis="x", rotation=60)
+    if panel.form == "marked" and "y" in panel.log:
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if panel.floor is not None:
+        ax.set_ylim(bottom=panel.floor)
     if panel.reversed:
         ax.invert_xaxis()
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -123,10 +135,10 @@ def _draw_panel(panel: Panel, ax: Axes, look: dict[str, tuple[str, str]]) -> Non
 
 def _draw_series(panel: Panel, series: Series, ax: Axes, colour: str, marker: str) -> None:
     if panel.form == "bars":
-        ax.barh(series.y, series.x, color=colour, height=0.7)
+        ax.barh(series.y, series.x, color=COLOURS[0], height=0.7)
         return
     if panel.form == "dots":
-        ax.errorbar(series.x, series.y, xerr=series.spread, fmt=marker, color=colour, capsize=2)
+        ax.errorbar(series.x, series.y, xerr=series.spread, fmt="o", color=COLOURS[0], capsize=2)
         return
     ax.plot(
         series.x,

@@ -1,0 +1,63 @@
+"""Reads a report file. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.io.files import report_path
+from ntt_cli.io.metadata import AGAIN, ReportRecord, read_header
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report file.
+
+    Attributes:
+        path: where it is.
+        kind: `prune report` or `finetune report`.
+        summary: what its command printed with `--json`.
+        numbers: its tensors but for the masks, by name, in double precision.
+    """
+
+    path: Path
+    kind: str
+    summary: dict[str, Any]
+    numbers: dict[str, Numbers]
+
+    def history(self, name: str) -> Numbers | None:
+        """`history.NAME`, if it was recorded."""
+        return self.numbers.get(f"history.{name}")
+
+
+def read_report(path: Path) -> Report:
+    """Read a report, or the one beside a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    record = read_header(path).record
+    if not isinstance(record, ReportRecord):
+        beside = report_path(path)
+        if record is None or not beside.exists():
+            raise CheckpointError(
+                path, f"has no report beside it ({beside.name})", hint="name a report, or a comparison's folder"
+            )
+        path, record = beside, read_header(beside).record
+        if not isinstance(record, ReportRecord):
+            raise CheckpointError(path, "is not a report", hint=AGAIN)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}", hint=AGAIN) from error
+    numbers = {name: np.asarray(value, np.float64) for name, value in tensors.items() if not name.startswith("mask.")}
+    return Report(path=path, kind=record.kind, summary=record.summary, numbers=numbers)
