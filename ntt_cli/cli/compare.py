@@ -68,7 +68,7 @@ def compare(ctx: typer.Context, **values: Any) -> None:
         if report.failed:
             common.streams.say("the same command runs the failed cells again, and no others")
             raise typer.Exit(FAILED)
-        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; {report.output}/results.csv has every cell")
+        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; see {report.page or report.output}")
 
 
 def _summary(report: CompareReport) -> RenderableType:

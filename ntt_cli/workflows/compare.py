@@ -11,7 +11,7 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
-from ntt_cli.workflows import finetune, prune
+from ntt_cli.workflows import finetune, prune, report
 from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
 from ntt_cli.workflows.compare_processes import run_cells
 from ntt_cli.workflows.compare_rows import rows_of
@@ -61,10 +61,14 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
     waiting = [cell for cell in chosen if result_of(config, cell) is None]
     failed = run_cells(config, waiting, on_event) if waiting else {}
     results = [result for cell in chosen if (result := result_of(config, cell)) is not None]
+    page = None
     if config.cell is None:
         write_tables(Path(config.output), results)
+        if results:
+            page = report.run(Path(config.output), output=None, png=False, force=True).output
     return CompareReport(
         output=config.output,
+        page=page,
         rows=rows_of(results),
         results=results,
         failed=[CellFailure(cell=name, error=error) for name, error in failed.items()],

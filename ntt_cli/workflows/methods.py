@@ -68,16 +68,27 @@ class Sight:
     def ones(self) -> Tensor:
         """One sample of ones, in double precision unless the network takes integers."""
         if self.inputs is None:
-            assert self.shape is not None
             device = next(iter(self.teacher.params.values())).device
-            return torch.ones(1, *self.shape, dtype=torch.float64, device=device)
+            return torch.ones(1, *self._shape, dtype=torch.float64, device=device)
         sample = torch.ones_like(self.inputs.batch(torch.arange(1)))
         return sample.double() if sample.is_floating_point() else sample
 
     def redraw(self) -> tuple[Params, Tensor]:
-        """New weights, and a batch."""
-        indices = torch.randint(len(self._inputs), (self.settings.batch_size,), generator=self.generator)
-        return redraw(self.teacher.params, generator=self.generator), self._inputs.batch(indices)
+        """New weights, and a batch of Gaussian inputs, or of real ones where the network takes integers."""
+        params, size = redraw(self.teacher.params, generator=self.generator), self.settings.batch_size
+        if self.inputs is not None:
+            real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
+            if not real.is_floating_point():
+                return params, real
+        like = next(iter(params.values()))
+        return params, torch.randn(size, *self._shape, generator=self.generator, dtype=like.dtype).to(like.device)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        if self.inputs is not None:
+            return tuple(self.inputs.batch(torch.arange(1)).shape[1:])
+        assert self.shape is not None
+        return self.shape
 
     @property
     def _inputs(self) -> Inputs:
@@ -162,7 +173,7 @@ METHODS: dict[str, Method] = {
     "wanda": Method("inputs", "layerwise", _wanda),
     "synflow": Method("shape", "global", _synflow, rounds=ROUNDS),
     "logit-snip": Method("inputs", "global", _logit_snip),
-    "ntk-sap": Method("inputs", "global", _ntk_sap, rounds=ROUNDS),
+    "ntk-sap": Method("shape", "global", _ntk_sap, rounds=ROUNDS),
     "snip": Method("labels", "global", _snip),
     "iterative-snip": Method("labels", "global", _snip, rounds=ROUNDS),
     "grasp": Method("labels", "global", _grasp),

@@ -181,9 +181,10 @@ class CompareRow(Summary):
 
 
 class CompareReport(Summary):
-    """What `ntt compare` found."""
+    """What `ntt compare` found; `page` shows all of it, and is not written for a single cell."""
 
     output: str
+    page: str | None
     rows: list[CompareRow]
     results: list[CellResult]
     failed: list[CellFailure]

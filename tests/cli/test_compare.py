@@ -43,7 +43,7 @@ def test_a_finished_comparison(ntt: Ntt) -> None:
     assert human.out.splitlines()[1] == "test accuracy in %, mean ± standard deviation over 2 seeds"
     rows = {line.split()[0]: line.split()[1:] for line in human.out.splitlines()[3:]}
     assert (rows["random"][0], rows["snip"][0]) == ("no", "yes")
-    assert "comparison/results.csv has every cell" in human.err
+    assert "see comparison/report.html" in human.err
     document = ntt(*COMMAND, "--json").document
     assert [row["method"] for row in document["rows"]] == ["random", "snip"]
     mean = 50 * sum(result["accuracy"] for result in document["results"] if result["method"] == "snip")

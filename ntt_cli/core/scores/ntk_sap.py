@@ -27,7 +27,8 @@ def ntk_sap_scores(
     Args:
         apply: the network.
         masks: of this round; the score of a pruned entry is zero.
-        draws: freshly initialised parameters `θ`, each with a batch of inputs.
+        draws: freshly initialised parameters `θ`, each with a batch of inputs; the authors' are Gaussian, and on real
+            images, with their constant borders, the layers' shares are far from theirs.
         perturbation: `ε`.
         generator: of `Δθ`.
     """

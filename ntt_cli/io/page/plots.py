@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ntt_cli.io.page.figures import Figure, Panel, Series
 
@@ -28,12 +29,18 @@ REFERENCES = {"teacher", "dense"}
 INK = "#818283"
 """Stands for the page's own text colour in the drawing, and is none of the colours above."""
 
+WHOLE = {"epoch", "step"}
+"""Counted in whole numbers."""
+
 FAINT = 0.18
 PANEL_INCHES = (4.6, 3.1)
 SINGLE_INCHES = (7.6, 4.2)
 COLUMNS = 2
-ROW_INCHES = 0.24
+HEAD_INCHES, ROW_INCHES = 1.0, 0.24
 LEGEND_COLUMNS = 4
+FEW_DECADES = 300
+"""A logarithmic axis of a smaller ratio than this names numbers between the powers of ten."""
+
 PNG_DPI = 160
 
 STYLE: dict[Any, Any] = {
@@ -60,9 +67,7 @@ def draw_svg(figure: Figure, labels: Sequence[str] = ()) -> str:
     """An `<svg>` element without a background, its identifiers unlike those of other figures."""
     with mpl.rc_context(STYLE):
         buffer = io.StringIO()
-        _draw(figure, labels).savefig(
-            buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
-        )
+        _draw(figure, labels).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -94,16 +99,16 @@ def _draw(figure: Figure, order: Sequence[str]) -> Canvas:
     columns = min(COLUMNS, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     width, height = PANEL_INCHES if columns > 1 else SINGLE_INCHES
-    height = max(height, *(1.0 + ROW_INCHES * len(p.ticks) for p in figure.panels if p.form in {"dots", "bars"}), 0)
-    canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False).flat
+    if all(panel.form in {"dots", "bars"} for panel in figure.panels):
+        height = HEAD_INCHES + ROW_INCHES * max(len(panel.ticks) for panel in figure.panels)
+    canvas = Canvas(figsize=(columns * width, rows * height), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
     for panel, ax in zip(figure.panels, axes, strict=False):
         _draw_panel(panel, ax, look)
-    for unused in list(axes)[len(figure.panels) :]:
+    for unused in axes[len(figure.panels) :]:
         unused.set_axis_off()
-    named = [panel for panel in figure.panels if panel.form in {"line", "marked"}]
-    if named and len(labels) > 1:
-        _legend(canvas, labels, named)
+    if len(labels) > 1:
+        _legend(canvas, labels)
     return canvas
 
 
@@ -111,21 +116,26 @@ def _draw_panel(panel: Panel, ax: Axes, look: dict[str, tuple[str, str]]) -> Non
     for series in panel.series:
         colour, marker = look.get(series.label, (mpl.rcParams["text.color"], ""))
         _draw_series(panel, series, ax, colour, marker)
-    if "x" in panel.log:
-        ax.set_xscale("log")
-    if "y" in panel.log:
-        ax.set_yscale("log")
+    for name, axis, scale in (("x", ax.xaxis, ax.set_xscale), ("y", ax.yaxis, ax.set_yscale)):
+        if name in panel.log:
+            scale("log", nonpositive="mask")
+            # Plain numbers: powers of ten would be set as formulas, which takes a second a figure.
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            low, high = axis.get_view_interval()
+            few = high < low * FEW_DECADES
+            axis.set_minor_locator(LogLocator(subs=(2, 5)) if few else NullLocator())
+            axis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+    if panel.x_label in WHOLE:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.ticks:
         axis = ax.yaxis if panel.form in {"dots", "bars"} else ax.xaxis
         axis.set_ticks([position for position, _ in panel.ticks], [name for _, name in panel.ticks])
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
     if panel.form in {"dots", "bars"}:
-        ax.invert_yaxis()
+        ax.set_ylim(len(panel.ticks) - 0.5, -0.5)
     if panel.form == "marked" and len(panel.ticks) > 6:
         ax.tick_params(axis="x", rotation=60)
-    if panel.form == "marked" and "y" in panel.log:
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if panel.floor is not None:
         ax.set_ylim(bottom=panel.floor)
     if panel.reversed:
@@ -155,7 +165,7 @@ def _draw_series(panel: Panel, series: Series, ax: Axes, colour: str, marker: st
         )
 
 
-def _legend(canvas: Canvas, labels: list[str], panels: list[Panel]) -> None:
+def _legend(canvas: Canvas, labels: list[str]) -> None:
     handles: dict[str, Any] = {}
     for ax in canvas.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

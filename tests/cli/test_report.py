@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from ntt_cli.cli.app import main
+from tests.cli.conftest import MODEL, SAMPLES, Ntt, content
+
+pytestmark = pytest.mark.usefixtures("checkpoints")
+FIGURES = ["layers", "transfer", "masks", "spectra", "prediction"]
+
+
+def test_a_run(ntt: Ntt) -> None:
+    result = ntt("report", "sparse.safetensors")
+    assert (result.code, result.err) == (0, "")
+    size = Path("sparse.report.html").stat().st_size
+    figures = ", ".join(FIGURES)
+    assert result.out == f"sparse.report.html: {size:,} bytes, with figures of {figures}\n"
+
+
+def test_the_same_report_is_the_same_page_wherever_it_is(ntt: Ntt) -> None:
+    assert ntt("report", "sparse.safetensors", "-q").out == "sparse.report.html\n"
+    assert ntt("report", "sparse.report.safetensors", "-o", "other.html", "-q").out == "other.html\n"
+    assert Path("other.html").read_bytes() == Path("sparse.report.html").read_bytes()
+
+
+def test_pictures(ntt: Ntt) -> None:
+    document = ntt("report", "tuned.safetensors", "--png", "--json").document
+    assert document == {
+        "output": "tuned.report.html",
+        "bytes": Path("tuned.report.html").stat().st_size,
+        "figures": ["training"],
+        "pictures": ["tuned.report-training.png"],
+    }
+    assert Path("tuned.report-training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_is_written_anew_and_nothing_else_is(ntt: Ntt) -> None:
+    for _ in range(2):
+        assert ntt("report", "sparse.safetensors", "-o", "page.html").code == 0
+    Path("page.html").write_text("<!doctype html><p>mine</p>")
+    result = ntt("report", "sparse.safetensors", "-o", "page.html")
+    assert result.code == 2
+    assert "error: page.html: exists already" in result.err
+    assert Path("page.html").read_text().endswith("mine</p>")
+    assert ntt("report", "sparse.safetensors", "-o", "page.html", "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nothing.safetensors", "nothing.safetensors: does not exist"),
+        (".", ".: holds no comparison"),
+        (MODEL, "is not a whole safetensors file"),
+        ("alone.safetensors", "alone.safetensors: has no report beside it (alone.report.safetensors)"),
+        ("cut.report.safetensors", "cut.report.safetensors: is not a whole safetensors file"),
+    ],
+)
+def test_what_is_no_report(ntt: Ntt, path: str, words: str) -> None:
+    shutil.copy("sparse.safetensors", "alone.safetensors")
+    whole = Path("sparse.report.safetensors").read_bytes()
+    Path("cut.report.safetensors").write_bytes(whole[:-1])
+    before = content()
+    result = ntt("report", path)
+    assert result.code == 2
+    assert words in result.err
+    assert "hint: " in result.err
+    assert content() == before
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The machine's own Chromium; where CI asks for it, its absence is a failure."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        message = "there is no Chromium: apt-get install chromium"
+        if os.environ.get("NTT_REQUIRE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    shutil.copy(SAMPLES / MODEL, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        arguments = ["--methods", "ntt,random,dense", "--sparsities", "0.8,0.9", "--seeds", "1,2", "--epochs", "2"]
+        with pytest.raises(SystemExit) as exit:
+            main(["compare", MODEL, *arguments, "--limit", "100", "--steps", "20", "-q"])
+        assert exit.value.code == 0
+    return folder / "comparison" / "report.html"
+
+
+def test_a_comparison_in_a_browser(comparison: Path, browser: Browser) -> None:
+    assert comparison.stat().st_size < 3_000_000
+    inks = {}
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))  # noqa: B023
+        page.on("pageerror", lambda error: complaints.append(str(error)))  # noqa: B023
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))  # noqa: B023
+        page.goto(comparison.resolve().as_uri())
+        assert complaints == []
+        assert [url for url in requests if not url.startswith("data:")] == [comparison.resolve().as_uri()]
+        plots = page.locator("figure [role=img]").all()
+        assert len(plots) == 8
+        for plot in plots:
+            assert len(plot.get_attribute("aria-label") or "") > 20
+            box = plot.locator("svg").bounding_box()
+            assert box is not None
+            assert min(box["width"], box["height"]) > 100
+            lines = plot.locator("svg path").evaluate_all(
+                "paths => paths.filter(path => path.getBoundingClientRect().width > 20).length"
+            )
+            assert lines > 3
+        ids = page.locator("[id]").evaluate_all("elements => elements.map(element => element.id)")
+        assert len(ids) == len(set(ids))
+        colour = "element => getComputedStyle(element).fill"
+        inks[scheme] = page.locator("figure svg text").first.evaluate(colour)
+        page.close()
+    assert inks["light"] != inks["dark"]
+
+
+def test_a_comparison_on_a_phone(comparison: Path, browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 700})
+    page.goto(comparison.resolve().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
