@@ -62,6 +62,11 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     preset: Annotated[
         Literal["default", "paper"], Field(description="paper: the settings of Liu & Zenke 2020."), TRANSFER
     ] = "default"
+    mask: Annotated[
+        Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
+        Field(description="NTT's mask: learned with the weights, or chosen by this method first and then held."),
+        TRANSFER,
+    ] = "learned"
     score: Annotated[
         Literal["saliency", "magnitude"],
         Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
@@ -144,4 +149,10 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     def _one_length(self) -> PruneConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_mask(self) -> PruneConfig:
+        if self.mask != "learned" and not self.method.startswith("ntt"):
+            raise ValueError(f"mask says whose mask ntt holds; method {self.method} has its own")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
 from ntt_cli.workflows.events import EventSink
-from ntt_cli.workflows.methods import one_shot_masks, shuffled
+from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import (
     Inputs,
     take_apart,
@@ -86,7 +86,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
         masks = task.sight().dense()
     elif task.method.score is None:
         assert task.inputs is not None
-        student = first_student(task.teacher, task.inputs, task.names, task.settings)
+        student = first_student(task.teacher, task.inputs, task.names, task.settings, held=_held(task))
         masks = student.masks
         seconds = _seconds_per_step(task, task.inputs, student)
         peak = peak_memory_bytes(task.inputs.device)
@@ -116,7 +116,13 @@ def _prune(task: Task, on_event: EventSink) -> _Student:
     assert task.inputs is not None
     with threads_for(task.teacher, task.inputs):
         moved = run_transfer(
-            task.teacher, task.inputs, task.names, outputs=task.outputs, settings=task.settings, on_event=on_event
+            task.teacher,
+            task.inputs,
+            task.names,
+            outputs=task.outputs,
+            settings=task.settings,
+            held=_held(task),
+            on_event=on_event,
         )
     if task.method.mask == "kept":
         return _Student(moved.params, moved.buffers, moved.masks, moved.history)
@@ -126,6 +132,15 @@ def _prune(task: Task, on_event: EventSink) -> _Student:
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
     fresh = take_apart(other.module, task.inputs.device, on_event)
     return _masked(task, fresh.params, moved.masks, moved.history)
+
+
+def _held(task: Task) -> Masks | None:
+    """The masks of the method that `--mask` names."""
+    if task.config.mask == "learned":
+        return None
+    method = METHODS[task.config.mask]
+    settings = replace(task.settings, allocation=task.config.allocation or method.allocation)
+    return one_shot_masks(method, replace(task.sight(), settings=settings))
 
 
 def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor] | None = None) -> _Student:

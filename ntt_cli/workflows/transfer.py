@@ -71,6 +71,7 @@ def run_transfer(
     *,
     outputs: int,
     settings: TransferSettings,
+    held: Masks | None = None,
     on_event: EventSink,
 ) -> TransferResult:
     """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
@@ -81,6 +82,7 @@ def run_transfer(
         names: the prunable weights.
         outputs: number of logits.
         settings: how.
+        held: masks that another method chose, for weights alone to be moved; `None` to learn them.
         on_event: told about mask updates and steps.
 
     Raises:
@@ -92,14 +94,17 @@ def run_transfer(
     buffers = teacher.buffers
     student = start_student(apply_teacher, teacher.params, names, learning_rate=settings.learning_rate)
     history = _History()
-    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
+    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every) if held is None else range(1)
     for step in range(settings.steps):
         if step in updates:
             _check_finite(student.params, step)
-            density = density_at(
-                settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
-            )
-            masks = _choose(student, inputs, settings, density)
+            if held is None:
+                density = density_at(
+                    settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
+                )
+                masks = _choose(student, inputs, settings, density)
+            else:
+                density, masks = settings.density, held
             if step == updates[-1]:
                 buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
             apply = apply_teacher if buffers is teacher.buffers else teacher.bind(buffers)
@@ -146,11 +151,16 @@ def take_step(
 
 
 def first_student(
-    teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], settings: TransferSettings
+    teacher: FunctionalModel,
+    inputs: Inputs,
+    names: tuple[str, ...],
+    settings: TransferSettings,
+    *,
+    held: Masks | None = None,
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
     student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
-    masks = _choose(student, inputs, settings, settings.density)
+    masks = held or _choose(student, inputs, settings, settings.density)
     return update_masks(student, masks, density=settings.density, apply=student.apply)
 
 

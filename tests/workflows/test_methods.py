@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -101,6 +102,30 @@ def test_synflow_needs_a_shape() -> None:
     Path("bare.py").write_text(source)
     with pytest.raises(DataError, match="none is named"):
         prune.run(PruneConfig(model="bare.py", sparsity=0.8, method="synflow", device="cpu"), lambda _: None)
+
+
+@pytest.mark.parametrize("mask", get_args(PruneConfig.model_fields["mask"].annotation)[1:])
+def test_a_mask_of_another_method_is_held_and_weights_are_moved(mask: str) -> None:
+    chosen = run("convolutional", method=mask)
+    held = run("convolutional", mask=mask, steps=30, output="held.safetensors")
+    alone, moved = load_file("sparse.safetensors"), load_file("held.safetensors")
+    for name, own in masks_of().items():
+        assert torch.equal(masks_of("held.safetensors")[name], own)
+        assert not torch.equal(moved[name], alone[name])
+    assert (held.steps, held.kept) == (30, chosen.kept)
+    assert held.agreement is not None
+    assert chosen.agreement is not None
+    assert held.agreement.logit_distance < chosen.agreement.logit_distance
+    history = load_file(held.report)
+    assert history["history.mask_update_step"].tolist() == [0]
+    assert history["history.density"].tolist() == pytest.approx([0.2])
+    planned = prune.plan(config("convolutional", mask=mask), lambda _: None)
+    assert [layer.kept for layer in planned.layers] == [layer.kept for layer in chosen.layers]
+
+
+def test_only_ntt_holds_the_mask_of_another() -> None:
+    with pytest.raises(ValidationError, match="method snip has its own"):
+        config(method="snip", mask="synflow")
 
 
 def test_rescaled_weights_make_up_for_those_removed() -> None:
