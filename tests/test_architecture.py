@@ -57,7 +57,7 @@ def test_every_room_is_looked_at() -> None:
     assert {room_of(path) for path in MODULES} >= MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=lambda path: path.stem)
 def test_core_knows_no_files_clock_or_global_randomness(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & IMPURE
     used = {
@@ -69,7 +69,9 @@ def test_core_knows_no_files_clock_or_global_randomness(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"], ["report", "--help"]],
+    ids=" ".join,
 )
 def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
     code = f"""
@@ -85,3 +87,9 @@ print(sorted({{"torch", "torchvision", "numpy"}} & sys.modules.keys()), file=sys
     assert result.returncode == 0, result.stderr
     assert result.stderr == "[]\n"
     assert "ntt" in result.stdout
+
+
+@pytest.mark.parametrize("workflow", ["inspect", "report"])
+def test_looking_at_files_does_not_wait_for_torch(workflow: str) -> None:
+    code = f"import sys, ntt_cli.workflows.{workflow}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
