@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "config": {"config"},
     "core": {"core", "errors"},
-    "io": {"io", "core", "config", "errors"},
+    "io": {"io", "core", "config", "errors", "__version__"},
     "workflows": {"workflows", "io", "core", "config", "errors"},
     "cli": {"cli", "workflows", "io", "core", "config", "errors", "__version__"},
     "__main__": {"cli"},

@@ -45,6 +45,7 @@ def test_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
     assert loss.kernel_distance.item() == pytest.approx(kernel)
     assert loss.logit_distance.item() == pytest.approx(logits)
     assert loss.weight_penalty.item() == pytest.approx((1 + 4 + 9) / 0.25)
+    assert loss.alignment.item() == pytest.approx((3 * 2 + 4 * 1) / (25 * 5) ** 0.5)
     assert loss.total.item() == pytest.approx(100 * kernel + logits + 0.5 * 56)
 
 
@@ -64,6 +65,7 @@ def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
     objective = Objective(name=name, kernel_weight=100.0, weight_penalty=0.5)
     loss = loss_of(objective, Answers(STUDENT.logits1, STUDENT.logits2), Answers(TEACHER.logits1, TEACHER.logits2))
     assert loss.kernel_distance is None
+    assert loss.alignment is None
     assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
 
 
