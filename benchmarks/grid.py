@@ -1,11 +1,13 @@
 """All methods on one network: a comparison by `ntt compare`, as a table for the README.
 
     python benchmarks/grid.py lenet_300_100 --out results/lenet_300_100 [--jobs 2] [--methods ntt,synflow]
+    python benchmarks/grid.py lenet_300_100 --pretrained --out results/pretrained [--jobs 2]
 
 Fashion-MNIST: 10,000 training images, 2,000 more for validation, the whole test set; 10 epochs of AdamW; each method's
-rate at each sparsity is chosen on the first seed's validation images. What is done already is not done again.
-`--methods` does some of them, and the table always has all that there are. A star marks label-free methods within one
-standard error of the best label-free one; `*` needs two seeds or more.
+rate at each sparsity is chosen on the first seed's validation images. With `--pretrained` each seed's dense network is
+trained like that first and then pruned; the first table is of the networks as pruned, and rates are chosen for each
+seed. What is done already is not done again. `--methods` does some of them, and the tables always have all that there
+are. A star marks label-free methods within one standard error of the best label-free one.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ntt_cli.config import REFERENCES, CompareConfig
+from ntt_cli.config import REFERENCES, CompareConfig, FinetuneConfig
 from ntt_cli.io.results import read_results
-from ntt_cli.workflows import compare
+from ntt_cli.workflows import compare, finetune
 from ntt_cli.workflows.events import CellsChanged, Event
 from ntt_cli.workflows.reports import CellResult
 
@@ -32,6 +35,15 @@ GRIDS = {
     "resnet20": (FEW, (0.95,), (1, 2), (3e-3, 1e-2, 3e-2), ("channels=1",)),
 }
 """Methods, sparsities, seeds, rates and arguments of the model."""
+
+PRETRAINED = (
+    "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size=28,ntt:data=noise:10000,magnitude,wanda,random,dense",
+    {"lenet_300_100": (0.95, 0.98, 0.99), "lenet5_caffe": (0.95, 0.98, 0.99), "resnet20": (0.95,)},
+    (1e-3, 3e-3),
+)
+"""Methods, sparsities by network and rates where the dense network is trained first."""
+
+Groups = dict[tuple[str, float | None], list[CellResult]]
 
 
 def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> CompareConfig:
@@ -53,59 +65,71 @@ def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> Compare
     })
 
 
-def show(folder: Path) -> None:
+def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
+    """A comparison for each seed, of networks pruned from the one that the seed trained."""
+    every, sparsities, rates = PRETRAINED
+    for seed in config.seeds:
+        folder = Path(config.output) / f"seed{seed}"
+        dense = folder.with_suffix(".safetensors")
+        if not dense.exists():
+            dense.parent.mkdir(parents=True, exist_ok=True)
+            same = {name: getattr(config, name) for name in ("model", "model_arg", "data", "limit", "validation")}
+            finetune.run(FinetuneConfig(**same, seed=seed, device="cpu", output=str(dense)), lambda _: None)
+        changed = {
+            "methods": [methods or every],
+            "sparsities": sparsities[Path(config.model).stem],
+            "seeds": (seed,),
+            "learning_rates": rates,
+            "weights": str(dense),
+            "output": str(folder),
+        }
+        compare.run(CompareConfig.model_validate(config.model_dump() | changed), _tell)
+
+
+def show(folders: Iterable[Path], value: Callable[[CellResult], float]) -> None:
     """Print what is there as Markdown, best mean over sparsities first."""
-    groups: dict[tuple[str, float | None], list[CellResult]] = {}
-    for result in read_results(folder, CellResult).values():
-        groups.setdefault((result.method, result.sparsity), []).append(result)
+    groups: Groups = {}
+    for folder in folders:
+        for result in read_results(folder, CellResult).values():
+            groups.setdefault((result.method, result.sparsity), []).append(result)
+    values = {cell: [100 * value(result) for result in results] for cell, results in groups.items()}
+    labels = {method: results[0].labels_before_training for (method, _), results in groups.items()}
     levels = sorted({level for _, level in groups if level is not None})
-    first = {level: _first_without_labels(groups, level) for level in levels}
-    methods = sorted({method for method, _ in groups}, key=lambda method: _rank(groups, method))
+    best = {level: _best_without_labels(values, labels, level) for level in levels}
+
+    def rank(method: str) -> tuple[bool, float]:
+        means = [statistics.fmean(numbers) for (name, _), numbers in values.items() if name == method]
+        return method in REFERENCES, -statistics.fmean(means)
+
     print("| method | labels before training | " + " | ".join(f"{level:.0%}" for level in levels) + " |")
     print("|---|---|" + "---|" * len(levels))
-    for method in methods:
-        own = [groups.get((method, None if method == "dense" else level), []) for level in levels]
-        sees = "yes" if any(results[0].labels_before_training for results in own if results) else "no"
-        cells = [
-            _cell(results, first[level], rival=sees == "no" and method not in REFERENCES)
-            for results, level in zip(own, levels, strict=True)
-        ]
-        print(f"| `{method}` | {sees} | " + " | ".join(cells) + " |")
+    for method in sorted(labels, key=rank):
+        rival = not labels[method] and method not in REFERENCES
+        own = [values.get((method, None if method == "dense" else level), []) for level in levels]
+        cells = [_cell(numbers, best[level], rival=rival) for numbers, level in zip(own, levels, strict=True)]
+        print(f"| `{method}` | {'yes' if labels[method] else 'no'} | " + " | ".join(cells) + " |")
 
 
-def _accuracies(results: list[CellResult]) -> list[float]:
-    return [100 * result.accuracy for result in results]
-
-
-def _rank(groups: dict[tuple[str, float | None], list[CellResult]], method: str) -> tuple[bool, float]:
-    means = [statistics.fmean(_accuracies(results)) for (name, _), results in groups.items() if name == method]
-    return method in REFERENCES, -statistics.fmean(means)
-
-
-def _first_without_labels(
-    groups: dict[tuple[str, float | None], list[CellResult]], level: float
+def _best_without_labels(
+    values: dict[tuple[str, float | None], list[float]], labels: dict[str, bool], level: float
 ) -> tuple[float, float]:
     """Mean of the best, and its standard error."""
-    best = max(
-        (
-            _accuracies(results)
-            for (method, sparsity), results in groups.items()
-            if sparsity == level and method not in REFERENCES and not results[0].labels_before_training
-        ),
-        key=statistics.fmean,
-    )
-    error = statistics.stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0
-    return statistics.fmean(best), error
+    rivals = [
+        numbers
+        for (method, sparsity), numbers in values.items()
+        if sparsity == level and method not in REFERENCES and not labels[method]
+    ]
+    best = max(rivals, key=statistics.fmean)
+    return statistics.fmean(best), statistics.stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0
 
 
-def _cell(results: list[CellResult], first: tuple[float, float], *, rival: bool) -> str:
-    if not results:
+def _cell(numbers: list[float], best: tuple[float, float], *, rival: bool) -> str:
+    if not numbers:
         return ""
-    values = _accuracies(results)
-    text = f"{statistics.fmean(values):.2f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.2f}"
-    return f"{text} *" if rival and statistics.fmean(values) >= first[0] - first[1] else text
+    text = f"{statistics.fmean(numbers):.2f}"
+    if len(numbers) > 1:
+        text += f" ± {statistics.stdev(numbers):.2f}"
+    return f"{text} *" if rival and statistics.fmean(numbers) >= best[0] - best[1] else text
 
 
 def _tell(event: Event) -> None:
@@ -119,11 +143,22 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--methods")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--show", action="store_true", help="print the table alone")
+    parser.add_argument("--pretrained", action="store_true", help="prune networks that were trained first")
+    parser.add_argument("--show", action="store_true", help="print the tables alone")
+    parser.add_argument("--on", choices=("test", "validation"), default="test", help="which accuracy the table has")
     options = parser.parse_args()
+    config = config_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
+    out = Path(options.out)
+    if options.pretrained:
+        if not options.show:
+            compare_pretrained(config, options.methods)
+        folders = sorted(path for path in out.glob("seed*") if path.is_dir())
+        show(folders, lambda result: result.accuracy_as_pruned)
+        show(folders, lambda result: result.accuracy)
+        return
     if not options.show:
-        compare.run(config_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs), _tell)
-    show(Path(options.out))
+        compare.run(config, _tell)
+    show([out], lambda result: (result.validation_accuracy or 0.0) if options.on == "validation" else result.accuracy)
 
 
 if __name__ == "__main__":
