@@ -8,6 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from ntt_cli.core.masks import keep_top
+
 Shapes = Mapping[str, Sequence[int]]
 Counts = dict[str, int]
 
@@ -46,16 +48,10 @@ def allocate_global(scores: Mapping[str, Tensor], *, density: float) -> Counts:
     """The layer counts of the highest scores over all layers together, at least one a layer."""
     sizes = {name: score.numel() for name, score in scores.items()}
     n_keep = total_to_keep(sizes, density=density)
-    ranked = {name: score.flatten().sort(descending=True).values for name, score in scores.items()}
     # Every layer's best weight is kept first; what is left goes to the highest scores anywhere.
-    rest = torch.cat([values[1:] for values in ranked.values()])
-    owner = torch.repeat_interleave(
-        torch.arange(len(ranked), device=rest.device),
-        torch.tensor([size - 1 for size in sizes.values()], device=rest.device),
-    )
-    chosen = rest.sort(descending=True, stable=True).indices[: n_keep - len(sizes)]
-    extra = torch.bincount(owner[chosen], minlength=len(sizes)).tolist()
-    return {name: 1 + count for name, count in zip(sizes, extra, strict=True)}
+    rest = [_without_best(score.flatten()) for score in scores.values()]
+    chosen = keep_top(torch.cat(rest), n_keep=n_keep - len(sizes)).split([len(values) for values in rest])
+    return {name: 1 + int(own.sum()) for name, own in zip(sizes, chosen, strict=True)}
 
 
 def allocate(
@@ -93,6 +89,11 @@ def allocate(
 def layer_sizes(shapes: Shapes) -> dict[str, int]:
     """The number of weights in each layer."""
     return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+
+
+def _without_best(scores: Tensor) -> Tensor:
+    best = int(scores.argmax())
+    return torch.cat([scores[:best], scores[best + 1 :]])
 
 
 def _apportion(sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int) -> Counts:

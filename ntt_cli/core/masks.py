@@ -21,9 +21,15 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
         raise ValueError(f"cannot keep {n_keep} of {scores.numel()} weights")
     if scores.isnan().any():
         raise ValueError("a score is NaN")
-    kept = scores.flatten().sort(descending=True, stable=True).indices[:n_keep]
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[kept] = True
+    flat = scores.flatten()
+    if n_keep == 0:
+        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    # Selection is several times faster than sorting, and a method of 100 rounds does little else.
+    there = flat.cpu() if flat.device.type == "mps" else flat  # older torch cannot select on MPS
+    lowest = there.kthvalue(flat.numel() - n_keep + 1).values.to(flat.device)
+    mask = flat > lowest
+    ties = (flat == lowest).nonzero().flatten()
+    mask[ties[: n_keep - int(mask.sum())]] = True
     return mask.view(scores.shape)
 
 
