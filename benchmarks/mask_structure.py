@@ -1,6 +1,6 @@
-"""What makes a mask good at 99%: LeNet-300-100 on Fashion-MNIST, accuracy on training images that were held out.
+"""What makes a mask good: LeNet-300-100 on Fashion-MNIST, accuracy on training images that were held out.
 
-    python benchmarks/mask_structure.py [--seeds 3]
+    python benchmarks/mask_structure.py [--seeds 3] [--sparsity 0.99]
 
 Each mask is put on new random weights and trained alike: AdamW at 1e-2, cosine, 10 epochs on 20,000 images; 40,000
 others measure it. Masks: random over all hidden units, by ERK's counts; as many weights, random over the first 150 + 50
@@ -32,7 +32,7 @@ from ntt_cli.workflows.prune_task import prepare
 from ntt_cli.workflows.transfer import run_transfer
 
 MODEL = "sample_models/lenet_300_100.py"
-DENSITY, TRAINING, EPOCHS, BATCH = 0.01, 20_000, 10, 64
+TRAINING, EPOCHS, BATCH = 20_000, 10, 64
 UPDATE_EVERY = 100
 
 
@@ -81,22 +81,24 @@ def train(
     return masks
 
 
-def random_masks(shapes: dict[str, torch.Size], units: tuple[int, int], generator: torch.Generator) -> Masks:
+def random_masks(
+    shapes: dict[str, torch.Size], units: tuple[int, int], *, density: float, generator: torch.Generator
+) -> Masks:
     """Random over the first hidden units, with the counts that ERK gives the whole network."""
-    counts = allocate_erk(shapes, density=DENSITY)
+    counts = allocate_erk(shapes, density=density)
     ends = [(units[0], 784), (units[1], units[0]), (10, units[1])]
     masks = {}
     for (name, shape), (rows, columns) in zip(shapes.items(), ends, strict=True):
         part = torch.zeros(rows * columns, dtype=torch.bool)
-        part[torch.randperm(rows * columns, generator=generator)[: counts[name]]] = True
+        part[torch.randperm(rows * columns, generator=generator)[: counts[name]]] = True  # what fits
         masks[name] = torch.zeros(shape, dtype=torch.bool)
         masks[name][:rows, :columns] = part.view(rows, columns)
     return masks
 
 
-def ntt_masks(seed: int) -> Masks:
+def ntt_masks(seed: int, *, density: float) -> Masks:
     """By default `ntt prune`, on as many images."""
-    config = PruneConfig(model=MODEL, sparsity=1 - DENSITY, seed=seed, limit=TRAINING, device="cpu")
+    config = PruneConfig(model=MODEL, sparsity=1 - density, seed=seed, limit=TRAINING, device="cpu")
     task = prepare(config, lambda _: None)
     assert task.inputs is not None
     result = run_transfer(
@@ -119,7 +121,9 @@ def alive(masks: Masks) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--sparsity", type=float, default=0.99)
+    arguments = parser.parse_args()
+    seeds, density = arguments.seeds, 1 - arguments.sparsity
     torch.set_num_threads(1)
     data = Data()
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
@@ -129,14 +133,14 @@ def main() -> None:
         dense: dict[str, Tensor] = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
         generator = torch.Generator().manual_seed(seed)
         candidates = {
-            f"random, {one} + {two} units": random_masks(shapes, (one, two), generator)
+            f"random, {one} + {two} units": random_masks(shapes, (one, two), density=density, generator=generator)
             for one, two in ((300, 100), (150, 50), (110, 35))
         }
         candidates["magnitude at initialisation"] = masks_at(
-            magnitude_scores(teacher, teacher), allocation="erk", density=DENSITY
+            magnitude_scores(teacher, teacher), allocation="erk", density=density
         )
-        candidates["NTT"] = ntt_masks(seed)
-        candidates["magnitude with labels"] = train(network(seed), dense, data, rate=2e-3, seed=seed, prune_to=DENSITY)
+        candidates["NTT"] = ntt_masks(seed, density=density)
+        candidates["magnitude with labels"] = train(network(seed), dense, data, rate=2e-3, seed=seed, prune_to=density)
         for name, masks in candidates.items():
             module = network(seed + 100)
             train(module, masks, data, rate=1e-2, seed=seed)
