@@ -4,8 +4,8 @@
     python benchmarks/rescaled_students.py results/lenet_300_100
 
 The transfer makes up for removed weights with larger ones. Each layer's kept weights are multiplied by `r^power`, with
-`r` the root mean square of the teacher's weights over their own, and fine-tuned as the grid does, at 1e-2. Accuracy in %
-on validation images, means and standard deviations over the grid's seeds.
+`r` the root mean square of the teacher's weights over their own, and fine-tuned as the grid does, at 1e-2. Accuracy in
+% on validation images, means and standard deviations over the grid's seeds.
 """
 
 from __future__ import annotations

@@ -119,12 +119,12 @@ def build_model():
     "partly frozen": _net("def prepare(self):\n    self.fc1.requires_grad_(False)"),
     "unused": _net("def prepare(self):\n    self.idle = nn.Linear(3, 3)\n    self.spare = nn.Linear(3, 3)"),
     "detached": _net("def forward(self, x):\n    return super().forward(x).detach()"),
-    "dict": _net("def forward(self, x):\n    return {'logits': super().forward(x)}"),
+    "dict": _net("def forward(self, x):\n    return {'scores': super().forward(x)}"),
     "tuple": _net("def forward(self, x):\n    return super().forward(x), x"),
     "tuple in training": _net(
         "def forward(self, x):\n    y = super().forward(x)\n    return (y, y) if self.training else y"
     ),
-    "three dimensions": _net("def forward(self, x):\n    return super().forward(x)[:, None]"),
+    "one dimension": _net("def forward(self, x):\n    return super().forward(x)[:, 0]"),
     "classes": _net("def forward(self, x):\n    return super().forward(x).argmax(1)"),
     "nan weight": _net("def prepare(self):\n    self.fc2.weight.data[3, 2] = float('nan')"),
     "nan output": _net("def forward(self, x):\n    return super().forward(x) / 0"),

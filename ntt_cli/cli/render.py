@@ -40,6 +40,6 @@ def agreement_line(agreement: Agreement) -> Text:
 def kernel_line(kernels: KernelSummary) -> Text:
     """What the two kernels have in common, in a line."""
     return Text(
-        f"kernels on {kernels.samples} samples: alignment {kernels.alignment:.4f},"
+        f"kernels on {kernels.extent}: alignment {kernels.alignment:.4f},"
         f" effective rank {kernels.effective_rank_student:.1f}, the teacher's {kernels.effective_rank_teacher:.1f}"
     )

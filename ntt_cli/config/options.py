@@ -37,6 +37,14 @@ class ModelOptions(Options):
         Field(description="KEY=VALUE passed to the factory; VALUE is a Python literal or a string. Repeatable."),
         MODEL,
     ] = ()
+    logits: Annotated[
+        str | None,
+        Field(
+            description="Which of several outputs the logits are: a key, an attribute or a position. Default: what"
+            " logits(outputs) in model.py picks, or the output named logits."
+        ),
+        MODEL,
+    ] = None
 
 
 class DataOptions(Options):

@@ -6,12 +6,14 @@ import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ntt_cli.core.logits import Pick, usual_logits
 from ntt_cli.core.second_order import SecondOrder
 
 Params = dict[str, Tensor]
@@ -27,22 +29,30 @@ class FunctionalModel:
         module: a private copy in evaluation mode: Dropout off, normalisation by running statistics.
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
+        pick: from what the module returns to its logits, `[n, ..., c]`.
     """
 
     module: nn.Module
     params: Params
     buffers: Params
+    pick: Pick
 
     def bind(self, buffers: Params | None = None) -> Apply:
-        """The function `apply(params, x)` at the given buffers, by default the model's own."""
+        """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own.
+
+        Where there is a row of logits for each position of a sample, all its rows together are the outputs.
+        """
         values = self.buffers if buffers is None else buffers
 
         def apply(params: Params, x: Tensor) -> Tensor:
-            with _differentiable_attention(), SecondOrder():
-                logits: Tensor = functional_call(self.module, (params, values), (x,))
-            return logits
+            logits: Tensor = self.pick(self._returned(params, values, x))
+            return logits.flatten(1)
 
         return apply
+
+    def returned(self, x: Tensor) -> Any:
+        """What the module itself returns at its own values."""
+        return self._returned(self.params, self.buffers, x)
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
         """The module's state dict at these values, tied tensors under each of their names."""
@@ -51,6 +61,10 @@ class FunctionalModel:
         aliases = {name: canonical[id(tensor)] for name, tensor in self._named_tensors(remove_duplicate=False)}
         return {name: values[aliases[name]] for name in self.module.state_dict()}
 
+    def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
+        with _differentiable_attention(), SecondOrder():
+            return functional_call(self.module, (params, buffers), (x,))
+
     def _named_tensors(self, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
         return [
             *self.module.named_parameters(remove_duplicate=remove_duplicate),
@@ -58,8 +72,13 @@ class FunctionalModel:
         ]
 
 
-def functional_model(module: nn.Module) -> FunctionalModel:
-    """Take `module` apart; it is left as it was."""
+def functional_model(module: nn.Module, pick: Pick = usual_logits) -> FunctionalModel:
+    """Take `module` apart; it is left as it was.
+
+    Args:
+        module: the network.
+        pick: its logits among what it returns; by default that itself, or its field `logits`.
+    """
     private = copy.deepcopy(module).eval()
     named = list(private.named_parameters())
     return FunctionalModel(
@@ -67,6 +86,7 @@ def functional_model(module: nn.Module) -> FunctionalModel:
         params={name: p.detach().clone() for name, p in named if p.requires_grad},
         buffers={name: p.detach().clone() for name, p in named if not p.requires_grad}
         | {name: b.detach().clone() for name, b in private.named_buffers()},
+        pick=pick,
     )
 
 

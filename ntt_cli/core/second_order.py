@@ -2,7 +2,8 @@
 
 The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
 then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
-`hardsigmoid` have none. Written out in elementary operations, all four are right.
+`hardsigmoid` have none. Written out in elementary operations, all four are right. The LSTM kernels of oneDNN and the
+recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -70,9 +72,22 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
 
 
-_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+def _recurrent(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def native(*args: Any, **kwargs: Any) -> Any:
+        (before, *_) = torch.backends.mkldnn.set_flags(_enabled=False)
+        try:
+            with torch.backends.cudnn.flags(enabled=False):
+                return operation(*args, **kwargs)
+        finally:
+            torch.backends.mkldnn.set_flags(_enabled=before)
+
+    return native
+
+
+_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
+    **{operation: _recurrent(operation) for operation in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }

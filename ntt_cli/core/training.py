@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks
+from ntt_cli.core.logits import Pick, label_loss, usual_logits
 
 OptimiserName = Literal["adamw", "sgd"]
 
@@ -50,14 +51,25 @@ def training_step(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     x: Shaped[Tensor, "n *features"],
-    labels: Int[Tensor, "n"],
+    labels: Int[Tensor, "n *positions"],
     *,
+    pick: Pick = usual_logits,
     parameters: Mapping[str, nn.Parameter],
     mask_numbers: Masks,
 ) -> Float[Tensor, ""]:
-    """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards."""
+    """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
+
+    Args:
+        module: in training mode.
+        optimiser: of its parameters.
+        x: inputs.
+        labels: their classes.
+        pick: the logits among what the module returns.
+        parameters: the module's.
+        mask_numbers: 1 = kept, 0 = pruned, by parameter.
+    """
     optimiser.zero_grad(set_to_none=True)
-    loss = nn.functional.cross_entropy(module(x), labels)
+    loss = label_loss(pick(module(x)), labels)
     loss.backward()
     optimiser.step()
     zero_pruned(parameters, mask_numbers)

@@ -8,7 +8,8 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ntt_cli.config import ModelOptions
+from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.errors import ModelError
 from ntt_cli.io.python_source import load_python, user_code
 
@@ -34,6 +36,7 @@ class LoadedModel:
         data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
             file's folder, `images/` for example; anything else is left as it is.
         input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
+        pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
     """
 
     module: nn.Module
@@ -41,6 +44,7 @@ class LoadedModel:
     sha256: str | None
     data: str | None
     input_shape: tuple[int, ...] | None
+    pick: Pick = usual_logits
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
@@ -49,8 +53,11 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     Raises:
         ModelError: if there is no such model, its code fails, or what it builds is no network.
     """
-    arguments = _parse_arguments(options.model_arg)
-    source = options.model
+    loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
+    return loaded if options.logits is None else replace(loaded, pick=partial(field_of, field=options.logits))
+
+
+def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
     target, colon, name = source.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
@@ -80,6 +87,7 @@ def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, objec
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         data=data,
         input_shape=input_shape,
+        pick=_declared_pick(module, path),
     )
 
 
@@ -227,6 +235,19 @@ def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
             hint="give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)",
         )
     return shape
+
+
+def _declared_pick(module: ModuleType, path: Path) -> Pick:
+    pick = getattr(module, "logits", None)
+    if pick is None:
+        return usual_logits
+    if not inspect.isfunction(pick):
+        raise ModelError(
+            path,
+            f"logits is of type {type(pick).__name__}, not a function",
+            hint="define logits(outputs) to return the logits, [n, classes], or call it something else",
+        )
+    return pick
 
 
 def _why_no_model(source: str, target: Path) -> tuple[str, str]:

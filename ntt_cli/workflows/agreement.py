@@ -20,6 +20,12 @@ KERNEL_PROBES = 16
 SPECTRUM_ENTRIES = 2**28
 """Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
 
+SPECTRUM_ORDER = 512
+"""Rows of a kernel, samples × outputs, whose eigenvalues are taken: their cost grows with its cube."""
+
+SPECTRUM_OUTPUTS = 64
+"""Outputs of a network with more are drawn once at random: the kernel of all would leave no room for samples."""
+
 RESIDUAL_TIMES = 64
 
 
@@ -30,6 +36,7 @@ def measure_agreement(
     teacher: Params,
     inputs: Inputs,
     *,
+    classes: int,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Agreement:
@@ -43,7 +50,7 @@ def measure_agreement(
             ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
             gaps += float((ours - theirs).square().sum())
             norms += float(theirs.square().sum())
-            same += float(agreement(ours, theirs)) * len(x)
+            same += float(agreement(ours.view(-1, classes), theirs.view(-1, classes))) * len(x)
             count += len(x)
     few = inputs.some(KERNEL_SAMPLES)
     x1, x2 = few.batch(torch.arange(len(few))).chunk(2)
@@ -78,13 +85,19 @@ class KernelComparison:
 def compare_kernels(
     apply_student: Apply, student: Params, apply_teacher: Apply, teacher: Params, inputs: Inputs, *, outputs: int
 ) -> KernelComparison:
-    """Compare them on all inputs, or on as many as the network's size allows."""
+    """Compare them on all inputs and outputs, or on as many as the network's size allows."""
     parameters = sum(p.numel() for p in teacher.values())
-    samples = max(1, min(len(inputs), SPECTRUM_ENTRIES // (outputs * parameters)))
+    chosen = torch.randperm(outputs, generator=torch.Generator().manual_seed(0))[:SPECTRUM_OUTPUTS].sort().values
+    room = min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER) // len(chosen)
+    samples = max(1, min(len(inputs), room))
     x = inputs.batch(torch.arange(samples))
+
+    def part(apply: Apply) -> Apply:
+        return apply if len(chosen) == outputs else lambda params, x: apply(params, x)[:, chosen]
+
     kernels = {
-        "teacher": exact_kernel(apply_teacher, teacher, x, x),
-        "student": exact_kernel(apply_student, student, x, x),
+        "teacher": exact_kernel(part(apply_teacher), teacher, x, x),
+        "student": exact_kernel(part(apply_student), student, x, x),
     }
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     # From where nothing is learnt to where the teacher's slowest directions are, in its own time.
@@ -95,6 +108,8 @@ def compare_kernels(
         tensors |= {f"spectrum.{who}": spectrum, f"residual.{who}": predicted_residuals(spectrum, times)}
     summary = KernelSummary(
         samples=samples,
+        outputs=len(chosen),
+        of_outputs=outputs,
         alignment=float(alignment(kernels["student"], kernels["teacher"])),
         effective_rank_teacher=float(effective_rank(spectra["teacher"])),
         effective_rank_student=float(effective_rank(spectra["student"])),

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ntt_cli.config import EvaluateConfig
 from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import FunctionalModel, Masks
+from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
@@ -41,13 +41,13 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     loaded = load_model(config, seed=config.seed)
     checkpoint = read_checkpoint(Path(config.checkpoint))
     load_into(loaded.module, checkpoint)
-    model = take_apart(loaded.module, device, on_event)
+    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     inputs = open_inputs(config, loaded, split=config.split, device=device, known=checkpoint.standardisation)
     require_samples(inputs, 1 if config.teacher is None else 2)  # a kernel is one of two samples or more
-    outputs = check_forward(model, inputs, where=config.model)
+    shape = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
-        check_labels(inputs, outputs=outputs, purpose="accuracy is measured with them")
+        check_labels(inputs, shape=shape, purpose="accuracy is measured with them")
     elif config.teacher is None:
         raise DataError(
             inputs.samples.spec,
@@ -58,17 +58,20 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     if config.teacher is not None:
         teacher_checkpoint = read_checkpoint(Path(config.teacher))
         load_into(loaded.module, teacher_checkpoint)
-        teacher = take_apart(loaded.module, device, lambda _: None)  # what there is to say has been said
-        check_kernel(teacher, inputs, outputs=outputs, trainable=False, where=config.model)
+        teacher = take_apart(
+            loaded.module, device, lambda _: None, pick=loaded.pick
+        )  # what there is to say has been said
+        check_kernel(teacher, inputs, outputs=math.prod(shape), trainable=False, where=config.model)
         agreement = measure_agreement(
             model.bind(),
             model.params,
             teacher.bind(),
             teacher.params,
             inputs,
+            classes=shape[-1],
             batch_size=config.batch_size,
         )
-    accuracy = _accuracy(model, inputs, outputs, config.batch_size, on_event) if labelled else None
+    accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()}
     kept, prunable = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
@@ -94,23 +97,25 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     )
 
 
-def _accuracy(model: FunctionalModel, inputs: Inputs, outputs: int, batch_size: int, on_event: EventSink) -> Accuracy:
+def _accuracy(model: FunctionalModel, inputs: Inputs, classes: int, batch_size: int, on_event: EventSink) -> Accuracy:
     apply, loss = model.bind(), 0.0
-    first, fifth = [], []
+    first, fifth, classes_of = [], [], []
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(batch_size):
             logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            first.append(top_k_correct(logits, labels, k=1))
-            fifth.append(top_k_correct(logits, labels, k=5))
+            loss += float(label_loss(logits, labels, reduction="sum"))
+            rows, counted = counted_rows(logits, labels)
+            first.append(top_k_correct(rows, counted, k=1))
+            fifth.append(top_k_correct(rows, counted, k=5))
+            classes_of.append(counted)
             on_event(Evaluated(int(indices[-1]) + 1, len(inputs)))
-    correct, labels = torch.cat(first), inputs.labels(torch.arange(len(inputs)))
-    names = inputs.samples.class_names or tuple(str(i) for i in range(outputs))
-    per_class = per_class_accuracy(correct, labels, classes=outputs)
+    correct, labels = torch.cat(first), torch.cat(classes_of)
+    names = inputs.samples.class_names or tuple(str(i) for i in range(classes))
+    per_class = per_class_accuracy(correct, labels, classes=classes)
     return Accuracy(
         top1=float(correct.double().mean()),
-        top5=float(torch.cat(fifth).double().mean()) if outputs > 5 else None,
-        loss=loss / len(inputs),
+        top5=float(torch.cat(fifth).double().mean()) if classes > 5 else None,
+        loss=loss / len(labels),
         per_class=dict(zip(names, per_class, strict=False)),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import FinetuneConfig, recorded
 from ntt_cli.core.functional import Masks
+from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import as_numbers
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
 from ntt_cli.errors import DivergedError
@@ -78,11 +79,11 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     if config.checkpoint is not None:
         checkpoint = read_checkpoint(Path(config.checkpoint))
         load_into(loaded.module, checkpoint)
-    model = take_apart(loaded.module, device, on_event)
+    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     inputs = open_inputs(config, loaded, split="train", device=device, known=known_standardisation(checkpoint))
     require_samples(inputs, 2)
-    outputs = check_forward(model, inputs, where=config.model)
-    check_labels(inputs, outputs=outputs, purpose="fine-tuning needs them")
+    shape = check_forward(model, inputs, where=config.model)
+    check_labels(inputs, shape=shape, purpose="fine-tuning needs them")
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()} if checkpoint else {}
@@ -91,7 +92,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
     held_out = math.floor(config.validation * len(inputs))
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
-    check_training(loaded.module, training, batch_size=config.batch_size, where=config.model)
+    check_training(loaded.module, loaded.pick, training, batch_size=config.batch_size, where=config.model)
     return Task(
         config=config,
         loaded=loaded,
@@ -167,12 +168,16 @@ def _train(task: Task, on_event: EventSink) -> tuple[_Best, list[EpochSummary]]:
             shuffled = torch.randperm(len(task.training), generator=order)
             for indices in shuffled[: steps_per_epoch * batch_size].split(batch_size):
                 x, labels = task.training.batch(indices), task.training.labels(indices)
-                losses.append(training_step(module, optimiser, x, labels, parameters=parameters, mask_numbers=numbers))
+                losses.append(
+                    training_step(
+                        module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_numbers=numbers
+                    )
+                )
                 schedule.step()
                 if len(losses) % LOOK_EVERY == 0 or len(losses) == steps_per_epoch:
                     _look(losses[-1], (epoch - 1) * steps_per_epoch + len(losses), on_event)
             _check_finite(module, epoch)
-            accuracy, validation_loss = _validate(module, task.validation)
+            accuracy, validation_loss = _validate(task.loaded, task.validation)
             epochs.append(
                 EpochSummary(epoch=epoch, train_loss=float(torch.stack(losses).double().mean()), accuracy=accuracy)
             )
@@ -200,7 +205,9 @@ def seconds_per_step(task: Task) -> float:
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
         x, labels = task.training.batch(indices), task.training.labels(indices)
-        float(training_step(module, optimiser, x, labels, parameters=parameters, mask_numbers={}))
+        float(
+            training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_numbers={})
+        )
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 
@@ -220,17 +227,19 @@ def _rate_schedule(
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
 
 
-def _validate(module: nn.Module, validation: Inputs) -> tuple[float | None, float]:
+def _validate(loaded: LoadedModel, validation: Inputs) -> tuple[float | None, float]:
     if not len(validation):
         return None, 0.0
-    module.eval()
-    hits, loss = 0, 0.0
+    module = loaded.module.eval()
+    hits, count, loss = 0, 0, 0.0
     with torch.no_grad():
         for indices in torch.arange(len(validation)).split(EVALUATION_BATCH):
-            logits, labels = module(validation.batch(indices)), validation.labels(indices)
-            hits += int((logits.argmax(dim=1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-    return hits / len(validation), loss / len(validation)
+            logits, labels = loaded.pick(module(validation.batch(indices))), validation.labels(indices)
+            rows, counted = counted_rows(logits, labels)
+            hits += int((rows.argmax(dim=1) == counted).sum())
+            count += len(counted)
+            loss += float(label_loss(logits, labels, reduction="sum"))
+    return (hits / count, loss / count) if count else (None, 0.0)
 
 
 def _check_finite(module: nn.Module, epoch: int) -> None:

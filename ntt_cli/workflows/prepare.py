@@ -14,6 +14,7 @@ from ntt_cli.config import DataOptions, Split
 from ntt_cli.core.batch_norm import coupling_layers
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.kernel_product import kernel_product
+from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, tensor_fields, usual_logits
 from ntt_cli.core.prunable import prunable_names
 from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
 from ntt_cli.errors import DataError, ModelError, UsageError
@@ -96,13 +97,15 @@ def open_inputs(
     return Inputs(samples=samples, standardisation=standardisation, device=device)
 
 
-def take_apart(module: nn.Module, device: torch.device, on_event: EventSink) -> FunctionalModel:
+def take_apart(
+    module: nn.Module, device: torch.device, on_event: EventSink, *, pick: Pick = usual_logits
+) -> FunctionalModel:
     """The network as functions on `device`, its frozen parameters named.
 
     Raises:
         ModelError: if a value is not finite, or samples of a batch would depend on each other.
     """
-    model = functional_model(module.to(device))
+    model = functional_model(module.to(device), pick)
     for name, value in (model.params | model.buffers).items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
@@ -117,17 +120,16 @@ def take_apart(module: nn.Module, device: torch.device, on_event: EventSink) -> 
     return model
 
 
-def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> int:
-    """Run two samples, and return the number of outputs.
+def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tuple[int, ...]:
+    """Run two samples, and return the shape of one's logits: `(classes,)`, or `(*positions, classes)`.
 
     Raises:
-        ModelError: if the model cannot take the inputs, or does not return one finite tensor `[n, outputs]`.
+        ModelError: if the model cannot take the inputs, or does not return finite logits `[n, ..., classes]`.
     """
-    apply = model.bind()
     hint = "name other data with --data, change the images with --image-size or --grayscale, or the model"
     with torch.no_grad():
-        logits = _logits(lambda x: apply(model.params, x), inputs, 2, where=where, hint=hint)
-    return logits.shape[1]
+        logits = _logits(model.returned, model.pick, inputs, 2, where=where, hint=hint)
+    return tuple(logits.shape[1:])
 
 
 def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:
@@ -150,7 +152,7 @@ def channels_last(params: Params) -> Params:
     return {name: p.to(memory_format=torch.channels_last) if p.ndim == 4 else p for name, p in params.items()}
 
 
-def check_training(module: nn.Module, inputs: Inputs, *, batch_size: int, where: str) -> None:
+def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size: int, where: str) -> None:
     """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
 
     Raises:
@@ -159,7 +161,7 @@ def check_training(module: nn.Module, inputs: Inputs, *, batch_size: int, where:
     copied = copy.deepcopy(module).train()
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
-        logits = _logits(copied, inputs, batch_size, where=f"{where} in training mode", hint=hint)
+        logits = _logits(copied, pick, inputs, batch_size, where=f"{where} in training mode", hint=hint)
     if not logits.requires_grad:
         raise ModelError(
             where,
@@ -214,22 +216,37 @@ def pick_prunable(
     return names
 
 
-def check_labels(inputs: Inputs, *, outputs: int, purpose: str) -> None:
+def check_labels(inputs: Inputs, *, shape: tuple[int, ...], purpose: str) -> None:
     """Refuse data without labels, or with labels that the network has no output for.
 
+    Args:
+        inputs: the data.
+        shape: of one sample's logits, `(*positions, classes)`.
+        purpose: what the labels are for.
+
     Raises:
-        DataError: if labels are missing or out of range.
+        DataError: if labels are missing, out of range, or not one for each row of logits.
     """
     labels, spec = inputs.samples.labels, inputs.samples.spec
     if labels is None:
         raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
-    if int(labels.max()) >= outputs:
-        first = int((labels >= outputs).nonzero()[0])
+    *positions, classes = shape
+    if list(labels.shape[1:]) != positions:
         raise DataError(
             spec,
-            f"label {int(labels[first])} of sample {first} is out of range: the model has {outputs} outputs",
+            f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
+            hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
+        )
+    wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
+    if wrong.any():
+        first = tuple(int(i) for i in wrong.nonzero()[0])
+        raise DataError(
+            spec,
+            f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
             hint="mend the labels, or build the model with more outputs (--model-arg)",
         )
+    if (labels == IGNORED).all():
+        raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
 
 
 def known_standardisation(checkpoint: Checkpoint | None) -> Standardisation | None:
@@ -248,11 +265,11 @@ def require_samples(inputs: Inputs, n: int) -> None:
 
 
 def _logits(
-    forward: Callable[[Tensor], object], inputs: Inputs, samples: int, *, where: str, hint: str
-) -> Float[Tensor, "n c"]:
+    forward: Callable[[Tensor], object], pick: Pick, inputs: Inputs, samples: int, *, where: str, hint: str
+) -> Float[Tensor, "n *positions c"]:
     x = inputs.batch(torch.arange(min(samples, len(inputs))))
     try:
-        logits = forward(x)
+        outputs = forward(x)
     except (Exception, SystemExit) as error:
         raise ModelError(
             where,
@@ -260,17 +277,27 @@ def _logits(
             f" {type(error).__name__}: {error}",
             hint=hint,
         ) from error
+    named = tensor_fields(outputs)
+    pick_one = "define logits(outputs) in model.py to pick them"
+    try:
+        logits = pick(outputs)
+    except NoSuchOutput as error:
+        raise ModelError(where, str(error), hint=f"name the logits with --logits, or {pick_one}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
+        ) from error
     if not isinstance(logits, Tensor):
         raise ModelError(
             where,
             f"returns a {type(logits).__name__}, not one tensor of logits",
-            hint="return the logits alone; wrap the network in a module that picks them",
+            hint=" or ".join(f"--logits {name}" for name in named) or f"return them, or {pick_one}",
         )
-    if logits.ndim != 2 or len(logits) != len(x) or not logits.is_floating_point():
+    if logits.ndim < 2 or len(logits) != len(x) or not logits.is_floating_point():
         raise ModelError(
             where,
             f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
-            hint=f"return a tensor [{len(x)}, outputs]",
+            hint=f"return a tensor [{len(x)}, outputs], or {pick_one}",
         )
     if not logits.isfinite().all():
         raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")

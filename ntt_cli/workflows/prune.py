@@ -130,7 +130,7 @@ def _prune(task: Task, on_event: EventSink) -> _Student:
         generator = torch.Generator().manual_seed(task.config.seed)
         return _masked(task, task.teacher.params, shuffled(moved.masks, generator=generator), moved.history)
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
-    fresh = take_apart(other.module, task.inputs.device, on_event)
+    fresh = take_apart(other.module, task.inputs.device, on_event, pick=other.pick)
     return _masked(task, fresh.params, moved.masks, moved.history)
 
 
@@ -166,6 +166,7 @@ def _agreement(task: Task, student: _Student) -> Agreement | None:
         task.teacher.bind(),
         task.teacher.params,
         task.inputs.some(AGREEMENT_SAMPLES),
+        classes=task.classes,
     )
     if not all(map(math.isfinite, agreement.model_dump().values())):
         raise DivergedError(

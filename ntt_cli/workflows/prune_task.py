@@ -48,7 +48,8 @@ class Task:
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         standardisation: how the network's inputs are standardised, where that is known.
         names: the prunable weights.
-        outputs: number of logits; 0 without inputs.
+        classes: length of a row of logits; 0 without inputs.
+        outputs: number of logits, of one sample; 0 without inputs.
         settings: of the transfer, every default settled.
     """
 
@@ -59,6 +60,7 @@ class Task:
     inputs: Inputs | None
     standardisation: Standardisation | None
     names: tuple[str, ...]
+    classes: int
     outputs: int
     settings: TransferSettings
 
@@ -88,22 +90,23 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     if config.weights is not None:
         weights = read_checkpoint(Path(config.weights))
         load_into(loaded.module, weights)
-    teacher = take_apart(loaded.module, device, on_event)
+    teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     inputs = _open(config, method, loaded, weights, device)
-    outputs = check_forward(teacher, inputs, where=config.model) if inputs else 0
+    shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
+    classes, outputs = (shape[-1], math.prod(shape)) if inputs else (0, 0)
     if inputs and takes_channels_last(teacher, inputs):
         teacher = replace(teacher, params=channels_last(teacher.params))
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
     if inputs:
         check_kernel(teacher, inputs, outputs=outputs, trainable=method.score is None, where=config.model)
         if method.needs == "labels":
-            check_labels(inputs, outputs=outputs, purpose=f"--method {config.method} needs them")
+            check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
     _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
     standardisation = inputs.standardisation if inputs else known_standardisation(weights)
-    return Task(config, method, loaded, teacher, inputs, standardisation, names, outputs, settings)
+    return Task(config, method, loaded, teacher, inputs, standardisation, names, classes, outputs, settings)
 
 
 def _open(

@@ -40,7 +40,7 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
         facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
     if summary.kernels is not None:
-        facts["kernels' alignment"] = f"{summary.kernels.alignment:.4g} on {summary.kernels.samples} samples"
+        facts["kernels' alignment"] = f"{summary.kernels.alignment:.4g} on {summary.kernels.extent}"
         facts["effective rank"] = (
             f"{summary.kernels.effective_rank_student:.4g}, the teacher's {summary.kernels.effective_rank_teacher:.4g}"
         )

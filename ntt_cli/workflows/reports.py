@@ -24,15 +24,23 @@ class Agreement(Summary):
 
 
 class KernelSummary(Summary):
-    """The exact kernels of teacher and student on `samples` samples.
+    """The exact kernels of teacher and student on `samples` samples and `outputs` of the `of_outputs` outputs.
 
     `alignment` is the cosine between them; an effective rank is the exponential of the entropy of the eigenvalues.
     """
 
     samples: int
+    outputs: int
+    of_outputs: int
     alignment: float
     effective_rank_teacher: float
     effective_rank_student: float
+
+    @property
+    def extent(self) -> str:
+        """What the kernels are of, in words."""
+        few = "" if self.outputs == self.of_outputs else f", {self.outputs} of {self.of_outputs:,} outputs"
+        return f"{self.samples} sample{'s' * (self.samples != 1)}{few}"
 
 
 class LayerSummary(Summary):

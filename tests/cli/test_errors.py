@@ -55,7 +55,7 @@ def refused(ntt: Ntt, *arguments: object, code: int = 2) -> tuple[str, str]:
         ),
         ("nan weight", "fc2.weight: holds NaN or infinity", "mend build_model()"),
         ("nan output", "nan_output.py: returns NaN or infinity", "check the weights"),
-        ("three dimensions", "returns float32 of shape [2, 1, 10]", "return a tensor [2, outputs]"),
+        ("one dimension", "returns float32 of shape [2]", "return a tensor [2, outputs]"),
         ("batch statistics", "layer 1: normalises by the statistics of its batch", "track_running_stats=True"),
         ("one derivative", "one_derivative.py: has an operation without the derivatives", "torch's own"),
         ("detached", "detached.py: never uses fc1.weight, fc2.weight", "--exclude"),
@@ -96,7 +96,7 @@ def test_model_names(ntt: Ntt, model: str, error: str, hint: str) -> None:
 def test_networks_that_cannot_be_fine_tuned(ntt: Ntt) -> None:
     error, hint = refused(ntt, "finetune", write_network("tuple in training"))
     assert error == "tuple_in_training.py in training mode: returns a tuple, not one tensor of logits"
-    assert "wrap the network" in hint
+    assert hint == "--logits 0 or --logits 1"
     error, hint = refused(ntt, "finetune", write_network("detached"))
     assert error == "detached.py: has an output that no trainable parameter acts on"
     assert "requires_grad" in hint

@@ -64,7 +64,7 @@ def test_logits_that_are_no_tensor() -> None:
     # Only here: in the tests' own process beartype speaks up before.
     result = shell(f"ntt prune {write_network('dict')} --sparsity 0.9 --steps 2")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: dict.py: returns a dict, not one tensor of logits\nhint: ")
+    assert result.stderr.startswith("error: dict.py: returns a dict, not one tensor of logits\nhint: --logits scores\n")
     assert not Path("sparse.safetensors").exists()
 
 

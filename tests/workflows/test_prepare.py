@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, ModelOptions
 from ntt_cli.core.functional import FunctionalModel
+from ntt_cli.core.logits import usual_logits
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import DataError, ModelError, NttError, UsageError
 from ntt_cli.io.data.samples import InMemory, Samples
@@ -156,13 +157,13 @@ def test_frozen_parameters_are_named(folder: object) -> None:
 
 
 def test_number_of_outputs(digits: Inputs) -> None:
-    assert check_forward(apart("plain"), digits, where="net.py") == 10
+    assert check_forward(apart("plain"), digits, where="net.py") == (10,)
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("three dimensions", "returns float32 of shape [2, 1, 10] for 2 samples, not a row of logits each"),
+        ("one dimension", "returns float32 of shape [2] for 2 samples, not a row of logits each"),
         ("classes", "returns int64 of shape [2] for 2 samples"),
         ("nan output", "returns NaN or infinity"),
         ("leaves", "SystemExit: 0"),
@@ -193,7 +194,7 @@ def test_training_is_tried_on_a_copy(digits: Inputs) -> None:
     module = loaded("convolutional").module.eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     random = torch.get_rng_state()
-    check_training(module, digits, batch_size=8, where="net.py")
+    check_training(module, usual_logits, digits, batch_size=8, where="net.py")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert not module.training
@@ -211,7 +212,7 @@ def test_training_is_tried_on_a_copy(digits: Inputs) -> None:
     ],
 )
 def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str) -> None:
-    error = refusal(ModelError, check_training, loaded(name).module, digits, batch_size=1, where="net.py")
+    error = refusal(ModelError, check_training, loaded(name).module, usual_logits, digits, batch_size=1, where="net.py")
     assert error.where == where
     assert what in str(error)
 
@@ -267,10 +268,10 @@ def test_unused_weights(digits: Inputs) -> None:
 
 def test_labels() -> None:
     x = torch.zeros(4, 2)
-    check_labels(inputs_of(x, torch.tensor([0, 1, 2, 2])), outputs=3, purpose="")
-    error = refusal(DataError, check_labels, inputs_of(x, torch.tensor([0, 1, 3, 4])), outputs=3, purpose="")
+    check_labels(inputs_of(x, torch.tensor([0, 1, 2, 2])), shape=(3,), purpose="")
+    error = refusal(DataError, check_labels, inputs_of(x, torch.tensor([0, 1, 3, 4])), shape=(3,), purpose="")
     assert str(error) == "some data: label 3 of sample 2 is out of range: the model has 3 outputs"
-    error = refusal(DataError, check_labels, inputs_of(x), outputs=3, purpose="they are needed")
+    error = refusal(DataError, check_labels, inputs_of(x), shape=(3,), purpose="they are needed")
     assert str(error) == "some data: has no labels; they are needed"
     assert "one folder a class" in error.hint
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ntt_cli.core.functional import Apply, Params
+from ntt_cli.core.logits import label_loss
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs `[n, ...]` and labels `[n]`."""
+"""Inputs `[n, ...]` and labels `[n]`, or `[n, positions]`."""
 
 
 def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Ite
 
     At masked parameters the score of a pruned entry is zero. Needs labels.
     """
-    return _effects(params, names, lambda at: ((cross_entropy(apply(at, x), y), len(x)) for x, y in batches))
+    return _effects(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
 
 
 def logit_snip_scores(
@@ -54,7 +54,7 @@ def grasp_scores(
     weights = [leaves[name] for name in names]
 
     def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> tuple[Tensor, ...]:
-        loss = cross_entropy(apply(leaves, x) / temperature, labels) * (len(x) / total)
+        loss = label_loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
         return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
 
     with torch.enable_grad():

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ntt_cli.core.logits import IGNORED
 from ntt_cli.errors import DataError
 
 Array = npt.NDArray[Any] | Tensor
@@ -70,19 +71,17 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
-    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`.
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`, where -100 counts for nothing.
 
     Raises:
-        DataError: if they have another shape, length or type, or one is negative.
+        DataError: if they have another length or type, or one is negative.
     """
     shape = list(raw.shape)
     if len(shape) == 2 and shape[1] == 1:
         raw = raw.reshape(-1)
     y = _numeric(raw)
-    if len(shape) not in {1, 2} or raw.ndim != 1:
-        raise DataError(
-            where, f"has labels of shape {shape}, not [{n}]", hint="save one whole number a sample, not one-hot rows"
-        )
+    if not shape:
+        raise DataError(where, f"has labels of shape [], not [{n}]", hint="save one whole number a sample")
     if len(raw) != n:
         raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
     if y is None or y.is_floating_point():
@@ -90,10 +89,10 @@ def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
             where, f"has labels of type {raw.dtype}", hint="save labels as whole numbers: y.astype('int64')"
         )
     y = y.long()
-    negative = y < 0
+    negative = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
     if negative.any():
-        i = int(negative.nonzero()[0])
-        raise DataError(where, f"the label of sample {i} is {int(y[i])}", hint="number the classes from 0")
+        first = tuple(negative.nonzero()[0].tolist())
+        raise DataError(where, f"the label of sample {first[0]} is {int(y[first])}", hint="number the classes from 0")
     return y
 
 
