@@ -132,10 +132,10 @@ def test_global_settings_hold_only_inside(fastpath: bool) -> None:
     torch.backends.mha.set_fastpath_enabled(fastpath)
     try:
         before = attention_settings()
-        apply({}, torch.zeros(1))
+        apply({}, torch.zeros(1, 1))
         assert attention_settings() == before
         with pytest.raises(ValueError, match="no samples"):
-            apply({}, torch.zeros(0))
+            apply({}, torch.zeros(0, 1))
         assert attention_settings() == before
     finally:
         torch.backends.mha.set_fastpath_enabled(default)
