@@ -53,6 +53,7 @@ class Board:
                 self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
                 self.layers = dict.fromkeys(event.layers, 1.0)
             case MasksUpdated():
+                self.done = event.step
                 self.values["density"] = f"{event.density:.2%}"
                 self.values["mask changes"] = f"{event.changes:,}"
                 self.layers = event.layer_densities

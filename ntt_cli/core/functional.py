@@ -26,7 +26,8 @@ class FunctionalModel:
     """A module taken apart into a function and its values.
 
     Attributes:
-        module: a private copy in evaluation mode: Dropout off, normalisation by running statistics.
+        module: a private copy in evaluation mode: Dropout off, normalisation by running statistics. Its parameters
+            have shapes alone.
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
         pick: from what the module returns to its logits, `[n, ..., c]`.
@@ -81,10 +82,13 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
     """
     private = copy.deepcopy(module).eval()
     named = list(private.named_parameters())
+    values = {name: p.detach() for name, p in named}
+    for _, p in named:
+        p.data = p.data.new_empty(()).expand(p.shape)  # its values are always passed in; here they would be a copy
     return FunctionalModel(
         module=private,
-        params={name: p.detach().clone() for name, p in named if p.requires_grad},
-        buffers={name: p.detach().clone() for name, p in named if not p.requires_grad}
+        params={name: values[name] for name, p in named if p.requires_grad},
+        buffers={name: values[name] for name, p in named if not p.requires_grad}
         | {name: b.detach().clone() for name, b in private.named_buffers()},
         pick=pick,
     )

@@ -91,7 +91,7 @@ def transfer_step(
         student.apply, masked, x1, x2, probe, active=student.mask_numbers if active else None, create_graph=True
     )
     loss = transfer_loss(objective, own, teacher, params=masked, prunable=student.masks, density=student.density)
-    student.optimiser.zero_grad(set_to_none=True)
     loss.total.backward()
     student.optimiser.step()
+    student.optimiser.zero_grad(set_to_none=True)  # now, so that the next forward pass has their memory
     return loss.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +16,13 @@ from ntt_cli.core.spectrum import alignment, effective_rank, kernel_spectrum, pr
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import Agreement, KernelSummary
 
-KERNEL_SAMPLES = 128
-KERNEL_PROBES = 16
+KERNEL_BATCH = 64
+KERNEL_BATCHES = 16
 SPECTRUM_ENTRIES = 2**28
 """Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
 
 SPECTRUM_ORDER = 512
 """Rows of a kernel, samples × outputs, whose eigenvalues are taken: their cost grows with its cube."""
-
-SPECTRUM_OUTPUTS = 64
-"""Outputs of a network with more are drawn once at random: the kernel of all would leave no room for samples."""
 
 RESIDUAL_TIMES = 64
 
@@ -40,9 +38,11 @@ def measure_agreement(
     batch_size: int = 256,
     seed: int = 0,
 ) -> Agreement:
-    """Distances relative to the teacher's norms, over all samples; the kernel's over 128 of them.
+    """Distances relative to the teacher's norms; the logits' over all samples.
 
-    The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over 16 Gaussian probes `v`.
+    The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over the kernels `K` between the halves of 16 random
+    batches, of 64 samples or of `batch_size` if that is less, with a Gaussian probe `v` each. It takes no more memory
+    than a step of the transfer.
     """
     gaps, norms, same, count = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
@@ -52,11 +52,11 @@ def measure_agreement(
             norms += float(theirs.square().sum())
             same += float(agreement(ours.view(-1, classes), theirs.view(-1, classes))) * len(x)
             count += len(x)
-    few = inputs.some(KERNEL_SAMPLES)
-    x1, x2 = few.batch(torch.arange(len(few))).chunk(2)
     generator = torch.Generator().manual_seed(seed)
+    size = max(2, min(len(inputs), batch_size, KERNEL_BATCH))
     kernel_gaps, kernel_norms = 0.0, 0.0
-    for _ in range(KERNEL_PROBES):
+    for _ in range(KERNEL_BATCHES):
+        x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
         probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
         ours = kernel_product(apply_student, student, x1, x2, probe).product
         theirs = kernel_product(apply_teacher, teacher, x1, x2, probe).product
@@ -87,9 +87,11 @@ def compare_kernels(
 ) -> KernelComparison:
     """Compare them on all inputs and outputs, or on as many as the network's size allows."""
     parameters = sum(p.numel() for p in teacher.values())
-    chosen = torch.randperm(outputs, generator=torch.Generator().manual_seed(0))[:SPECTRUM_OUTPUTS].sort().values
-    room = min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER) // len(chosen)
-    samples = max(1, min(len(inputs), room))
+    rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))
+    # Where all outputs would leave no room for two samples, there are as many of either.
+    few = outputs if 2 * outputs <= rows else min(outputs, math.isqrt(rows))
+    chosen = torch.randperm(outputs, generator=torch.Generator().manual_seed(0))[:few].sort().values
+    samples = min(len(inputs), max(1, rows // few))
     x = inputs.batch(torch.arange(samples))
 
     def part(apply: Apply) -> Apply:

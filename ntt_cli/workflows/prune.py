@@ -167,6 +167,7 @@ def _agreement(task: Task, student: _Student) -> Agreement | None:
         task.teacher.params,
         task.inputs.some(AGREEMENT_SAMPLES),
         classes=task.classes,
+        batch_size=task.settings.batch_size,
     )
     if not all(map(math.isfinite, agreement.model_dump().values())):
         raise DivergedError(

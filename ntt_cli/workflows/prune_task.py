@@ -43,7 +43,7 @@ class Task:
     Attributes:
         config: as the user gave it.
         method: how masks are chosen.
-        loaded: the model's source.
+        loaded: the model's source; its module has shapes alone.
         teacher: calibrated, on its device.
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         standardisation: how the network's inputs are standardised, where that is known.
@@ -91,6 +91,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         weights = read_checkpoint(Path(config.weights))
         load_into(loaded.module, weights)
     teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     inputs = _open(config, method, loaded, weights, device)
     shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
     classes, outputs = (shape[-1], math.prod(shape)) if inputs else (0, 0)

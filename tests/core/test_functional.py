@@ -140,3 +140,10 @@ def test_global_settings_hold_only_inside(fastpath: bool) -> None:
     finally:
         torch.backends.mha.set_fastpath_enabled(default)
     assert seen == [[False, False, False, True, False]] * 2
+
+
+def test_the_private_copy_holds_no_second_set_of_values() -> None:
+    model = functional_model(TiedLanguageModel())
+    shapes = {name: p.shape for name, p in model.module.named_parameters()}
+    assert shapes == {name: p.shape for name, p in model.params.items()}
+    assert all(p.untyped_storage().nbytes() == p.element_size() for p in model.module.parameters())

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.core.exact_kernel import exact_kernel
+from ntt_cli.core.functional import FunctionalModel, functional_model
+from ntt_cli.io.data.samples import InMemory, Samples
+from ntt_cli.workflows import agreement
+from ntt_cli.workflows.prepare import Inputs
+
+X = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
+
+
+def network(seed: int, outputs: int = 3) -> FunctionalModel:
+    torch.manual_seed(seed)
+    return functional_model(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, outputs)))
+
+
+def inputs() -> Inputs:
+    return Inputs(
+        samples=Samples(spec="some data", source=InMemory(X)), standardisation=None, device=torch.device("cpu")
+    )
+
+
+def kernel(model: FunctionalModel, chosen: Tensor | None = None) -> Tensor:
+    def apply(params: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits = model.bind()(params, x)
+        return logits if chosen is None else logits[:, chosen]
+
+    return exact_kernel(apply, model.params, X, X)
+
+
+def compare(student: FunctionalModel, teacher: FunctionalModel, *, outputs: int) -> agreement.KernelComparison:
+    return agreement.compare_kernels(
+        student.bind(), student.params, teacher.bind(), teacher.params, inputs(), outputs=outputs
+    )
+
+
+def test_distances_are_those_of_exact_kernels_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 1500)
+    student, teacher = network(1), network(2)
+    found = agreement.measure_agreement(
+        student.bind(), student.params, teacher.bind(), teacher.params, inputs(), classes=3, batch_size=8
+    )
+    ours, theirs = (model.bind()(model.params, X) for model in (student, teacher))
+    assert found.logit_distance == pytest.approx(float((ours - theirs).square().sum() / theirs.square().sum()))
+    assert found.top1_agreement == float((ours.argmax(1) == theirs.argmax(1)).double().mean())
+    apart = ~torch.eye(len(X), dtype=torch.bool)  # the halves of a batch share no sample
+    gap, norm = kernel(student) - kernel(teacher), kernel(teacher)
+    exact = gap[apart].square().sum() / norm[apart].square().sum()
+    assert found.kernel_distance == pytest.approx(float(exact), rel=0.1)
+
+
+def test_one_position_is_one_choice() -> None:
+    student, teacher = network(1, outputs=6), network(2, outputs=6)
+    found = agreement.measure_agreement(
+        student.bind(), student.params, teacher.bind(), teacher.params, inputs(), classes=3
+    )
+    ours, theirs = (model.bind()(model.params, X).view(-1, 2, 3).argmax(2) for model in (student, teacher))
+    assert found.top1_agreement == pytest.approx(float((ours == theirs).double().mean()))
+
+
+def test_small_kernels_are_compared_whole() -> None:
+    student, teacher = network(1), network(2)
+    summary = compare(student, teacher, outputs=3).summary
+    ours, theirs = kernel(student), kernel(teacher)
+    assert summary.alignment == pytest.approx(float((ours * theirs).sum() / (ours.norm() * theirs.norm())), rel=1e-5)
+    assert (summary.samples, summary.outputs, summary.extent) == (24, 3, "24 samples")
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "extent"),
+    [
+        (60, 3, "20 samples"),
+        (6, 3, "2 samples"),
+        (5, 3, "2 samples, 2 of 3 outputs"),
+        (1, 3, "1 sample, 1 of 3 outputs"),
+        (100, 2000, "10 samples, 10 of 2,000 outputs"),
+    ],
+)
+def test_large_kernels_are_compared_in_part(
+    monkeypatch: pytest.MonkeyPatch, rows: int, outputs: int, extent: str
+) -> None:
+    monkeypatch.setattr(agreement, "SPECTRUM_ORDER", rows)
+    student, teacher = network(1, outputs), network(2, outputs)
+    found = compare(student, teacher, outputs=outputs)
+    assert found.summary.extent == extent
+    assert len(found.tensors["spectrum.teacher"]) == found.summary.samples * found.summary.outputs <= rows
+
+
+def test_the_part_is_a_block_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "SPECTRUM_ORDER", 100)
+    student, teacher = network(1, 200), network(2, 200)
+    found = compare(student, teacher, outputs=200)
+    chosen = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:10].sort().values
+    ours, theirs = (kernel(model, chosen)[:10, :10] for model in (student, teacher))
+    expected = float((ours * theirs).sum() / (ours.norm() * theirs.norm()))
+    assert found.summary.alignment == pytest.approx(expected, rel=1e-4)
