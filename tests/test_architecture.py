@@ -70,7 +70,7 @@ def test_core_knows_no_files_clock_or_global_randomness(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"], ["report", "--help"]],
+    [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"], ["verify", "--help"], ["report", "--help"]],
     ids=" ".join,
 )
 def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
@@ -89,7 +89,7 @@ print(sorted({{"torch", "torchvision", "numpy"}} & sys.modules.keys()), file=sys
     assert "ntt" in result.stdout
 
 
-@pytest.mark.parametrize("workflow", ["inspect", "report"])
+@pytest.mark.parametrize("workflow", ["inspect", "verify", "report"])
 def test_looking_at_files_does_not_wait_for_torch(workflow: str) -> None:
     code = f"import sys, ntt_cli.workflows.{workflow}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Compare methods, sparsities and seeds under one budget; goes on where it was.",
     "report": "Show a run or a comparison as one HTML page with plots.",
     "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
+    "verify": "Check that no bit of a checkpoint or report has changed; runs no code but ntt's own.",
     "init": "Write a commented model.py to start from.",
 }
 

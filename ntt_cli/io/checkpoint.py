@@ -25,6 +25,7 @@ from ntt_cli.io.metadata import (
     StandardisationRecord,
     encode_record,
     read_header,
+    seal,
 )
 from ntt_cli.io.models import LoadedModel
 
@@ -104,13 +105,13 @@ def write_checkpoint(
         config=config,
         layers=layer_records(masks),
         standardisation=standardisation_record(standardisation),
-        tensors={name: _sha256_of_tensor(value) for name, value in tensors.items()},
+        tensors=tensor_hashes(tensors),
     )
-    write_atomically(path, save(tensors, metadata=encode_record(record)))
+    write_atomically(path, seal(save(tensors, metadata=encode_record(record))))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check every tensor and mask against its record.
+    """Read a checkpoint and check the whole of it.
 
     Raises:
         CheckpointError: if the file cannot be read, is damaged, or holds a number that is not finite.
@@ -124,7 +125,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(path, f"{name} holds NaN or infinity", hint="train or prune the network again")
     if record is None:
         return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
-    _check_hashes(path, tensors, record)
+    if not set(record.layers) <= set(tensors):
+        raise CheckpointError(path, "its layers are not its tensors", hint=AGAIN)
     masks = {name: tensors[name] != 0 for name in record.layers}
     if layer_records(masks) != record.layers:
         raise CheckpointError(path, "its zeros are not its recorded masks", hint=AGAIN)
@@ -155,21 +157,17 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
     module.load_state_dict(found | checkpoint.tensors, strict=True)
 
 
+def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes, as a file records them."""
+    return {
+        name: sha256_of(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, value in tensors.items()
+    }
+
+
 def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:
     """What a checkpoint records of it."""
     return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)
-
-
-def _check_hashes(path: Path, tensors: Mapping[str, Tensor], record: CheckpointRecord) -> None:
-    if set(tensors) != set(record.tensors) or not set(record.layers) <= set(tensors):
-        raise CheckpointError(path, "its tensors are not the recorded ones", hint=AGAIN)
-    for name, value in tensors.items():
-        if _sha256_of_tensor(value) != record.tensors[name]:
-            raise CheckpointError(path, f"{name} is damaged: its SHA-256 does not match", hint=AGAIN)
-
-
-def _sha256_of_tensor(value: Tensor) -> str:
-    return sha256_of(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def _shape(value: Tensor) -> str:

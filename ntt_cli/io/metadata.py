@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+import mmap
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +18,10 @@ from ntt_cli.errors import CheckpointError
 
 FORMAT_VERSION: Literal[1] = 1
 KEY = "ntt"
+UNSEALED = "0" * 64
+SEAL = b'file_sha256\\":\\"'
+"""What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
+
 AGAIN = "make the file again"
 PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
@@ -47,22 +54,33 @@ class StandardisationRecord(Record):
     std: tuple[float, ...]
 
 
-class CheckpointRecord(Record):
-    """Everything under the key `ntt` of a checkpoint."""
+class FileRecord(Record):
+    """What all of ntt's files say.
+
+    Attributes:
+        format_version: of the file.
+        file_sha256: of the whole file with these 64 digits as zeros, so that no bit of it can change unnoticed.
+        tensors: SHA-256 of each tensor's bytes, to name the one that is damaged.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
+    file_sha256: str = UNSEALED
+    tensors: dict[str, str]
+
+
+class CheckpointRecord(FileRecord):
+    """Everything under the key `ntt` of a checkpoint."""
+
     kind: Literal["prune", "finetune"]
     model: ModelRecord
     config: dict[str, Any]
     layers: dict[str, LayerRecord]
     standardisation: StandardisationRecord | None
-    tensors: dict[str, str]
 
 
-class ReportRecord(Record):
+class ReportRecord(FileRecord):
     """Everything under the key `ntt` of a report; `summary` is what the command printed with `--json`."""
 
-    format_version: Literal[1] = FORMAT_VERSION
     kind: Literal["prune report", "finetune report"]
     summary: dict[str, Any]
 
@@ -79,9 +97,16 @@ _RECORD: TypeAdapter[CheckpointRecord | ReportRecord] = TypeAdapter(
 )
 
 
-def encode_record(record: BaseModel) -> dict[str, str]:
+def encode_record(record: FileRecord) -> dict[str, str]:
     """The safetensors metadata that holds `record`. One key only: safetensors does not order them."""
     return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
+
+
+def seal(data: bytes) -> bytes:
+    """A file whose record came from `encode_record`, with its own SHA-256 put in."""
+    start = data.index(SEAL + UNSEALED.encode()) + len(SEAL)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return b"".join([data[:start], digest, data[start + len(digest) :]])
 
 
 @dataclass(frozen=True)
@@ -93,10 +118,11 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read what the file says about itself, whichever of ntt's files it is.
+    """Check the whole file, and read what it says about itself, whichever of ntt's files it is.
 
     Raises:
-        CheckpointError: if the file is missing, unreadable, no safetensors file, or its metadata is damaged.
+        CheckpointError: if the file is missing, unreadable or no safetensors file, or any bit of a file that ntt wrote
+            has changed since.
     """
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
@@ -123,7 +149,43 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
         ) from error
-    return Header(tensors, None if text is None else _decode(path, text))
+    record = None if text is None else _decode(path, text)
+    _check_whole(path, record)
+    return Header(tensors, record)
+
+
+def _check_whole(path: Path, record: CheckpointRecord | ReportRecord | None) -> None:
+    """Compare the file with its own SHA-256.
+
+    Raises:
+        CheckpointError: if they differ; it names the tensor, or the header.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        body = 8 + struct.unpack("<Q", data[:8])[0]
+        seal_at = data.find(SEAL, 0, body)
+        if seal_at < 0 and record is None:
+            return  # not ntt's
+        start = seal_at + len(SEAL)
+        digest = hashlib.sha256(memoryview(data)[:start])
+        digest.update(UNSEALED.encode())
+        digest.update(memoryview(data)[start + len(UNSEALED) :])
+        if seal_at >= 0 and record is not None and digest.hexdigest() == record.file_sha256:
+            return
+        damaged = "" if record is None else _damaged_tensors(data, body, record)
+    raise CheckpointError(
+        path,
+        f"{damaged or 'its header'} is damaged: the SHA-256 does not match",
+        hint="copy the file again, or make it again",
+    )
+
+
+def _damaged_tensors(data: mmap.mmap, body: int, record: FileRecord) -> str:
+    header = json.loads(data[8:body])
+    header.pop("__metadata__")
+    where = {name: slice(*(body + offset for offset in entry["data_offsets"])) for name, entry in header.items()}
+    return ", ".join(
+        name for name, part in where.items() if hashlib.sha256(data[part]).hexdigest() != record.tensors.get(name)
+    )
 
 
 def _decode(path: Path, text: str) -> CheckpointRecord | ReportRecord:

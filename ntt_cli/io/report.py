@@ -12,9 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ntt_cli.core.functional import Masks
-from ntt_cli.io.checkpoint import pack_mask
+from ntt_cli.io.checkpoint import pack_mask, tensor_hashes
 from ntt_cli.io.files import write_atomically
-from ntt_cli.io.metadata import ReportRecord, encode_record
+from ntt_cli.io.metadata import ReportRecord, encode_record, seal
 
 
 def mask_tensors(masks: Masks) -> dict[str, Tensor]:
@@ -36,5 +36,5 @@ def write_report(
         OutputError: if the file system refuses.
     """
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    record = ReportRecord(kind=kind, summary=summary.model_dump(mode="json"))
-    write_atomically(path, save(contiguous, metadata=encode_record(record)))
+    record = ReportRecord(kind=kind, summary=summary.model_dump(mode="json"), tensors=tensor_hashes(contiguous))
+    write_atomically(path, seal(save(contiguous, metadata=encode_record(record))))

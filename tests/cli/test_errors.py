@@ -201,7 +201,7 @@ def test_files_that_are_no_checkpoint(ntt: Ntt) -> None:
     for name, words, advice in (
         ("cut.safetensors", "is not a whole safetensors file", "it may have been cut short"),
         ("words.safetensors", "is not a whole safetensors file", "make it again"),
-        ("damaged.safetensors", "is damaged: its SHA-256 does not match", "make the file again"),
+        ("damaged.safetensors", "is damaged: the SHA-256 does not match", "copy the file again, or make it again"),
         ("pickle.pt", "may hold a pickle", "safetensors.torch.save_file"),
         ("sparse.report.safetensors", "is a report, not a checkpoint", "without .report"),
         ("spare.safetensors", "does not exist", "did you mean sparse.safetensors?"),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io.metadata import (
+    UNSEALED,
     CheckpointRecord,
     LayerRecord,
     ModelRecord,
@@ -16,6 +17,7 @@ from ntt_cli.io.metadata import (
     TensorRecord,
     encode_record,
     read_header,
+    seal,
 )
 
 RECORD = CheckpointRecord(
@@ -30,7 +32,7 @@ RECORD = CheckpointRecord(
     tensors={"b.weight": "01", "a.weight": "23"},
 )
 ENCODED = (
-    '{"config":{"data":null,"seed":1},"format_version":1,"kind":"prune","layers":{'
+    '{"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '","format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
     '"model":{"sha256":"ab","source":"net.py"},"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"tensors":{"a.weight":"23","b.weight":"01"}}'
@@ -38,7 +40,9 @@ ENCODED = (
 
 
 def written(path: Path, text: str | None) -> Path:
-    save_file({"b": torch.zeros(2, 3), "a": torch.zeros((), dtype=torch.int64)}, path, {"ntt": text} if text else None)
+    tensors = {"b": torch.zeros(2, 3), "a": torch.zeros((), dtype=torch.int64)}
+    data = save(tensors, {"ntt": text} if text else None)
+    path.write_bytes(seal(data) if UNSEALED.encode() in data else data)
     return path
 
 
@@ -56,7 +60,8 @@ def test_a_record_is_sorted_json_under_one_key() -> None:
 
 def test_read(tmp_path: Path) -> None:
     header = read_header(written(tmp_path / "x.safetensors", ENCODED))
-    assert header.record == RECORD
+    assert header.record is not None
+    assert header.record.model_copy(update={"file_sha256": UNSEALED}) == RECORD
     assert header.tensors == {
         "a": TensorRecord(dtype="I64", shape=()),
         "b": TensorRecord(dtype="F32", shape=(2, 3)),
@@ -69,9 +74,10 @@ def test_read_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
 
 
 def test_read_a_report(tmp_path: Path) -> None:
-    text = '{"format_version":1,"kind":"finetune report","summary":{"epochs":3}}'
-    record = read_header(written(tmp_path / "x.safetensors", text)).record
-    assert record == ReportRecord(kind="finetune report", summary={"epochs": 3})
+    given = ReportRecord(kind="finetune report", summary={"epochs": 3}, tensors={"a": "01"})
+    record = read_header(written(tmp_path / "x.safetensors", encode_record(given)["ntt"])).record
+    assert record is not None
+    assert record.model_copy(update={"file_sha256": UNSEALED}) == given
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.ckpt", "x.pkl", "x.pickle", "X.PT"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from safetensors.torch import load_file
 
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.checkpoint import read_checkpoint
+from ntt_cli.io.files import sha256_of
 from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
+from ntt_cli.io.report_reader import read_report
 
 
 class Summary(BaseModel):
@@ -41,9 +44,20 @@ def test_write(tmp_path: Path) -> None:
     matrix = torch.arange(6.0).reshape(2, 3).T  # not contiguous
     write_report(path, {"matrix": matrix}, kind="prune report", summary=Summary())
     assert torch.equal(load_file(path)["matrix"], matrix)
-    assert read_header(path).record == ReportRecord(
-        kind="prune report", summary={"output": "x.safetensors", "losses": [1.0, 0.5]}
-    )
+    record = read_header(path).record
+    assert isinstance(record, ReportRecord)
+    assert (record.kind, record.summary) == ("prune report", {"output": "x.safetensors", "losses": [1.0, 0.5]})
+    assert record.tensors == {"matrix": sha256_of(struct.pack("<6f", 0, 3, 1, 4, 2, 5))}
+
+
+def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.report.safetensors"
+    write_report(path, {"loss": torch.arange(3.0)}, kind="prune report", summary=Summary())
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        with pytest.raises(CheckpointError):
+            read_report(path)
 
 
 def test_a_report_is_no_checkpoint(tmp_path: Path) -> None:

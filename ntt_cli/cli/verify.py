@@ -1,0 +1,39 @@
+"""`ntt verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from ntt_cli.cli.run import guarded
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.workflows import verify as workflow
+
+EXAMPLES = """Examples:
+
+  ntt verify sparse.safetensors
+
+  ntt verify sparse.report.safetensors --json
+"""
+
+
+def command() -> Callable[..., None]:
+    """The command with its options."""
+    return verify
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A checkpoint or a report.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the path alone.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
+) -> None:
+    streams = make_streams(as_json=as_json, quiet=quiet)
+    with guarded(streams, debug=debug):
+        found = workflow.run(file)
+        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {found.kind}")
+        streams.result(found, human=human, quiet=str(file))
