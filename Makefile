@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests docs clean
+.PHONY: demo test lint types tests torture docs clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py
@@ -19,6 +19,10 @@ types: .venv/installed
 
 tests: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+# The long form of the reliability tests.
+torture: .venv/installed
+	NTT_TORTURE=1 $(BIN)/python -m pytest -n 2 tests/reliability
 
 # Writes what the documents quote: the commands' --help, and a picture of the progress panel.
 docs: .venv/installed

@@ -1,0 +1,54 @@
+"""Single-bit flips and truncations of real files: none may pass. `make torture` does 10,000 of each file."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ntt_cli.config import PruneConfig
+from ntt_cli.errors import CheckpointError
+from ntt_cli.io.checkpoint import read_checkpoint
+from ntt_cli.io.report_reader import read_report
+from ntt_cli.workflows import prune
+from tests.networks import write_network
+
+CASES = 10_000 if "NTT_TORTURE" in os.environ else 500
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a run wrote."""
+    folder = tmp_path_factory.mktemp("damage")
+    config = PruneConfig(
+        model=write_network("convolutional", folder),
+        sparsity=0.9,
+        steps=20,
+        limit=40,
+        device="cpu",
+        output=str(folder / "sparse.safetensors"),
+    )
+    prune.run(config, lambda _: None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("sparse.safetensors", read_checkpoint), ("sparse.report.safetensors", read_report)]
+)
+def test_no_damage_passes(files: Path, tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    whole = (files / name).read_bytes()
+    damaged = tmp_path / name
+    damaged.write_bytes(whole)
+    read(damaged)
+    chance = random.Random(0)
+    for case in range(CASES):
+        at = chance.randrange(len(whole))
+        flipped = whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :]
+        damaged.write_bytes(whole[:at] if case % 4 == 3 else flipped)
+        with pytest.raises(CheckpointError) as caught:
+            read(damaged)
+        assert caught.value.where == str(damaged)
+        assert caught.value.hint
