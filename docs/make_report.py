@@ -20,7 +20,7 @@ def main() -> None:
     page = report.run(Path(sys.argv[1]), output=None, png=False, force=False).output
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        tab = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
+        tab = browser.new_page(viewport=SIZE)
         tab.goto(Path(page).resolve().as_uri())
         tab.screenshot(path=Path(__file__).parent / "report.png")
         browser.close()

@@ -52,7 +52,7 @@ def test_every_option_has_a_description_and_a_group(config: type[Options]) -> No
 def test_frozen_and_without_strangers(config: type[Options]) -> None:
     made = config(**REQUIRED[config])
     with pytest.raises(ValidationError, match="frozen"):
-        made.model = "other.py"  # type: ignore[attr-defined]
+        made.model = "other.py"
     with pytest.raises(ValidationError, match="Extra inputs"):
         config(**REQUIRED[config], sparsty=0.5)
 

@@ -16,17 +16,9 @@ from ntt_cli.errors import DataError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.agreement import measure_agreement
+from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, require_samples
 from ntt_cli.workflows.events import Evaluated, EventSink
-from ntt_cli.workflows.prepare import (
-    Inputs,
-    check_forward,
-    check_kernel,
-    check_labels,
-    open_inputs,
-    pick_device,
-    require_samples,
-    take_apart,
-)
+from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
 
 

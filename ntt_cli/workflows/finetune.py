@@ -21,16 +21,13 @@ from ntt_cli.io.checkpoint import load_into, read_checkpoint, write_checkpoint
 from ntt_cli.io.files import check_outputs, report_path
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
+from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
 from ntt_cli.workflows.prepare import (
     Inputs,
-    check_forward,
-    check_labels,
-    check_training,
     known_standardisation,
     open_inputs,
     pick_device,
-    require_samples,
     take_apart,
     takes_channels_last,
 )

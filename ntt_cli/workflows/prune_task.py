@@ -16,19 +16,16 @@ from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
 from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, require_samples
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.prepare import (
     Inputs,
     channels_last,
-    check_forward,
-    check_kernel,
-    check_labels,
     known_standardisation,
     open_inputs,
     pick_device,
     pick_prunable,
-    require_samples,
     take_apart,
     takes_channels_last,
 )

@@ -105,7 +105,7 @@ def test_a_comparison_in_a_browser(comparison: Path, browser: Browser) -> None:
     assert comparison.stat().st_size < 3_000_000
     inks = {}
     for scheme in ("light", "dark"):
-        page = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+        page = browser.new_page(color_scheme=scheme)
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text))  # noqa: B023
         page.on("pageerror", lambda error: complaints.append(str(error)))  # noqa: B023

@@ -66,8 +66,8 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     if no_color is not None:
         monkeypatch.setenv("NO_COLOR", no_color)
     make_streams(as_json=False, quiet=False).warn("slow")
-    assert ("\x1b[" in sys.stderr.getvalue() and "33m" in sys.stderr.getvalue()) == (no_color is None)  # type: ignore[attr-defined]
-    assert "slow" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert ("\x1b[" in sys.stderr.getvalue() and "33m" in sys.stderr.getvalue()) == (no_color is None)
+    assert "slow" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize(("as_json", "quiet"), [(True, False), (False, True), (False, False)])

@@ -309,7 +309,7 @@ def test_the_network_of_the_user_is_trained_as_it_is() -> None:
     network = load_model(ModelOptions(model="plain.py"), seed=0).module
     data = np.load("data.npz")
     loss = nn.functional.cross_entropy(network(torch.from_numpy(data["x"])), torch.from_numpy(data["y"]))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
         assert torch.allclose(load_file(DENSE)[name], parameter - 0.1 * parameter.grad, atol=1e-6)

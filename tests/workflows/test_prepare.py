@@ -15,18 +15,14 @@ from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import DataError, ModelError, NttError, UsageError
 from ntt_cli.io.data.samples import InMemory, Samples
 from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.prepare import (
     Inputs,
     channels_last,
-    check_forward,
-    check_kernel,
-    check_labels,
-    check_training,
     open_inputs,
     pick_device,
     pick_prunable,
-    require_samples,
     take_apart,
     takes_channels_last,
 )
@@ -137,7 +133,7 @@ def test_batches_in_order_and_some_samples() -> None:
 def test_values_that_are_none(folder: object) -> None:
     assert str(refusal(ModelError, apart, "nan weight")).startswith("fc2.weight: holds NaN or infinity")
     network = nn.BatchNorm1d(3)
-    network.running_var[1] = torch.inf  # type: ignore[index]
+    network.running_var[1] = torch.inf
     assert "running_var" in str(refusal(ModelError, take_apart, network, CPU, lambda _: None))
 
 

@@ -15,7 +15,7 @@ from tests.io.data.refusal import refusal
 
 
 def load(path: Path, *, split: str = "train", **options: object) -> Samples:
-    return load_samples(DataOptions(data=str(path), **options), split=split)  # type: ignore[arg-type]
+    return load_samples(DataOptions(data=str(path), **options), split=split)
 
 
 def everything(data: Samples) -> torch.Tensor:
@@ -188,7 +188,7 @@ def test_a_divided_archive_gives_each_split_its_own(tmp_path: Path, suffix: str,
 
 def save_archive(path: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> Path:
     if path.suffix == ".npz":
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+        np.savez(path, **arrays)
     else:
         save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
     return path

@@ -19,7 +19,7 @@ LABELS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
 def test_pickled_batches_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     write_cifar10(tmp_path, IMAGES, LABELS, protocol=protocol)
     for split, part in (("train", slice(10)), ("test", slice(10, 12))):
-        images, labels, names = read_cifar10(tmp_path / "cifar-10-batches-py", split)  # type: ignore[arg-type]
+        images, labels, names = read_cifar10(tmp_path / "cifar-10-batches-py", split)
         np.testing.assert_array_equal(images, IMAGES[part])
         assert labels.tolist() == LABELS[part]
         assert names[3] == "class 3"

@@ -40,7 +40,7 @@ def write(tmp_path: Path) -> object:
 
 
 def load(spec: Path | str, *, split: str = "train", **options: object) -> Samples:
-    return load_samples(DataOptions(data=str(spec), **options), split=split)  # type: ignore[arg-type]
+    return load_samples(DataOptions(data=str(spec), **options), split=split)
 
 
 def everything(data: Samples) -> torch.Tensor:
@@ -64,7 +64,7 @@ def everything(data: Samples) -> torch.Tensor:
         ),
     ],
 )
-def test_what_a_factory_may_return(write, body: str, labels: list[int] | None) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_factory_may_return(write, body: str, labels: list[int] | None) -> None:
     data = load(write(body))
     assert everything(data).tolist() == [[0, 1], [2, 3], [4, 5]]
     assert everything(data).dtype == torch.float32
@@ -83,7 +83,7 @@ def test_a_factory_that_asks_for_the_split(tmp_path: Path) -> None:
     assert train.spec == f"{path}:mine"
 
 
-def test_images_of_a_dataset(write) -> None:  # type: ignore[no-untyped-def]
+def test_images_of_a_dataset(write) -> None:
     body = """image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
 return Items([(image, 1), (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 0)])"""
     x = everything(load(write(body)))
@@ -95,7 +95,7 @@ return Items([(image, 1), (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 0)]
     torch.testing.assert_close(gray, torch.full((1, 1, 3, 4), 0.2))
 
 
-def test_only_the_items_within_the_limit_are_read(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_only_the_items_within_the_limit_are_read(write, tmp_path: Path) -> None:
     body = f"""class Counting(Items):
     def __getitem__(self, i):
         with open({str(tmp_path / "log")!r}, "a") as log:
@@ -109,7 +109,7 @@ return Counting(range(100))"""
     assert everything(data)[:, 0].tolist() == data.labels.tolist() == samples.draw(100, 7).tolist()
 
 
-def test_a_dataset_too_large_for_memory_is_asked_again(write, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_dataset_too_large_for_memory_is_asked_again(write, monkeypatch: pytest.MonkeyPatch) -> None:
     body = """class Fading(Items):
     reads = 0
     def __getitem__(self, i):
@@ -174,7 +174,7 @@ return Fading(range(40))"""
         ("return Items({1: torch.zeros(2)})", "raised KeyError: 0 (line 13)", "--debug"),
     ],
 )
-def test_what_it_may_not_return(write, body: str, what: str, hint: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_it_may_not_return(write, body: str, what: str, hint: str) -> None:
     with refusal(what, hint=hint):
         load(write(body))
 

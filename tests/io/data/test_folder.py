@@ -21,7 +21,7 @@ def plant(folder: Path, *names: str) -> None:
 
 
 def load(folder: Path, *, split: str = "train", **options: object) -> Samples:
-    return load_samples(DataOptions(data=str(folder), **options), split=split)  # type: ignore[arg-type]
+    return load_samples(DataOptions(data=str(folder), **options), split=split)
 
 
 def brightness(data: Samples) -> list[int]:

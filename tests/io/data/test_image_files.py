@@ -16,7 +16,7 @@ from tests.io.data.refusal import refusal
 
 
 def load(folder: Path, **options: object) -> Samples:
-    return load_samples(DataOptions(data=str(folder), **options), split="train")  # type: ignore[arg-type]
+    return load_samples(DataOptions(data=str(folder), **options), split="train")
 
 
 def pixels(folder: Path, **options: object) -> torch.Tensor:
