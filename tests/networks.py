@@ -48,6 +48,10 @@ def build_model():
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10)
     )
 """,
+    "greedy": _net(
+        "def hidden(self, x):\n    if len(x) > 8:\n        raise torch.OutOfMemoryError('full')\n"
+        "    return super().hidden(x)"
+    ),
     "flattens by view": _HEAD
     + """
 class View(nn.Module):

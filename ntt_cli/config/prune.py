@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ntt_cli.config.options import MODEL, OUTPUT, TRANSFER, DataOptions, MachineOptions, ModelOptions, OutputOptions
+from ntt_cli.config.options import (
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    TRANSFER,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
+)
 
 Method = Literal[
     "ntt",
@@ -113,6 +122,15 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         ),
         TRANSFER,
     ] = None
+    batches: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Draw this many batches, which recur, so that the teacher is asked about each once. Default: a"
+            " new one each step.",
+        ),
+        TRANSFER,
+    ] = None
     learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER] = 2e-3
     kernel_weight: Annotated[
         float | None,
@@ -133,6 +151,15 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         TRANSFER,
     ] = None
     mask_update_every: Annotated[int, Field(ge=1, description="Steps between mask updates."), TRANSFER] = 100
+    micro_batch: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Put at most this many samples through the network at once; the result is the same up to"
+            " rounding. Default: half a batch, and fewer from when memory runs out.",
+        ),
+        MACHINE,
+    ] = None
     output: Annotated[str, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT] = (
         "sparse.safetensors"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,10 @@ class KernelProduct(Answers):
     product: Tensor
 
 
+Pullback = Callable[[Answers], Params]
+"""From the gradient of a scalar by each answer to its gradient by each parameter."""
+
+
 def kernel_product(
     apply: Apply,
     params: Params,
@@ -45,7 +49,7 @@ def kernel_product(
     probe: Float[Tensor, "m c"],
     *,
     active: Masks | None = None,
-    create_graph: bool = False,
+    chunk: int | None = None,
 ) -> KernelProduct:
     """`K v = J(x1) (J(x2)ᵀ v)` for `K = J(x1) J(x2)ᵀ` of shape `[n, m, c, c]`, which is never formed.
 
@@ -58,23 +62,13 @@ def kernel_product(
         x2: inputs of the kernel's columns.
         probe: `v`.
         active: restrict the derivative to the entries where these masks are `True`, or 1; others count whole.
-        create_graph: keep the graph, so that the result can be differentiated with respect to `params`.
+        chunk: samples that go through the network at once; all by default.
     """
-    if not create_graph:
-        params = {name: p.detach().requires_grad_() for name, p in params.items()}
-    with torch.enable_grad():
-        logits2 = apply(params, x2)
-        cotangents = torch.autograd.grad(
-            logits2, list(params.values()), probe, create_graph=create_graph, materialize_grads=True
-        )
-    tangents = dict(zip(params, cotangents, strict=True))
-    if active is not None:
-        tangents |= {name: tangents[name] * mask for name, mask in active.items()}
-    with torch.set_grad_enabled(create_graph):
-        # `forward_ad` itself costs less, but the gradient of its softmax fails (pytorch/pytorch#162350).
-        forward = jvp(lambda p: apply(p, x1), (params,), (tangents,))
-        logits1, product = forward[0], forward[1]
-    return KernelProduct(product=product, logits1=logits1, logits2=logits2 if create_graph else logits2.detach())
+    leaves = _leaves(params)
+    tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
+    tangents = _restricted(tangents, active)
+    logits1, product = _without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
+    return KernelProduct(product=product, logits1=logits1, logits2=logits2)
 
 
 def answers(
@@ -85,16 +79,146 @@ def answers(
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
-    create_graph: bool = False,
+    chunk: int | None = None,
 ) -> Answers:
     """`kernel_product`, or without a probe the logits alone, for a third of the cost."""
     if probe is not None:
-        return kernel_product(apply, params, x1, x2, probe, active=active, create_graph=create_graph)
-    with torch.set_grad_enabled(create_graph):
-        logits1, logits2 = apply(params, torch.cat([x1, x2])).split([len(x1), len(x2)])
+        return kernel_product(apply, params, x1, x2, probe, active=active, chunk=chunk)
+    (logits,) = _without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), chunk)
+    logits1, logits2 = logits.split([len(x1), len(x2)])
     return Answers(logits1=logits1, logits2=logits2)
+
+
+def answers_and_pullback(
+    apply: Apply,
+    params: Params,
+    x1: Shaped[Tensor, "n *features"],
+    x2: Shaped[Tensor, "m *features"],
+    probe: Float[Tensor, "m c"] | None,
+    *,
+    active: Masks | None = None,
+    chunk: int | None = None,
+) -> tuple[Answers, Pullback]:
+    """`answers`, and a function, to be called once, that takes gradients by them back to the parameters.
+
+    With `γ` the gradient by the product `p = J(x1) J(x2)ᵀ v`, that by the parameters is
+    `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` are held. Each term is one forward-mode
+    pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
+    differentiated backwards twice. Sums over samples, both split exactly into chunks of either half; with more than
+    one chunk of `x1` their forward-mode passes are made again.
+    """
+    leaves = _leaves(params)
+    if probe is None:
+        inputs = torch.cat([x1, x2])
+        replay, (logits,) = _with_graph(lambda x: (apply(leaves, x),), inputs, chunk)
+        logits1, logits2 = logits.split([len(x1), len(x2)])
+
+        def pull_logits(gradients: Answers) -> Params:
+            replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values())
+            return _gradients(leaves)
+
+        return Answers(logits1=logits1, logits2=logits2), pull_logits
+
+    tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
+    tangents = _leaves(_restricted(tangents, active))
+    replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
+
+    def pull(gradients: Answers) -> Params:
+        assert isinstance(gradients, KernelProduct)
+        replay((gradients.logits1, gradients.product), [*leaves.values(), *tangents.values()])
+        others = _restricted(_gradients(tangents), active)
+        tangents.clear()
+        for x, by_logits, v in zip(*(_chunks(t, chunk) for t in (x2, gradients.logits2, probe)), strict=True):
+            with torch.enable_grad():
+                outputs = _forward_mode(apply, leaves, others, x)
+            _backward(outputs, (by_logits, v), leaves.values())
+        return _gradients(leaves)
+
+    return KernelProduct(product=product, logits1=logits1, logits2=logits2), pull
+
+
+def transposed_product(
+    apply: Apply,
+    params: Params,
+    x: Shaped[Tensor, "n *features"],
+    probe: Float[Tensor, "n c"],
+    *,
+    chunk: int | None = None,
+) -> tuple[Params, Float[Tensor, "n c"]]:
+    """`J(x)ᵀ v`, one backward pass, and the logits; `chunk` samples at most go through the network at once."""
+    leaves = _leaves(params)
+    total: Params = {}
+    logits = []
+    for part, v in zip(_chunks(x, chunk), _chunks(probe, chunk), strict=True):
+        with torch.enable_grad():
+            out = apply(leaves, part)
+        gradients = torch.autograd.grad(out, list(leaves.values()), v, materialize_grads=True)
+        for name, gradient in zip(leaves, gradients, strict=True):
+            total[name] = total[name] + gradient if name in total else gradient
+        logits.append(out.detach())
+    return total, torch.cat(logits)
 
 
 def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:
     """A standard Gaussian `v`, so that `E‖A v‖² = ‖A‖²_F`; drawn on the generator's device, returned on `like`'s."""
     return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits, and `J(x)` times the tangents."""
+    # `forward_ad` itself costs less, but the gradient of its softmax fails (pytorch/pytorch#162350).
+    logits, product = jvp(lambda p: apply(p, x), (params,), (tangents,))[:2]
+    return logits, product
+
+
+Outputs = tuple[Tensor, ...]
+Replay = Callable[[Outputs, Iterable[Tensor]], None]
+
+
+def _without_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> Outputs:
+    with torch.no_grad():
+        return tuple(torch.cat(parts) for parts in zip(*map(run, _chunks(x, chunk)), strict=True))
+
+
+def _with_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> tuple[Replay, Outputs]:
+    """Outputs over all chunks, detached, and what adds a gradient by them to `.grad` of inputs: once, it frees them."""
+    chunks = _chunks(x, chunk)
+    graphs: list[Outputs] = []
+    if len(chunks) == 1:
+        with torch.enable_grad():
+            graphs.append(run(x))
+        values = tuple(output.detach() for output in graphs[0])
+    else:
+        values = _without_graph(run, x, chunk)
+
+    def replay(gradients: Outputs, inputs: Iterable[Tensor]) -> None:
+        into = list(inputs)
+        for i, part in enumerate(chunks):
+            with torch.enable_grad():
+                outputs = graphs.pop() if graphs else run(part)
+            _backward(outputs, [_chunks(g, chunk)[i] for g in gradients], into)
+
+    return replay, values
+
+
+def _backward(outputs: Outputs, gradients: Sequence[Tensor], inputs: Iterable[Tensor]) -> None:
+    # A tangent of a network that is linear in its parameters depends on none of them.
+    there = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
+    if there:
+        torch.autograd.backward([output for output, _ in there], [g for _, g in there], inputs=list(inputs))
+
+
+def _leaves(params: Params) -> Params:
+    return {name: p.detach().requires_grad_() for name, p in params.items()}
+
+
+def _gradients(leaves: Params) -> Params:
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()}
+
+
+def _restricted(tangents: Params, active: Masks | None) -> Params:
+    return tangents | {name: tangents[name] * mask for name, mask in (active or {}).items()}
+
+
+def _chunks(x: Tensor, size: int | None) -> tuple[Tensor, ...]:
+    return torch.split(x, size or len(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -115,3 +115,28 @@ def transfer_loss(
     return TransferLoss(
         total=total, kernel_distance=kernel, logit_distance=outputs, weight_penalty=penalty, alignment=cosine
     )
+
+
+def loss_gradients(
+    objective: Objective,
+    student: Answers,
+    teacher: Answers,
+    *,
+    params: Params,
+    prunable: Iterable[str],
+    density: float,
+) -> tuple[TransferLoss, Answers, Params]:
+    """`transfer_loss`, detached, its gradient by each of the student's answers, and that of the penalty by its weights.
+
+    The arguments are those of `transfer_loss`, without a graph. Without a penalty there are no weights in the third.
+    """
+    leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
+    names = list(prunable)
+    weights = {name: params[name].detach().requires_grad_() for name in names} if objective.weight_penalty else {}
+    loss = transfer_loss(
+        objective, replace(student, **leaves), teacher, params=params | weights, prunable=names, density=density
+    )
+    gradients = torch.autograd.grad(loss.total, [*leaves.values(), *weights.values()])
+    found = dict(zip([*leaves, *weights], gradients, strict=True))
+    by_answers = replace(student, **{name: found[name] for name in leaves})
+    return loss.detach(), by_answers, {name: found[name] for name in weights}

@@ -27,7 +27,12 @@ def mask_update_steps(*, steps: int, every: int) -> range:
 
 
 def density_at(schedule: str, step: int, *, updates: range, steps: int, density: float) -> float:
-    """The density that the masks of a mask update have; the last update's is `density` exactly."""
+    """The density of the masks chosen before a step: the schedule's at the next update; of the last, `density` exactly.
+
+    That at the step itself would start with a dense student, which has nothing to learn: Adam would make whole steps of
+    what rounding leaves of its gradient.
+    """
     if step == updates[-1]:
         return density
-    return {"cubic": cubic_density, "constant": constant_density}[schedule](step, steps=steps, density=density)
+    fall = {"cubic": cubic_density, "constant": constant_density}[schedule]
+    return fall(step + updates.step, steps=steps, density=density)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
-from ntt_cli.core.kernel_product import Answers, answers
+from ntt_cli.core.kernel_product import Answers, answers_and_pullback
 from ntt_cli.core.masks import apply_masks, as_numbers
-from ntt_cli.core.objective import Objective, TransferLoss, transfer_loss
+from ntt_cli.core.objective import Objective, TransferLoss, loss_gradients
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Student:
     @property
     def masked_params(self) -> Params:
         """`m ⊙ w`, without a graph."""
-        return {name: p.detach() for name, p in apply_masks(self.params, self.mask_numbers).items()}
+        return apply_masks({name: p.detach() for name, p in self.params.items()}, self.mask_numbers)
 
 
 def start_student(apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float) -> Student:
@@ -72,6 +72,7 @@ def transfer_step(
     teacher: Answers,
     objective: Objective,
     active: bool,
+    chunk: int | None = None,
 ) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 
@@ -85,13 +86,20 @@ def transfer_step(
         teacher: the teacher's answers on the same halves with the same probe.
         objective: what is minimised.
         active: take the student's kernel over kept entries only.
+        chunk: samples that go through the network at once; all of a half by default.
     """
-    masked = apply_masks(student.params, student.mask_numbers)
-    own = answers(
-        student.apply, masked, x1, x2, probe, active=student.mask_numbers if active else None, create_graph=True
+    masked = student.masked_params
+    restriction = student.mask_numbers if active else None
+    own, pullback = answers_and_pullback(student.apply, masked, x1, x2, probe, active=restriction, chunk=chunk)
+    loss, by_answers, by_weights = loss_gradients(
+        objective, own, teacher, params=masked, prunable=student.masks, density=student.density
     )
-    loss = transfer_loss(objective, own, teacher, params=masked, prunable=student.masks, density=student.density)
-    loss.total.backward()
+    for name, gradient in pullback(by_answers).items():
+        if name in by_weights:
+            gradient += by_weights[name]
+        if name in student.mask_numbers:
+            gradient *= student.mask_numbers[name]
+        student.params[name].grad = gradient
     student.optimiser.step()
     student.optimiser.zero_grad(set_to_none=True)  # now, so that the next forward pass has their memory
-    return loss.detach()
+    return loss

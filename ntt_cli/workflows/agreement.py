@@ -36,17 +36,18 @@ def measure_agreement(
     *,
     classes: int,
     batch_size: int = 256,
+    chunk: int | None = None,
     seed: int = 0,
 ) -> Agreement:
     """Distances relative to the teacher's norms; the logits' over all samples.
 
     The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over the kernels `K` between the halves of 16 random
     batches, of 64 samples or of `batch_size` if that is less, with a Gaussian probe `v` each. It takes no more memory
-    than a step of the transfer.
+    than a step of the transfer, and puts at most `chunk` samples through a network at once.
     """
     gaps, norms, same, count = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
-        for x in inputs.in_order(batch_size):
+        for x in inputs.in_order(min(chunk or batch_size, batch_size)):
             ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
             gaps += float((ours - theirs).square().sum())
             norms += float(theirs.square().sum())
@@ -58,8 +59,8 @@ def measure_agreement(
     for _ in range(KERNEL_BATCHES):
         x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
         probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
-        ours = kernel_product(apply_student, student, x1, x2, probe).product
-        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe).product
+        ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
+        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
         kernel_gaps += float((ours - theirs).square().sum())
         kernel_norms += float(theirs.square().sum())
     return Agreement(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import FunctionalModel
-from ntt_cli.core.kernel_product import kernel_product
+from ntt_cli.core.kernel_product import answers_and_pullback, kernel_product
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, tensor_fields
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.workflows.prepare import Inputs
@@ -53,13 +53,13 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
         ModelError: if one of the network's operations lacks a derivative that this needs.
     """
     x1, x2 = inputs.batch(torch.arange(2)).chunk(2)
-    leaves = {name: p.detach().requires_grad_() for name, p in model.params.items()}
     probe = torch.ones(1, outputs, device=inputs.device)
     try:
-        products = kernel_product(model.bind(), leaves, x1, x2, probe, create_graph=trainable)
         if trainable:
-            total = products.product.sum() + products.logits1.sum() + products.logits2.sum()
-            torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
+            pullback(products)
+        else:
+            kernel_product(model.bind(), model.params, x1, x2, probe)
     except RuntimeError as error:
         raise ModelError(
             where,

@@ -23,6 +23,7 @@ from ntt_cli.io.memory import peak_memory_bytes
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
+from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import (
@@ -31,6 +32,7 @@ from ntt_cli.workflows.prepare import (
 )
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer, take_step
 
@@ -58,8 +60,9 @@ def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
     output = Path(config.output)
     check_outputs(output, force=config.force)
     task = prepare(config, on_event)
-    student = _prune(task, on_event)
-    agreement = _agreement(task, student)
+    room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+    student = _prune(task, room, on_event)
+    agreement = _agreement(task, student, room)
     kernels = _kernels(task, student)
     report = _report(task, student, agreement, kernels)
     write_checkpoint(
@@ -86,9 +89,18 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
         masks = task.sight().dense()
     elif task.method.score is None:
         assert task.inputs is not None
-        student = first_student(task.teacher, task.inputs, task.names, task.settings, held=_held(task))
+        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+        student = first_student(
+            task.teacher,
+            task.inputs,
+            task.names,
+            outputs=task.outputs,
+            settings=task.settings,
+            held=_held(task),
+            room=room,
+        )
         masks = student.masks
-        seconds = _seconds_per_step(task, task.inputs, student)
+        seconds = _seconds_per_step(task, task.inputs, student, room)
         peak = peak_memory_bytes(task.inputs.device)
     else:
         masks = one_shot_masks(task.method, task.sight())
@@ -106,7 +118,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     )
 
 
-def _prune(task: Task, on_event: EventSink) -> _Student:
+def _prune(task: Task, room: Room, on_event: EventSink) -> _Student:
     if task.config.sparsity == 0:
         return _Student(task.teacher.params, task.teacher.buffers, task.sight().dense(), {})
     if task.method.score is not None:
@@ -122,6 +134,7 @@ def _prune(task: Task, on_event: EventSink) -> _Student:
             outputs=task.outputs,
             settings=task.settings,
             held=_held(task),
+            room=room,
             on_event=on_event,
         )
     if task.method.mask == "kept":
@@ -152,7 +165,7 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
     return _Student(masked, buffers, masks, history or {})
 
 
-def _agreement(task: Task, student: _Student) -> Agreement | None:
+def _agreement(task: Task, student: _Student, room: Room) -> Agreement | None:
     """With the teacher, on samples of the data.
 
     Raises:
@@ -160,14 +173,18 @@ def _agreement(task: Task, student: _Student) -> Agreement | None:
     """
     if task.inputs is None:
         return None
-    agreement = measure_agreement(
-        task.teacher.bind(student.buffers),
-        student.params,
-        task.teacher.bind(),
-        task.teacher.params,
-        task.inputs.some(AGREEMENT_SAMPLES),
-        classes=task.classes,
-        batch_size=task.settings.batch_size,
+    inputs = task.inputs.some(AGREEMENT_SAMPLES)
+    agreement = room.run(
+        lambda chunk: measure_agreement(
+            task.teacher.bind(student.buffers),
+            student.params,
+            task.teacher.bind(),
+            task.teacher.params,
+            inputs,
+            classes=task.classes,
+            batch_size=task.settings.batch_size,
+            chunk=chunk,
+        )
     )
     if not all(map(math.isfinite, agreement.model_dump().values())):
         raise DivergedError(
@@ -215,14 +232,12 @@ def _report(
     )
 
 
-def _seconds_per_step(task: Task, inputs: Inputs, student: Student) -> float:
-    generator = torch.Generator().manual_seed(task.config.seed)
+def _seconds_per_step(task: Task, inputs: Inputs, student: Student, room: Room) -> float:
+    batches = Batches(task.teacher, inputs, task.outputs, task.settings)
     seconds = []
-    for _ in range(PROBE_STEPS):
+    for step in range(PROBE_STEPS):
         begun = time.perf_counter()
-        loss = take_step(
-            task.teacher, student, inputs, outputs=task.outputs, settings=task.settings, generator=generator
-        )
+        loss = take_step(student, batches, step, task.settings, room)
         float(loss.total)  # waits for the device
         seconds.append(time.perf_counter() - begun)
     # The first step also pays for what torch sets up once.

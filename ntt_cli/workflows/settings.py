@@ -38,8 +38,10 @@ class TransferSettings:
     schedule: str
     active: bool
     batch_size: int
+    batches: int | None
     learning_rate: float
     mask_update_every: int
+    micro_batch: int | None
     seed: int
     by_hand: dict[str, float]
 
@@ -90,8 +92,10 @@ def settle(
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,
+        batches=config.batches,
         learning_rate=config.learning_rate,
         mask_update_every=config.mask_update_every,
+        micro_batch=config.micro_batch,
         seed=config.seed,
         by_hand=_by_hand(config.layer_density, names),
     )

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.kernel_product import answers, draw_probe
 from ntt_cli.core.masks import apply_masks, count_changes
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.rounds import masks_at, on_the_way
@@ -18,8 +17,10 @@ from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import DivergedError
+from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
 from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.settings import TransferSettings
 
 LOOK_EVERY = 20
@@ -72,6 +73,7 @@ def run_transfer(
     outputs: int,
     settings: TransferSettings,
     held: Masks | None = None,
+    room: Room,
     on_event: EventSink,
 ) -> TransferResult:
     """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
@@ -83,13 +85,14 @@ def run_transfer(
         outputs: number of logits.
         settings: how.
         held: masks that another method chose, for weights alone to be moved; `None` to learn them.
+        room: how many samples go through the network at once.
         on_event: told about mask updates and steps.
 
     Raises:
         DivergedError: as soon as a look at the losses finds one that is not finite.
     """
     on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}))
-    generator = torch.Generator().manual_seed(settings.seed)
+    batches = Batches(teacher, inputs, outputs, settings)
     apply_teacher = teacher.bind()
     buffers = teacher.buffers
     student = start_student(apply_teacher, teacher.params, names, learning_rate=settings.learning_rate)
@@ -102,7 +105,7 @@ def run_transfer(
                 density = density_at(
                     settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
                 )
-                masks = _choose(student, inputs, settings, density)
+                masks = _choose(student, inputs, outputs, settings, density, room)
             else:
                 density, masks = settings.density, held
             if step == updates[-1]:
@@ -114,7 +117,7 @@ def run_transfer(
             history.densities.append(density)
             history.changes.append(changes)
             on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
-        loss = take_step(teacher, student, inputs, outputs=outputs, settings=settings, generator=generator)
+        loss = take_step(student, batches, step, settings, room)
         history.losses.append(loss)
         if step % LOOK_EVERY == LOOK_EVERY - 1 or step == settings.steps - 1:
             _look(loss, step + 1, on_event)
@@ -124,43 +127,38 @@ def run_transfer(
     )
 
 
-def take_step(
-    teacher: FunctionalModel,
-    student: Student,
-    inputs: Inputs,
-    *,
-    outputs: int,
-    settings: TransferSettings,
-    generator: torch.Generator,
-) -> TransferLoss:
-    """Draw a batch and a probe, and move the student one step, in place."""
-    indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
-    x1, x2 = inputs.batch(indices).chunk(2)
-    probe = None
-    if settings.objective.kernel_weight:
-        probe = draw_probe((len(x2), outputs), like=next(iter(student.params.values())), generator=generator)
-    return transfer_step(
-        student,
-        x1,
-        x2,
-        probe=probe,
-        teacher=answers(teacher.bind(), teacher.params, x1, x2, probe),
-        objective=settings.objective,
-        active=settings.active,
-    )
+def take_step(student: Student, batches: Batches, step: int, settings: TransferSettings, room: Room) -> TransferLoss:
+    """Move the student on the step's batch, in place."""
+
+    def move(chunk: int | None) -> TransferLoss:
+        batch = batches.at(step, chunk=chunk)
+        return transfer_step(
+            student,
+            batch.x1,
+            batch.x2,
+            probe=batch.probe,
+            teacher=batch.teacher,
+            objective=settings.objective,
+            active=settings.active,
+            chunk=chunk,
+        )
+
+    return room.run(move)
 
 
 def first_student(
     teacher: FunctionalModel,
     inputs: Inputs,
     names: tuple[str, ...],
-    settings: TransferSettings,
     *,
+    outputs: int,
+    settings: TransferSettings,
     held: Masks | None = None,
+    room: Room,
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
     student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
-    masks = held or _choose(student, inputs, settings, settings.density)
+    masks = held or _choose(student, inputs, outputs, settings, settings.density, room)
     return update_masks(student, masks, density=settings.density, apply=student.apply)
 
 
@@ -177,22 +175,27 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     return {name: float(mask.double().mean()) for name, mask in masks.items()}
 
 
-def _choose(student: Student, inputs: Inputs, settings: TransferSettings, density: float) -> Masks:
+def _choose(
+    student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, density: float, room: Room
+) -> Masks:
     by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
-    scores = _score(student, inputs, settings)
+    scores = room.run(lambda chunk: _score(student, inputs, outputs, settings, chunk))
     return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
 
 
-def _score(student: Student, inputs: Inputs, settings: TransferSettings) -> dict[str, Tensor]:
+def _score(
+    student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, chunk: int | None
+) -> dict[str, Tensor]:
     if settings.score == "magnitude":
         return magnitude_scores(student.params, student.masks)
-    # A generator of its own: the batches of the transfer do not depend on the score.
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     batches = (
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
         for _ in range(SALIENCY_BATCHES)
     )
-    sensitivities = logit_sensitivities(student.apply, student.masked_params, batches, generator=generator)
+    sensitivities = logit_sensitivities(
+        student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
+    )
     return saliency_scores(student.params, sensitivities, student.masks)
 
 

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ntt_cli.core.kernel_product import KernelProduct, answers, draw_probe, kernel_product
+from ntt_cli.core.functional import Params, functional_model
+from ntt_cli.core.kernel_product import (
+    Answers,
+    KernelProduct,
+    answers,
+    answers_and_pullback,
+    draw_probe,
+    kernel_product,
+)
 from tests.core.cases import (
     MODEL_CASES,
     ModelCase,
@@ -29,38 +40,51 @@ def times(kernel: Tensor, probe: Tensor) -> Tensor:
     return torch.einsum("nmcd,md->nc", kernel, probe)
 
 
+def answers_alone(*arguments: Any, **options: Any) -> Answers:
+    return answers_and_pullback(*arguments, **options)[0]
+
+
+both_ways = pytest.mark.parametrize("ask", [answers, answers_alone], ids=["alone", "with pullback"])
+chunked = pytest.mark.parametrize("chunk", [None, 2, 1], ids=["whole", "chunks of two", "one by one"])
+
+
 @every_model
-@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
-def test_answers_without_a_probe_are_the_logits(case: ModelCase, create_graph: bool) -> None:
+@both_ways
+@chunked
+def test_answers_without_a_probe_are_the_logits(
+    case: ModelCase, ask: Callable[..., Answers], chunk: int | None
+) -> None:
     module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
-    params = {name: p.requires_grad_() for name, p in model.params.items()}
-    result = answers(model.bind(), params, x1, x2, None, create_graph=create_graph)
+    result = ask(model.bind(), model.params, x1, x2, None, chunk=chunk)
     assert not isinstance(result, KernelProduct)
     for logits, x in ((result.logits1, x1), (result.logits2, x2)):
         assert relative_error(logits, module(x)) < 1e-13
-        assert logits.requires_grad is create_graph
+        assert not logits.requires_grad
 
 
 @every_model
 @all_and_active
-@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
-def test_equals_brute_force(case: ModelCase, restricted: bool, create_graph: bool) -> None:
+@both_ways
+@chunked
+def test_equals_brute_force(case: ModelCase, restricted: bool, ask: Callable[..., Answers], chunk: int | None) -> None:
     module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
     masks = random_masks(model.params) if restricted else None
     kernel = brute_force_kernel(module, x1, x2, active=masks)
     probe = probe_for(kernel)
-    params = {name: p.requires_grad_() for name, p in model.params.items()}
-    result = kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=create_graph)
+    result = ask(model.bind(), model.params, x1, x2, probe, active=masks, chunk=chunk)
     assert relative_error(result.product, times(kernel, probe)) < 1e-10
     assert relative_error(result.logits1, module(x1)) < 1e-14
     assert relative_error(result.logits2, module(x2)) < 1e-14
     for tensor in (result.product, result.logits1, result.logits2):
-        assert tensor.requires_grad is create_graph
+        assert not tensor.requires_grad
 
 
 @every_model
 @all_and_active
-def test_gradient_of_the_kernel_distance_equals_brute_force(case: ModelCase, restricted: bool) -> None:
+@chunked
+def test_gradient_of_the_kernel_distance_equals_brute_force(
+    case: ModelCase, restricted: bool, chunk: int | None
+) -> None:
     """`∂/∂θ ‖(K_s − K_t) v‖²`, through the matrix-free product and through whole Jacobians."""
     module, model, teacher = case.module(), case.functional(), case.functional(seed=7)
     x1, x2 = case.inputs(2, seed=1), case.inputs(3, seed=2)
@@ -75,24 +99,54 @@ def test_gradient_of_the_kernel_distance_equals_brute_force(case: ModelCase, res
         materialize_grads=True,
     )
 
-    params = {name: p.requires_grad_() for name, p in model.params.items()}
-    wanted = kernel_product(teacher.bind(), teacher.params, x1, x2, probe, create_graph=False).product
-    got = kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=True).product
-    actual = torch.autograd.grad((got - wanted).square().sum(), list(params.values()), materialize_grads=True)
+    wanted = kernel_product(teacher.bind(), teacher.params, x1, x2, probe).product
+    got, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, active=masks, chunk=chunk)
+    none = (torch.zeros_like(got.logits1), torch.zeros_like(got.logits2))
+    actual = pullback(KernelProduct(*none, product=2 * (got.product - wanted)))
 
-    flat = [torch.cat([grad.flatten() for grad in grads]) for grads in (actual, expected)]
+    assert list(actual) == list(model.params)
+    flat = [torch.cat([grad.flatten() for grad in grads]) for grads in (actual.values(), expected)]
     assert flat[1].norm() > 0
     assert relative_error(*flat) < 1e-10
 
 
-def test_logits_can_be_differentiated_too() -> None:
+@pytest.mark.parametrize("with_probe", [False, True], ids=["logits alone", "with product"])
+@chunked
+def test_logits_can_be_differentiated_too(with_probe: bool, chunk: int | None) -> None:
+    """Of `Σ f(x1) + ‖f(x2)‖²`."""
     module, model, x1, x2 = MLP.module(), MLP.functional(), MLP.inputs(3, seed=1), MLP.inputs(4, seed=2)
-    params = {name: p.requires_grad_() for name, p in model.params.items()}
-    result = kernel_product(model.bind(), params, x1, x2, draw(4, 3, seed=0), create_graph=True)
-    actual = torch.autograd.grad(result.logits1.sum() + result.logits2.square().sum(), list(params.values()))
+    probe = draw(4, 3, seed=0) if with_probe else None
+    result, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, chunk=chunk)
+    gradients = {"logits1": torch.ones_like(result.logits1), "logits2": 2 * result.logits2}
+    none = torch.zeros_like(result.logits1)
+    actual = pullback(KernelProduct(**gradients, product=none) if with_probe else Answers(**gradients))
     expected = torch.autograd.grad(module(x1).sum() + module(x2).square().sum(), list(module.parameters()))
-    for got, wanted in zip(actual, expected, strict=True):
+    for got, wanted in zip(actual.values(), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
+
+
+def test_a_network_linear_in_its_parameters_has_a_constant_kernel() -> None:
+    model = functional_model(nn.Linear(5, 3).double())
+    x1, x2, probe = MLP.inputs(3, seed=1), MLP.inputs(4, seed=2), draw(4, 3, seed=0)
+    result, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
+    none = torch.zeros_like(result.logits1), torch.zeros_like(result.logits2)
+    assert not any(g.any() for g in pullback(KernelProduct(*none, product=torch.ones(3, 3).double())).values())
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_no_more_samples_than_a_chunk_go_through_the_network_at_once(chunk: int) -> None:
+    model, x1, x2 = MLP.functional(), MLP.inputs(5, seed=1), MLP.inputs(4, seed=2)
+    seen = []
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return model.bind()(params, x)
+
+    for probe in (None, draw(4, 3, seed=0)):
+        result, pullback = answers_and_pullback(apply, model.params, x1, x2, probe, chunk=chunk)
+        pullback(result)
+        answers(apply, model.params, x1, x2, probe, chunk=chunk)
+    assert max(seen) == chunk
 
 
 def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
@@ -104,8 +158,7 @@ def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
     for _ in range(150):
         probe = draw_probe((5, 3), like=x1, generator=generator)
         ours, theirs = (
-            kernel_product(model.bind(), model.params, x1, x2, probe, create_graph=False).product
-            for model in (student, teacher)
+            kernel_product(model.bind(), model.params, x1, x2, probe).product for model in (student, teacher)
         )
         estimates.append((ours - theirs).square().sum())
     sample = torch.stack(estimates)
@@ -115,14 +168,16 @@ def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
 
 
 @every_model
-@pytest.mark.parametrize("create_graph", [False, True], ids=["value", "graph"])
-def test_arguments_are_unchanged(case: ModelCase, create_graph: bool) -> None:
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_arguments_are_unchanged(case: ModelCase, chunk: int | None) -> None:
     model, x1, x2 = case.functional(), case.inputs(2, seed=1), case.inputs(2, seed=2)
     params = {name: p.requires_grad_() for name, p in model.params.items()}
     masks = random_masks(params)
     probe = torch.ones_like(model.bind()(params, x2).detach())
     before = snapshot(model, masks, x1, x2, probe)
-    kernel_product(model.bind(), params, x1, x2, probe, active=masks, create_graph=create_graph)
+    result, pullback = answers_and_pullback(model.bind(), params, x1, x2, probe, active=masks, chunk=chunk)
+    pullback(result)
+    kernel_product(model.bind(), params, x1, x2, probe, active=masks, chunk=chunk)
     assert unchanged(before, snapshot(model, masks, x1, x2, probe))
 
 

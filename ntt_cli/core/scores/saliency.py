@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Params
-from ntt_cli.core.kernel_product import draw_probe
+from ntt_cli.core.kernel_product import draw_probe, transposed_product
 
 
 def saliency_scores(params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
@@ -28,7 +28,13 @@ def saliency_scores(params: Params, sensitivities: Mapping[str, Tensor], names: 
 
 
 def logit_sensitivities(
-    apply: Apply, params: Params, batches: Iterable[Tensor], *, generator: torch.Generator
+    apply: Apply,
+    params: Params,
+    batches: Iterable[Tensor],
+    *,
+    outputs: int,
+    generator: torch.Generator,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """`E[(Jᵀ v)²]` over batches and one Gaussian `v` of shape `[n, c]` each: the diagonal of `Jᵀ J`, estimated.
 
@@ -36,17 +42,16 @@ def logit_sensitivities(
         apply: the network.
         params: where the Jacobian is taken, pruned entries at zero; they have a derivative all the same.
         batches: unlabelled inputs.
+        outputs: `c`.
         generator: of the probes.
+        chunk: samples that go through the network at once; whole batches by default.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
     for x in batches:
-        with torch.enable_grad():
-            logits = apply(leaves, x)
-            probe = draw_probe(logits.shape, like=logits, generator=generator)
-            gradients = torch.autograd.grad(logits, list(leaves.values()), probe, materialize_grads=True)
-        for name, gradient in zip(leaves, gradients, strict=True):
+        probe = draw_probe((len(x), outputs), like=next(iter(params.values())), generator=generator)
+        gradients, _ = transposed_product(apply, params, x, probe, chunk=chunk)
+        for name, gradient in gradients.items():
             total[name] += gradient.square()
         count += len(x)
     return {name: value / count for name, value in total.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,9 +24,11 @@ def test_saliency_by_hand() -> None:
 
 
 @every_model
-def test_sensitivities_equal_brute_force_with_the_same_probes(case: ModelCase) -> None:
+@pytest.mark.parametrize("chunk", [None, 2], ids=["whole", "chunks of two"])
+def test_sensitivities_equal_brute_force_with_the_same_probes(case: ModelCase, chunk: int | None) -> None:
     module, model, batches = case.module(), case.functional(), [case.inputs(3, seed=1), case.inputs(2, seed=2)]
-    actual = logit_sensitivities(model.bind(), model.params, batches, generator=seeded())
+    outputs = module(batches[0]).shape[1]
+    actual = logit_sensitivities(model.bind(), model.params, batches, outputs=outputs, generator=seeded(), chunk=chunk)
     generator = seeded()
     expected = {name: torch.zeros_like(p) for name, p in model.params.items()}
     for x in batches:
@@ -41,7 +44,7 @@ def test_many_probes_estimate_the_diagonal_of_the_jacobian_squared() -> None:
     """A squared Gaussian has a relative deviation of `sqrt(2)`."""
     samples, probes = 3, 1000
     module, model, x = MLP.module(), MLP.functional(), MLP.inputs(samples)
-    estimate = logit_sensitivities(model.bind(), model.params, [x] * probes, generator=seeded())
+    estimate = logit_sensitivities(model.bind(), model.params, [x] * probes, outputs=3, generator=seeded())
     ratios = []
     for name, rows in jacobian(module, x).items():
         exact = rows.square().sum(dim=(0, 1)) / samples
@@ -58,7 +61,7 @@ def test_a_weight_on_a_path_that_leads_nowhere_scores_exactly_zero() -> None:
     params = functional_model(module).params
     params["2.weight"][:, 1] = 0
     apply = functional_model(module).bind()
-    sensitivities = logit_sensitivities(apply, params, [torch.ones(8, 3).double()], generator=seeded())
+    sensitivities = logit_sensitivities(apply, params, [torch.ones(8, 3).double()], outputs=2, generator=seeded())
     score = saliency_scores(params, sensitivities, ["0.weight"])["0.weight"]
     assert torch.equal(score[1], torch.zeros(3).double())
     assert (score[[0, 2, 3]] > 0).all()
@@ -67,7 +70,9 @@ def test_a_weight_on_a_path_that_leads_nowhere_scores_exactly_zero() -> None:
 def test_a_pruned_weight_can_return_at_its_dense_value() -> None:
     model, x = MLP.functional(), MLP.inputs(4)
     masks = random_masks(model.params)
-    sensitivities = logit_sensitivities(model.bind(), apply_masks(model.params, masks), [x], generator=seeded())
+    sensitivities = logit_sensitivities(
+        model.bind(), apply_masks(model.params, masks), [x], outputs=3, generator=seeded()
+    )
     score = saliency_scores(model.params, sensitivities, ["0.weight"])["0.weight"]
     assert (score[~masks["0.weight"]] > 0).any()
 
@@ -76,7 +81,8 @@ def test_a_pruned_weight_can_return_at_its_dense_value() -> None:
 def test_sensitivities_leave_everything_as_it_was(case: ModelCase) -> None:
     model, x = case.functional(), case.inputs(2)
     before = snapshot(model, {}, x)
+    outputs = case.module()(x).shape[1]
     with torch.no_grad():
-        result = logit_sensitivities(model.bind(), model.params, [x], generator=seeded())
+        result = logit_sensitivities(model.bind(), model.params, [x], outputs=outputs, generator=seeded())
     assert unchanged(before, snapshot(model, {}, x))
     assert not any(value.requires_grad for value in result.values())

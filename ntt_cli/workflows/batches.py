@@ -1,0 +1,102 @@
+"""The batches of a transfer: which samples, which probe, and what the teacher says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntt_cli.core.functional import FunctionalModel
+from ntt_cli.core.kernel_product import Answers, answers, draw_probe
+from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.settings import TransferSettings
+
+REMEMBERED_BYTES = 2**28
+"""Of the teacher's answers, how much is kept for the next time that their batch is drawn."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's.
+
+    Attributes:
+        x1: first half, `[n, ...]`.
+        x2: second half, `[m, ...]`.
+        probe: Gaussian, `[m, c]`; `None` where logits alone are matched.
+        teacher: the teacher's answers.
+    """
+
+    x1: Tensor
+    x2: Tensor
+    probe: Tensor | None
+    teacher: Answers
+
+
+@dataclass
+class Batches:
+    """What a transfer is shown. A batch depends on the seed and its number alone, not on those before it.
+
+    The teacher never changes, so that what it says of samples that return is asked once: with logits alone that is all
+    of them, and with kernels it is that of whole batches with their probes, where `settings.batches` recur.
+
+    Attributes:
+        teacher: calibrated.
+        inputs: unlabelled.
+        outputs: number of logits.
+        settings: of the transfer.
+    """
+
+    teacher: FunctionalModel
+    inputs: Inputs
+    outputs: int
+    settings: TransferSettings
+    _answers: dict[int, Answers] = field(default_factory=dict)
+    _logits: Tensor | None = None
+    _remembered: int = 0
+
+    def at(self, step: int, *, chunk: int | None) -> Batch:
+        """The batch of a step; `chunk` samples at most go through the teacher at once."""
+        settings = self.settings
+        number = step if settings.batches is None else step % settings.batches
+        generator = seeded(settings.seed, number)
+        indices = torch.randint(len(self.inputs), (settings.batch_size,), generator=generator)
+        x1, x2 = self.inputs.batch(indices).chunk(2)
+        if not settings.objective.kernel_weight:
+            return Batch(x1, x2, None, self._logits_of(indices, x1, x2, chunk))
+        probe = draw_probe((len(x2), self.outputs), like=self._like, generator=generator)
+        known = self._answers.get(number)
+        if known is None:
+            known = answers(self.teacher.bind(), self.teacher.params, x1, x2, probe, chunk=chunk)
+            self._remember(number, known)
+        return Batch(x1, x2, probe, known)
+
+    @property
+    def _like(self) -> Tensor:
+        return next(iter(self.teacher.params.values()))
+
+    def _remember(self, number: int, new: Answers) -> None:
+        size = sum(getattr(new, part.name).nbytes for part in fields(new))
+        if self.settings.batches is not None and self._remembered + size <= REMEMBERED_BYTES:
+            self._answers[number] = new
+            self._remembered += size
+
+    def _logits_of(self, indices: Tensor, x1: Tensor, x2: Tensor, chunk: int | None) -> Answers:
+        drawn = self.settings.steps * self.settings.batch_size
+        size = len(self.inputs) * self.outputs * self._like.element_size()
+        if drawn < len(self.inputs) or size > REMEMBERED_BYTES:
+            return answers(self.teacher.bind(), self.teacher.params, x1, x2, None, chunk=chunk)
+        if self._logits is None:
+            apply = self.teacher.bind()
+            batches = self.inputs.in_order(chunk or self.settings.batch_size)
+            with torch.no_grad():
+                self._logits = torch.cat([apply(self.teacher.params, x) for x in batches])
+        logits1, logits2 = self._logits[indices.to(self._logits.device)].split([len(x1), len(x2)])
+        return Answers(logits1=logits1, logits2=logits2)
+
+
+def seeded(seed: int, number: int) -> torch.Generator:
+    """A generator for the `number`-th of some independent draws. NumPy mixes the two: torch's would use 32 bits."""
+    (mixed,) = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed))

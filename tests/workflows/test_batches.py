@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ntt_cli.config import PruneConfig
+from ntt_cli.core.functional import FunctionalModel, Params
+from ntt_cli.core.kernel_product import KernelProduct, kernel_product
+from ntt_cli.workflows import batches as module
+from ntt_cli.workflows.batches import Batches, seeded
+from ntt_cli.workflows.prune_task import prepare
+from tests.networks import write_network
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+class Counting(FunctionalModel):
+    """A teacher that counts the samples that it is asked about."""
+
+    asked = 0
+
+    def bind(self, buffers: Params | None = None) -> Any:
+        apply = super().bind(buffers)
+
+        def counted(params: Params, x: Tensor) -> Tensor:
+            self.__dict__["asked"] = self.asked + len(x)
+            return apply(params, x)
+
+        return counted
+
+
+def batches(**options: Any) -> Batches:
+    given = {"sparsity": 0.8, "limit": 20, "device": "cpu", "batch_size": 8, "steps": 10} | options
+    task = prepare(PruneConfig(model=write_network("plain"), **given), lambda _: None)
+    assert task.inputs is not None
+    teacher = Counting(**{name: getattr(task.teacher, name) for name in ("module", "params", "buffers", "pick")})
+    return Batches(teacher, task.inputs, task.outputs, task.settings)
+
+
+def asked(source: Batches) -> int:
+    assert isinstance(source.teacher, Counting)
+    return source.teacher.asked
+
+
+def test_a_batch_is_what_the_teacher_says_of_it() -> None:
+    source = batches()
+    batch = source.at(3, chunk=None)
+    assert (len(batch.x1), len(batch.x2)) == (4, 4)
+    expected = kernel_product(source.teacher.bind(), source.teacher.params, batch.x1, batch.x2, batch.probe)
+    assert isinstance(batch.teacher, KernelProduct)
+    assert torch.equal(batch.teacher.product, expected.product)
+    assert torch.equal(batch.teacher.logits2, expected.logits2)
+
+
+def test_a_batch_depends_on_its_number_alone() -> None:
+    source, other = batches(), batches()
+    source.at(0, chunk=None), source.at(1, chunk=None)
+    ours, theirs = source.at(2, chunk=None), other.at(2, chunk=None)
+    assert torch.equal(ours.x1, theirs.x1)
+    assert torch.equal(ours.probe, theirs.probe)
+    assert not torch.equal(ours.x1, source.at(3, chunk=None).x1)
+
+
+def test_batches_that_recur_are_asked_about_once() -> None:
+    source = batches(batches=2)
+    first = [source.at(step, chunk=None) for step in range(2)]
+    once = asked(source)
+    again = [source.at(step, chunk=None) for step in range(2, 6)]
+    assert asked(source) == once
+    for step, batch in enumerate(again):
+        assert torch.equal(batch.x2, first[step % 2].x2)
+        assert batch.teacher is first[step % 2].teacher
+    fresh = batches()
+    fresh.at(0, chunk=None)
+    before = asked(fresh)
+    fresh.at(0, chunk=None)
+    assert asked(fresh) == 2 * before
+
+
+def test_answers_that_memory_has_no_room_for_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_BYTES", 700)  # one batch has 12 rows of 10 numbers
+    source = batches(batches=2)
+    first = [source.at(step, chunk=None) for step in range(2)]
+    assert source.at(2, chunk=None).teacher is first[0].teacher
+    assert source.at(3, chunk=None).teacher is not first[1].teacher
+
+
+def test_logits_of_all_samples_are_asked_for_once() -> None:
+    source = batches(kernel_weight=0)
+    for step in range(5):
+        batch = source.at(step, chunk=None)
+        apply = source.teacher.bind()
+        torch.testing.assert_close(
+            batch.teacher.logits1, super(Counting, source.teacher).bind()(source.teacher.params, batch.x1)
+        )
+        assert apply is not None
+        assert batch.probe is None
+    assert asked(source) == 20
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_logits_of_few_samples_are_asked_for_as_they_come(limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = batches(kernel_weight=0, steps=10 if limited else 2)
+    if limited:
+        monkeypatch.setattr(module, "REMEMBERED_BYTES", 799)  # 20 samples have 10 numbers of 4 bytes each
+    for step in range(2):
+        batch = source.at(step, chunk=3)
+        torch.testing.assert_close(
+            batch.teacher.logits2, super(Counting, source.teacher).bind()(source.teacher.params, batch.x2)
+        )
+    assert asked(source) == 16
+
+
+def test_seeds_and_numbers_do_not_run_into_each_other() -> None:
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (2**32, 0), (0, 2**32)]
+    drawn = {float(torch.rand((), generator=seeded(*pair), dtype=torch.float64)) for pair in pairs}
+    assert len(drawn) == len(pairs)
