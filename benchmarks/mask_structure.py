@@ -28,6 +28,7 @@ from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.training import make_optimiser, training_step, zero_pruned
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import load_model
+from ntt_cli.workflows.keeper import keep_nothing
 from ntt_cli.workflows.prune_task import prepare
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.transfer import run_transfer
@@ -109,6 +110,7 @@ def ntt_masks(seed: int, *, density: float) -> Masks:
         outputs=task.outputs,
         settings=task.settings,
         room=Room(None, task.settings.batch_size, lambda _: None),
+        keeper=keep_nothing(),
         on_event=lambda _: None,
     )
     return result.masks

@@ -42,6 +42,10 @@ class CheckpointError(NttError):
     """A checkpoint or report cannot be read, or belongs to another model."""
 
 
+class ResumeError(NttError):
+    """A run cannot go on from the state that was left for it."""
+
+
 class OutputError(NttError):
     """The result cannot be written where it was asked for."""
 

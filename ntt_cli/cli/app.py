@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, always.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    make_app(given)(given, prog_name="ntt")
+    make_app(given)(given, prog_name="ntt", obj=given)
     raise SystemExit(0)
 
 

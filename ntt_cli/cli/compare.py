@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
-from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import OUTPUT, CompareConfig
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def command() -> Callable[..., None]:
 
 def compare(ctx: typer.Context, **values: Any) -> None:
     common = common_of(values)
-    with guarded(common.streams, debug=common.debug):
+    with guarded(common.streams, debug=common.debug, again=command_line(ctx)):
         config = build_config(CompareConfig, ctx, common.config)
 
         from ntt_cli.workflows import compare as workflow  # imports torch, which takes seconds

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
-from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def command() -> Callable[..., None]:
 
 def finetune(ctx: typer.Context, **values: Any) -> None:
     common = common_of(values)
-    with guarded(common.streams, debug=common.debug):
+    with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
         config = build_config(FinetuneConfig, ctx, common.config)
 
         from ntt_cli.workflows import finetune as workflow  # imports torch, which takes seconds
 
         begun = time.monotonic()
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event))
+            report = call(lambda: workflow.run(config, on_event, stop))
         common.streams.result(report, human=_summary(report), quiet=report.output)
         following = shlex.join(["ntt", "evaluate", config.model, "--checkpoint", report.output])
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")

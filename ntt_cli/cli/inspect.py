@@ -16,7 +16,7 @@ from rich.text import Text
 from ntt_cli.cli.render import layer_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.io.metadata import CheckpointRecord
+from ntt_cli.io.metadata import CheckpointRecord, StateRecord
 from ntt_cli.workflows import inspect as workflow
 from ntt_cli.workflows.inspect import Inspection
 from ntt_cli.workflows.reports import LayerSummary
@@ -53,6 +53,10 @@ def _summary(inspection: Inspection) -> RenderableType:
         parts.append(Text("a plain safetensors file, not written by ntt"))
     elif isinstance(record, CheckpointRecord):
         parts += _checkpoint(record)
+    elif isinstance(record, StateRecord):
+        parts.append(
+            Text(f"the {record.kind} of an unfinished run of {record.run.model.source}, at step {record.step:,}")
+        )
     else:
         parts.append(Text(f"the {record.kind} of {record.summary['output']}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}

@@ -23,6 +23,7 @@ from ntt_cli.workflows.events import (
     Event,
     EventSink,
     MasksUpdated,
+    Noted,
     StepsDone,
     TrainingStarted,
     TrainingStepsDone,
@@ -37,10 +38,14 @@ OTHER_ROWS = 8
 
 @dataclass
 class Board:
-    """What is known now: a title, how far the work is, and named values; the transfer adds its layers."""
+    """What is known now: a title, how far the work is, and named values; the transfer adds its layers.
+
+    `begun` units were done by an earlier process.
+    """
 
     title: str = ""
     unit: str = "step"
+    begun: int = 0
     done: int = 0
     total: int = 0
     values: dict[str, str] = field(default_factory=dict)
@@ -51,6 +56,7 @@ class Board:
         match event:
             case TransferStarted():
                 self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
+                self.done = self.begun = event.done
                 self.layers = dict.fromkeys(event.layers, 1.0)
             case MasksUpdated():
                 self.done = event.step
@@ -64,6 +70,7 @@ class Board:
                 self.values["logit distance"] = f"{event.logit_distance:.4f}"
             case TrainingStarted():
                 self.title, self.total = "Training", event.epochs * event.steps_per_epoch
+                self.done = self.begun = event.done
             case TrainingStepsDone():
                 self.done = event.step
                 self.values["loss"] = f"{event.loss:.4f}"
@@ -123,9 +130,14 @@ class LivePanel:
         if isinstance(event, Warned):
             self.console.print(Text.assemble(("warning", "bold yellow"), ": ", event.message), soft_wrap=True)
             return
+        if isinstance(event, Noted):
+            self.console.print(Text(event.message), soft_wrap=True)
+            return
         self.board.take(event)
         if isinstance(event, TransferStarted | TrainingStarted):
-            self.bar.reset(self.task, total=self.board.total, description=self.board.unit, visible=True)
+            self.bar.reset(
+                self.task, total=self.board.total, completed=self.board.done, description=self.board.unit, visible=True
+            )
         self.bar.update(
             self.task,
             completed=self.board.done,
@@ -167,10 +179,14 @@ def _plain(streams: Streams) -> Callable[[Event], None]:
         if isinstance(event, Warned):
             streams.warn(event.message)
             return
+        if isinstance(event, Noted):
+            streams.say(event.message)
+            return
         now = time.monotonic() - begun
         if board.take(event) or now - last >= PLAIN_SECONDS:
             last = now
-            left = now / board.done * (board.total - board.done) if board.done else None
+            done = board.done - board.begun
+            left = now / done * (board.total - board.done) if done else None
             values = "".join(f" · {name} {value}" for name, value in board.values.items())
             ending = f" · {left:.0f} s left" if left else f" · {now:.0f} s"
             streams.say(f"{board.unit} {board.done:,}/{board.total:,}{values}{ending}")

@@ -15,7 +15,7 @@ from rich.text import Text
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.render import agreement_line, kernel_line, layer_table
-from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import OUTPUT, PruneConfig
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def command() -> Callable[..., None]:
 
 def prune(ctx: typer.Context, **values: Any) -> None:
     common = common_of(values)
-    with guarded(common.streams, debug=common.debug):
+    with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
         config = build_config(PruneConfig, ctx, common.config)
 
         from ntt_cli.workflows import prune as workflow  # imports torch, which takes seconds
@@ -60,7 +60,7 @@ def prune(ctx: typer.Context, **values: Any) -> None:
             common.streams.result(plan, human=_plan(plan), quiet=config.output)
             return
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event))
+            report = call(lambda: workflow.run(config, on_event, stop))
         common.streams.result(report, human=_summary(report), quiet=report.output)
         following = shlex.join(["ntt", "finetune", config.model, "--checkpoint", report.output])
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")

@@ -3,65 +3,73 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Generator
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 import typer
 
 from ntt_cli.cli.streams import Streams
 from ntt_cli.errors import NttError
+from ntt_cli.workflows.stop import Interrupted, Stop, listening
 
 INTERNAL_ERROR = 70
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt, no `except Exception` of user code may swallow it."""
-
-
 @contextlib.contextmanager
-def guarded(streams: Streams, *, debug: bool) -> Generator[None]:
+def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Generator[Stop]:
     """Run a command's work: what goes wrong is told on stderr and becomes the designed exit code.
 
     The model's and the data's code may print; that goes to stderr, so that stdout holds the result alone.
 
+    Args:
+        streams: where it is told.
+        debug: with tracebacks.
+        again: the command that goes on after an interruption.
+
     Yields:
-        nothing.
+        whether SIGINT or SIGTERM asked for the end.
 
     Raises:
         typer.Exit: with the exit code of what went wrong.
     """
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with warnings.catch_warnings():
-            if not debug:
-                # torch deprecates parts of itself that it still calls; its users can do nothing about it.
-                warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-            yield
-    except typer.Exit:
-        raise
-    except NttError as error:
-        if debug:
-            streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
-        streams.error(error)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        streams.warn("interrupted; no file is half-written")
-        raise typer.Exit(130) from error
-    except Terminated as error:
-        streams.warn("terminated; no file is half-written")
-        raise typer.Exit(143) from error
-    except BrokenPipeError as error:
-        _leave_the_pipe()
-        raise typer.Exit(1) from error
-    except Exception as error:
-        _internal_error(streams, error, debug=debug)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    stop = Stop()
+    with listening(stop):
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    # torch deprecates parts of itself that it still calls; its users can do nothing about it.
+                    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+                yield stop
+        except typer.Exit:
+            raise
+        except NttError as error:
+            if debug:
+                streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+            streams.error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            interruption = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            word = "terminated" if interruption.number == signal.SIGTERM else "interrupted"
+            streams.warn(f"{word}; {interruption.kept}")
+            if again is not None:
+                streams.hint(f"go on with: {again}")
+            raise typer.Exit(128 + interruption.number) from error
+        except BrokenPipeError as error:
+            _leave_the_pipe()
+            raise typer.Exit(1) from error
+        except Exception as error:
+            _internal_error(streams, error, debug=debug)
+
+
+def command_line(context: typer.Context, *more: str) -> str:
+    """The command as it was typed, with these options where it had none of them."""
+    given: list[str] = context.obj
+    return shlex.join(["ntt", *given, *(option for option in more if option not in given)])
 
 
 Result = TypeVar("Result")
@@ -84,10 +92,6 @@ def _internal_error(streams: Streams, error: Exception, *, debug: bool) -> NoRet
         soft_wrap=True,
     )
     raise typer.Exit(INTERNAL_ERROR) from error
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
 
 
 def _leave_the_pipe() -> None:

@@ -65,7 +65,11 @@ class Streams:
     def error(self, error: NttError) -> None:
         """What was wrong, where, and what to do."""
         self.err.print(Text.assemble(("error", "bold red"), f": {error.where}: {error.what}"), soft_wrap=True)
-        self.err.print(Text.assemble(("hint", "bold"), f": {error.hint}"), soft_wrap=True)
+        self.hint(error.hint)
+
+    def hint(self, text: str) -> None:
+        """What to do, shown in every mode."""
+        self.err.print(Text.assemble(("hint", "bold"), ": ", text), soft_wrap=True)
 
 
 def make_streams(*, as_json: bool, quiet: bool) -> Streams:

@@ -114,6 +114,9 @@ class CompareConfig(ModelOptions, DataOptions):
     cell: Annotated[
         int | None, Field(ge=1, description="Run this cell alone, as --plan numbers them; for job arrays."), MACHINE
     ] = None
+    checkpoint_every: Annotated[
+        float, Field(ge=0, description="Seconds between two savings of a cell's state."), OUTPUT
+    ] = 60.0
     output: Annotated[
         str, Field(description="Folder of the results; what is there already is not done again."), OUTPUT
     ] = "comparison"

@@ -98,6 +98,25 @@ class OutputOptions(Options):
     """Where the result goes. Not recorded: it does not change what is computed."""
 
     force: Annotated[bool, Field(description="Overwrite the output if it exists."), OUTPUT] = False
+    resume: Annotated[
+        bool,
+        Field(
+            description="Go on from the state that a killed run left beside the output, to the same bytes; start from"
+            " the beginning if there is none, and do nothing if all is done."
+        ),
+        OUTPUT,
+    ] = False
+    checkpoint_every: Annotated[
+        float, Field(ge=0, description="Seconds between two savings of the state; 0 saves after each step."), OUTPUT
+    ] = 60.0
+    allow_mismatch: Annotated[
+        bool,
+        Field(
+            description="Resume under another torch, device, number of threads or data; the result is not the same to"
+            " the byte then."
+        ),
+        OUTPUT,
+    ] = False
 
 
 def recorded(config: Options) -> dict[str, Any]:

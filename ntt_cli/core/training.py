@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.logits import Pick, label_loss, usual_logits
+from ntt_cli.core.optimiser import advance
 
 OptimiserName = Literal["adamw", "sgd"]
 
@@ -67,10 +68,13 @@ def training_step(
         pick: the logits among what the module returns.
         parameters: the module's.
         mask_numbers: 1 = kept, 0 = pruned, by parameter.
+
+    Raises:
+        FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
     optimiser.zero_grad(set_to_none=True)
     loss = label_loss(pick(module(x)), labels)
     loss.backward()
-    optimiser.step()
+    advance(optimiser)
     zero_pruned(parameters, mask_numbers)
     return loss.detach()

@@ -12,6 +12,7 @@ from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.kernel_product import Answers, answers_and_pullback
 from ntt_cli.core.masks import apply_masks, as_numbers
 from ntt_cli.core.objective import Objective, TransferLoss, loss_gradients
+from ntt_cli.core.optimiser import advance
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ def transfer_step(
         objective: what is minimised.
         active: take the student's kernel over kept entries only.
         chunk: samples that go through the network at once; all of a half by default.
+
+    Raises:
+        FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
     masked = student.masked_params
     restriction = student.mask_numbers if active else None
@@ -100,6 +104,6 @@ def transfer_step(
         if name in student.mask_numbers:
             gradient *= student.mask_numbers[name]
         student.params[name].grad = gradient
-    student.optimiser.step()
+    advance(student.optimiser)
     student.optimiser.zero_grad(set_to_none=True)  # now, so that the next forward pass has their memory
     return loss

@@ -21,7 +21,6 @@ from ntt_cli.io.metadata import (
     CheckpointRecord,
     LayerRecord,
     ModelRecord,
-    ReportRecord,
     StandardisationRecord,
     encode_record,
     read_header,
@@ -92,6 +91,7 @@ def write_checkpoint(
     model: LoadedModel,
     config: dict[str, Any],
     standardisation: Standardisation | None,
+    run_sha256: str | None = None,
 ) -> None:
     """Write a state dict under its masks, with its record.
 
@@ -105,6 +105,7 @@ def write_checkpoint(
         config=config,
         layers=layer_records(masks),
         standardisation=standardisation_record(standardisation),
+        run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )
     write_atomically(path, seal(save(tensors, metadata=encode_record(record))))
@@ -117,8 +118,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if the file cannot be read, is damaged, or holds a number that is not finite.
     """
     record = read_header(path).record
-    if isinstance(record, ReportRecord):
-        raise CheckpointError(path, "is a report, not a checkpoint", hint="name the file without .report")
+    if not isinstance(record, CheckpointRecord | None):
+        suffix = ".report" if record.kind.endswith("report") else ".resume"
+        raise CheckpointError(path, f"is a {record.kind}, not a checkpoint", hint=f"name the file without {suffix}")
     tensors = load_file(path)
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():

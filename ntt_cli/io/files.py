@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import tempfile
@@ -55,6 +56,33 @@ def report_path(output: Path) -> Path:
     return output.with_suffix(".report.safetensors")
 
 
+def state_path(output: Path) -> Path:
+    """`OUT.resume.safetensors` beside `OUT.safetensors`: where an unfinished run goes on."""
+    return output.with_suffix(".resume.safetensors")
+
+
+def remove_orphans(path: Path) -> None:
+    """Remove what killed runs left of their temporary files for `path`; those of live processes stay."""
+    for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = orphan.name.removesuffix(".tmp").rpartition(".")[2]
+        if number.isdecimal() and (int(number) == os.getpid() or not _is_alive(int(number))):
+            with contextlib.suppress(OSError):
+                orphan.unlink()
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        OutputError: if the file system refuses.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, flush it to disk, and rename it into place.
 
@@ -70,11 +98,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(
             path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
@@ -83,6 +107,24 @@ def write_atomically(path: Path, data: bytes) -> None:
         # There is none after the renaming; after an error or an interruption there may be a part.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no number of a process at all
+        return True
+    return True
 
 
 def sha256_of(data: bytes | memoryview) -> str:

@@ -76,6 +76,7 @@ class CheckpointRecord(FileRecord):
     config: dict[str, Any]
     layers: dict[str, LayerRecord]
     standardisation: StandardisationRecord | None
+    run_sha256: str | None = None
 
 
 class ReportRecord(FileRecord):
@@ -83,6 +84,48 @@ class ReportRecord(FileRecord):
 
     kind: Literal["prune report", "finetune report"]
     summary: dict[str, Any]
+    run_sha256: str | None = None
+
+
+class RunRecord(Record):
+    """What decides the bytes that a run writes.
+
+    Attributes:
+        config: every option that matters, defaults settled.
+        model: the network's source.
+        weights_sha256: of the file of weights that it starts from, if there is one.
+        data_sha256: of some of the samples.
+        machine: what the last bits depend on besides.
+    """
+
+    config: dict[str, Any]
+    model: ModelRecord
+    weights_sha256: str | None
+    data_sha256: str | None
+    machine: dict[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """Of all but the machine; a finished file carries it as `run_sha256`, and is known by it as this run's."""
+        what = self.model_dump(mode="json", exclude={"machine"})
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+class StateRecord(FileRecord):
+    """Everything under the key `ntt` of an unfinished run's state.
+
+    Attributes:
+        run: whose state it is.
+        step: steps done.
+        values: what of the state is no tensor.
+        strides: of the tensors that are laid out in another order than safetensors writes.
+    """
+
+    kind: Literal["prune state", "finetune state"]
+    run: RunRecord
+    step: int
+    values: dict[str, Any]
+    strides: dict[str, tuple[int, ...]]
 
 
 class TensorRecord(Record):
@@ -92,9 +135,9 @@ class TensorRecord(Record):
     shape: tuple[int, ...]
 
 
-_RECORD: TypeAdapter[CheckpointRecord | ReportRecord] = TypeAdapter(
-    Annotated[CheckpointRecord | ReportRecord, Field(discriminator="kind")]
-)
+AnyRecord = CheckpointRecord | ReportRecord | StateRecord
+
+_RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
 
 def encode_record(record: FileRecord) -> dict[str, str]:
@@ -114,7 +157,7 @@ class Header:
     """A safetensors file without its numbers; `record` is `None` for a file that ntt did not write."""
 
     tensors: dict[str, TensorRecord]
-    record: CheckpointRecord | ReportRecord | None
+    record: AnyRecord | None
 
 
 def read_header(path: Path) -> Header:
@@ -154,7 +197,7 @@ def read_header(path: Path) -> Header:
     return Header(tensors, record)
 
 
-def _check_whole(path: Path, record: CheckpointRecord | ReportRecord | None) -> None:
+def _check_whole(path: Path, record: AnyRecord | None) -> None:
     """Compare the file with its own SHA-256.
 
     Raises:
@@ -188,7 +231,7 @@ def _damaged_tensors(data: mmap.mmap, body: int, record: FileRecord) -> str:
     )
 
 
-def _decode(path: Path, text: str) -> CheckpointRecord | ReportRecord:
+def _decode(path: Path, text: str) -> AnyRecord:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:

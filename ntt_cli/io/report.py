@@ -28,7 +28,12 @@ def history_tensors(history: Mapping[str, Sequence[float] | Tensor]) -> dict[str
 
 
 def write_report(
-    path: Path, tensors: Mapping[str, Tensor], *, kind: Literal["prune report", "finetune report"], summary: BaseModel
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: Literal["prune report", "finetune report"],
+    summary: BaseModel,
+    run_sha256: str | None = None,
 ) -> None:
     """Write the report's file.
 
@@ -36,5 +41,10 @@ def write_report(
         OutputError: if the file system refuses.
     """
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    record = ReportRecord(kind=kind, summary=summary.model_dump(mode="json"), tensors=tensor_hashes(contiguous))
+    record = ReportRecord(
+        kind=kind,
+        summary=summary.model_dump(mode="json"),
+        run_sha256=run_sha256,
+        tensors=tensor_hashes(contiguous),
+    )
     write_atomically(path, seal(save(contiguous, metadata=encode_record(record))))

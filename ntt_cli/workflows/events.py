@@ -14,11 +14,19 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something worth knowing about how the work is done."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class TransferStarted:
-    """The transfer begins; `layers` maps each prunable weight to its size."""
+    """The transfer begins after `done` of its steps; `layers` maps each prunable weight to its size."""
 
     steps: int
     layers: Mapping[str, int]
+    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,11 @@ class StepsDone:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Supervised training begins."""
+    """Supervised training begins, after `done` steps."""
 
     epochs: int
     steps_per_epoch: int
+    done: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class CellsChanged:
 
 Event = (
     Warned
+    | Noted
     | TransferStarted
     | MasksUpdated
     | StepsDone

@@ -16,13 +16,16 @@ from ntt_cli.core.functional import Masks
 from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import as_numbers
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
-from ntt_cli.errors import DivergedError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint, write_checkpoint
-from ntt_cli.io.files import check_outputs, report_path
+from ntt_cli.io.files import report_path
+from ntt_cli.io.machine import describe_machine
+from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
+from ntt_cli.io.state import file_sha256
 from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
+from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import (
     Inputs,
     known_standardisation,
@@ -32,6 +35,9 @@ from ntt_cli.workflows.prepare import (
     takes_channels_last,
 )
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
+from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_keeper
+from ntt_cli.workflows.stop import Stop
+from ntt_cli.workflows.training_progress import Best, Training
 
 LOOK_EVERY = 20
 EVALUATION_BATCH = 256
@@ -59,13 +65,6 @@ class Task:
     validation: Inputs
     learning_rate: float
     density: float
-
-
-@dataclass(frozen=True)
-class _Best:
-    epoch: int
-    key: tuple[float, float]
-    state: dict[str, Tensor]
 
 
 def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
@@ -101,25 +100,54 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     )
 
 
-def run(config: FinetuneConfig, on_event: EventSink) -> FinetuneReport:
+def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -> FinetuneReport:
     """Fine-tune, and write the chosen epoch's checkpoint and then the report.
+
+    Args:
+        config: as the user gave it.
+        on_event: told how the work goes.
+        stop: asks for the end; the training's state is saved then.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
+        Interrupted: if the run was asked to end.
     """
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
-    check_outputs(output, force=config.force)
-    task = prepare(config, on_event)
-    best, epochs = _train(task, on_event)
+    with claimed(output, config):
+        task = prepare(config, on_event)
+        this = _run_record(task)
+        if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
+            return done
+        keeper = open_keeper(output, config, kind="finetune state", run=this, stop=stop or Stop(), on_event=on_event)
+        with keeper.finishing():
+            best, epochs = _train(task, keeper, on_event)
+            report = _write(output, task, this, best, epochs)
+    return report
+
+
+def _run_record(task: Task) -> RunRecord:
+    config, loaded = task.config, task.loaded
+    return RunRecord(
+        config=recorded(config),
+        model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
+        weights_sha256=None if config.checkpoint is None else file_sha256(Path(config.checkpoint)),
+        data_sha256=data_sha256(task.training),
+        machine=describe_machine(pick_device(config.device)),
+    )
+
+
+def _write(output: Path, task: Task, this: RunRecord, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
+    config = task.config
     write_checkpoint(
         output,
         best.state,
         task.masks,
         kind="finetune",
         model=task.loaded,
-        config=recorded(config),
+        config=this.config,
         standardisation=task.training.standardisation,
+        run_sha256=this.sha256,
     )
     report = FinetuneReport(
         output=str(output),
@@ -136,55 +164,81 @@ def run(config: FinetuneConfig, on_event: EventSink) -> FinetuneReport:
     history = {"train_loss": [epoch.train_loss for epoch in epochs]}
     if len(task.validation):
         history["accuracy"] = [epoch.accuracy or 0.0 for epoch in epochs]
-    tensors = mask_tensors(task.masks) | history_tensors(history)
-    write_report(report_path(output), tensors, kind="finetune report", summary=report)
+    write_report(
+        report_path(output),
+        mask_tensors(task.masks) | history_tensors(history),
+        kind="finetune report",
+        summary=report,
+        run_sha256=this.sha256,
+    )
     return report
 
 
-def _train(task: Task, on_event: EventSink) -> tuple[_Best, list[EpochSummary]]:
+def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
     config, module = task.config, task.loaded.module
-    parameters = dict(module.named_parameters())
-    numbers = as_numbers(task.masks, parameters)
     optimiser = make_optimiser(
         config.optimiser,
-        [p for p in parameters.values() if p.requires_grad],
+        [p for p in module.parameters() if p.requires_grad],
         learning_rate=task.learning_rate,
         weight_decay=config.weight_decay,
     )
-    batch_size, steps_per_epoch = _division(task)
     schedule = _rate_schedule(config, optimiser, steps=steps_of(task))
-    on_event(TrainingStarted(config.epochs, steps_per_epoch))
-    order = torch.Generator().manual_seed(config.seed)
-    best: _Best | None = None
-    epochs: list[EpochSummary] = []
-    with torch.random.fork_rng():
+    training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
+    with torch.random.fork_rng(), keeper.stop.patiently():
         torch.manual_seed(config.seed)  # Dropout draws from the global generator
-        for epoch in range(1, config.epochs + 1):
-            module.train()
-            losses: list[Tensor] = []
-            shuffled = torch.randperm(len(task.training), generator=order)
-            for indices in shuffled[: steps_per_epoch * batch_size].split(batch_size):
-                x, labels = task.training.batch(indices), task.training.labels(indices)
-                losses.append(
-                    training_step(
-                        module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_numbers=numbers
-                    )
-                )
-                schedule.step()
-                if len(losses) % LOOK_EVERY == 0 or len(losses) == steps_per_epoch:
-                    _look(losses[-1], (epoch - 1) * steps_per_epoch + len(losses), on_event)
-            _check_finite(module, epoch)
-            accuracy, validation_loss = _validate(task.loaded, task.validation)
-            epochs.append(
-                EpochSummary(epoch=epoch, train_loss=float(torch.stack(losses).double().mean()), accuracy=accuracy)
+        if keeper.found is not None:
+            training.restore(keeper.found)
+        on_event(TrainingStarted(config.epochs, _division(task)[1], training.step))
+        for epoch in range(len(training.epochs) + 1, config.epochs + 1):
+            _train_epoch(task, training, keeper, on_event)
+            _end_epoch(task, training, epoch, keeper, on_event)
+        keeper.hold(training.state)
+    assert training.best is not None
+    return training.best, training.epochs
+
+
+def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: EventSink) -> None:
+    """What is left of the epoch's steps."""
+    module = training.module.train()
+    parameters = dict(module.named_parameters())
+    numbers = as_numbers(task.masks, parameters)
+    batch_size, steps = _division(task)
+    training.epoch_order = training.order.get_state()
+    shuffled = torch.randperm(len(task.training), generator=training.order)
+    for indices in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
+        x, labels = task.training.batch(indices), task.training.labels(indices)
+        try:
+            loss = training_step(
+                module,
+                training.optimiser,
+                x,
+                labels,
+                pick=task.loaded.pick,
+                parameters=parameters,
+                mask_numbers=numbers,
             )
-            on_event(EpochDone(epoch, epochs[-1].train_loss, accuracy))
-            # Without validation samples every epoch ties, and the last one counts.
-            key = (accuracy or 0.0, -validation_loss)
-            if best is None or key >= best.key:
-                best = _Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
-    assert best is not None
-    return best, epochs
+        except FloatingPointError as error:
+            raise keeper.diverged(f"step {training.step + 1}", str(error)) from error
+        training.losses.append(loss)
+        training.schedule.step()
+        training.step += 1
+        if len(training.losses) % LOOK_EVERY == 0 or len(training.losses) == steps:
+            _look(loss, training.step, keeper, on_event)
+        keeper.offer(training.state)
+
+
+def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_event: EventSink) -> None:
+    module = training.module
+    _check_finite(module, epoch, keeper)
+    accuracy, validation_loss = _validate(task, keeper, epoch)
+    train_loss = float(torch.stack(training.losses).double().mean())
+    training.losses = []
+    training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))
+    on_event(EpochDone(epoch, train_loss, accuracy))
+    # Without validation samples every epoch ties, and the last one counts.
+    key = (accuracy or 0.0, -validation_loss)
+    if training.best is None or key >= training.best.key:
+        training.best = Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
 
 
 def steps_of(task: Task) -> int:
@@ -224,36 +278,40 @@ def _rate_schedule(
     return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
 
 
-def _validate(loaded: LoadedModel, validation: Inputs) -> tuple[float | None, float]:
-    if not len(validation):
+def _validate(task: Task, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
+    """Accuracy and loss on the validation samples.
+
+    Raises:
+        DivergedError: if the network's loss is not finite, on some of the training samples where there are no others.
+    """
+    if not len(task.validation):
+        _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), keeper, epoch)
         return None, 0.0
+    return _evaluate(task.loaded, task.validation, keeper, epoch)
+
+
+def _evaluate(loaded: LoadedModel, inputs: Inputs, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
     module = loaded.module.eval()
     hits, count, loss = 0, 0, 0.0
     with torch.no_grad():
-        for indices in torch.arange(len(validation)).split(EVALUATION_BATCH):
-            logits, labels = loaded.pick(module(validation.batch(indices))), validation.labels(indices)
+        for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
+            logits, labels = loaded.pick(module(inputs.batch(indices))), inputs.labels(indices)
             rows, counted = counted_rows(logits, labels)
             hits += int((rows.argmax(dim=1) == counted).sum())
             count += len(counted)
             loss += float(label_loss(logits, labels, reduction="sum"))
+    if not math.isfinite(loss):
+        raise keeper.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
     return (hits / count, loss / count) if count else (None, 0.0)
 
 
-def _check_finite(module: nn.Module, epoch: int) -> None:
+def _check_finite(module: nn.Module, epoch: int, keeper: Keeper) -> None:
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise DivergedError(
-                f"epoch {epoch}",
-                f"{name} is no longer finite",
-                hint="try a smaller --learning-rate; nothing was written",
-            )
+            raise keeper.diverged(f"epoch {epoch}", f"{name} is no longer finite")
 
 
-def _look(loss: Tensor, step: int, on_event: EventSink) -> None:
+def _look(loss: Tensor, step: int, keeper: Keeper, on_event: EventSink) -> None:
     if not loss.isfinite():
-        raise DivergedError(
-            f"step {step}",
-            "the training loss is no longer finite",
-            hint="try a smaller --learning-rate; nothing was written",
-        )
+        raise keeper.diverged(f"step {step}", "the training loss is no longer finite")
     on_event(TrainingStepsDone(step, float(loss)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, TensorRecord, read_header
+from ntt_cli.io.metadata import AnyRecord, TensorRecord, read_header
 from ntt_cli.workflows.reports import Summary
 
 
@@ -14,7 +14,7 @@ class Inspection(Summary):
     file: str
     bytes: int
     tensors: dict[str, TensorRecord]
-    record: CheckpointRecord | ReportRecord | None
+    record: AnyRecord | None
 
 
 def run(path: Path) -> Inspection:

@@ -16,23 +16,25 @@ from ntt_cli.core.functional import Masks, Params
 from ntt_cli.core.initialise import rescale
 from ntt_cli.core.masks import apply_masks, count_kept
 from ntt_cli.core.transfer import Student
-from ntt_cli.errors import DivergedError
 from ntt_cli.io.checkpoint import write_checkpoint
-from ntt_cli.io.files import check_outputs, report_path
+from ntt_cli.io.files import report_path
+from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.memory import peak_memory_bytes
+from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
+from ntt_cli.io.state import file_sha256
 from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
-from ntt_cli.workflows.prepare import (
-    Inputs,
-    take_apart,
-)
+from ntt_cli.workflows.prepare import Inputs, pick_device, take_apart
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.room import Room
+from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_keeper
+from ntt_cli.workflows.stop import Stop
 from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer, take_step
 
@@ -51,30 +53,48 @@ class _Student:
     history: dict[str, Tensor]
 
 
-def run(config: PruneConfig, on_event: EventSink) -> PruneReport:
+def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> PruneReport:
     """Prune, and write the checkpoint and then its report.
+
+    Args:
+        config: as the user gave it.
+        on_event: told how the work goes.
+        stop: asks for the end; the transfer's state is saved then.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
+        Interrupted: if the run was asked to end.
     """
     output = Path(config.output)
-    check_outputs(output, force=config.force)
-    task = prepare(config, on_event)
-    room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
-    student = _prune(task, room, on_event)
-    agreement = _agreement(task, student, room)
-    kernels = _kernels(task, student)
-    report = _report(task, student, agreement, kernels)
-    write_checkpoint(
-        output,
-        task.teacher.state_dict(student.params, student.buffers),
-        student.masks,
-        kind="prune",
-        model=task.loaded,
-        config=recorded(config) | task.settings.recorded(),
-        standardisation=task.standardisation,
-    )
-    write_report(report_path(output), _report_tensors(student, kernels), kind="prune report", summary=report)
+    with claimed(output, config):
+        task = prepare(config, on_event)
+        this = _run_record(task)
+        if config.resume and (done := finished(output, this, PruneReport, on_event)):
+            return done
+        keeper = open_keeper(output, config, kind="prune state", run=this, stop=stop or Stop(), on_event=on_event)
+        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+        with keeper.finishing():
+            student = _prune(task, room, keeper, on_event)
+            agreement = _agreement(task, student, room, keeper)
+            kernels = _kernels(task, student)
+            report = _report(task, student, agreement, kernels)
+            write_checkpoint(
+                output,
+                task.teacher.state_dict(student.params, student.buffers),
+                student.masks,
+                kind="prune",
+                model=task.loaded,
+                config=this.config,
+                standardisation=task.standardisation,
+                run_sha256=this.sha256,
+            )
+            write_report(
+                report_path(output),
+                _report_tensors(student, kernels),
+                kind="prune report",
+                summary=report,
+                run_sha256=this.sha256,
+            )
     return report
 
 
@@ -118,7 +138,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     )
 
 
-def _prune(task: Task, room: Room, on_event: EventSink) -> _Student:
+def _prune(task: Task, room: Room, keeper: Keeper, on_event: EventSink) -> _Student:
     if task.config.sparsity == 0:
         return _Student(task.teacher.params, task.teacher.buffers, task.sight().dense(), {})
     if task.method.score is not None:
@@ -135,6 +155,7 @@ def _prune(task: Task, room: Room, on_event: EventSink) -> _Student:
             settings=task.settings,
             held=_held(task),
             room=room,
+            keeper=keeper,
             on_event=on_event,
         )
     if task.method.mask == "kept":
@@ -145,6 +166,17 @@ def _prune(task: Task, room: Room, on_event: EventSink) -> _Student:
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
     fresh = take_apart(other.module, task.inputs.device, on_event, pick=other.pick)
     return _masked(task, fresh.params, moved.masks, moved.history)
+
+
+def _run_record(task: Task) -> RunRecord:
+    config, loaded = task.config, task.loaded
+    return RunRecord(
+        config=recorded(config) | task.settings.recorded(),
+        model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
+        weights_sha256=None if config.weights is None else file_sha256(Path(config.weights)),
+        data_sha256=None if task.inputs is None else data_sha256(task.inputs),
+        machine=describe_machine(pick_device(config.device)),
+    )
 
 
 def _held(task: Task) -> Masks | None:
@@ -165,7 +197,7 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
     return _Student(masked, buffers, masks, history or {})
 
 
-def _agreement(task: Task, student: _Student, room: Room) -> Agreement | None:
+def _agreement(task: Task, student: _Student, room: Room, keeper: Keeper) -> Agreement | None:
     """With the teacher, on samples of the data.
 
     Raises:
@@ -187,11 +219,7 @@ def _agreement(task: Task, student: _Student, room: Room) -> Agreement | None:
         )
     )
     if not all(map(math.isfinite, agreement.model_dump().values())):
-        raise DivergedError(
-            "the student",
-            "its logits or its kernel are no longer finite",
-            hint="try a smaller --learning-rate; nothing was written",
-        )
+        raise keeper.diverged("the student", "its logits or its kernel are no longer finite")
     return agreement
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -44,6 +44,14 @@ class Room:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.run(work)
+
+    def state(self) -> dict[str, int | bool | None]:
+        """As JSON."""
+        return {"chunk": self.chunk, "lowered": self._lowered}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """As `state` told."""
+        self.chunk, self._lowered = state["chunk"], state["lowered"]
 
     def _lower(self, error: Exception) -> None:
         if not is_out_of_memory(error):

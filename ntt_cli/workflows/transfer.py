@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.masks import apply_masks, count_changes
+from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.rounds import masks_at, on_the_way
 from ntt_cli.core.schedule import density_at, mask_update_steps
 from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
-from ntt_cli.errors import DivergedError
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
+from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.settings import TransferSettings
+from ntt_cli.workflows.transfer_progress import Progress, restore_progress
 
 LOOK_EVERY = 20
 """Steps between two looks at the losses: at each, host and device wait for each other."""
@@ -48,23 +49,6 @@ class TransferResult:
     history: dict[str, Tensor]
 
 
-@dataclass
-class _History:
-    losses: list[TransferLoss] = field(default_factory=list)
-    update_steps: list[int] = field(default_factory=list)
-    densities: list[float] = field(default_factory=list)
-    changes: list[int] = field(default_factory=list)
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        parts = {part.name: [getattr(loss, part.name) for loss in self.losses] for part in fields(TransferLoss)}
-        taken = {name: torch.stack(values).cpu() for name, values in parts.items() if values[0] is not None}
-        return taken | {
-            "mask_update_step": torch.tensor(self.update_steps),
-            "density": torch.tensor(self.densities),
-            "mask_changes": torch.tensor(self.changes),
-        }
-
-
 def run_transfer(
     teacher: FunctionalModel,
     inputs: Inputs,
@@ -74,6 +58,7 @@ def run_transfer(
     settings: TransferSettings,
     held: Masks | None = None,
     room: Room,
+    keeper: Keeper,
     on_event: EventSink,
 ) -> TransferResult:
     """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
@@ -86,44 +71,53 @@ def run_transfer(
         settings: how.
         held: masks that another method chose, for weights alone to be moved; `None` to learn them.
         room: how many samples go through the network at once.
+        keeper: of the state, which may hold one to go on from.
         on_event: told about mask updates and steps.
 
     Raises:
-        DivergedError: as soon as a look at the losses finds one that is not finite.
+        DivergedError: as soon as a look at the numbers finds one that is not finite.
+        Interrupted: if the run is to end.
     """
-    on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}))
     batches = Batches(teacher, inputs, outputs, settings)
-    apply_teacher = teacher.bind()
-    buffers = teacher.buffers
-    student = start_student(apply_teacher, teacher.params, names, learning_rate=settings.learning_rate)
-    history = _History()
+    student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
+    progress = Progress(student, teacher.buffers)
+    if keeper.found is not None:
+        progress = restore_progress(progress, keeper.found, teacher, room)
+    on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every) if held is None else range(1)
-    for step in range(settings.steps):
-        if step in updates:
-            _check_finite(student.params, step)
-            if held is None:
-                density = density_at(
-                    settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
-                )
-                masks = _choose(student, inputs, outputs, settings, density, room)
-            else:
-                density, masks = settings.density, held
-            if step == updates[-1]:
-                buffers = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
-            apply = apply_teacher if buffers is teacher.buffers else teacher.bind(buffers)
-            changes = count_changes(student.masks, masks)
-            student = update_masks(student, masks, density=density, apply=apply)
-            history.update_steps.append(step)
-            history.densities.append(density)
-            history.changes.append(changes)
-            on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
-        loss = take_step(student, batches, step, settings, room)
-        history.losses.append(loss)
-        if step % LOOK_EVERY == LOOK_EVERY - 1 or step == settings.steps - 1:
-            _look(loss, step + 1, on_event)
-    _check_finite(student.params, settings.steps)
+    with keeper.stop.patiently():
+        while progress.step < settings.steps:
+            step = progress.step
+            if step in updates:
+                _check_finite(progress.student.params, step, keeper)
+                if held is None:
+                    density = density_at(
+                        settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
+                    )
+                    masks = _choose(progress.student, inputs, outputs, settings, density, room)
+                else:
+                    density, masks = settings.density, held
+                buffers = progress.buffers
+                if step == updates[-1]:
+                    buffers = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
+                changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
+                on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
+            try:
+                loss = take_step(progress.student, batches, step, settings, room)
+            except FloatingPointError as error:
+                raise keeper.diverged(f"step {step + 1}", str(error)) from error
+            progress.history.losses.append(loss)
+            progress.step += 1
+            if progress.step % LOOK_EVERY == 0 or progress.step == settings.steps:
+                _look(loss, progress.step, keeper, on_event)
+            keeper.offer(lambda: progress.state(teacher, room))
+        _check_finite(progress.student.params, settings.steps, keeper)
+        keeper.hold(lambda: progress.state(teacher, room))
     return TransferResult(
-        params=student.masked_params, buffers=buffers, masks=student.masks, history=history.as_tensors()
+        params=progress.student.masked_params,
+        buffers=progress.buffers,
+        masks=progress.student.masks,
+        history=progress.history.as_tensors(),
     )
 
 
@@ -199,21 +193,13 @@ def _score(
     return saliency_scores(student.params, sensitivities, student.masks)
 
 
-def _check_finite(params: Params, step: int) -> None:
+def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
     if not all(p.isfinite().all() for p in params.values()):
-        raise DivergedError(
-            f"step {step}",
-            "the student's weights are no longer finite",
-            hint="try a smaller --learning-rate; nothing was written",
-        )
+        raise keeper.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _look(loss: TransferLoss, step: int, on_event: EventSink) -> None:
+def _look(loss: TransferLoss, step: int, keeper: Keeper, on_event: EventSink) -> None:
     if not loss.total.isfinite():
-        raise DivergedError(
-            f"step {step}",
-            "the transfer's loss is no longer finite",
-            hint="try a smaller --learning-rate; nothing was written",
-        )
+        raise keeper.diverged(f"step {step}", "the transfer's loss is no longer finite")
     kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
     on_event(StepsDone(step, kernel, float(loss.logit_distance)))

@@ -1,0 +1,86 @@
+"""One run at a time for an output: a lock of the operating system, which dies with its holder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ntt_cli.errors import OutputError
+
+PATIENCE_SECONDS = 1.0
+"""For a holder that has the lock to write down who it is."""
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Generator[None]:
+    """Hold the output; the lock lies beside it, in `.OUT.lock`, and says who holds it.
+
+    Yields:
+        nothing.
+
+    Raises:
+        OutputError: if another run holds it, or the lock cannot be made.
+    """
+    path = lock_path(output)
+    try:
+        number = _acquire(path, output)
+    except OSError as error:
+        raise OutputError(
+            path, f"cannot be locked: {error.strerror}", hint="name a file elsewhere with --output"
+        ) from error
+    try:
+        yield
+    finally:
+        # While it is still held: afterwards the file may be another run's.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(number)
+
+
+def lock_path(output: Path) -> Path:
+    """`.OUT.lock` beside `OUT`."""
+    return output.with_name(f".{output.name}.lock")
+
+
+def _acquire(path: Path, output: Path) -> int:
+    while True:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, number):
+                since = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+                os.ftruncate(number, 0)
+                os.pwrite(number, f"pid {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+                return number
+        except BlockingIOError as error:
+            holder = _holder(number)
+            os.close(number)
+            raise OutputError(
+                output,
+                f"another run is at work on it: {holder}",
+                hint="wait for it, or name another file with --output",
+            ) from error
+        except OSError:
+            os.close(number)
+            raise
+        os.close(number)  # its holder removed it after we had opened it
+
+
+def _is_at(path: Path, number: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(number))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(number: int) -> str:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not (words := os.pread(number, 1000, 0)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return words.decode(errors="replace") or "it has not said which"

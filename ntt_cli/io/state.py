@@ -1,0 +1,100 @@
+"""The state of an unfinished run: tensors and JSON in one sealed safetensors file, beside the output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ntt_cli.errors import CheckpointError, ResumeError
+from ntt_cli.io.checkpoint import tensor_hashes
+from ntt_cli.io.files import write_atomically
+from ntt_cli.io.metadata import RunRecord, StateRecord, encode_record, read_header, seal
+
+Kind = Literal["prune state", "finetune state"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two steps.
+
+    Attributes:
+        step: steps done.
+        tensors: on the CPU once read; with the strides that they had.
+        values: what is no tensor, as JSON.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors named `PREFIX.NAME`, by `NAME`."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as `State.part` finds them."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None:
+    """Write a state; the one before it stays until this one is whole.
+
+    Raises:
+        OutputError: if the file system refuses.
+    """
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.tensors.items()
+    }
+    record = StateRecord(
+        kind=kind,
+        run=run,
+        step=state.step,
+        values=dict(state.values),
+        strides={name: value.stride() for name, value in state.tensors.items() if _is_permuted(value)},
+        tensors=tensor_hashes(tensors),
+    )
+    write_atomically(path, seal(save(tensors, metadata=encode_record(record))))
+
+
+def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
+    """Read a state, and what the run was that left it.
+
+    Raises:
+        ResumeError: if the file is damaged, or holds something else.
+    """
+    try:
+        record = read_header(path).record
+    except CheckpointError as error:
+        raise ResumeError(path, error.what, hint="remove it to start from the beginning") from error
+    if not isinstance(record, StateRecord) or record.kind != kind:
+        raise ResumeError(
+            path, f"is not a {kind} but {record.kind if record else 'of unknown origin'}", hint="name another --output"
+        )
+    tensors = load_file(path)
+    for name, strides in record.strides.items():
+        tensors[name] = torch.empty_strided(tensors[name].shape, strides, dtype=tensors[name].dtype).copy_(
+            tensors[name]
+        )
+    return State(step=record.step, tensors=tensors, values=record.values), record.run
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_permuted(value: Tensor) -> bool:
+    """Dense, but in another order, such as channels last: convolutions choose their arithmetic by it."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    contiguous = torch.empty(value.shape, device="meta").stride()
+    return value.numel() == extent and value.stride() != contiguous

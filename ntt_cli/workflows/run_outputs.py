@@ -1,0 +1,170 @@
+"""A run and its output: one run at a time, nothing overwritten by surprise, and going on where one was left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from ntt_cli.config import FinetuneConfig, PruneConfig
+from ntt_cli.errors import CheckpointError, OutputError, ResumeError
+from ntt_cli.io.files import check_outputs, remove_durably, remove_orphans, report_path, state_path
+from ntt_cli.io.lock import locked
+from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
+from ntt_cli.io.state import Kind, read_state
+from ntt_cli.workflows.events import EventSink, Noted, Warned
+from ntt_cli.workflows.keeper import Keeper
+from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.reports import Summary
+from ntt_cli.workflows.stop import Stop
+
+FINGERPRINT_SAMPLES = 256
+
+S = TypeVar("S", bound=Summary)
+
+
+@contextlib.contextmanager
+def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[None]:
+    """Hold the output for this run, and clean up after killed ones.
+
+    Yields:
+        nothing.
+
+    Raises:
+        OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
+    """
+    check_outputs(output, force=True)
+    with locked(output):
+        # Only now: a run that held it may have written it.
+        check_outputs(output, force=config.force or config.resume)
+        state = state_path(output)
+        for path in (output, report_path(output), state):
+            remove_orphans(path)
+        if state.exists() and not config.resume and not config.force:
+            raise OutputError(
+                state,
+                "holds the state of an unfinished run",
+                hint="go on with --resume, or start from the beginning with --force",
+            )
+        yield
+
+
+def data_sha256(inputs: Inputs) -> str:
+    """Of the number of samples, and of some of them, with their labels: cheap, however many there are."""
+    samples = inputs.samples
+    some = torch.linspace(0, len(samples) - 1, min(FINGERPRINT_SAMPLES, len(samples)), dtype=torch.float64).long()
+    digest = hashlib.sha256(str(len(samples)).encode())
+    for values in (samples.inputs(some), samples.labels):
+        if values is not None:
+            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
+    """What a whole checkpoint or report says, if this very run wrote it."""
+    try:
+        record = read_header(path).record
+    except CheckpointError:
+        return None
+    ours = isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256
+    return record if ours else None  # type: ignore[return-value]  # mypy does not see through `ours`
+
+
+def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
+    """The report of this very run, if it has been here and written everything."""
+    report = written_by(run, report_path(output))
+    if written_by(run, output) is None or not isinstance(report, ReportRecord):
+        return None
+    on_event(Noted(f"{output} is whole already, of the same run; nothing to do"))
+    with contextlib.suppress(OutputError):
+        remove_durably(state_path(output))
+    return kind.model_validate(report.summary)
+
+
+def open_keeper(
+    output: Path,
+    config: PruneConfig | FinetuneConfig,
+    *,
+    kind: Kind,
+    run: RunRecord,
+    stop: Stop,
+    on_event: EventSink,
+) -> Keeper:
+    """The keeper of a run that is about to start or, with `--resume`, to go on.
+
+    Raises:
+        ResumeError: if the state there cannot be gone on from.
+        OutputError: if files of another run are in the way.
+    """
+    path = state_path(output)
+    keeper = Keeper(path, kind, run, config.checkpoint_every, stop, on_event)
+    if not config.resume:
+        remove_durably(path)
+        return keeper
+    for there in (output, report_path(output)):
+        if there.exists() and not config.force and written_by(run, there) is None:
+            raise OutputError(
+                there, "is of another run", hint="name another with --output, or overwrite it with --force"
+            )
+    if not path.exists():
+        on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
+        return keeper
+    state, left_by = read_state(path, kind=kind)
+    _check_same(path, left_by, run, on_event, allow_mismatch=config.allow_mismatch)
+    on_event(Noted(f"going on from step {state.step:,}"))
+    return replace(keeper, found=state)
+
+
+def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventSink, *, allow_mismatch: bool) -> None:
+    """Refuse a state of another run.
+
+    Raises:
+        ResumeError: if they differ; it names how.
+    """
+    then, now = left_by.config, run.config
+    options = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    what = [_differs(_flag(name), then.get(name), now.get(name)) for name in options]
+    if left_by.model != run.model:
+        what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
+    if left_by.weights_sha256 != run.weights_sha256:
+        what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
+    if what:
+        raise ResumeError(
+            path,
+            "is the state of another run: " + "; ".join(what),
+            hint="go on with what it was begun with, or start from the beginning with --force and without --resume",
+        )
+    where = [
+        _differs(name, left_by.machine.get(name), run.machine.get(name))
+        for name in sorted({*left_by.machine, *run.machine})
+        if left_by.machine.get(name) != run.machine.get(name)
+    ]
+    if left_by.data_sha256 != run.data_sha256:
+        where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
+    if not where:
+        return
+    if not allow_mismatch:
+        raise ResumeError(
+            path,
+            "was saved under other conditions: " + "; ".join(where),
+            hint="go on where it was begun, or give up the same bytes with --allow-mismatch",
+        )
+    on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _differs(name: str, then: object, now: object) -> str:
+    return f"{name} was {_short(then)} and is {_short(now)}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

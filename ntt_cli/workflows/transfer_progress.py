@@ -1,0 +1,152 @@
+"""How far a transfer has come: its student and its history, and both as a state on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from ntt_cli.core.functional import FunctionalModel, Masks, Params
+from ntt_cli.core.masks import as_numbers, count_changes
+from ntt_cli.core.objective import TransferLoss
+from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
+from ntt_cli.core.transfer import Student, update_masks
+from ntt_cli.errors import ResumeError
+from ntt_cli.io.state import State, prefixed
+from ntt_cli.workflows.generators import generator_states, restore_generators
+from ntt_cli.workflows.room import Room
+
+
+@dataclass
+class History:
+    """What happened at each step and each mask update.
+
+    Attributes:
+        earlier: the losses of steps that an earlier process took, by part.
+        losses: of the steps since.
+        update_steps: steps before which masks were chosen.
+        densities: from then on.
+        changes: entries whose fate changed.
+    """
+
+    earlier: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[TransferLoss] = field(default_factory=list)
+    update_steps: list[int] = field(default_factory=list)
+    densities: list[float] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
+
+    def loss_tensors(self) -> dict[str, Tensor]:
+        """Each part of the loss over all steps, `[steps]`, on the CPU."""
+        parts = {part.name: [getattr(loss, part.name) for loss in self.losses] for part in fields(TransferLoss)}
+        taken = {name: values for name, values in parts.items() if values and values[0] is not None}
+        recent = {name: torch.stack(values).detach().cpu() for name, values in taken.items()}
+        if not self.earlier or not recent:
+            return self.earlier or recent
+        return {name: torch.cat([self.earlier[name], values]) for name, values in recent.items()}
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """All of it, for the report."""
+        return self.loss_tensors() | {
+            "mask_update_step": torch.tensor(self.update_steps),
+            "density": torch.tensor(self.densities),
+            "mask_changes": torch.tensor(self.changes),
+        }
+
+
+@dataclass
+class Progress:
+    """A transfer between two steps.
+
+    Attributes:
+        student: its parameters and optimiser move in place; everything else is replaced.
+        buffers: the student's; the teacher's own until the last mask update.
+        step: steps done.
+        history: of these steps.
+    """
+
+    student: Student
+    buffers: Params
+    step: int = 0
+    history: History = field(default_factory=History)
+
+    def update(self, masks: Masks, *, density: float, buffers: Params, teacher: FunctionalModel) -> int:
+        """Put the student under new masks, and return how many entries changed their fate."""
+        if buffers is not self.buffers:
+            self.student = replace(self.student, apply=teacher.bind(buffers))
+            self.buffers = buffers
+        changes = count_changes(self.student.masks, masks)
+        self.student = update_masks(self.student, masks, density=density, apply=self.student.apply)
+        self.history.update_steps.append(self.step)
+        self.history.densities.append(density)
+        self.history.changes.append(changes)
+        return changes
+
+    def state(self, teacher: FunctionalModel, room: Room) -> State:
+        """Everything that the steps to come depend on."""
+        student, history = self.student, self.history
+        own = {} if self.buffers is teacher.buffers else self.buffers
+        device = next(iter(student.params.values())).device
+        return State(
+            step=self.step,
+            tensors=prefixed("param", student.params)
+            | prefixed("mask", student.masks)
+            | prefixed("buffer", own)
+            | prefixed("optimiser", optimiser_tensors(student.optimiser))
+            | prefixed("history", history.loss_tensors())
+            | prefixed("generator", generator_states(device)),
+            values={
+                "density": student.density,
+                "update_steps": history.update_steps,
+                "densities": history.densities,
+                "changes": history.changes,
+                "room": room.state(),
+            },
+        )
+
+
+def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, room: Room) -> Progress:
+    """The progress whose `state` this is.
+
+    Args:
+        fresh: the same transfer before its first step; its parameters and optimiser are moved in place.
+        state: as read.
+        teacher: of both.
+        room: set as it was.
+
+    Raises:
+        ResumeError: if the state is of another network.
+    """
+    student, params, masks = fresh.student, state.part("param"), state.part("mask")
+    if {name: p.shape for name, p in params.items()} != {name: p.shape for name, p in student.params.items()}:
+        raise ResumeError(
+            "the state to go on from",
+            "is of a network with other parameters",
+            hint="go on with the same model, or start from the beginning with --force and without --resume",
+        )
+    with torch.no_grad():
+        for name, p in student.params.items():
+            p.copy_(params[name])
+    restore_optimiser(student.optimiser, state.part("optimiser"))
+    device = next(iter(student.params.values())).device
+    masks = {name: masks[name].to(device) for name in student.masks}
+    own = {name: value.to(device) for name, value in state.part("buffer").items()}
+    restore_generators(state.part("generator"), device)
+    room.restore(state.values["room"])
+    return Progress(
+        student=replace(
+            student,
+            apply=teacher.bind(own) if own else student.apply,
+            masks=masks,
+            mask_numbers=as_numbers(masks, student.params),
+            density=state.values["density"],
+        ),
+        buffers=own or fresh.buffers,
+        step=state.step,
+        history=History(
+            earlier=state.part("history"),
+            update_steps=list(state.values["update_steps"]),
+            densities=list(state.values["densities"]),
+            changes=list(state.values["changes"]),
+        ),
+    )
