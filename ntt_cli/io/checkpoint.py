@@ -21,6 +21,7 @@ from ntt_cli.io.metadata import (
     CheckpointRecord,
     LayerRecord,
     ModelRecord,
+    ReportRecord,
     StandardisationRecord,
     encode_record,
     read_header,
@@ -119,8 +120,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     record = read_header(path).record
     if not isinstance(record, CheckpointRecord | None):
-        suffix = ".report" if record.kind.endswith("report") else ".resume"
-        raise CheckpointError(path, f"is a {record.kind}, not a checkpoint", hint=f"name the file without {suffix}")
+        what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
+        raise CheckpointError(path, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
     tensors = load_file(path)
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from ntt_cli.config import (
@@ -18,12 +19,13 @@ from ntt_cli.config import (
     PruneConfig,
     method_of,
 )
-from ntt_cli.errors import UsageError
+from ntt_cli.errors import ResumeError, UsageError
 from ntt_cli.io.results import CELLS, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
-from ntt_cli.workflows.events import Event
+from ntt_cli.workflows.events import Event, EventSink
 from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
+from ntt_cli.workflows.stop import Stop
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
 DENSE = "dense.safetensors"
@@ -87,14 +89,15 @@ def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
     return read_result(folder_of(config, cell), CellResult)
 
 
-def run_cell(config: CompareConfig, cell: Cell) -> CellResult:
-    """Do the work, and write the result last.
+def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> CellResult:
+    """Do the work, and write the result last; of what a killed process did, nothing is done again.
 
     Raises:
         NttError: what went wrong in one of the steps.
         UsageError: if the cell that chooses the rate has no result.
+        Interrupted: if `stop` asks for the end.
     """
-    begun = time.monotonic()
+    begun, stop = time.monotonic(), stop or Stop()
     folder = folder_of(config, cell)
     folder.mkdir(parents=True, exist_ok=True)
     rates: tuple[float | None, ...] = config.learning_rates or (None,)
@@ -107,9 +110,9 @@ def run_cell(config: CompareConfig, cell: Cell) -> CellResult:
                 hint="run that cell first",
             )
         rates = (chosen.learning_rate,)
-    sparse = _sparse_checkpoint(config, cell, folder)
+    sparse = _sparse_checkpoint(config, cell, folder, stop)
     as_pruned = _evaluate(config, cell, sparse)
-    tuned = [_finetune(config, cell, folder, sparse, rate) for rate in rates]
+    tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
     tested = _evaluate(config, cell, best.output)
     assert as_pruned.accuracy is not None
@@ -152,31 +155,55 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
     return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
 
 
-def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path) -> str:
+def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
     name, _ = method_of(cell.method)
     if name == "trained-magnitude":
-        output = str(folder / DENSE)
-        finetune.run(FinetuneConfig(**_shared(config, cell), **_training(config), output=output), _ignore)
-    return prune.run(pruning_of(config, cell), _ignore).output
+        dense = FinetuneConfig(
+            **_shared(config, cell), **_resuming(config), **_training(config), output=str(folder / DENSE)
+        )
+        _resumed_or_anew(finetune.run, dense, stop)
+    pruning = pruning_of(config, cell).model_copy(update=_resuming(config))
+    return _resumed_or_anew(prune.run, pruning, stop).output
 
 
-def _finetune(config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None) -> FinetuneReport:
+def _finetune(
+    config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None, stop: Stop
+) -> FinetuneReport:
     output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate:g}.safetensors")
     options = FinetuneConfig(
-        **_shared(config, cell), **_training(config), checkpoint=checkpoint, learning_rate=rate, output=str(output)
+        **_shared(config, cell),
+        **_resuming(config),
+        **_training(config),
+        checkpoint=checkpoint,
+        learning_rate=rate,
+        output=str(output),
     )
-    return finetune.run(options, _ignore)
+    return _resumed_or_anew(finetune.run, options, stop)
+
+
+C = TypeVar("C", PruneConfig, FinetuneConfig)
+R = TypeVar("R")
+
+
+def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: Stop) -> R:
+    """Go on from what a killed process left, or, if that was on another machine, start from the beginning."""
+    try:
+        return run(options, _ignore, stop)
+    except ResumeError:
+        return run(options.model_copy(update={"resume": False}), _ignore, stop)
 
 
 def _evaluate(config: CompareConfig, cell: Cell, checkpoint: str) -> EvaluateReport:
     shared = _shared(config, cell) | {"data": config.test_data or config.data, "limit": None}
-    shared.pop("force")
     return evaluate.run(EvaluateConfig(**shared, checkpoint=checkpoint, split="test"), _ignore)
 
 
 def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
-    # Files that a killed run left are written again.
-    return {name: getattr(config, name) for name in SHARED} | {"seed": cell.seed, "force": True}
+    return {name: getattr(config, name) for name in SHARED} | {"seed": cell.seed}
+
+
+def _resuming(config: CompareConfig) -> dict[str, Any]:
+    return {"force": True, "resume": True, "checkpoint_every": config.checkpoint_every}
 
 
 def _training(config: CompareConfig) -> dict[str, Any]:

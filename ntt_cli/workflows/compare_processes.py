@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from ntt_cli.config import CompareConfig
 from ntt_cli.errors import NttError
 from ntt_cli.workflows.compare_cell import Cell, pilot_of, run_cell
 from ntt_cli.workflows.events import CellsChanged, EventSink
+from ntt_cli.workflows.stop import GRACE_SECONDS, Interrupted, Stop, listening
 
 
 @dataclass
@@ -91,11 +94,20 @@ def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink)
                     board.workers.remove(worker)
                 on_event(board.event())
     finally:
-        for worker in board.workers:
-            worker.process.kill()
-            worker.process.join()
-            worker.pipe.close()
+        _end(board.workers)
     return board.failed
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Let the cells that run save their state, each process at the same time."""
+    for worker in workers:
+        worker.process.terminate()
+    until = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        worker.process.join(max(0.0, until - time.monotonic()))
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
 
 
 def _next(config: CompareConfig, board: _Board) -> Cell | None:
@@ -126,15 +138,17 @@ def _free_worker(config: CompareConfig, board: _Board) -> _Worker:
 def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
     """The life of a process: cells, until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the comparison itself ends its cells
+    stop = Stop()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(Interrupted), listening(stop, [signal.SIGTERM]):
         while True:
             try:
-                run_cell(config, pipe.recv())
+                run_cell(config, pipe.recv(), stop)
                 pipe.send(None)
-            except (EOFError, KeyboardInterrupt):
-                return  # the comparison itself says so
+            except EOFError:
+                return
             except NttError as error:
                 pipe.send(f"{error.where}: {error.what}; {error.hint}")
             except Exception:

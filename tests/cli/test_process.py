@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -95,9 +96,31 @@ def test_signals(number: signal.Signals, code: int, word: str) -> None:
         process.send_signal(number)
         out, err = process.communicate()
     assert (process.returncode, out) == (code, "")
-    assert err.splitlines()[-1] == f"warning: {word}; no file is half-written"
+    told, hint = err.splitlines()[-2:]
+    assert re.fullmatch(rf"warning: {word}; sparse.resume.safetensors holds step [\d,]+", told)
+    command = f"ntt prune {model} --sparsity 0.9 --steps 300000 --force -q --resume"
+    assert hint == f"hint: go on with: {command}"
     assert "Traceback" not in err
-    assert content() == before
+    assert {path: data for path, data in content().items() if "resume" not in path.name} == before
+    verified = shell("ntt verify sparse.resume.safetensors")
+    assert "whole" in verified.stdout, verified.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_signal_before_the_first_step() -> None:
+    Path("slow.py").write_text("import sys, time\nprint('building', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen([*NTT, "prune", "slow.py", "-s", "0.9"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    with process:
+        assert process.stderr.readline() == "building\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 143
+    assert err.splitlines() == [
+        "warning: terminated; no file is half-written",
+        "hint: go on with: ntt prune slow.py -s 0.9 --resume",
+    ]
+    assert {path.name for path in content()} == {MODEL, "slow.py"}
 
 
 @pytest.mark.usefixtures("checkpoints")

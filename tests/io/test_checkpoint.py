@@ -39,7 +39,7 @@ MASKS = {"fc.weight": torch.tensor([[True, False], [True, True]])}
 METADATA = (
     '{"config":{"seed":0,"sparsity":0.25},"file_sha256":"FILE","format_version":1,"kind":"prune","layers":{"fc.weight":{"kept":3,'
     '"mask_sha256":"MASK","shape":[2,2]}},"model":{"sha256":"00","source":"net.py"},'
-    '"standardisation":{"mean":[0.5],"std":[0.25]},"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"}}'
+    '"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"}}'
 )
 
 
@@ -96,7 +96,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
     digest = json.loads(header["__metadata__"]["ntt"])["file_sha256"]
     assert header["__metadata__"]["ntt"] == golden.replace("FILE", digest)
     assert digest == sha256_of(data.replace(digest.encode(), b"0" * 64))
-    assert sha256_of(data) == "fcbdba351b9880f273d2865075fef21955453e246efd78e34fc40c55ca350141"
+    assert sha256_of(data) == "ed07db42dc00c18c124b9cca74a0814dc8652140af58c44d4eb968ed0f58cd62"
 
 
 def test_anyone_can_load_it(tmp_path: Path) -> None:
