@@ -1,0 +1,75 @@
+"""Runs that are killed: the files are the old ones or the new ones, and a resumed run ends in the same bytes."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.conftest import FILES, TORTURE, Driver, Prepared, outputs
+
+EVERY = 1 if TORTURE else 4
+RANDOM_KILLS = 100 if TORTURE else 3
+
+
+def check_whole(prepared: Prepared, folder: Path) -> None:
+    """Each file is the old or the new one, and the report is never newer than its checkpoint."""
+    found = outputs(folder)
+    for name in FILES:
+        assert found[name] in {prepared.old[name], prepared.new[name]}, name
+    if found[FILES[1]] == prepared.new[FILES[1]]:
+        assert found[FILES[0]] == prepared.new[FILES[0]]
+
+
+def check_resumed(prepared: Prepared, folder: Path, driver: Driver) -> None:
+    done = driver.run(folder, prepared.command, "--resume")
+    assert done.status == 0, done.stderr
+    assert outputs(folder) == prepared.new
+    assert {path.name for path in folder.iterdir()} == {path.name for path in prepared.folder.iterdir()}
+
+
+@pytest.mark.parametrize("how", ["kill", "tear"])
+def test_killed_at_every_call(prepared: Prepared, driver: Driver, tmp_path: Path, how: str) -> None:
+    for number in range(1 + (how == "tear") * EVERY // 2, prepared.calls + 1, EVERY):
+        folder = prepared.copy(tmp_path / "run")
+        assert driver.run(folder, prepared.command, at=number, how=how).status == -9
+        check_whole(prepared, folder)
+        check_resumed(prepared, folder, driver)
+
+
+def test_killed_at_random_moments(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    driver.run(prepared.copy(tmp_path / "run"), prepared.command)
+    seconds = time.monotonic() - begun
+    chance = random.Random(0)
+    for _ in range(RANDOM_KILLS):
+        folder = prepared.copy(tmp_path / "run")
+        assert driver.run(folder, prepared.command, after=chance.uniform(0, seconds)).status in {-9, 0}
+        check_whole(prepared, folder)
+        check_resumed(prepared, folder, driver)
+
+
+def test_ten_kills_in_a_row(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:
+    folder = prepared.copy(tmp_path / "run")
+    # Far enough for a step to be saved now and then, so that it advances.
+    for number in range(8, 18):
+        assert driver.run(folder, prepared.command, "--resume", at=number).status == -9
+        check_whole(prepared, folder)
+    check_resumed(prepared, folder, driver)
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_a_signal_at_any_moment(prepared: Prepared, driver: Driver, tmp_path: Path, number: int, code: int) -> None:
+    chance = random.Random(number)
+    begun = time.monotonic()
+    driver.run(prepared.copy(tmp_path / "run"), prepared.command)
+    seconds = time.monotonic() - begun
+    for _ in range(RANDOM_KILLS):
+        folder = prepared.copy(tmp_path / "run")
+        done = driver.run(folder, prepared.command, after=chance.uniform(0.05, seconds), signal=number)
+        assert done.status in {code, 0}, done.stderr
+        assert "Traceback" not in done.stderr
+        check_whole(prepared, folder)
+        check_resumed(prepared, folder, driver)
