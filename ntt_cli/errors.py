@@ -54,3 +54,7 @@ class DivergedError(NttError):
     """The numbers stopped being finite."""
 
     exit_code = 3
+
+
+class LostError(NttError):
+    """Another process of the same run has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -56,7 +57,7 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
             interruption = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
             word = "terminated" if interruption.number == signal.SIGTERM else "interrupted"
             streams.warn(f"{word}; {interruption.kept}")
-            if again is not None:
+            if again is not None and not streams.speaker:
                 streams.hint(f"go on with: {again}")
             raise typer.Exit(128 + interruption.number) from error
         except BrokenPipeError as error:
@@ -69,7 +70,8 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
 def command_line(context: typer.Context, *more: str) -> str:
     """The command as it was typed, with these options where it had none of them."""
     given: list[str] = context.obj
-    return shlex.join(["ntt", *given, *(option for option in more if option not in given)])
+    program = "torchrun … -m ntt_cli" if "WORLD_SIZE" in os.environ else "ntt"
+    return f"{program} {shlex.join([*given, *(option for option in more if option not in given)])}"
 
 
 Result = TypeVar("Result")

@@ -20,12 +20,16 @@ PIPE_WIDTH = 1000
 
 @dataclass(frozen=True)
 class Streams:
-    """The two consoles and how the result is shown; `quiet` keeps progress and advice to itself in every mode."""
+    """The two consoles and how the result is shown; `quiet` keeps progress and advice to itself in every mode.
+
+    `speaker` stands before the errors of one of several processes.
+    """
 
     out: Console
     err: Console
     mode: Mode
     quiet: bool
+    speaker: str = ""
 
     def result(self, report: BaseModel, *, human: RenderableType, quiet: str) -> None:
         """Print the result once, in the chosen form.
@@ -56,6 +60,8 @@ class Streams:
 
     def warn(self, text: str) -> None:
         """A warning, shown in every mode."""
+        if self.speaker:
+            return  # the first process has the same one
         self.err.print(Text.assemble(("warning", "bold yellow"), ": ", text), soft_wrap=True)
 
     def fail(self, text: str) -> None:
@@ -64,7 +70,9 @@ class Streams:
 
     def error(self, error: NttError) -> None:
         """What was wrong, where, and what to do."""
-        self.err.print(Text.assemble(("error", "bold red"), f": {error.where}: {error.what}"), soft_wrap=True)
+        self.err.print(
+            Text.assemble(("error", "bold red"), f": {self.speaker}{error.where}: {error.what}"), soft_wrap=True
+        )
         self.hint(error.hint)
 
     def hint(self, text: str) -> None:
@@ -78,6 +86,10 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     out, err = Console(file=_open(sys.stdout)), Console(file=_open(sys.stderr))
     if not out.is_terminal:
         out.width = PIPE_WIDTH  # a pipe has no edge at which to wrap lines or cut off names
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and "WORLD_SIZE" in os.environ:
+        # Of the processes that torchrun starts, the first speaks for all; the others tell of their errors alone.
+        return Streams(Console(file=_open(None)), err, mode, quiet=True, speaker=f"process {rank}: ")
     return Streams(out=out, err=err, mode=mode, quiet=quiet)
 
 

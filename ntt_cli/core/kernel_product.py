@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from ntt_cli.core.functional import Apply, Masks, Params
+from ntt_cli.core.sharing import Sum, alone
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def kernel_product(
     *,
     active: Masks | None = None,
     chunk: int | None = None,
+    total: Sum = alone,
 ) -> KernelProduct:
     """`K v = J(x1) (J(x2)ᵀ v)` for `K = J(x1) J(x2)ᵀ` of shape `[n, m, c, c]`, which is never formed.
 
@@ -63,10 +65,11 @@ def kernel_product(
         probe: `v`.
         active: restrict the derivative to the entries where these masks are `True`, or 1; others count whole.
         chunk: samples that go through the network at once; all by default.
+        total: sums over the processes that share `x1` and `x2`; each gets the answers for its own share.
     """
     leaves = _leaves(params)
     tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
-    tangents = _restricted(tangents, active)
+    tangents = _restricted(total(tangents), active)
     logits1, product = _without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
     return KernelProduct(product=product, logits1=logits1, logits2=logits2)
 
@@ -80,10 +83,11 @@ def answers(
     *,
     active: Masks | None = None,
     chunk: int | None = None,
+    total: Sum = alone,
 ) -> Answers:
     """`kernel_product`, or without a probe the logits alone, for a third of the cost."""
     if probe is not None:
-        return kernel_product(apply, params, x1, x2, probe, active=active, chunk=chunk)
+        return kernel_product(apply, params, x1, x2, probe, active=active, chunk=chunk, total=total)
     (logits,) = _without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), chunk)
     logits1, logits2 = logits.split([len(x1), len(x2)])
     return Answers(logits1=logits1, logits2=logits2)
@@ -98,14 +102,15 @@ def answers_and_pullback(
     *,
     active: Masks | None = None,
     chunk: int | None = None,
+    total: Sum = alone,
 ) -> tuple[Answers, Pullback]:
     """`answers`, and a function, to be called once, that takes gradients by them back to the parameters.
 
     With `γ` the gradient by the product `p = J(x1) J(x2)ᵀ v`, that by the parameters is
     `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` are held. Each term is one forward-mode
     pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
-    differentiated backwards twice. Sums over samples, both split exactly into chunks of either half; with more than
-    one chunk of `x1` their forward-mode passes are made again.
+    differentiated backwards twice. Sums over samples, both split exactly into chunks of either half, and into
+    shares of several processes; with more than one chunk of `x1` their forward-mode passes are made again.
     """
     leaves = _leaves(params)
     if probe is None:
@@ -115,24 +120,24 @@ def answers_and_pullback(
 
         def pull_logits(gradients: Answers) -> Params:
             replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values())
-            return _gradients(leaves)
+            return total(_gradients(leaves))
 
         return Answers(logits1=logits1, logits2=logits2), pull_logits
 
     tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
-    tangents = _leaves(_restricted(tangents, active))
+    tangents = _leaves(_restricted(total(tangents), active))
     replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
 
     def pull(gradients: Answers) -> Params:
         assert isinstance(gradients, KernelProduct)
         replay((gradients.logits1, gradients.product), [*leaves.values(), *tangents.values()])
-        others = _restricted(_gradients(tangents), active)
+        others = _restricted(total(_gradients(tangents)), active)
         tangents.clear()
         for x, by_logits, v in zip(*(_chunks(t, chunk) for t in (x2, gradients.logits2, probe)), strict=True):
             with torch.enable_grad():
                 outputs = _forward_mode(apply, leaves, others, x)
             _backward(outputs, (by_logits, v), leaves.values())
-        return _gradients(leaves)
+        return total(_gradients(leaves))
 
     return KernelProduct(product=product, logits1=logits1, logits2=logits2), pull
 

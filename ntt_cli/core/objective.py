@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Params
 from ntt_cli.core.kernel_product import Answers, KernelProduct
+from ntt_cli.core.sharing import Sum, alone
 
 ObjectiveName = Literal["relative", "paper"]
 
@@ -49,27 +50,6 @@ class TransferLoss:
     weight_penalty: Tensor
     alignment: Tensor | None
 
-    def detach(self) -> TransferLoss:
-        """The same numbers without their graph."""
-        return TransferLoss(
-            total=self.total.detach(),
-            kernel_distance=None if self.kernel_distance is None else self.kernel_distance.detach(),
-            logit_distance=self.logit_distance.detach(),
-            weight_penalty=self.weight_penalty.detach(),
-            alignment=self.alignment,
-        )
-
-
-def relative_distance(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """`‖s − t‖² / ‖t‖²`."""
-    # A teacher of zeros leaves the plain squared norm over the smallest number: large, never NaN.
-    return (student - teacher).square().sum() / teacher.square().sum().clamp_min(torch.finfo(teacher.dtype).tiny)
-
-
-def mean_squared_distance(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """`mean((s − t)²)`."""
-    return (student - teacher).square().mean()
-
 
 def squared_norm(params: Params, names: Iterable[str]) -> Float[Tensor, ""]:
     """`‖w‖²` over the named parameters."""
@@ -84,11 +64,13 @@ def transfer_loss(
     params: Params,
     prunable: Iterable[str],
     density: float,
+    total: Sum = alone,
 ) -> TransferLoss:
     """The loss of one batch from what student and teacher answer, with the same Gaussian probe.
 
-    With kernel products, `‖A v‖²` for `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; with the
-    logits alone there is no kernel term.
+    `relative` distances are `‖s − t‖² / ‖t‖²`, those of `paper` `mean((s − t)²)`. With kernel products, `‖A v‖²` for
+    `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; with the logits alone there is no kernel
+    term.
 
     Args:
         objective: form and weights.
@@ -97,24 +79,55 @@ def transfer_loss(
         params: the student's masked parameters `m ⊙ w`.
         prunable: names of the parameters that the penalty is on.
         density: `d`, the kept fraction of them now.
+        total: sums over the processes that share the batch. Each has its own share of the distances, which add up.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
-    distance = relative_distance if objective.name == "relative" else mean_squared_distance
-    outputs = distance(logits, target)
-    penalty = squared_norm(params, prunable) / density
-    total = outputs + objective.weight_penalty * penalty
-    kernel, cosine = None, None
+    parts = {"logits": (logits - target).square().sum()}
+    sums = {"logits": _size(objective, target)}
     if isinstance(student, KernelProduct) and isinstance(teacher, KernelProduct):
-        kernel = distance(student.product, teacher.product)
-        cosine = torch.cosine_similarity(student.product.detach().flatten(), teacher.product.flatten(), dim=0)
-        if objective.name == "paper":
-            # The probe sums over the m·c columns of the kernel, whose mean is asked for.
-            kernel = kernel / student.logits2.numel()
-        total = total + objective.kernel_weight * kernel
+        ours, theirs = student.product, teacher.product
+        parts["kernel"] = (ours - theirs).square().sum()
+        sums |= {"kernel": _size(objective, theirs), "columns": _count(student.logits2)}
+        own = ours.detach()
+        sums |= {"inner": (own * theirs).sum(), "student": own.square().sum(), "teacher": theirs.square().sum()}
+    sums = total(sums)
+    # A teacher of zeros leaves the plain squared norm over the smallest number: large, never NaN.
+    shares = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in parts.items()}
+    if objective.name == "paper" and "kernel" in shares:
+        # The probe sums over the m·c columns of the kernel, whose mean is asked for.
+        shares["kernel"] = shares["kernel"] / sums["columns"]
+    penalty = squared_norm(params, prunable) / density
+    return _combined(objective, shares, penalty, _cosine(sums) if "kernel" in shares else None)
+
+
+def _combined(
+    objective: Objective, distances: Mapping[str, Tensor], penalty: Tensor, alignment: Tensor | None
+) -> TransferLoss:
+    loss = distances["logits"] + objective.weight_penalty * penalty
+    if "kernel" in distances:
+        loss = loss + objective.kernel_weight * distances["kernel"]
     return TransferLoss(
-        total=total, kernel_distance=kernel, logit_distance=outputs, weight_penalty=penalty, alignment=cosine
+        total=loss,
+        kernel_distance=distances.get("kernel"),
+        logit_distance=distances["logits"],
+        weight_penalty=penalty,
+        alignment=alignment,
     )
+
+
+def _size(objective: Objective, teacher: Tensor) -> Tensor:
+    """What a squared distance to it is divided by."""
+    return teacher.square().sum() if objective.name == "relative" else _count(teacher)
+
+
+def _count(values: Tensor) -> Tensor:
+    return values.new_tensor(float(values.numel()))
+
+
+def _cosine(sums: Params) -> Tensor:
+    norms = sums["student"].sqrt() * sums["teacher"].sqrt()
+    return sums["inner"] / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
 def loss_gradients(
@@ -125,18 +138,32 @@ def loss_gradients(
     params: Params,
     prunable: Iterable[str],
     density: float,
+    total: Sum = alone,
 ) -> tuple[TransferLoss, Answers, Params]:
-    """`transfer_loss`, detached, its gradient by each of the student's answers, and that of the penalty by its weights.
+    """`transfer_loss` of the whole batch, detached, and the gradients of its terms.
 
-    The arguments are those of `transfer_loss`, without a graph. Without a penalty there are no weights in the third.
+    The second is that by each of the student's answers, the third that of the penalty by the weights.
+
+    The arguments are those of `transfer_loss`, without a graph. Without a penalty the third is empty.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
     names = list(prunable)
     weights = {name: params[name].detach().requires_grad_() for name in names} if objective.weight_penalty else {}
     loss = transfer_loss(
-        objective, replace(student, **leaves), teacher, params=params | weights, prunable=names, density=density
+        objective,
+        replace(student, **leaves),
+        teacher,
+        params=params | weights,
+        prunable=names,
+        density=density,
+        total=total,
     )
     gradients = torch.autograd.grad(loss.total, [*leaves.values(), *weights.values()])
     found = dict(zip([*leaves, *weights], gradients, strict=True))
     by_answers = replace(student, **{name: found[name] for name in leaves})
-    return loss.detach(), by_answers, {name: found[name] for name in weights}
+    shares = {"logits": loss.logit_distance} | (
+        {} if loss.kernel_distance is None else {"kernel": loss.kernel_distance}
+    )
+    distances = total({name: share.detach() for name, share in shares.items()})
+    whole = _combined(objective, distances, loss.weight_penalty.detach(), loss.alignment)
+    return whole, by_answers, {name: found[name] for name in weights}

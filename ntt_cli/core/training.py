@@ -11,8 +11,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks
-from ntt_cli.core.logits import Pick, label_loss, usual_logits
+from ntt_cli.core.logits import IGNORED, Pick, label_loss, usual_logits
 from ntt_cli.core.optimiser import advance
+from ntt_cli.core.sharing import Sum, alone
 
 OptimiserName = Literal["adamw", "sgd"]
 
@@ -57,6 +58,7 @@ def training_step(
     pick: Pick = usual_logits,
     parameters: Mapping[str, nn.Parameter],
     mask_numbers: Masks,
+    total: Sum = alone,
 ) -> Float[Tensor, ""]:
     """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
 
@@ -68,13 +70,19 @@ def training_step(
         pick: the logits among what the module returns.
         parameters: the module's.
         mask_numbers: 1 = kept, 0 = pruned, by parameter.
+        total: sums over the processes that share the batch; all of them move the same network in the same way.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
     optimiser.zero_grad(set_to_none=True)
-    loss = label_loss(pick(module(x)), labels)
+    count = total({"labels": (labels != IGNORED).sum()})["labels"]
+    loss = label_loss(pick(module(x)), labels, reduction="sum") / count.clamp_min(1)
     loss.backward()
+    moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    sums = total(moved | {"": loss.detach()})
+    for name in moved:
+        parameters[name].grad = sums[name]
     advance(optimiser)
     zero_pruned(parameters, mask_numbers)
-    return loss.detach()
+    return sums[""]

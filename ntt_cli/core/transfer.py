@@ -13,6 +13,7 @@ from ntt_cli.core.kernel_product import Answers, answers_and_pullback
 from ntt_cli.core.masks import apply_masks, as_numbers
 from ntt_cli.core.objective import Objective, TransferLoss, loss_gradients
 from ntt_cli.core.optimiser import advance
+from ntt_cli.core.sharing import Sum, alone
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def transfer_step(
     objective: Objective,
     active: bool,
     chunk: int | None = None,
+    total: Sum = alone,
 ) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 
@@ -88,15 +90,18 @@ def transfer_step(
         objective: what is minimised.
         active: take the student's kernel over kept entries only.
         chunk: samples that go through the network at once; all of a half by default.
+        total: sums over the processes that share the batch; all of them move the same student in the same way.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
     masked = student.masked_params
     restriction = student.mask_numbers if active else None
-    own, pullback = answers_and_pullback(student.apply, masked, x1, x2, probe, active=restriction, chunk=chunk)
+    own, pullback = answers_and_pullback(
+        student.apply, masked, x1, x2, probe, active=restriction, chunk=chunk, total=total
+    )
     loss, by_answers, by_weights = loss_gradients(
-        objective, own, teacher, params=masked, prunable=student.masks, density=student.density
+        objective, own, teacher, params=masked, prunable=student.masks, density=student.density, total=total
     )
     for name, gradient in pullback(by_answers).items():
         if name in by_weights:

@@ -12,6 +12,7 @@ from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import Answers, answers, draw_probe
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.settings import TransferSettings
+from ntt_cli.workflows.world import ALONE, World
 
 REMEMBERED_BYTES = 2**28
 """Of the teacher's answers, how much is kept for the next time that their batch is drawn."""
@@ -46,12 +47,14 @@ class Batches:
         inputs: unlabelled.
         outputs: number of logits.
         settings: of the transfer.
+        world: the processes that share each batch; this one's share is what `at` gives.
     """
 
     teacher: FunctionalModel
     inputs: Inputs
     outputs: int
     settings: TransferSettings
+    world: World = ALONE
     _answers: dict[int, Answers] = field(default_factory=dict)
     _logits: Tensor | None = None
     _remembered: int = 0
@@ -62,13 +65,16 @@ class Batches:
         number = step if settings.batches is None else step % settings.batches
         generator = seeded(settings.seed, number)
         indices = torch.randint(len(self.inputs), (settings.batch_size,), generator=generator)
-        x1, x2 = self.inputs.batch(indices).chunk(2)
+        first, second = indices.chunk(2)
+        mine = [self.world.share(half) for half in (first, second)]
+        x1, x2 = self.inputs.batch(torch.cat(mine)).split([len(half) for half in mine])
         if not settings.objective.kernel_weight:
-            return Batch(x1, x2, None, self._logits_of(indices, x1, x2, chunk))
-        probe = draw_probe((len(x2), self.outputs), like=self._like, generator=generator)
+            return Batch(x1, x2, None, self._logits_of(torch.cat(mine), x1, x2, chunk))
+        whole = draw_probe((len(second), self.outputs), like=self._like, generator=generator)
+        probe = self.world.share(whole)
         known = self._answers.get(number)
         if known is None:
-            known = answers(self.teacher.bind(), self.teacher.params, x1, x2, probe, chunk=chunk)
+            known = answers(self.teacher.bind(), self.teacher.params, x1, x2, probe, chunk=chunk, total=self.world.sum)
             self._remember(number, known)
         return Batch(x1, x2, probe, known)
 

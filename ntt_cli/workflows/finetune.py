@@ -38,6 +38,7 @@ from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_keeper
 from ntt_cli.workflows.stop import Stop
 from ntt_cli.workflows.training_progress import Best, Training
+from ntt_cli.workflows.world import this_world
 
 LOOK_EVERY = 20
 EVALUATION_BATCH = 256
@@ -114,15 +115,21 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
     """
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
-    with claimed(output, config):
+    world = this_world()
+    with claimed(output, config, world):
         task = prepare(config, on_event)
+        world.require(min(config.batch_size, len(task.training)))
         this = _run_record(task)
         if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
             return done
-        keeper = open_keeper(output, config, kind="finetune state", run=this, stop=stop or Stop(), on_event=on_event)
+        keeper = open_keeper(
+            output, config, kind="finetune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+        )
         with keeper.finishing():
             best, epochs = _train(task, keeper, on_event)
-            report = _write(output, task, this, best, epochs)
+            report = _report(output, task, best, epochs)
+            if world.first:
+                _write(output, task, this, best, report)
     return report
 
 
@@ -137,8 +144,22 @@ def _run_record(task: Task) -> RunRecord:
     )
 
 
-def _write(output: Path, task: Task, this: RunRecord, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
-    config = task.config
+def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
+    return FinetuneReport(
+        output=str(output),
+        report=str(report_path(output)),
+        model=task.config.model,
+        data=task.training.samples.spec,
+        optimiser=task.config.optimiser,
+        learning_rate=task.learning_rate,
+        density=task.density,
+        best_epoch=best.epoch,
+        accuracy=epochs[best.epoch - 1].accuracy,
+        epochs=epochs,
+    )
+
+
+def _write(output: Path, task: Task, this: RunRecord, best: Best, report: FinetuneReport) -> None:
     write_checkpoint(
         output,
         best.state,
@@ -149,21 +170,9 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, epochs: list[E
         standardisation=task.training.standardisation,
         run_sha256=this.sha256,
     )
-    report = FinetuneReport(
-        output=str(output),
-        report=str(report_path(output)),
-        model=config.model,
-        data=task.training.samples.spec,
-        optimiser=config.optimiser,
-        learning_rate=task.learning_rate,
-        density=task.density,
-        best_epoch=best.epoch,
-        accuracy=epochs[best.epoch - 1].accuracy,
-        epochs=epochs,
-    )
-    history = {"train_loss": [epoch.train_loss for epoch in epochs]}
+    history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}
     if len(task.validation):
-        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in epochs]
+        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in report.epochs]
     write_report(
         report_path(output),
         mask_tensors(task.masks) | history_tensors(history),
@@ -171,7 +180,6 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, epochs: list[E
         summary=report,
         run_sha256=this.sha256,
     )
-    return report
 
 
 def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
@@ -184,8 +192,8 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
     )
     schedule = _rate_schedule(config, optimiser, steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
-    with torch.random.fork_rng(), keeper.stop.patiently():
-        torch.manual_seed(config.seed)  # Dropout draws from the global generator
+    with torch.random.fork_rng(), keeper.world.joined(task.training.device), keeper.stop.patiently():
+        torch.manual_seed(config.seed + keeper.world.rank)  # Dropout draws from the global generator
         if keeper.found is not None:
             training.restore(keeper.found)
         on_event(TrainingStarted(config.epochs, _division(task)[1], training.step))
@@ -205,7 +213,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
     batch_size, steps = _division(task)
     training.epoch_order = training.order.get_state()
     shuffled = torch.randperm(len(task.training), generator=training.order)
-    for indices in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
+    for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
         x, labels = task.training.batch(indices), task.training.labels(indices)
         try:
             loss = training_step(
@@ -216,6 +224,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
                 pick=task.loaded.pick,
                 parameters=parameters,
                 mask_numbers=numbers,
+                total=keeper.world.sum,
             )
         except FloatingPointError as error:
             raise keeper.diverged(f"step {training.step + 1}", str(error)) from error
@@ -229,8 +238,11 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
 
 def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_event: EventSink) -> None:
     module = training.module
+    if keeper.world.size > 1:
+        # Batch-norm statistics are of each process's own samples.
+        module.load_state_dict(keeper.world.from_first(dict(module.named_buffers())), strict=False)
     _check_finite(module, epoch, keeper)
-    accuracy, validation_loss = _validate(task, keeper, epoch)
+    accuracy, validation_loss = _validate(task, keeper, epoch) if keeper.world.first else (None, 0.0)
     train_loss = float(torch.stack(training.losses).double().mean())
     training.losses = []
     training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))

@@ -15,6 +15,7 @@ from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import Kind, State, write_state
 from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.stop import Interrupted, Stop
+from ntt_cli.workflows.world import ALONE, World
 
 
 def keep_nothing() -> Keeper:
@@ -37,6 +38,7 @@ class Keeper:
         stop: whether the run was asked to end.
         on_event: told when a state cannot be saved, and the run goes on without.
         found: the state that an earlier run left; `None` to start from the beginning.
+        world: the processes of the run, which end after the same step; the first saves for all.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Keeper:
     stop: Stop
     on_event: EventSink
     found: State | None = None
+    world: World = ALONE
     _saved: int | None = None
     _last: float = field(default_factory=time.monotonic)
     _end: Callable[[], State] | None = None
@@ -62,6 +65,8 @@ class Keeper:
             DivergedError: if the state is not finite, which is never saved.
             OutputError: if the run is to end and its state cannot be saved.
         """
+        if self.world.size > 1:
+            self.stop.asked = self.world.most(self.stop.asked or 0) or None
         if (number := self.stop.look()) is not None:
             self._save(state())
             raise Interrupted(number, self.kept)
@@ -101,7 +106,8 @@ class Keeper:
             raise OutputError(error.where, error.what, hint=hint) from error
         # Beside a whole result a state does no harm, so that failing to remove it is no failure.
         with contextlib.suppress(OutputError):
-            remove_durably(self.path)
+            if self.world.first:
+                remove_durably(self.path)
 
     def diverged(self, where: str, what: str) -> DivergedError:
         """The error for numbers that are no longer finite."""
@@ -117,7 +123,7 @@ class Keeper:
             self._save(self._end())
 
     def _save(self, state: State) -> None:
-        if state.step == self._saved:
+        if state.step == self._saved or not self.world.first:
             return
         # What does not recover; an optimiser's squares may be infinite for a while.
         for name, value in (state.part("param") | state.part("buffer")).items():

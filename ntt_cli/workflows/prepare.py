@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ def pick_device(name: str) -> torch.device:
         here.insert(0, "mps")
     if torch.cuda.is_available():
         here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
+    if name in {"auto", here[0]} and here[0] == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # the one that torchrun meant for this process
     if name == "auto":
         return torch.device(here[0])
     if name not in here:

@@ -37,6 +37,7 @@ from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_k
 from ntt_cli.workflows.stop import Stop
 from ntt_cli.workflows.threads import threads_for
 from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer, take_step
+from ntt_cli.workflows.world import World, this_world
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
@@ -65,16 +66,21 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
-    output = Path(config.output)
-    with claimed(output, config):
+    output, world = Path(config.output), this_world()
+    with claimed(output, config, world):
         task = prepare(config, on_event)
+        world.require(task.settings.batch_size // 2)
         this = _run_record(task)
         if config.resume and (done := finished(output, this, PruneReport, on_event)):
             return done
-        keeper = open_keeper(output, config, kind="prune state", run=this, stop=stop or Stop(), on_event=on_event)
-        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+        keeper = open_keeper(
+            output, config, kind="prune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+        )
+        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event, fixed=world.size > 1)
         with keeper.finishing():
-            student = _prune(task, room, keeper, on_event)
+            student = _prune(task, room, keeper, world, on_event)
+            if not world.first:
+                return _report(task, student, None, None)
             agreement = _agreement(task, student, room, keeper)
             kernels = _kernels(task, student)
             report = _report(task, student, agreement, kernels)
@@ -138,7 +144,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     )
 
 
-def _prune(task: Task, room: Room, keeper: Keeper, on_event: EventSink) -> _Student:
+def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: EventSink) -> _Student:
     if task.config.sparsity == 0:
         return _Student(task.teacher.params, task.teacher.buffers, task.sight().dense(), {})
     if task.method.score is not None:
@@ -146,7 +152,7 @@ def _prune(task: Task, room: Room, keeper: Keeper, on_event: EventSink) -> _Stud
         params = task.teacher.params
         return _masked(task, rescale(params, layer_densities(masks)) if task.method.rescaled else params, masks)
     assert task.inputs is not None
-    with threads_for(task.teacher, task.inputs):
+    with threads_for(task.teacher, task.inputs), world.joined(task.inputs.device):
         moved = run_transfer(
             task.teacher,
             task.inputs,
@@ -156,6 +162,7 @@ def _prune(task: Task, room: Room, keeper: Keeper, on_event: EventSink) -> _Stud
             held=_held(task),
             room=room,
             keeper=keeper,
+            world=world,
             on_event=on_event,
         )
     if task.method.mask == "kept":

@@ -23,11 +23,13 @@ class Room:
         chunk: that many; `None` for half a batch.
         batch_size: samples a step.
         on_event: told when there are fewer.
+        fixed: there are never fewer; of processes that work together none may begin a step again.
     """
 
     chunk: int | None
     batch_size: int
     on_event: EventSink
+    fixed: bool = False
     _lowered: bool = False
 
     def run(self, work: Callable[[int | None], Result]) -> Result:
@@ -57,9 +59,9 @@ class Room:
         if not is_out_of_memory(error):
             raise error
         now = self.chunk or math.ceil(self.batch_size / 2)
-        if self._lowered or now == 1:
+        if self._lowered or self.fixed or now == 1:
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            smaller = "a smaller --image-size" if now == 1 else "--micro-batch 1"
+            smaller = "a smaller --image-size" if now == 1 else f"--micro-batch {max(1, now // 4)}"
             raise UsageError(
                 f"--micro-batch {now}",
                 f"does not fit into memory: {reason}",

@@ -22,6 +22,7 @@ from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import Summary
 from ntt_cli.workflows.stop import Stop
+from ntt_cli.workflows.world import World
 
 FINGERPRINT_SAMPLES = 256
 
@@ -29,8 +30,8 @@ S = TypeVar("S", bound=Summary)
 
 
 @contextlib.contextmanager
-def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[None]:
-    """Hold the output for this run, and clean up after killed ones.
+def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World) -> Generator[None]:
+    """Hold the output for this run, and clean up after killed ones; the first of its processes does, for all.
 
     Yields:
         nothing.
@@ -38,6 +39,9 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[Non
     Raises:
         OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
     """
+    if not world.first:
+        yield
+        return
     check_outputs(output, force=True)
     with locked(output):
         # Only now: a run that held it may have written it.
@@ -93,6 +97,7 @@ def open_keeper(
     kind: Kind,
     run: RunRecord,
     stop: Stop,
+    world: World,
     on_event: EventSink,
 ) -> Keeper:
     """The keeper of a run that is about to start or, with `--resume`, to go on.
@@ -102,9 +107,10 @@ def open_keeper(
         OutputError: if files of another run are in the way.
     """
     path = state_path(output)
-    keeper = Keeper(path, kind, run, config.checkpoint_every, stop, on_event)
+    keeper = Keeper(path, kind, run, config.checkpoint_every, stop, on_event, world=world)
     if not config.resume:
-        remove_durably(path)
+        if world.first:
+            remove_durably(path)
         return keeper
     for there in (output, report_path(output)):
         if there.exists() and not config.force and written_by(run, there) is None:

@@ -23,6 +23,7 @@ from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.settings import TransferSettings
 from ntt_cli.workflows.transfer_progress import Progress, restore_progress
+from ntt_cli.workflows.world import ALONE, World
 
 LOOK_EVERY = 20
 """Steps between two looks at the losses: at each, host and device wait for each other."""
@@ -59,6 +60,7 @@ def run_transfer(
     held: Masks | None = None,
     room: Room,
     keeper: Keeper,
+    world: World = ALONE,
     on_event: EventSink,
 ) -> TransferResult:
     """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
@@ -72,13 +74,14 @@ def run_transfer(
         held: masks that another method chose, for weights alone to be moved; `None` to learn them.
         room: how many samples go through the network at once.
         keeper: of the state, which may hold one to go on from.
+        world: the processes that share each batch; masks are chosen once, by the first.
         on_event: told about mask updates and steps.
 
     Raises:
         DivergedError: as soon as a look at the numbers finds one that is not finite.
         Interrupted: if the run is to end.
     """
-    batches = Batches(teacher, inputs, outputs, settings)
+    batches = Batches(teacher, inputs, outputs, settings, world)
     student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
     progress = Progress(student, teacher.buffers)
     if keeper.found is not None:
@@ -94,12 +97,16 @@ def run_transfer(
                     density = density_at(
                         settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
                     )
-                    masks = _choose(progress.student, inputs, outputs, settings, density, room)
+                    masks = progress.student.masks
+                    if world.first:
+                        masks = _choose(progress.student, inputs, outputs, settings, density, room)
+                    masks = world.from_first(masks)
                 else:
                     density, masks = settings.density, held
                 buffers = progress.buffers
                 if step == updates[-1]:
                     buffers = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
+                    buffers = world.from_first(buffers)
                 changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
                 on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
             try:
@@ -135,6 +142,7 @@ def take_step(student: Student, batches: Batches, step: int, settings: TransferS
             objective=settings.objective,
             active=settings.active,
             chunk=chunk,
+            total=batches.world.sum,
         )
 
     return room.run(move)

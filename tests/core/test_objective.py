@@ -8,12 +8,13 @@ from ntt_cli.core.objective import (
     Objective,
     ObjectiveName,
     TransferLoss,
-    mean_squared_distance,
-    relative_distance,
+    loss_gradients,
     squared_norm,
     transfer_loss,
 )
+from ntt_cli.core.sharing import Sum
 from tests.core.cases import MODEL_CASES, brute_force_kernel
+from tests.shares import in_shares
 
 # One row, two columns, two outputs: squared differences 1 + 9 in the products, 0 + 4, 9 + 1, 0 + 9 in the logits.
 STUDENT = KernelProduct(
@@ -69,17 +70,40 @@ def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
     assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
 
 
-def test_distances_by_hand() -> None:
-    student, teacher = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert relative_distance(student, teacher).item() == 13.0
-    assert mean_squared_distance(student, teacher).item() == 3.25
-    assert squared_norm({"w": student, "v": teacher}, ["w"]).item() == 14.0
+def test_squared_norm_by_hand() -> None:
+    weights = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    assert squared_norm({"w": weights, "v": torch.ones(3)}, ["w"]).item() == 14.0
 
 
 def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
-    zeros = torch.zeros(3)
-    assert relative_distance(zeros, zeros).item() == 0
-    assert relative_distance(torch.ones(3), zeros).item() > 1e30
+    objective = Objective(name="relative", kernel_weight=1.0, weight_penalty=0.0)
+    zeros = KernelProduct(logits1=torch.zeros(1, 2), logits2=torch.zeros(2, 2), product=torch.zeros(1, 2))
+    assert loss_of(objective, zeros, zeros).total.item() == 0
+    far = loss_of(objective, STUDENT, zeros)
+    assert far.total.item() > 1e30
+    assert far.alignment.item() == 0
+
+
+@pytest.mark.parametrize("name", ["relative", "paper"])
+def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def answers() -> KernelProduct:
+        return KernelProduct(*(torch.randn(n, 2, generator=generator) for n in (3, 5, 3)))
+
+    def share(of: KernelProduct, rank: int) -> KernelProduct:
+        return KernelProduct(*(values[rank::2] for values in (of.logits1, of.logits2, of.product)))
+
+    objective, student, teacher = Objective(name, kernel_weight=2.0, weight_penalty=0.5), answers(), answers()
+
+    def loss(rank: int, total: Sum) -> TransferLoss:
+        own, theirs = share(student, rank), share(teacher, rank)
+        return loss_gradients(objective, own, theirs, params=PARAMS, prunable=["a", "b"], density=0.25, total=total)[0]
+
+    whole = loss_of(objective, student, teacher)
+    for own in in_shares(loss):
+        for part in ("total", "kernel_distance", "logit_distance", "weight_penalty", "alignment"):
+            torch.testing.assert_close(getattr(own, part), getattr(whole, part))
 
 
 def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:

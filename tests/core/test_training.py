@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ntt_cli.core.logits import IGNORED
 from ntt_cli.core.masks import as_numbers
+from ntt_cli.core.sharing import Sum, alone
 from ntt_cli.core.training import OptimiserName, default_learning_rate, make_optimiser, training_step, zero_pruned
 from tests.core.cases import random_masks
+from tests.shares import in_shares
 
 X = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(16) % 3
@@ -90,3 +93,35 @@ def test_zeroing_touches_nothing_else() -> None:
     for name in ("0.bias", "2.weight", "2.bias"):
         assert torch.equal(parameters[name].detach(), before[name])
     assert all(p.grad is None for p in parameters.values())
+
+
+def test_processes_that_share_the_batch_take_the_step_of_one() -> None:
+    """Shares of unequal size, and of unequal numbers of labels that count."""
+    labels = LABELS.clone()
+    labels[::5] = IGNORED
+
+    def steps(rank: int, total: Sum, size: int = 3) -> list[Tensor]:
+        module = build()
+        optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
+        parameters, (x, own) = dict(module.named_parameters()), (values[rank::size] for values in (X, labels))
+        losses = [
+            training_step(module, optimiser, x, own, parameters=parameters, mask_numbers={}, total=total)
+            for _ in range(2)
+        ]
+        return [*losses, *(p.detach() for p in parameters.values())]
+
+    whole = steps(0, alone, size=1)
+    expected = nn.functional.cross_entropy(build()(X), labels, ignore_index=IGNORED)
+    torch.testing.assert_close(whole[0], expected.detach())
+    for results in in_shares(steps, size=3):
+        torch.testing.assert_close(results, whole)
+
+
+def test_a_batch_without_a_label_that_counts_moves_nothing() -> None:
+    module = build()
+    optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
+    labels = torch.full_like(LABELS, IGNORED)
+    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), mask_numbers={})
+    assert loss == 0
+    for name, value in build().state_dict().items():
+        assert torch.equal(module.state_dict()[name], value)

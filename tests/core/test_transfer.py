@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks, Params, functional_model
-from ntt_cli.core.kernel_product import KernelProduct, draw_probe, kernel_product
+from ntt_cli.core.kernel_product import KernelProduct, answers, draw_probe, kernel_product
 from ntt_cli.core.objective import Objective, ObjectiveName
+from ntt_cli.core.sharing import Sum, alone
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from tests.core.cases import MODEL_CASES, brute_force_kernel, random_masks, relative_error
+from tests.shares import in_shares
 
 CASES = {case.name: case for case in MODEL_CASES}
 MLP = CASES["mlp"]
@@ -76,6 +78,41 @@ def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: 
         transfer_step(student, X1, X2, probe=probe, teacher=products, objective=objective, active=active, chunk=chunk)
         for key in params:
             torch.testing.assert_close(student.params[key].detach(), params[key], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["relative", "paper"])
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "logits alone"])
+@pytest.mark.parametrize("chunk", [None, 1], ids=["whole", "one by one"])
+def test_processes_that_share_the_batch_take_the_step_of_one(
+    name: ObjectiveName, kernel: bool, chunk: int | None
+) -> None:
+    objective = Objective(name=name, kernel_weight=0.7, weight_penalty=0.01)
+    masks, model = random_masks(MLP.functional().params), MLP.functional()
+    x1, x2 = MLP.inputs(3, seed=1), MLP.inputs(5, seed=2)
+    probe = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def steps(rank: int, total: Sum, size: int = 2) -> list[Tensor]:
+        """The losses of three steps, and then the weights."""
+        student, results = masked_student(masks), []
+        mine = [x[rank::size] for x in (x1, x2)]
+        own = probe[rank::size] if kernel else None
+        for _ in range(3):
+            loss = transfer_step(
+                student,
+                *mine,
+                probe=own,
+                teacher=answers(model.bind(), model.params, *mine, own, total=total),
+                objective=objective,
+                active=True,
+                chunk=chunk,
+                total=total,
+            )
+            results.append(loss.total)
+        return [*results, *(p.detach() for p in student.params.values())]
+
+    whole = steps(0, alone, size=1)
+    for results in in_shares(steps):
+        torch.testing.assert_close(results, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_pruned_entries_stay_and_kept_ones_move() -> None:

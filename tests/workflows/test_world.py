@@ -1,0 +1,159 @@
+"""Several processes on one run, as torchrun starts them, against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ntt_cli.errors import UsageError
+from ntt_cli.workflows.world import ALONE, World, this_world
+from tests.networks import write_network
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+TRANSFER = ["-s", "0.8", "--steps", "8", "--mask-update-every", "2", "--limit", "60", "--batch-size", "10"]
+TRAINING = ["--epochs", "2", "--limit", "60", "--batch-size", "10", "--validation", "0.2"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
+
+
+def start(size: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """What `torchrun` does on one node."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "ntt_cli", *arguments],
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **own),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def outcome(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    heard = [process.communicate(timeout=120) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, heard, strict=True)]
+
+
+def run(size: int, *arguments: str) -> list[tuple[int, str, str]]:
+    return outcome(start(size, *arguments))
+
+
+def assert_same(one: str, two: str, *, tolerance: float) -> None:
+    first, second = load_file(one), load_file(two)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value != 0, second[name] != 0), name
+        torch.testing.assert_close(second[name], value, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_two_processes_prune_as_one_does() -> None:
+    """Convolutions and batch normalisation included; masks are equal, weights up to rounding."""
+    model = write_network("convolutional")
+    for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
+        results = run(size, "prune", model, *TRANSFER, "-o", output, "--json")
+        assert [code for code, _, _ in results] == [0] * size, results
+        assert json.loads(results[0][1])["output"] == output
+        assert all(words == "" for _, *words in [(0, *heard[1:]) for heard in results[1:]] for words in words)
+    assert_same("one.safetensors", "two.safetensors", tolerance=1e-4)
+    assert {path.name for path in Path().glob("*.safetensors")} == {
+        f"{name}{kind}.safetensors" for name in ("one", "two") for kind in ("", ".report")
+    }
+
+
+def test_two_processes_train_as_one_does() -> None:
+    model = write_network("plain")
+    assert run(1, "prune", model, *TRANSFER, "-q")[0][0] == 0
+    for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
+        results = run(size, "finetune", model, "-c", "sparse.safetensors", *TRAINING, "-o", output, "-q")
+        assert [code for code, _, _ in results] == [0] * size, results
+    assert_same("one.safetensors", "two.safetensors", tolerance=1e-5)
+
+
+def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
+    model = write_network("plain")
+    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
+    state = Path("sparse.resume.safetensors")
+    while not state.exists():
+        assert all(process.poll() is None for process in processes), outcome(processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    (code, _, words), _ = outcome(processes)
+    assert time.monotonic() - begun < 30
+    assert code == 2
+    assert "error: process 0 of 2: cannot reach the others" in words
+    assert "go on with --resume" in words
+    assert state.exists()
+
+
+def test_a_signal_to_one_ends_all_after_the_same_step() -> None:
+    model = write_network("plain")
+    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
+    state = Path("sparse.resume.safetensors")
+    while not state.exists():
+        assert all(process.poll() is None for process in processes), outcome(processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    results = outcome(processes)
+    assert [code for code, _, _ in results] == [143, 143]
+    assert "sparse.resume.safetensors holds step" in results[0][2]
+    assert "torchrun … -m ntt_cli prune" in results[0][2]
+    assert results[1][2] == ""
+
+
+def test_errors_say_which_process_met_them() -> None:
+    results = run(2, "prune", "missing.py", "-s", "0.5")
+    assert [code for code, _, _ in results] == [2, 2]
+    assert results[0][2].startswith("error: missing.py: there is no such file")
+    assert results[1][2].startswith("error: process 1: missing.py: there is no such file")
+
+
+def test_fewer_samples_than_processes_are_refused() -> None:
+    World(rank=0, size=4).require(4)
+    with pytest.raises(UsageError, match="leaves 3 samples to 4 processes at once"):
+        World(rank=0, size=4).require(3)
+
+
+def test_shares_are_a_partition() -> None:
+    values = torch.arange(11)
+    shares = [World(rank, 3).share(values) for rank in range(3)]
+    assert torch.cat(shares).sort().values.tolist() == list(range(11))
+    assert [len(share) for share in shares] == [4, 4, 3]
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert this_world() == ALONE
+    tensors = {"a": torch.ones(2)}
+    assert ALONE.sum(tensors) is tensors
+    assert ALONE.from_first(tensors) is tensors
+    assert ALONE.most(7) == 7
+
+
+def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert this_world() == World(rank=2, size=4)
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(UsageError, match="RANK=two WORLD_SIZE=4: is no process of a run"):
+        this_world()
