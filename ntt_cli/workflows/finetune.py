@@ -114,7 +114,7 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
     """
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
-    with claimed(output, config):
+    with claimed(output, config, on_event):
         task = prepare(config, on_event)
         this = _run_record(task)
         if config.resume and (done := finished(output, this, FinetuneReport, on_event)):

@@ -66,7 +66,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         Interrupted: if the run was asked to end.
     """
     output = Path(config.output)
-    with claimed(output, config):
+    with claimed(output, config, on_event):
         task = prepare(config, on_event)
         this = _run_record(task)
         if config.resume and (done := finished(output, this, PruneReport, on_event)):

@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Summary)
 
 
 @contextlib.contextmanager
-def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[None]:
+def claimed(output: Path, config: PruneConfig | FinetuneConfig, on_event: EventSink) -> Generator[None]:
     """Hold the output for this run, and clean up after killed ones.
 
     Yields:
@@ -39,7 +39,9 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[Non
         OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
     """
     check_outputs(output, force=True)
-    with locked(output):
+    with locked(output) as alone:
+        if not alone:
+            on_event(Warned(f"the file system has no locks: let no other run write {output}"))
         # Only now: a run that held it may have written it.
         check_outputs(output, force=config.force or config.resume)
         state = state_path(output)
@@ -54,12 +56,21 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig) -> Generator[Non
         yield
 
 
-def data_sha256(inputs: Inputs) -> str:
-    """Of the number of samples, and of some of them, with their labels: cheap, however many there are."""
+def data_sha256(inputs: Inputs) -> str | None:
+    """Of the number of samples, and of some of them, with their labels: cheap, however many there are.
+
+    `None` where a sample is another each time that it is fetched, as of a data set that augments.
+    """
     samples = inputs.samples
-    some = torch.linspace(0, len(samples) - 1, min(FINGERPRINT_SAMPLES, len(samples)), dtype=torch.float64).long()
-    digest = hashlib.sha256(str(len(samples)).encode())
-    for values in (samples.inputs(some), samples.labels):
+    count = min(FINGERPRINT_SAMPLES, len(samples))
+    some = torch.linspace(0, len(samples) - 1, count, dtype=torch.float64).long()
+    found = [_digest(len(samples), samples.inputs(some), samples.labels) for _ in range(2)]
+    return found[0] if found[0] == found[1] else None
+
+
+def _digest(count: int, inputs: torch.Tensor, labels: torch.Tensor | None) -> str:
+    digest = hashlib.sha256(str(count).encode())
+    for values in (inputs, labels):
         if values is not None:
             digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -67,8 +67,11 @@ class Stop:
         return self.asked
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextlib.contextmanager
-def listening(stop: Stop, numbers: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> Generator[None]:
+def listening(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
     """Let these signals ask for the end: the first one politely, the second at once. For the main thread alone.
 
     Yields:
@@ -87,14 +90,34 @@ def listening(stop: Stop, numbers: Iterable[signal.Signals] = (signal.SIGINT, si
         if stop.patient and stop.asked is not None:
             raise Interrupted(stop.asked)
 
-    before = {number: signal.signal(number, ask) for number in numbers}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
+    with _handled(numbers, ask), _handled([signal.SIGALRM], interrupt):
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def leaving() -> Generator[None]:
+    """While there is nothing to save yet, or any more: a signal ends the process at once.
+
+    Yields:
+        nothing.
+    """
+    with _handled(SIGNALS, lambda number, _: _leave(number)):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    # One that is ignored stays so: a shell starts background jobs with the interrupt ignored.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _leave(number: int) -> None:

@@ -29,6 +29,7 @@ from ntt_cli.cli.app import main  # noqa: E402
 from tests.networks import write_network  # noqa: E402
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 
 class Faults:
