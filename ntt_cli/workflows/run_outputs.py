@@ -140,7 +140,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     then, now = left_by.config, run.config
     options = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     what = [_differs(_flag(name), then.get(name), now.get(name)) for name in options]
-    if left_by.model != run.model:
+    if left_by.model.sha256 != run.model.sha256:
         what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
     if left_by.weights_sha256 != run.weights_sha256:
         what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
@@ -169,7 +169,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
 
 
 def _differs(name: str, then: object, now: object) -> str:
