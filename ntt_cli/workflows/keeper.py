@@ -14,7 +14,7 @@ from ntt_cli.io.files import remove_durably
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import Kind, State, write_state
 from ntt_cli.workflows.events import EventSink, Warned
-from ntt_cli.workflows.stop import Interrupted, Stop
+from ntt_cli.workflows.stop import Interrupted, Stop, blamed
 
 
 def keep_nothing() -> Keeper:
@@ -90,7 +90,8 @@ class Keeper:
             OutputError: if the result cannot be written.
         """
         try:
-            yield
+            with blamed(self.stop):
+                yield
         except Interrupted as interruption:
             self._save_end()
             raise Interrupted(interruption.number, self.kept) from interruption

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import FrameType
 
+from ntt_cli.errors import DivergedError, OutputError
+
 GRACE_SECONDS = 7.0
 """For a step to end and its state to be saved, before the work is interrupted wherever it is."""
 
@@ -65,6 +67,31 @@ class Stop:
         if self.asked is not None:
             self.patient = False
         return self.asked
+
+
+@contextlib.contextmanager
+def blamed(stop: Stop) -> Generator[None]:
+    """An error of code that was interrupted is taken for the interruption.
+
+    torch, or a user's code, may raise another error while it cleans up.
+
+    Yields:
+        nothing.
+
+    Raises:
+        Interrupted: if the run was asked to end before something went wrong.
+        OutputError: as it was: the state cannot be saved.
+        DivergedError: as it was: the state is worth nothing.
+        Exception: what went wrong in a run that was not asked to end.
+    """
+    try:
+        yield
+    except (OutputError, DivergedError):
+        raise
+    except Exception as error:
+        if stop.asked is None:
+            raise
+        raise Interrupted(stop.asked) from error
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
