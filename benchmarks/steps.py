@@ -34,14 +34,12 @@ class Case:
         shape: of a sample.
         batch: samples.
         args: of the factory; `num_classes` or `classes` is the number of outputs, 10 by default.
-        channels_last: whether `ntt prune` would lay its weights out so; the plain step's are too.
     """
 
     model: str
     shape: tuple[int, ...]
     batch: int
     args: dict[str, Any] = field(default_factory=dict)
-    channels_last: bool = True
 
     @property
     def outputs(self) -> int:
@@ -59,19 +57,20 @@ ZOO = {
 }
 
 
-def make_steps(case: Case) -> tuple[Step, Callable[[], Step]]:
-    """The plain step, and what makes the NTT step at 95% sparsity; on Gaussian inputs.
+GROWTH = {
+    "LeNet-5, 10 outputs": ZOO["LeNet-5"],
+    "LeNet-5, 100 outputs": replace(ZOO["LeNet-5"], args={"classes": 100}),
+    "LeNet-5, 1,000 outputs": replace(ZOO["LeNet-5"], args={"classes": 1000}),
+    "ResNet-18, 1,000 outputs (11.7 M weights)": replace(ZOO["ResNet-18"], args={"num_classes": 1000}),
+    "ResNet-50, 1,000 outputs (25.6 M weights)": Case("torchvision:resnet50", (3, 64, 64), 16, {"num_classes": 1000}),
+}
 
-    They are made one by one so that neither's memory is counted as the other's.
-    """
-    return plain_step(case), lambda: ntt_step(case)
 
-
-def plain_step(case: Case) -> Step:
-    """Forward, backward and update by SGD."""
+def plain_step(case: Case, *, channels_last: bool = False) -> Step:
+    """Forward, backward and update by SGD, in the layout that PyTorch gives or in the other."""
     module = _module(case)
-    if case.channels_last:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    if channels_last:
+        module = module.to(memory_format=torch.channels_last)
     x, labels, _ = _batch(case)
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
 
@@ -89,7 +88,7 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     x, _, generator = _batch(case)
     # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
     teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
-    params = channels_last(teacher.params) if case.channels_last else teacher.params
+    params = channels_last(teacher.params)  # as `ntt prune` lays them out
     apply = teacher.bind()
     student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4)
     scores = magnitude_scores(params, student.masks)

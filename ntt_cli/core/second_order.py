@@ -92,7 +92,8 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     # PyTorch's derivatives of a tangent by a weight have one for each row of a third axis, and then add them up.
     if input.dim() <= 2:
         return F.linear(input, weight, bias)
-    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+    result: Tensor = F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+    return result
 
 
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
