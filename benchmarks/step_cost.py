@@ -1,11 +1,11 @@
 """What an NTT step costs: its time and memory over those of a plain SGD step, same model, same batch, in one run.
 
-    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth]
+    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--device cuda]
 
 Times are the processor's in this process, which other work on the machine disturbs least, with one thread; with more,
-the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that `ntt prune` does
-in a step, drawing the probe and the teacher's passes included; `cached` has the teacher's answers. The plain step has
-the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
+or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that
+`ntt prune` does in a step, drawing the probe and the teacher's passes included; `cached` has the teacher's answers. The
+plain step has the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
 
 Memory is how far four steps raise the peak of resident memory of a process of their own above what it was before
 anything of them was built: weights, gradients, optimiser and activations, for SGD and for NTT alike. Below some tens of
@@ -21,6 +21,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -32,21 +33,25 @@ from ntt_cli.io.memory import peak_memory_bytes
 
 def seconds(step: Step) -> float:
     """Of one call."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    gpu = torch.cuda.is_initialized()
+    clock = time.process_time if torch.get_num_threads() == 1 and not gpu else time.perf_counter
     begun = clock()
     step()
+    if gpu:
+        torch.cuda.synchronize()
     return clock() - begun
 
 
 def added_mib(build: Callable[[Case], Step], case: Case, threads: int) -> float:
     """What building and taking steps adds to this process's peak."""
     torch.set_num_threads(threads)
-    build(ZOO["LeNet-300-100"])()  # what torch loads once
-    before = peak_memory_bytes(torch.device("cpu")) or 0
+    device = torch.device(case.device)
+    build(replace(ZOO["LeNet-300-100"], device=case.device))()  # what torch loads once
+    before = peak_memory_bytes(device) or 0
     step = build(case)
     for _ in range(4):
         step()
-    return ((peak_memory_bytes(torch.device("cpu")) or 0) - before) / 2**20
+    return ((peak_memory_bytes(device) or 0) - before) / 2**20
 
 
 def in_its_own_process(build: Callable[[Case], Step], case: Case) -> float:
@@ -61,13 +66,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--only", choices=list(ZOO))
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases: Mapping[str, Case] = GROWTH if options.growth else ZOO
     table = Table("model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "memory ratio")
     for name, case in cases.items():
         if options.only in {None, name}:
-            table.add_row(name, *row(case, options.steps))
+            table.add_row(name, *row(replace(case, device=options.device), options.steps))
     said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}"
     Console(width=140).print(said)
     Console(width=140).print(table)

@@ -34,12 +34,14 @@ class Case:
         shape: of a sample.
         batch: samples.
         args: of the factory; `num_classes` or `classes` is the number of outputs, 10 by default.
+        device: where.
     """
 
     model: str
     shape: tuple[int, ...]
     batch: int
     args: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def outputs(self) -> int:
@@ -109,7 +111,7 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
 
 
 def _module(case: Case) -> nn.Module:
-    return load_model(ModelOptions(model=case.model, model_arg=_args(case)), seed=0).module.train()
+    return load_model(ModelOptions(model=case.model, model_arg=_args(case)), seed=0).module.train().to(case.device)
 
 
 def _args(case: Case) -> tuple[str, ...]:
@@ -119,4 +121,5 @@ def _args(case: Case) -> tuple[str, ...]:
 def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(case.batch, *case.shape, generator=generator)
-    return x, torch.randint(case.outputs, (case.batch,), generator=generator), generator
+    labels = torch.randint(case.outputs, (case.batch,), generator=generator)
+    return x.to(case.device), labels.to(case.device), generator
