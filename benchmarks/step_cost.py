@@ -7,9 +7,8 @@ or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over t
 `ntt prune` does in a step, drawing the probe and the teacher's passes included; `cached` has the teacher's answers. The
 plain step has the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
 
-Memory is how far four steps raise the peak of resident memory of a process of their own above what it was before
-anything of them was built: weights, gradients, optimiser and activations, for SGD and for NTT alike. Below some tens of
-MiB it is the allocator that one measures.
+Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
+weights, gradients, optimiser and activations, for SGD and for NTT alike.
 
 `--growth` has more outputs and weights instead.
 """
@@ -17,18 +16,17 @@ MiB it is the allocator that one measures.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from steps import GROWTH, ZOO, Case, Step, ntt_step, plain_step
-
-from ntt_cli.io.memory import peak_memory_bytes
+from torch.profiler import ProfilerActivity, profile
 
 
 def seconds(step: Step) -> float:
@@ -42,22 +40,21 @@ def seconds(step: Step) -> float:
     return clock() - begun
 
 
-def added_mib(build: Callable[[Case], Step], case: Case, threads: int) -> float:
-    """What building and taking steps adds to this process's peak."""
-    torch.set_num_threads(threads)
-    device = torch.device(case.device)
-    build(replace(ZOO["LeNet-300-100"], device=case.device))()  # what torch loads once
-    before = peak_memory_bytes(device) or 0
-    step = build(case)
-    for _ in range(4):
+def peak_mib(build: Callable[[Case], Step], case: Case) -> float:
+    """The most that tensors take at once while the step is built and taken."""
+    if case.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        build(case)()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = build(case)
         step()
-    return ((peak_memory_bytes(device) or 0) - before) / 2**20
-
-
-def in_its_own_process(build: Callable[[Case], Step], case: Case) -> float:
-    """`added_mib` there."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(added_mib, (build, case, torch.get_num_threads()))
+        step()
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return float(max(accumulate(changes))) / 2**20
 
 
 def main() -> None:
@@ -91,11 +88,11 @@ def row(case: Case, turns: int) -> list[str]:
     low, ratio, high = statistics.quantiles([ours / sgd for sgd, _, ours, _ in taken], n=4)
     best = statistics.median(ours / min(sgd, other) for sgd, other, ours, _ in taken)
     known = statistics.median(less / sgd for sgd, _, _, less in taken)
-    memory = [in_its_own_process(build, case) for build in (plain_step, ntt_step)]
+    memory = [peak_mib(build, case) for build in (plain_step, ntt_step)]
     sgd_ms, ntt_ms = (1e3 * statistics.median(t[i] for t in taken) for i in (0, 2))
     return [
         *(f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"),
-        *(f"{memory[0]:.0f}, {memory[1]:.0f}", f"{memory[1] / max(memory[0], 1):.2f}"),
+        *(f"{memory[0]:.1f}, {memory[1]:.1f}", f"{memory[1] / memory[0]:.2f}"),
     ]
 
 
