@@ -57,6 +57,7 @@ def main() -> None:
             verdict = "inside" if peak <= limit else "OVER"
             cells = (f"{peak:.2f}", f"{peak - base:.2f}", f"{limit:g} GiB", verdict, f"{seconds:.0f}")
             table.add_row(f"{size}×{size}", str(batch), *cells)
+            print(f"{size}×{size}:", *cells, flush=True, file=sys.stderr)
     Console().print(f"ResNet-50, 1,000 outputs, {options.steps} steps; base {base:.2f} GiB")
     Console().print(table)
 

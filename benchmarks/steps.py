@@ -90,7 +90,8 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     x, _, generator = _batch(case)
     # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
     teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
-    params = channels_last(teacher.params)  # as `ntt prune` lays them out
+    teacher = replace(teacher, params=channels_last(teacher.params))  # as `ntt prune` lays them out
+    params = teacher.params
     apply = teacher.bind()
     student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4)
     scores = magnitude_scores(params, student.masks)
