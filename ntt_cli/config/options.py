@@ -64,13 +64,13 @@ class DataOptions(Options):
         int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
     ] = None
     image_size: Annotated[
-        str | None, Field(pattern=r"^\d+(x\d+)?$", description="Resize images to H or HxW pixels."), DATA
+        str | None, Field(pattern=r"^\d{1,9}(x\d{1,9})?$", description="Resize images to H or HxW pixels."), DATA
     ] = None
     grayscale: Annotated[bool, Field(description="Read images as one channel."), DATA] = False
     input_shape: Annotated[
         str | None,
         Field(
-            pattern=r"^\d+(x\d+)*$",
+            pattern=r"^\d{1,9}(x\d{1,9})*$",
             description="Shape of one noise sample, like 3x32x32. Default: INPUT_SHAPE in model.py.",
         ),
         DATA,
