@@ -1,4 +1,4 @@
-"""Masks against an oracle that sorts, and zeros that stay zero in training. `make torture` takes 2,000 cases of each."""
+"""Masks against an oracle that sorts, and zeros that stay zero in training. `make torture`: 2,000 cases of each."""
 
 from __future__ import annotations
 
