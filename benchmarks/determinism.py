@@ -41,7 +41,7 @@ from ntt_cli.cli.app import main
 
 common = ["--seed", sys.argv[1], "--device", "cpu", "--limit", "100", "-q"]
 for line in (
-    ["prune", "model.py", "--sparsity", "0.9", "--steps", "8", "--mask-update-every", "2", "--batch-size", "16", *common],
+    ["prune", "model.py", "-s", "0.9", "--steps", "8", "--mask-update-every", "2", "--batch-size", "16", *common],
     ["finetune", "model.py", "--checkpoint", "sparse.safetensors", "--epochs", "1", *common],
 ):
     sys.argv = ["ntt", *line]

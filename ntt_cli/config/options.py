@@ -90,7 +90,7 @@ class DataOptions(Options):
 class MachineOptions(Options):
     """Where and how reproducibly."""
 
-    seed: Annotated[int, Field(ge=0, description="Seed of everything random."), MACHINE] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="Seed of everything random."), MACHINE] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
 
 

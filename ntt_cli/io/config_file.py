@@ -57,7 +57,9 @@ def _normalised(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(path: Path, table: Mapping[str, Any], known: set[str], *, of: str) -> None:
-    for key in table:
+    for key, value in table.items():
+        if "\0" in "".join(part for part in (value if isinstance(value, list) else [value]) if isinstance(part, str)):
+            raise UsageError(path, f"{key:.99} holds a null character", hint="no option takes one")
         if key not in known:
             near = difflib.get_close_matches(key, [*sorted(known), *(f"[{name}]" for name in COMMANDS)], n=1)
             hint = f"did you mean {near[0]}?" if near else "ntt COMMAND --help lists the names"

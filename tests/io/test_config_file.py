@@ -82,6 +82,8 @@ def test_no_text(tmp_path: Path) -> None:
         ("limit = " + "{a=" * 20_000, "is nested too deeply"),
         ("limit = " + "9" * 5000, "is not valid TOML: Exceeds the limit"),
         ("a." * 50_000 + "b = 1", "is longer than 65,536 bytes"),
+        ('model = "a\\u0000.py"', "model holds a null character"),
+        ('model_arg = ["a=1", "b=\\u0000"]', "model_arg holds a null character"),
         ("x" * 30_000 + " = 1", f"{'x' * 99} is not an option of ntt"),
         ("[prune]\nmask-update-every = 1\nmask_update_every = 2", "sets mask-update-every and mask_update_every"),
     ],

@@ -6,7 +6,6 @@ and of the readers in Python below it, an input reaches, and ends at the first e
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -22,8 +21,7 @@ WORDS = [b"null", b"NaN", b"1e999", b"[[[[[[[[", b'{"a":', rb"\ud800", rb"\u001b
 
 def main() -> None:
     target = TARGETS[sys.argv[1]]
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    folder = Path(tempfile.mkdtemp())  # stays behind: libFuzzer ends without a word to Python
     corpus, words = folder / "corpus", folder / "words"
     corpus.mkdir()
     for i, seed in enumerate(target.seeds):
@@ -34,11 +32,8 @@ def main() -> None:
     def attempt(data: bytes) -> None:
         target.attempt(data, folder)
 
-    try:
-        atheris.Setup([sys.argv[0], *options, str(corpus)], attempt)
-        atheris.Fuzz()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    atheris.Setup([sys.argv[0], *options, str(corpus)], attempt)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

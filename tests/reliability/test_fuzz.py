@@ -20,7 +20,7 @@ from tests.reliability.targets import TARGETS, Target
 
 ROOT = Path(__file__).parent.parent.parent
 TORTURE = "NTT_TORTURE" in os.environ
-CASES = 5_000 if TORTURE else 40
+CASES = 5_000 if TORTURE else 60
 SECONDS = 60
 NUMBERS = [b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", bytes(8), b"\x01" + bytes(7), b"9" * 30, b"-1"]
 WORDS = [b"null", b"NaN", b"1e999", b"[" * 50, b'{"a":' * 50, b"\\ud800", b"\x1b[2J", b"9" * 5000]
@@ -81,7 +81,12 @@ def test_only_the_projects_own_errors(target: Target, tmp_path: Path) -> None:
 def test_atheris_finds_nothing(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.reliability.fuzz", name, f"-max_total_time={SECONDS}"]
     done = subprocess.run(
-        [*command, f"-artifact_prefix={tmp_path}/"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, f"-artifact_prefix={tmp_path}/"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     runs = re.search(r"Done (\d+) runs", done.stderr)
