@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TORTURE = "NTT_TORTURE" in os.environ
-SHORT = ["--runs", "1", "--threads", "2", "--seeds", "0", "--hash-seeds", "0,1"]
+SHORT = ["--runs", "1", "--threads", "1", "--seeds", "0", "--hash-seeds", "0,1"]
 
 
 @pytest.mark.parametrize("options", [pytest.param([], marks=pytest.mark.skipif(not TORTURE, reason="minutes")), SHORT])
