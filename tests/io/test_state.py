@@ -7,7 +7,7 @@ import torch
 
 from ntt_cli.errors import CheckpointError, ResumeError
 from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.io.metadata import ModelRecord, RunRecord
+from ntt_cli.io.metadata import ModelRecord, RunRecord, StateRecord
 from ntt_cli.io.report_reader import read_report
 from ntt_cli.io.state import State, file_sha256, prefixed, read_state, write_state
 
@@ -82,6 +82,18 @@ def test_what_is_no_state(tmp_path: Path) -> None:
         read_state(path, kind="prune state")
     path.write_bytes(data[:-1])
     with pytest.raises(ResumeError, match="is not a whole safetensors file"):
+        read_state(path, kind="prune state")
+
+
+@pytest.mark.parametrize("strides", [(2**60, 1), (1, 1), (3,), (0, 0)], ids=str)
+def test_a_layout_that_does_not_fit(tmp_path: Path, strides: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.resume.safetensors"
+    honest = StateRecord.__init__
+    monkeypatch.setattr(
+        StateRecord, "__init__", lambda self, **values: honest(self, **(values | {"strides": {"a": strides}}))
+    )
+    write_state(path, State(step=0, tensors={"a": torch.ones(2, 3)}, values={}), kind="prune state", run=RUN)
+    with pytest.raises(ResumeError, match="a cannot be laid out as it says"):
         read_state(path, kind="prune state")
 
 
