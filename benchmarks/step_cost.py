@@ -1,9 +1,16 @@
-"""What an NTT step costs: its time over that of a plain SGD step, same model, same batch, in turn, in one run.
+"""What an NTT step costs: its time and memory over those of a plain SGD step, same model, same batch, in one run.
 
-    python benchmarks/step_cost.py [--threads 2] [--steps 15]
+    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--device cuda]
 
-Prints the median ratio over pairs of steps with the range between the quartiles, and both medians. One NTT step is all
-that `ntt prune` does in a step, drawing the batch and the teacher's passes included.
+Times are the processor's in this process, which other work on the machine disturbs least, with one thread; with more,
+or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that
+`ntt prune` does in a step, drawing the probe and the teacher's passes included; `cached` has the teacher's answers. The
+plain step has the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
+
+Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
+weights, gradients, optimiser and activations, for SGD and for NTT alike.
+
+`--growth` has more outputs and weights instead.
 """
 
 from __future__ import annotations
@@ -11,84 +18,82 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
-
-from ntt_cli.config import ModelOptions
-from ntt_cli.core.allocation import allocate
-from ntt_cli.core.functional import functional_model
-from ntt_cli.core.kernel_product import draw_probe, kernel_product
-from ntt_cli.core.masks import choose_masks
-from ntt_cli.core.objective import Objective
-from ntt_cli.core.prunable import prunable_names
-from ntt_cli.core.scores.weights_alone import magnitude_scores
-from ntt_cli.core.transfer import start_student, transfer_step, update_masks
-from ntt_cli.io.models import load_model
-
-MODELS = ("lenet_300_100", "lenet5_caffe", "conv4", "resnet20", "vit_tiny")
-BATCH = 64
+from steps import GROWTH, ZOO, Case, Step, ntt_step, plain_step
+from torch.profiler import ProfilerActivity, profile
 
 
-def make_steps(name: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A plain SGD step and an NTT step at 95% sparsity, on Gaussian inputs."""
-    loaded = load_model(ModelOptions(model=str(Path("sample_models") / f"{name}.py")), seed=0)
-    assert loaded.input_shape is not None
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(BATCH, *loaded.input_shape, generator=generator)
-    labels = torch.randint(10, (BATCH,), generator=generator)
-    optimiser = torch.optim.SGD(loaded.module.parameters(), lr=1e-3)
-
-    teacher = functional_model(loaded.module)
-    apply = teacher.bind()
-    student = start_student(apply, teacher.params, prunable_names(teacher), learning_rate=1e-4)
-    scores = magnitude_scores(teacher.params, student.masks)
-    masks = choose_masks(scores, allocate("erk", scores, density=0.05))
-    student = update_masks(student, masks, density=0.05, apply=apply)
-    objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0)
-
-    def sgd() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(loaded.module(x), labels).backward()
-        optimiser.step()
-
-    def ntt() -> None:
-        x1, x2 = x.chunk(2)
-        probe = draw_probe((len(x2), 10), like=x, generator=generator)
-        products = kernel_product(apply, teacher.params, x1, x2, probe)
-        transfer_step(student, x1, x2, probe=probe, teacher=products, objective=objective, active=False)
-
-    return sgd, ntt
-
-
-def seconds(step: Callable[[], None]) -> float:
+def seconds(step: Step) -> float:
     """Of one call."""
-    begun = time.perf_counter()
+    gpu = torch.cuda.is_initialized()
+    clock = time.process_time if torch.get_num_threads() == 1 and not gpu else time.perf_counter
+    begun = clock()
     step()
-    return time.perf_counter() - begun
+    if gpu:
+        torch.cuda.synchronize()
+    return clock() - begun
+
+
+def peak_mib(build: Callable[[Case], Step], case: Case) -> float:
+    """The most that tensors take at once while the step is built and taken."""
+    if case.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        build(case)()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = build(case)
+        step()
+        step()
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return float(max(accumulate(changes))) / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--only", choices=list(ZOO))
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table = Table("model", "SGD step, ms", "NTT step, ms", "ratio", "quartiles")
-    for name in MODELS:
-        sgd, ntt = make_steps(name)
-        for _ in range(3):
-            sgd(), ntt()
-        pairs = [(seconds(sgd), seconds(ntt)) for _ in range(options.steps)]
-        low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
-        plain, ours = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-        table.add_row(name, f"{plain:.1f}", f"{ours:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}")
-    Console().print(f"batch {BATCH}, {options.threads} threads, {options.steps} pairs, torch {torch.__version__}")
-    Console().print(table)
+    cases: Mapping[str, Case] = GROWTH if options.growth else ZOO
+    table = Table("model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "memory ratio")
+    for name, case in cases.items():
+        if options.only in {None, name}:
+            table.add_row(name, *row(replace(case, device=options.device), options.steps))
+    said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}"
+    Console(width=140).print(said)
+    Console(width=140).print(table)
+
+
+def row(case: Case, turns: int) -> list[str]:
+    """The cells of one network."""
+    plain, nhwc = plain_step(case), plain_step(case, channels_last=True)
+    ntt, cached = ntt_step(case), ntt_step(case, cached=True)
+    steps = (plain, nhwc, ntt, cached)
+    for _ in range(2):
+        for step in steps:
+            step()
+    taken = [tuple(map(seconds, steps)) for _ in range(turns)]
+    low, ratio, high = statistics.quantiles([ours / sgd for sgd, _, ours, _ in taken], n=4)
+    best = statistics.median(ours / min(sgd, other) for sgd, other, ours, _ in taken)
+    known = statistics.median(less / sgd for sgd, _, _, less in taken)
+    memory = [peak_mib(build, case) for build in (plain_step, ntt_step)]
+    sgd_ms, ntt_ms = (1e3 * statistics.median(t[i] for t in taken) for i in (0, 2))
+    return [
+        *(f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"),
+        *(f"{memory[0]:.1f}, {memory[1]:.1f}", f"{memory[1] / memory[0]:.2f}"),
+    ]
 
 
 if __name__ == "__main__":

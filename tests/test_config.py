@@ -63,6 +63,7 @@ BAD: list[tuple[type[Options], str, Any]] = [
     *((PruneConfig, "epochs", value) for value in (0, -1, math.nan)),
     *((PruneConfig, "batch_size", value) for value in (0, 1, 2.5)),
     *((PruneConfig, "learning_rate", value) for value in (0, -1e-3, math.inf)),
+    *((kind, name, 2**64) for kind in (PruneConfig, EvaluateConfig, FinetuneConfig) for name in ("seed", "batch_size")),
     *((PruneConfig, name, -1) for name in ("kernel_weight", "weight_penalty", "mask_update_every", "seed")),
     *((PruneConfig, name, "best") for name in ("method", "preset", "score", "allocation", "schedule", "objective")),
     *((PruneConfig, "image_size", value) for value in ("", "3by4", "3x4x5", "-3", "large")),

@@ -63,6 +63,9 @@ def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
         # One epoch on a hundred images does not reach the gate, and the gate says so.
         assert done.returncode == (1 if "--min-accuracy" in arguments else 0), done.stderr
     assert "failed: accuracy" in done.stderr
+    (resuming,) = commands_of("Runs that are killed")
+    again = ntt([*resuming, *BUDGET["prune"]], tmp_path)
+    assert (again.returncode, "sparse.safetensors is whole already" in again.stderr) == (0, True), again.stderr
 
 
 def test_the_commands_for_a_comparison_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ntt_cli import __version__
+from ntt_cli.workflows.stop import leaving
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, always.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    make_app(given)(given, prog_name="ntt", obj=given)
+    with leaving():
+        make_app(given)(given, prog_name="ntt", obj=given)
     raise SystemExit(0)
 
 

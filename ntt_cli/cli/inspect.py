@@ -58,7 +58,7 @@ def _summary(inspection: Inspection) -> RenderableType:
             Text(f"the {record.kind} of an unfinished run of {record.run.model.source}, at step {record.step:,}")
         )
     else:
-        parts.append(Text(f"the {record.kind} of {record.summary['output']}"))
+        parts.append(Text(f"the {record.kind} of {record.summary.get('output')}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
         parts.append(Pretty(summary, expand_all=True))
     tensors = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))

@@ -34,7 +34,7 @@ DRY_RUN = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Show the layers, and time and memory by a few measured steps; train nothing.",
+        help="Show the layers, and time and memory of a run by one measured probe of each part; train nothing.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -82,11 +82,11 @@ def _summary(report: PruneReport) -> RenderableType:
 def _plan(plan: PrunePlan) -> RenderableType:
     head = f"{plan.model}: would keep {plan.kept:,} of {plan.prunable:,} weights, nothing trained"
     parts: list[RenderableType] = [Text(head, style="bold"), layer_table(plan.layers)]
-    if plan.seconds is not None and plan.seconds_per_step is not None and plan.peak_memory_bytes is not None:
+    if plan.peak_memory_bytes is not None and plan.memory_bytes is not None:
+        memory = f"peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB of {plan.memory_bytes / 2**20:,.0f}"
+        parts.append(Text(f"{memory}, which will not fit: {plan.advice}" if plan.advice else memory))
+    if plan.seconds is not None and plan.seconds_per_step is not None:
         parts.append(
-            Text(
-                f"{plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms: about {plan.seconds:.0f} s,"
-                f" peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB"
-            )
+            Text(f"about {plan.seconds:,.0f} s, with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms")
         )
     return Group(*parts)

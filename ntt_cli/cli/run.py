@@ -16,7 +16,7 @@ import typer
 
 from ntt_cli.cli.streams import Streams
 from ntt_cli.errors import NttError
-from ntt_cli.workflows.stop import Interrupted, Stop, listening
+from ntt_cli.workflows.stop import Interrupted, Stop, blamed, listening
 
 INTERNAL_ERROR = 70
 
@@ -41,7 +41,7 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
     stop = Stop()
     with listening(stop):
         try:
-            with warnings.catch_warnings():
+            with blamed(stop), warnings.catch_warnings():
                 if not debug:
                     # torch deprecates parts of itself that it still calls; its users can do nothing about it.
                     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
+from unicodedata import category
 
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from ntt_cli.errors import NttError, OutputError
 
 Mode = Literal["human", "json", "quiet"]
 PIPE_WIDTH = 1000
+
+
+class SafeConsole(Console):
+    """A console that shows control characters as Python writes them: a tensor's name may hold those of a terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else _visible(text), style, control)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Streams:
 def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     """Consoles on the standard streams; Rich honours `NO_COLOR` and tells terminals from pipes."""
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
-    out, err = Console(file=_open(sys.stdout)), Console(file=_open(sys.stderr))
+    out, err = SafeConsole(file=_open(sys.stdout)), SafeConsole(file=_open(sys.stderr))
     if not out.is_terminal:
         out.width = PIPE_WIDTH  # a pipe has no edge at which to wrap lines or cut off names
     rank = os.environ.get("RANK", "0")
@@ -91,6 +102,11 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
         # Of the processes that torchrun starts, the first speaks for all; the others tell of their errors alone.
         return Streams(Console(file=_open(None)), err, mode, quiet=True, speaker=f"process {rank}: ")
     return Streams(out=out, err=err, mode=mode, quiet=quiet)
+
+
+def _visible(text: str) -> str:
+    # Control and format characters, such as those that turn the direction of writing, and halves of characters.
+    return "".join(c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _open(stream: TextIO | None) -> TextIO:

@@ -64,13 +64,13 @@ class DataOptions(Options):
         int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
     ] = None
     image_size: Annotated[
-        str | None, Field(pattern=r"^\d+(x\d+)?$", description="Resize images to H or HxW pixels."), DATA
+        str | None, Field(pattern=r"^\d{1,9}(x\d{1,9})?$", description="Resize images to H or HxW pixels."), DATA
     ] = None
     grayscale: Annotated[bool, Field(description="Read images as one channel."), DATA] = False
     input_shape: Annotated[
         str | None,
         Field(
-            pattern=r"^\d+(x\d+)*$",
+            pattern=r"^\d{1,9}(x\d{1,9})*$",
             description="Shape of one noise sample, like 3x32x32. Default: INPUT_SHAPE in model.py.",
         ),
         DATA,
@@ -90,7 +90,7 @@ class DataOptions(Options):
 class MachineOptions(Options):
     """Where and how reproducibly."""
 
-    seed: Annotated[int, Field(ge=0, description="Seed of everything random."), MACHINE] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="Seed of everything random."), MACHINE] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
 
 

@@ -118,6 +118,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         int | None,
         Field(
             ge=2,
+            lt=2**31,
             description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
         ),
         TRANSFER,

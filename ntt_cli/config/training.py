@@ -29,7 +29,7 @@ class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         MODEL,
     ] = None
     epochs: Annotated[int, Field(ge=1, description="Passes over the training samples."), TRAINING] = 10
-    batch_size: Annotated[int, Field(ge=1, description="Samples a step."), TRAINING] = 64
+    batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64
     optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
         "adamw"
     )
@@ -62,7 +62,7 @@ class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
         Field(description="Weights to compare with, a .safetensors file of the same model; needs no labels."),
         MODEL,
     ] = None
-    batch_size: Annotated[int, Field(ge=1, description="Samples a forward pass."), MACHINE] = 256
+    batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a forward pass."), MACHINE] = 256
     min_accuracy: Annotated[
         float | None, Field(ge=0, le=1, description="Exit 1 if the accuracy is below this, 0.97 means 97%."), OUTPUT
     ] = None

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ntt_cli.core.logits import Pick, usual_logits
-from ntt_cli.core.second_order import SecondOrder
+from ntt_cli.core.second_order import once_differentiable
 
 Params = dict[str, Tensor]
 Masks = dict[str, Tensor]
@@ -63,7 +62,7 @@ class FunctionalModel:
         return {name: values[aliases[name]] for name in self.module.state_dict()}
 
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
-        with _differentiable_attention(), SecondOrder():
+        with _without_fast_path(), once_differentiable():
             return functional_call(self.module, (params, buffers), (x,))
 
     def _named_tensors(self, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
@@ -95,12 +94,11 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
 
 
 @contextmanager
-def _differentiable_attention() -> Generator[None]:
-    # The fused attention kernels have no forward-mode derivative, nn.MultiheadAttention's fast path none at all.
+def _without_fast_path() -> Generator[None]:
+    # nn.MultiheadAttention's has no derivative.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

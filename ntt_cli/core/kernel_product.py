@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from ntt_cli.core.functional import Apply, Masks, Params
+from ntt_cli.core.second_order import twice_differentiable
 from ntt_cli.core.sharing import Sum, alone
 
 
@@ -172,7 +173,8 @@ def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator
 def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits, and `J(x)` times the tangents."""
     # `forward_ad` itself costs less, but the gradient of its softmax fails (pytorch/pytorch#162350).
-    logits, product = jvp(lambda p: apply(p, x), (params,), (tangents,))[:2]
+    with twice_differentiable():
+        logits, product = jvp(lambda p: apply(p, x), (params,), (tangents,))[:2]
     return logits, product
 
 

@@ -1,4 +1,4 @@
-"""Replacements for the operations whose second derivative PyTorch lacks or gets wrong.
+"""Replacements for the operations whose second derivative PyTorch lacks, gets wrong, or finds slowly.
 
 The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
 then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
@@ -8,22 +8,47 @@ recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+Replacements = dict[Callable[..., Any], Callable[..., Any]]
 
-class SecondOrder(TorchFunctionMode):
-    """While it is active, these operations can be differentiated twice."""
+
+@contextmanager
+def twice_differentiable() -> Generator[None]:
+    """While it is active, operations can be differentiated in forward mode, and twice.
+
+    Networks that are differentiated backwards once go without: PyTorch's own operations are faster.
+
+    Yields:
+        nothing.
+    """
+    # The fused attention kernels have neither derivative; nn.MultiheadAttention calls them where no mode sees it.
+    with sdpa_kernel(SDPBackend.MATH), _Replacing(_TWICE):
+        yield
+
+
+def once_differentiable() -> TorchFunctionMode:
+    """While it is active, recurrent layers can be differentiated backwards in evaluation mode, on every device."""
+    return _Replacing(_RECURRENT)
+
+
+class _Replacing(TorchFunctionMode):
+    def __init__(self, replacements: Replacements) -> None:
+        super().__init__()
+        self._replacements = replacements
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        operation: Callable[..., Any] = _REPLACEMENTS.get(func, func)
+        operation: Callable[..., Any] = self._replacements.get(func, func)
         return operation(*args, **(kwargs or {}))
 
 
@@ -63,6 +88,14 @@ def _instance_norm(
     return result if bias is None else result + bias.view(channels)
 
 
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    # PyTorch's derivatives of a tangent by a weight have one for each row of a third axis, and then add them up.
+    if input.dim() <= 2:
+        return F.linear(input, weight, bias)
+    result: Tensor = F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+    return result
+
+
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
     value, gate = input.chunk(2, dim)
     return value * gate.sigmoid()
@@ -84,10 +117,14 @@ def _recurrent(operation: Callable[..., Any]) -> Callable[..., Any]:
     return native
 
 
-_REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
+_RECURRENT: Replacements = {
+    operation: _recurrent(operation) for operation in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+}
+_TWICE: Replacements = {
+    F.linear: _linear,
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
-    **{operation: _recurrent(operation) for operation in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+    **_RECURRENT,
 }

@@ -16,9 +16,11 @@ from ntt_cli.core.functional import Masks
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io.files import sha256_of, write_atomically
+from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import (
     AGAIN,
     CheckpointRecord,
+    Header,
     LayerRecord,
     ModelRecord,
     ReportRecord,
@@ -28,6 +30,26 @@ from ntt_cli.io.metadata import (
     seal,
 )
 from ntt_cli.io.models import LoadedModel
+
+DTYPES = frozenset({
+    "BOOL",
+    "U8",
+    "I8",
+    "U16",
+    "I16",
+    "U32",
+    "I32",
+    "U64",
+    "I64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F16",
+    "BF16",
+    "F32",
+    "F64",
+    "C64",
+})
+"""Of safetensors' types, those in which torch compares and converts numbers."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +140,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if the file cannot be read, is damaged, or holds a number that is not finite.
     """
-    record = read_header(path).record
+    header = read_header(path)
+    record = header.record
     if not isinstance(record, CheckpointRecord | None):
         what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
         raise CheckpointError(path, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
-    tensors = load_file(path)
+    tensors = load_tensors(path, header)
     for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if (value.is_floating_point() or value.is_complex()) and not _is_finite(value):
             raise CheckpointError(path, f"{name} holds NaN or infinity", hint="train or prune the network again")
     if record is None:
         return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
-    if not set(record.layers) <= set(tensors):
-        raise CheckpointError(path, "its layers are not its tensors", hint=AGAIN)
     masks = {name: tensors[name] != 0 for name in record.layers}
     if layer_records(masks) != record.layers:
         raise CheckpointError(path, "its zeros are not its recorded masks", hint=AGAIN)
     return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+
+
+def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose header has been read.
+
+    Raises:
+        CheckpointError: if one is of a type that torch cannot compute with, or all do not fit into memory.
+    """
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}", hint="save it as F32, F16 or BF16")
+    require_memory(path, path.stat().st_size, error=CheckpointError, hint="use a machine with more memory")
+    return load_file(path)
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
@@ -171,6 +205,11 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:
     """What a checkpoint records of it."""
     return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)
+
+
+def _is_finite(value: Tensor) -> bool:
+    wide = value.float() if value.itemsize == 1 else value  # torch has no isfinite for some floats of one byte
+    return bool(wide.isfinite().all())
 
 
 def _shape(value: Tensor) -> str:

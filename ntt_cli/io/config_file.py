@@ -11,6 +11,9 @@ from typing import Any
 from ntt_cli.config import COMMANDS
 from ntt_cli.errors import UsageError
 
+MOST_BYTES = 2**16
+"""There are some 60 options, and reading `a.a.a.…` takes quadratic time."""
+
 
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
     """The values that the file sets for `command`; its table, `[prune]` say, goes before the top level.
@@ -18,29 +21,46 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     Raises:
         UsageError: if the file is missing, no TOML, or sets a name that no command has.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(path, f"cannot be read: {error.strerror}", hint="check the path after --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(path, f"is not valid TOML: {error}", hint="mend it at that place") from error
+    data = _read(path)
     tables = {name: data.pop(name) for name in COMMANDS if isinstance(data.get(name), dict)}
     known = {name: set(config.model_fields) for name, config in COMMANDS.items()}
-    general = _normalised(data)
+    general = _normalised(path, data)
     _check(path, general, set().union(*known.values()), of="ntt")
-    for name, table in tables.items():
-        _check(path, _normalised(table), known[name], of=f"ntt {name}")
+    own = {name: _normalised(path, table) for name, table in tables.items()}
+    for name, table in own.items():
+        _check(path, table, known[name], of=f"ntt {name}")
     mine = {key: value for key, value in general.items() if key in known[command]}
-    return mine | _normalised(tables.get(command, {}))
+    return mine | own.get(command, {})
 
 
-def _normalised(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in table.items()}
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise UsageError(path, f"is longer than {MOST_BYTES:,} bytes", hint="name a file of options")
+        return tomllib.loads(text.decode().replace("\r\n", "\n"))
+    except OSError as error:
+        raise UsageError(path, f"cannot be read: {error.strerror}", hint="check the path after --config") from error
+    except RecursionError as error:
+        raise UsageError(path, "is nested too deeply", hint="no option takes more than a list") from error
+    except ValueError as error:  # of the syntax, the encoding, or a number beyond Python's limit of digits
+        raise UsageError(path, f"is not valid TOML: {error}", hint="mend it at that place") from error
+
+
+def _normalised(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    names = {key.replace("-", "_"): value for key, value in table.items()}
+    if len(names) < len(table):
+        twice = next(key for key in table if "-" in key and key.replace("-", "_") in table)
+        raise UsageError(path, f"sets {twice} and {twice.replace('-', '_')}", hint="keep one of them")
+    return names
 
 
 def _check(path: Path, table: Mapping[str, Any], known: set[str], *, of: str) -> None:
-    for key in table:
+    for key, value in table.items():
+        if "\0" in "".join(part for part in (value if isinstance(value, list) else [value]) if isinstance(part, str)):
+            raise UsageError(path, f"{key:.99} holds a null character", hint="no option takes one")
         if key not in known:
             near = difflib.get_close_matches(key, [*sorted(known), *(f"[{name}]" for name in COMMANDS)], n=1)
             hint = f"did you mean {near[0]}?" if near else "ntt COMMAND --help lists the names"
-            raise UsageError(path, f"{key} is not an option of {of}", hint=hint)
+            raise UsageError(path, f"{key:.99} is not an option of {of}", hint=hint)

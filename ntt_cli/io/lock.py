@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -17,12 +18,16 @@ PATIENCE_SECONDS = 1.0
 """For a holder that has the lock to write down who it is."""
 
 
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a file system that has none says, as some of clusters are set up."""
+
+
 @contextlib.contextmanager
-def locked(output: Path) -> Generator[None]:
+def locked(output: Path) -> Generator[bool]:
     """Hold the output; the lock lies beside it, in `.OUT.lock`, and says who holds it.
 
     Yields:
-        nothing.
+        whether there is a lock at all: `False` on a file system that has none.
 
     Raises:
         OutputError: if another run holds it, or the lock cannot be made.
@@ -31,11 +36,15 @@ def locked(output: Path) -> Generator[None]:
     try:
         number = _acquire(path, output)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            path.unlink(missing_ok=True)
+            yield False
+            return
         raise OutputError(
             path, f"cannot be locked: {error.strerror}", hint="name a file elsewhere with --output"
         ) from error
     try:
-        yield
+        yield True
     finally:
         # While it is still held: afterwards the file may be another run's.
         with contextlib.suppress(OSError):

@@ -1,10 +1,26 @@
-"""How much memory has been used."""
+"""How much memory there is, and how much has been used."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import torch
+
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
+STATUS = Path("/proc/self/status")
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """How much there is: the GPU's, or the machine's or its container's; `None` where none can tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if sys.platform == "win32":
+        return None
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CONTAINER.read_text().strip() if CONTAINER.exists() else ""
+    return min(machine, int(limit)) if limit.isdigit() else machine
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
@@ -13,6 +29,8 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
+    if STATUS.exists():  # the count below begins with the peak of the process that started this one
+        return 1024 * int(STATUS.read_text().partition("VmHWM:")[2].split()[0])
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
 import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from ntt_cli.errors import CheckpointError
+from ntt_cli.io.safetensors_header import RawHeader, TensorRecord, read_raw_header
+from ntt_cli.io.strict_json import parse_json
 
 FORMAT_VERSION: Literal[1] = 1
 KEY = "ntt"
@@ -23,7 +34,6 @@ SEAL = b'file_sha256\\":\\"'
 """What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
 
 AGAIN = "make the file again"
-PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 
 class Record(BaseModel):
@@ -42,16 +52,28 @@ class ModelRecord(Record):
 class LayerRecord(Record):
     """One pruned weight: its shape, how many entries are kept, and SHA-256 of its mask's bits, packed big-endian."""
 
-    shape: tuple[int, ...]
-    kept: int
+    shape: tuple[PositiveInt, ...]
+    kept: NonNegativeInt
     mask_sha256: str
+
+    @model_validator(mode="after")
+    def _keeps_what_there_is(self) -> Self:
+        if self.kept > math.prod(self.shape):
+            raise ValueError("keeps more than there is")
+        return self
 
 
 class StandardisationRecord(Record):
     """What raw inputs are standardised with."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _is_of_the_same_channels(self) -> Self:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"has {len(self.mean)} means and {len(self.std)} deviations")
+        return self
 
 
 class FileRecord(Record):
@@ -128,13 +150,6 @@ class StateRecord(FileRecord):
     strides: dict[str, tuple[int, ...]]
 
 
-class TensorRecord(Record):
-    """A tensor's type, in safetensors' spelling, and its shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
 AnyRecord = CheckpointRecord | ReportRecord | StateRecord
 
 _RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
@@ -167,37 +182,16 @@ def read_header(path: Path) -> Header:
         CheckpointError: if the file is missing, unreadable or no safetensors file, or any bit of a file that ntt wrote
             has changed since.
     """
-    if path.suffix.lower() in PICKLES:
-        raise CheckpointError(
-            path,
-            "may hold a pickle, which can run code when it is read",
-            hint="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')",
-        )
-    if path.is_dir():
-        raise CheckpointError(path, "is a folder", hint="name a safetensors file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(KEY)
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {
-                name: TensorRecord(dtype=part.get_dtype(), shape=tuple(part.get_shape()))
-                for name, part in sorted(slices.items())
-            }
-    except FileNotFoundError as error:
-        raise CheckpointError(path, "does not exist", hint=_nearby(path)) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(path, f"cannot be read: {reason}", hint="name a safetensors file") from error
-    except SafetensorError as error:
-        raise CheckpointError(
-            path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
-        ) from error
+    raw = read_raw_header(path)
+    text = raw.metadata.get(KEY)
     record = None if text is None else _decode(path, text)
-    _check_whole(path, record)
-    return Header(tensors, record)
+    _check_whole(path, raw, record)
+    if record is not None:
+        _check_record(path, raw, record)
+    return Header(raw.tensors, record)
 
 
-def _check_whole(path: Path, record: AnyRecord | None) -> None:
+def _check_whole(path: Path, raw: RawHeader, record: AnyRecord | None) -> None:
     """Compare the file with its own SHA-256.
 
     Raises:
@@ -214,7 +208,7 @@ def _check_whole(path: Path, record: AnyRecord | None) -> None:
         digest.update(memoryview(data)[start + len(UNSEALED) :])
         if seal_at >= 0 and record is not None and digest.hexdigest() == record.file_sha256:
             return
-        damaged = "" if record is None else _damaged_tensors(data, body, record)
+        damaged = "" if record is None else _damaged_tensors(data, raw, record)
     raise CheckpointError(
         path,
         f"{damaged or 'its header'} is damaged: the SHA-256 does not match",
@@ -222,25 +216,38 @@ def _check_whole(path: Path, record: AnyRecord | None) -> None:
     )
 
 
-def _damaged_tensors(data: mmap.mmap, body: int, record: FileRecord) -> str:
-    header = json.loads(data[8:body])
-    header.pop("__metadata__")
-    where = {name: slice(*(body + offset for offset in entry["data_offsets"])) for name, entry in header.items()}
-    return ", ".join(
-        name for name, part in where.items() if hashlib.sha256(data[part]).hexdigest() != record.tensors.get(name)
-    )
+def _damaged_tensors(data: mmap.mmap, raw: RawHeader, record: FileRecord) -> str:
+    with memoryview(data) as view:
+        hashes = {name: hashlib.sha256(view[part]).hexdigest() for name, part in raw.parts.items()}
+    return ", ".join(name for name, digest in hashes.items() if digest != record.tensors.get(name))
+
+
+def _check_record(path: Path, raw: RawHeader, record: AnyRecord) -> None:
+    """Compare what the record says of the tensors with what they are.
+
+    Raises:
+        CheckpointError: if they differ, as in a file that was put together by hand.
+    """
+    if record.tensors.keys() != raw.tensors.keys():
+        raise CheckpointError(path, "its record is of other tensors", hint=AGAIN)
+    layers = record.layers if isinstance(record, CheckpointRecord) else {}
+    for name, layer in layers.items():
+        if name not in raw.tensors:
+            raise CheckpointError(path, "its layers are not its tensors", hint=AGAIN)
+        if layer.shape != raw.tensors[name].shape:
+            raise CheckpointError(path, f"its record has {name} in another shape", hint=AGAIN)
 
 
 def _decode(path: Path, text: str) -> AnyRecord:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise CheckpointError(path, f"its metadata is no JSON ({error})", hint=AGAIN) from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
             path,
-            f"has format version {version}; this ntt reads version {FORMAT_VERSION}",
+            f"has format version {str(version):.20}; this ntt reads version {FORMAT_VERSION}",
             hint="pip install -U ntt-cli",
         )
     try:
@@ -248,10 +255,4 @@ def _decode(path: Path, text: str) -> AnyRecord:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(path, f"its metadata is damaged ({where}: {problem['msg']})", hint=AGAIN) from error
-
-
-def _nearby(path: Path) -> str:
-    here = [str(other) for other in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), here, n=1)
-    return f"did you mean {near[0]}?" if near else "check the path"
+        raise CheckpointError(path, f"its metadata is damaged ({where:.200}: {problem['msg']})", hint=AGAIN) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Generator
@@ -25,7 +26,7 @@ def load_python(path: Path, error: type[NttError]) -> ModuleType:
     It can import its neighbours. It is registered under a name of its own, so it shadows nothing and `model.py` in one
     folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
         what, hint = _why_missing(path)
         raise error(path, what, hint=hint)
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
@@ -91,9 +92,9 @@ def _forget_namesakes(folder: Path) -> None:
 
 
 def _why_missing(path: Path) -> tuple[str, str]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return "is a folder, not a Python file", "name a .py file"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}", "check the path"
     names = sorted(entry.name for entry in path.parent.glob("*.py"))
     near = difflib.get_close_matches(path.name, names, n=1)

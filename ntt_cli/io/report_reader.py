@@ -13,9 +13,12 @@ from safetensors.numpy import load_file
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io.files import report_path
+from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import AGAIN, ReportRecord, read_header
 
 Numbers = NDArray[np.float64]
+DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
+"""The types that a report's tensors may have."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,22 @@ def read_report(path: Path) -> Report:
     Raises:
         CheckpointError: if there is none, or it is damaged.
     """
-    record = read_header(path).record
+    header = read_header(path)
+    record = header.record
     if not isinstance(record, ReportRecord):
         beside = report_path(path)
         if record is None or not beside.exists():
             raise CheckpointError(
                 path, f"has no report beside it ({beside.name})", hint="name a report, or a comparison's folder"
             )
-        path, record = beside, read_header(beside).record
+        path, header = beside, read_header(beside)
+        record = header.record
         if not isinstance(record, ReportRecord):
             raise CheckpointError(path, "is not a report", hint=AGAIN)
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}, as in no report", hint=AGAIN)
+    require_memory(path, 8 * path.stat().st_size, error=CheckpointError, hint="use a machine with more memory")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ntt_cli.errors import OutputError
 from ntt_cli.io.files import write_atomically
+from ntt_cli.io.strict_json import parse_json
 
 SETTINGS = "comparison.json"
 CELLS = "cells"
@@ -115,7 +116,7 @@ def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes().decode())
     except (OSError, ValueError) as error:
         raise OutputError(path, f"cannot be read: {error}", hint="name another folder with --output") from error
     return content if isinstance(content, dict) else {}

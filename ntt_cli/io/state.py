@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ntt_cli.errors import CheckpointError, ResumeError
-from ntt_cli.io.checkpoint import tensor_hashes
+from ntt_cli.io.checkpoint import load_tensors, tensor_hashes
 from ntt_cli.io.files import write_atomically
 from ntt_cli.io.metadata import RunRecord, StateRecord, encode_record, read_header, seal
 
@@ -71,19 +71,21 @@ def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
     Raises:
         ResumeError: if the file is damaged, or holds something else.
     """
+    remedy = "remove it to start from the beginning"
     try:
-        record = read_header(path).record
+        header = read_header(path)
+        record = header.record
+        if not isinstance(record, StateRecord) or record.kind != kind:
+            what = f"is not a {kind} but {record.kind if record else 'of unknown origin'}"
+            raise ResumeError(path, what, hint="name another --output")
+        tensors = load_tensors(path, header)
     except CheckpointError as error:
-        raise ResumeError(path, error.what, hint="remove it to start from the beginning") from error
-    if not isinstance(record, StateRecord) or record.kind != kind:
-        raise ResumeError(
-            path, f"is not a {kind} but {record.kind if record else 'of unknown origin'}", hint="name another --output"
-        )
-    tensors = load_file(path)
+        raise ResumeError(path, error.what, hint=remedy) from error
     for name, strides in record.strides.items():
-        tensors[name] = torch.empty_strided(tensors[name].shape, strides, dtype=tensors[name].dtype).copy_(
-            tensors[name]
-        )
+        plain = tensors.get(name)
+        if plain is None or len(strides) != plain.ndim or _extent(plain.shape, strides) != plain.numel():
+            raise ResumeError(path, f"{name:.99} cannot be laid out as it says", hint=remedy)
+        tensors[name] = torch.empty_strided(plain.shape, strides, dtype=plain.dtype).copy_(plain)
     return State(step=record.step, tensors=tensors, values=record.values), record.run
 
 
@@ -95,6 +97,10 @@ def file_sha256(path: Path) -> str:
 
 def _is_permuted(value: Tensor) -> bool:
     """Dense, but in another order, such as channels last: convolutions choose their arithmetic by it."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     contiguous = torch.empty(value.shape, device="meta").stride()
-    return value.numel() == extent and value.stride() != contiguous
+    return value.numel() == _extent(value.shape, value.stride()) and value.stride() != contiguous
+
+
+def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Entries from the first to the last in memory."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))

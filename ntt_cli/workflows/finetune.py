@@ -116,7 +116,7 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
     world = this_world()
-    with claimed(output, config, world):
+    with claimed(output, config, world, on_event):
         task = prepare(config, on_event)
         world.require(min(config.batch_size, len(task.training)))
         this = _run_record(task)
@@ -140,7 +140,7 @@ def _run_record(task: Task) -> RunRecord:
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
         weights_sha256=None if config.checkpoint is None else file_sha256(Path(config.checkpoint)),
         data_sha256=data_sha256(task.training),
-        machine=describe_machine(pick_device(config.device)),
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )
 
 

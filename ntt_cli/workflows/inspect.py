@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ntt_cli.io.metadata import AnyRecord, TensorRecord, read_header
+from ntt_cli.io.metadata import AnyRecord, read_header
+from ntt_cli.io.safetensors_header import TensorRecord
 from ntt_cli.workflows.reports import Summary
 
 

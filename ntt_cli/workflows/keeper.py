@@ -14,7 +14,7 @@ from ntt_cli.io.files import remove_durably
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import Kind, State, write_state
 from ntt_cli.workflows.events import EventSink, Warned
-from ntt_cli.workflows.stop import Interrupted, Stop
+from ntt_cli.workflows.stop import Interrupted, Stop, blamed
 from ntt_cli.workflows.world import ALONE, World
 
 
@@ -65,9 +65,7 @@ class Keeper:
             DivergedError: if the state is not finite, which is never saved.
             OutputError: if the run is to end and its state cannot be saved.
         """
-        if self.world.size > 1:
-            self.stop.asked = self.world.most(self.stop.asked or 0) or None
-        if (number := self.stop.look()) is not None:
+        if self._all_asked() and (number := self.stop.look()) is not None:
             self._save(state())
             raise Interrupted(number, self.kept)
         if time.monotonic() - self._last < self.every:
@@ -95,7 +93,8 @@ class Keeper:
             OutputError: if the result cannot be written.
         """
         try:
-            yield
+            with blamed(self.stop):
+                yield
         except Interrupted as interruption:
             self._save_end()
             raise Interrupted(interruption.number, self.kept) from interruption
@@ -117,6 +116,14 @@ class Keeper:
     def kept(self) -> str:
         """What there is of the run on disk, in words."""
         return "nothing was written" if self._saved is None else f"{self.path} holds step {self._saved:,}"
+
+    def _all_asked(self) -> bool:
+        """Whether every process knows that one was asked to end; a signal that comes meanwhile counts the next time."""
+        if self.world.size > 1:
+            if not (asked := self.world.most(self.stop.asked or 0)):
+                return False
+            self.stop.asked = asked
+        return True
 
     def _save_end(self) -> None:
         if self._end is not None:

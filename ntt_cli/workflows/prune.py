@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,29 +18,27 @@ from ntt_cli.core.transfer import Student
 from ntt_cli.io.checkpoint import write_checkpoint
 from ntt_cli.io.files import report_path
 from ntt_cli.io.machine import describe_machine
-from ntt_cli.io.memory import peak_memory_bytes
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.io.state import file_sha256
 from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
-from ntt_cli.workflows.batches import Batches
+from ntt_cli.workflows.estimate import Estimate, estimate_run
 from ntt_cli.workflows.events import EventSink
-from ntt_cli.workflows.keeper import Keeper
+from ntt_cli.workflows.keeper import Keeper, keep_nothing
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
-from ntt_cli.workflows.prepare import Inputs, pick_device, take_apart
+from ntt_cli.workflows.prepare import pick_device, take_apart
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_keeper
 from ntt_cli.workflows.stop import Stop
 from ntt_cli.workflows.threads import threads_for
-from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer, take_step
+from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer
 from ntt_cli.workflows.world import World, this_world
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
-PROBE_STEPS = 10
 FRESH_SEED = 1_000_003
 """Added to the seed for weights that `ntt-fresh` draws anew."""
 
@@ -67,7 +64,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         Interrupted: if the run was asked to end.
     """
     output, world = Path(config.output), this_world()
-    with claimed(output, config, world):
+    with claimed(output, config, world, on_event):
         task = prepare(config, on_event)
         world.require(task.settings.batch_size // 2)
         this = _run_record(task)
@@ -105,43 +102,57 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
 
 
 def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
-    """What `run` would do, with time and memory from a few real steps whose result is thrown away.
+    """What `run` would do, with its time and memory from one of each thing that it does, thrown away.
 
     Layer counts are those at the first step; by saliency they move with the student.
     """
+    begun = time.perf_counter()
     task = prepare(config, on_event)
-    seconds, peak = None, None
+    estimate = Estimate(None, None, None, None, None)
     if config.sparsity == 0:
         masks = task.sight().dense()
     elif task.method.score is None:
-        assert task.inputs is not None
-        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event)
-        student = first_student(
+        student, estimate = _estimate(task, time.perf_counter() - begun, on_event)
+        masks = student.masks
+    else:
+        masks = one_shot_masks(task.method, task.sight())
+    return PrunePlan(
+        model=config.model,
+        parameters=sum(p.numel() for p in task.teacher.params.values()),
+        prunable=sum(task.sizes.values()),
+        kept=count_kept(masks),
+        steps=task.settings.steps if task.method.score is None and config.sparsity else 0,
+        seconds_per_step=estimate.seconds_per_step,
+        seconds=estimate.seconds,
+        peak_memory_bytes=estimate.peak_memory_bytes,
+        memory_bytes=estimate.memory_bytes,
+        advice=estimate.advice,
+        layers=_layers({name: int(mask.sum()) for name, mask in masks.items()}, task),
+    )
+
+
+def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, Estimate]:
+    assert task.inputs is not None
+    inputs, room = task.inputs, Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+
+    def choose() -> Student:
+        return first_student(
             task.teacher,
-            task.inputs,
+            inputs,
             task.names,
             outputs=task.outputs,
             settings=task.settings,
             held=_held(task),
             room=room,
         )
-        masks = student.masks
-        seconds = _seconds_per_step(task, task.inputs, student, room)
-        peak = peak_memory_bytes(task.inputs.device)
-    else:
-        masks = one_shot_masks(task.method, task.sight())
-    steps = task.settings.steps if seconds is not None else 0
-    return PrunePlan(
-        model=config.model,
-        parameters=sum(p.numel() for p in task.teacher.params.values()),
-        prunable=sum(task.sizes.values()),
-        kept=count_kept(masks),
-        steps=steps,
-        seconds_per_step=seconds,
-        seconds=seconds and seconds * steps,
-        peak_memory_bytes=peak,
-        layers=_layers({name: int(mask.sum()) for name, mask in masks.items()}, task),
-    )
+
+    def finish(student: Student) -> None:
+        ended = _masked(task, student.params, student.masks)
+        _agreement(task, ended, room, keep_nothing())
+        _kernels(task, ended)
+
+    with threads_for(task.teacher, inputs):
+        return estimate_run(task, room, choose=choose, finish=finish, before=before)
 
 
 def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: EventSink) -> _Student:
@@ -182,7 +193,7 @@ def _run_record(task: Task) -> RunRecord:
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
         weights_sha256=None if config.weights is None else file_sha256(Path(config.weights)),
         data_sha256=None if task.inputs is None else data_sha256(task.inputs),
-        machine=describe_machine(pick_device(config.device)),
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )
 
 
@@ -265,18 +276,6 @@ def _report(
         kernels=kernels.summary if kernels else None,
         layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),
     )
-
-
-def _seconds_per_step(task: Task, inputs: Inputs, student: Student, room: Room) -> float:
-    batches = Batches(task.teacher, inputs, task.outputs, task.settings)
-    seconds = []
-    for step in range(PROBE_STEPS):
-        begun = time.perf_counter()
-        loss = take_step(student, batches, step, task.settings, room)
-        float(loss.total)  # waits for the device
-        seconds.append(time.perf_counter() - begun)
-    # The first step also pays for what torch sets up once.
-    return statistics.median(seconds[1:])
 
 
 def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:

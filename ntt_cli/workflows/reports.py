@@ -74,7 +74,11 @@ class PruneReport(Summary):
 
 
 class PrunePlan(Summary):
-    """What `ntt prune --dry-run` says: nothing is trained. Memory and time come from measured steps."""
+    """What `ntt prune --dry-run` says: nothing is trained.
+
+    Memory and time are of a whole run, from one of each thing that it does; `advice` says what to change where the
+    memory there is will not do. Then no step was taken whole, and there are no times.
+    """
 
     model: str
     parameters: int
@@ -84,6 +88,8 @@ class PrunePlan(Summary):
     seconds_per_step: float | None
     seconds: float | None
     peak_memory_bytes: int | None
+    memory_bytes: int | None
+    advice: str | None
     layers: list[LayerSummary]
 
 

@@ -30,7 +30,7 @@ S = TypeVar("S", bound=Summary)
 
 
 @contextlib.contextmanager
-def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World) -> Generator[None]:
+def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on_event: EventSink) -> Generator[None]:
     """Hold the output for this run, and clean up after killed ones; the first of its processes does, for all.
 
     Yields:
@@ -43,7 +43,9 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World) ->
         yield
         return
     check_outputs(output, force=True)
-    with locked(output):
+    with locked(output) as alone:
+        if not alone:
+            on_event(Warned(f"the file system has no locks: let no other run write {output}"))
         # Only now: a run that held it may have written it.
         check_outputs(output, force=config.force or config.resume)
         state = state_path(output)
@@ -58,12 +60,21 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World) ->
         yield
 
 
-def data_sha256(inputs: Inputs) -> str:
-    """Of the number of samples, and of some of them, with their labels: cheap, however many there are."""
+def data_sha256(inputs: Inputs) -> str | None:
+    """Of the number of samples, and of some of them, with their labels: cheap, however many there are.
+
+    `None` where a sample is another each time that it is fetched, as of a data set that augments.
+    """
     samples = inputs.samples
-    some = torch.linspace(0, len(samples) - 1, min(FINGERPRINT_SAMPLES, len(samples)), dtype=torch.float64).long()
-    digest = hashlib.sha256(str(len(samples)).encode())
-    for values in (samples.inputs(some), samples.labels):
+    count = min(FINGERPRINT_SAMPLES, len(samples))
+    some = torch.linspace(0, len(samples) - 1, count, dtype=torch.float64).long()
+    found = [_digest(len(samples), samples.inputs(some), samples.labels) for _ in range(2)]
+    return found[0] if found[0] == found[1] else None
+
+
+def _digest(count: int, inputs: torch.Tensor, labels: torch.Tensor | None) -> str:
+    digest = hashlib.sha256(str(count).encode())
+    for values in (inputs, labels):
         if values is not None:
             digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -135,7 +146,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     then, now = left_by.config, run.config
     options = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     what = [_differs(_flag(name), then.get(name), now.get(name)) for name in options]
-    if left_by.model != run.model:
+    if left_by.model.sha256 != run.model.sha256:
         what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
     if left_by.weights_sha256 != run.weights_sha256:
         what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
@@ -164,7 +175,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
 
 
 def _differs(name: str, then: object, now: object) -> str:

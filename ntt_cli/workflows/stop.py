@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import FrameType
+
+from ntt_cli.errors import DivergedError, OutputError
 
 GRACE_SECONDS = 7.0
 """For a step to end and its state to be saved, before the work is interrupted wherever it is."""
@@ -68,7 +70,35 @@ class Stop:
 
 
 @contextlib.contextmanager
-def listening(stop: Stop, numbers: Iterable[signal.Signals] = (signal.SIGINT, signal.SIGTERM)) -> Generator[None]:
+def blamed(stop: Stop) -> Generator[None]:
+    """An error of code that was interrupted is taken for the interruption.
+
+    torch, or a user's code, may raise another error while it cleans up.
+
+    Yields:
+        nothing.
+
+    Raises:
+        Interrupted: if the run was asked to end before something went wrong.
+        OutputError: as it was: the state cannot be saved.
+        DivergedError: as it was: the state is worth nothing.
+        Exception: what went wrong in a run that was not asked to end.
+    """
+    try:
+        yield
+    except (OutputError, DivergedError):
+        raise
+    except Exception as error:
+        if stop.asked is None:
+            raise
+        raise Interrupted(stop.asked) from error
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def listening(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
     """Let these signals ask for the end: the first one politely, the second at once. For the main thread alone.
 
     Yields:
@@ -87,14 +117,34 @@ def listening(stop: Stop, numbers: Iterable[signal.Signals] = (signal.SIGINT, si
         if stop.patient and stop.asked is not None:
             raise Interrupted(stop.asked)
 
-    before = {number: signal.signal(number, ask) for number in numbers}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
+    with _handled(numbers, ask), _handled([signal.SIGALRM], interrupt):
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def leaving() -> Generator[None]:
+    """While there is nothing to save yet, or any more: a signal ends the process at once.
+
+    Yields:
+        nothing.
+    """
+    with _handled(SIGNALS, lambda number, _: _leave(number)):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    # One that is ignored stays so: a shell starts background jobs with the interrupt ignored.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _leave(number: int) -> None:

@@ -114,7 +114,7 @@ def test_a_signal_before_the_first_step() -> None:
     with process:
         assert process.stderr.readline() == "building\n"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert err.splitlines() == [
         "warning: terminated; no file is half-written",

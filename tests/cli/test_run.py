@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.cli.streams import Streams
-from ntt_cli.errors import DataError, DivergedError, OutputError
+from ntt_cli.errors import DataError, DivergedError, ModelError, OutputError
 from ntt_cli.workflows import prune
 from tests.cli.conftest import MODEL, Ntt
 
@@ -88,6 +88,27 @@ def test_termination_is_not_taken_for_an_error_of_user_code() -> None:
             pytest.fail("`except Exception` caught it")
 
     assert run(work)[0] == 143
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mode stack"), ModelError("net.py", "fails", hint="mend it")], ids=repr)
+def test_an_error_of_interrupted_code_is_taken_for_the_interruption(error: Exception) -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise error
+
+    assert run(work) == (143, "warning: terminated; no file is half-written\n")
+
+
+def test_a_state_that_cannot_be_saved_is_told() -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise OutputError("x", "cannot be written", hint="free some space")
+
+    assert run(work) == (2, "error: x: cannot be written\nhint: free some space\n")
 
 
 def test_torchs_own_future_warnings_are_not_shown() -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 from pydantic import BaseModel
 from rich.table import Table
+from rich.text import Text
 
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.errors import OutputError
@@ -47,6 +48,20 @@ def test_words_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
         both.fail("[failure]")
     ending = "warning: [warning]\nfailed: [failure]\n"
     assert capsys.readouterr() == ("", f"[advice] {long}\n{ending}{ending}")
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x9b1m\rb\u202ec\udcff é"
+    streams = make_streams(as_json=False, quiet=False)
+    table = Table(box=None, padding=0, show_header=False)
+    table.add_row(Text(name))
+    streams.result(Report(), human=table, quiet="")
+    streams.error(OutputError(name, name, hint=name))
+    out, err = capsys.readouterr()
+    assert "a\\x1b[2J" in out  # and the rest is cut to the width of the name
+    assert err.count("a\\x1b[2J\\x9b1m") == 3
+    for text in (out, err):
+        assert text.replace("\n", "").isprintable()
 
 
 def test_a_pipe_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp
 
 from ntt_cli.core.functional import functional_model
+from ntt_cli.core.second_order import twice_differentiable
 from tests.core.cases import MODEL_CASES, ModelCase, every_model
 
 CASES = {case.name: case for case in MODEL_CASES}
@@ -98,7 +99,8 @@ def test_attention_is_differentiable_in_forward_mode(name: str) -> None:
     model, x = CASES[name].functional(), CASES[name].inputs(3)
     generator = torch.Generator().manual_seed(0)
     tangents = {key: torch.randn(p.shape, generator=generator, dtype=torch.float64) for key, p in model.params.items()}
-    logits, tangent = jvp(lambda params: model.bind()(params, x), (model.params,), (tangents,))
+    with twice_differentiable():
+        logits, tangent = jvp(lambda params: model.bind()(params, x), (model.params,), (tangents,))
     cotangent = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
     (gradients,) = vjp(lambda params: model.bind()(params, x), model.params)[1](cotangent)
     expected = sum((gradients[key] * tangents[key]).sum() for key in tangents)
@@ -132,9 +134,10 @@ def test_global_settings_hold_only_inside(fastpath: bool) -> None:
     torch.backends.mha.set_fastpath_enabled(fastpath)
     try:
         before = attention_settings()
-        apply({}, torch.zeros(1, 1))
+        with twice_differentiable():
+            apply({}, torch.zeros(1, 1))
         assert attention_settings() == before
-        with pytest.raises(ValueError, match="no samples"):
+        with pytest.raises(ValueError, match="no samples"), twice_differentiable():
             apply({}, torch.zeros(0, 1))
         assert attention_settings() == before
     finally:

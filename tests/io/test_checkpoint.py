@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,10 +206,10 @@ def test_zeros_that_are_not_the_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
-        (lambda record, tensors: tensors.pop("fc.weight"), "its layers are not its tensors"),
+        (lambda record, tensors: tensors.pop("fc.weight"), "its record is of other tensors"),
         (lambda record, tensors: record["layers"].update(x=record["layers"]["fc.weight"]), "are not its tensors"),
         (lambda record, tensors: record["layers"]["fc.weight"].update(kept=2), "are not its recorded masks"),
-        (lambda record, tensors: record["layers"]["fc.weight"].update(shape=[4]), "are not its recorded masks"),
+        (lambda record, tensors: record["layers"]["fc.weight"].update(shape=[4]), "has fc.weight in another shape"),
     ],
 )
 def test_a_record_of_something_else(tmp_path: Path, edit: Any, what: str) -> None:
@@ -222,6 +223,30 @@ def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
     read = read_checkpoint(tmp_path / "x.safetensors")
     assert (read.masks, read.record, read.standardisation) == ({}, None, None)
     assert read.tensors["w"].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.uint16, torch.bool])
+def test_rare_types(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"w": torch.tensor([0.0, 1.0]).to(dtype)}, tmp_path / "x.safetensors")
+    assert read_checkpoint(tmp_path / "x.safetensors").tensors["w"].dtype == dtype
+    if dtype.is_floating_point or dtype.is_complex:
+        save_file({"w": torch.tensor([0.0, math.nan]).to(dtype)}, tmp_path / "x.safetensors")
+        assert "w holds NaN or infinity" in str(refusal(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F4", 1), ("F6_E2M3", 3), ("F8_E8M0", 4)])
+def test_types_that_torch_cannot_compute_with(tmp_path: Path, dtype: str, size: int) -> None:
+    shape = [2] if size == 1 else [4]
+    header = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    assert f"w is of type {dtype}" in str(refusal(tmp_path / "x.safetensors"))
+
+
+def test_a_file_with_holes_is_not_read(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(tmp_path / "x.safetensors", 8 + len(header) + 2**42)
+    assert "takes 4096.0 GiB of memory to read" in str(refusal(tmp_path / "x.safetensors"))
 
 
 def test_standardisation_travels(tmp_path: Path) -> None:

@@ -75,6 +75,31 @@ def test_no_text(tmp_path: Path) -> None:
         read_config_file(tmp_path / "ntt.toml", "prune")
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("limit = " + "[" * 20_000, "is nested too deeply"),
+        ("limit = " + "{a=" * 20_000, "is nested too deeply"),
+        ("limit = " + "9" * 5000, "is not valid TOML: Exceeds the limit"),
+        ("a." * 50_000 + "b = 1", "is longer than 65,536 bytes"),
+        ('model = "a\\u0000.py"', "model holds a null character"),
+        ('model_arg = ["a=1", "b=\\u0000"]', "model_arg holds a null character"),
+        ("x" * 30_000 + " = 1", f"{'x' * 99} is not an option of ntt"),
+        ("[prune]\nmask-update-every = 1\nmask_update_every = 2", "sets mask-update-every and mask_update_every"),
+    ],
+)
+def test_hostile_files(tmp_path: Path, text: str, what: str) -> None:
+    error = refusal(tmp_path, text)
+    assert str(error).startswith(f"{tmp_path / 'ntt.toml'}: {what}")
+    assert len(str(error)) < 400
+    assert error.hint
+
+
+def test_an_endless_file_is_not_read_to_its_end() -> None:
+    with pytest.raises(UsageError, match="is longer than 65,536 bytes"):
+        read_config_file(Path("/dev/zero"), "prune")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("missing.toml", "No such file or directory"), ("", "Is a directory")])
 def test_no_file(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"cannot be read: {reason}") as caught:

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Any, NoReturn
 import pytest
 
 from ntt_cli.errors import OutputError
-from ntt_cli.io.files import check_outputs, check_writable, report_path, sha256_of, write_atomically
+from ntt_cli.io.files import (
+    check_outputs,
+    check_writable,
+    remove_durably,
+    remove_orphans,
+    report_path,
+    sha256_of,
+    write_atomically,
+)
 
 
 def refusal(work: Callable[..., Any], *arguments: Any, **options: Any) -> OutputError:
@@ -178,6 +187,32 @@ def test_an_interruption_leaves_the_old_file(
         with pytest.raises(type(interruption)):
             write_atomically(path, b"new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_orphans_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path = tmp_path / "x[1].safetensors"
+    gone = [tmp_path / f".{path.name}.{number}.tmp" for number in (dead.pid, os.getpid())]
+    others = [
+        tmp_path / f".{path.name}.{os.getppid()}.tmp",
+        tmp_path / f".{path.name}.notes.tmp",
+        tmp_path / f".y.safetensors.{dead.pid}.tmp",
+        path,
+    ]
+    for file in (*gone, *others):
+        file.write_text("")
+    remove_orphans(path)
+    assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_removing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_text("")
+    remove_durably(tmp_path / "x")
+    remove_durably(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Path, "unlink", raising(OSError(errno.EIO, "Input/output error")))
+    assert "cannot be removed: Input/output error" in str(refusal(remove_durably, tmp_path / "x"))
 
 
 def test_sha256() -> None:

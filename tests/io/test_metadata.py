@@ -14,11 +14,11 @@ from ntt_cli.io.metadata import (
     ModelRecord,
     ReportRecord,
     StandardisationRecord,
-    TensorRecord,
     encode_record,
     read_header,
     seal,
 )
+from ntt_cli.io.safetensors_header import TensorRecord
 
 RECORD = CheckpointRecord(
     kind="prune",
@@ -40,7 +40,7 @@ ENCODED = (
 
 
 def written(path: Path, text: str | None) -> Path:
-    tensors = {"b": torch.zeros(2, 3), "a": torch.zeros((), dtype=torch.int64)}
+    tensors = {"b.weight": torch.zeros(2, 1), "a.weight": torch.zeros(1, 2, dtype=torch.int64)}
     data = save(tensors, {"ntt": text} if text else None)
     path.write_bytes(seal(data) if UNSEALED.encode() in data else data)
     return path
@@ -63,10 +63,10 @@ def test_read(tmp_path: Path) -> None:
     assert header.record is not None
     assert header.record.model_copy(update={"file_sha256": UNSEALED}) == RECORD
     assert header.tensors == {
-        "a": TensorRecord(dtype="I64", shape=()),
-        "b": TensorRecord(dtype="F32", shape=(2, 3)),
+        "a.weight": TensorRecord(dtype="I64", shape=(1, 2)),
+        "b.weight": TensorRecord(dtype="F32", shape=(2, 1)),
     }
-    assert list(header.tensors) == ["a", "b"]
+    assert list(header.tensors) == ["a.weight", "b.weight"]
 
 
 def test_read_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_read_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
 
 
 def test_read_a_report(tmp_path: Path) -> None:
-    given = ReportRecord(kind="finetune report", summary={"epochs": 3}, tensors={"a": "01"})
+    given = ReportRecord(kind="finetune report", summary={"epochs": 3}, tensors={"a.weight": "01", "b.weight": "23"})
     record = read_header(written(tmp_path / "x.safetensors", encode_record(given)["ntt"])).record
     assert record is not None
     assert record.model_copy(update={"file_sha256": UNSEALED}) == given
 
 
-@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.ckpt", "x.pkl", "x.pickle", "X.PT"])
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.ckpt", "x.pkl", "x.pickle", "x.joblib", "X.PT"])
 def test_pickles_are_not_even_opened(tmp_path: Path, name: str) -> None:
     error = refusal(tmp_path / name)
     assert "may hold a pickle" in str(error)
@@ -124,12 +124,31 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
         (ENCODED.replace('"kept":2', '"kept":"two"'), "prune.layers.a.weight.kept: "),
         (ENCODED.replace('"kept":2,', ""), "prune.layers.a.weight.kept: Field required"),
         (ENCODED.replace('"seed":1', '"seed":1},"owner":{'), "prune.owner: Extra inputs are not permitted"),
+        (ENCODED.replace('"seed":1', '"seed":1,"seed":2'), "its metadata is no JSON (it names 'seed' twice)"),
+        (ENCODED.replace('"seed":1', '"seed":NaN'), "its metadata is no JSON (it holds NaN)"),
+        (ENCODED.replace('"seed":1', '"seed":' + "[" * 40 + "]" * 40), "no JSON (it is nested too deeply)"),
+        (ENCODED.replace('"seed":1', '"seed":' + "[" * 99_999 + "]" * 99_999), "no JSON (it is nested too deeply)"),
+        (ENCODED.replace('"seed":1', '"seed":' + "1" * 5000), "its metadata is no JSON (Exceeds the limit"),
+        (ENCODED.replace('"seed":1', '"seed":"\\ud800"'), "its metadata is no JSON ('utf-8' codec can't encode"),
+        (ENCODED.replace('"format_version":1', '"format_version":true'), "has format version True"),
+        (ENCODED.replace('"format_version":1', '"format_version":1.0'), "has format version 1.0"),
+        (ENCODED.replace('"format_version":1', f'"format_version":"{"2" * 999}"'), f"version {'2' * 20}; this"),
+        (ENCODED.replace('"kept":2', '"kept":3'), "prune.layers.a.weight: Value error, keeps more than there is"),
+        (ENCODED.replace('"kept":2', '"kept":-1'), "prune.layers.a.weight.kept: "),
+        (ENCODED.replace('"shape":[1,2]', '"shape":[0,2]'), "prune.layers.a.weight.shape.0: "),
+        (ENCODED.replace('"shape":[1,2]', '"shape":[2,1]'), "its record has a.weight in another shape"),
+        (ENCODED.replace('"a.weight":{', '"c.weight":{'), "its layers are not its tensors"),
+        (ENCODED.replace('"a.weight":"23"', '"c.weight":"23"'), "its record is of other tensors"),
+        (ENCODED.replace('"std":[0.25]', '"std":[0.0]'), "prune.standardisation.std.0: "),
+        (ENCODED.replace('"std":[0.25]', '"std":[0.25,1]'), "has 1 means and 2 deviations"),
+        (ENCODED.replace("[0.25]", "[]").replace("[0.5]", "[]"), "has 0 means and 0 deviations"),
     ],
 )
 def test_damaged_metadata(tmp_path: Path, text: str, what: str) -> None:
     error = refusal(written(tmp_path / "x.safetensors", text))
     assert what in str(error)
     assert error.hint == ("pip install -U ntt-cli" if "version" in what else "make the file again")
+    assert len(str(error)) < 500
 
 
 def test_metadata_that_nobody_knows_is_ignored(tmp_path: Path) -> None:

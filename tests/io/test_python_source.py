@@ -88,6 +88,11 @@ def test_a_failure_in_a_neighbour_is_placed_at_the_import(tmp_path: Path) -> Non
         load_python(path, DataError)
 
 
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no such file"):
+        load_python(tmp_path / f"{'a' * 300}.py", ModelError)
+
+
 def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
     write(tmp_path / "model.py", "")
     with pytest.raises(ModelError, match="there is no such file") as caught:

@@ -71,3 +71,11 @@ def test_a_report_is_no_checkpoint(tmp_path: Path) -> None:
 def test_unwritable(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_report(tmp_path / "missing" / "x.safetensors", {}, kind="prune report", summary=Summary())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.uint16])
+def test_types_that_no_report_has(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "x.report.safetensors"
+    write_report(path, {"loss": torch.zeros(2).to(dtype)}, kind="prune report", summary=Summary())
+    with pytest.raises(CheckpointError, match="loss is of type .*, as in no report"):
+        read_report(path)

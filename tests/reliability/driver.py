@@ -26,9 +26,11 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 
 from ntt_cli.cli.app import main  # noqa: E402
+from ntt_cli.workflows.stop import leaving  # noqa: E402
 from tests.networks import write_network  # noqa: E402
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 
 class Faults:
@@ -157,7 +159,8 @@ def warm_up() -> None:
 
 if __name__ == "__main__":
     warm_up()
-    for line in sys.stdin:
-        runs = json.loads(line)
-        pids = [start(run) for run in runs]
-        print(json.dumps([finish(run, pid) for run, pid in zip(runs, pids, strict=True)]), flush=True)  # noqa: T201
+    with leaving():  # as `main` does, for the moments before it and after it
+        for line in sys.stdin:
+            runs = json.loads(line)
+            pids = [start(run) for run in runs]
+            print(json.dumps([finish(run, pid) for run, pid in zip(runs, pids, strict=True)]), flush=True)  # noqa: T201

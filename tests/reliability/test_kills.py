@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.conftest import FILES, TORTURE, Driver, Prepared, outputs
+from tests.reliability.conftest import FILES, TORTURE, Driver, Outcome, Prepared, outputs
 
 EVERY = 1 if TORTURE else 4
 RANDOM_KILLS = 100 if TORTURE else 3
@@ -23,11 +23,12 @@ def check_whole(prepared: Prepared, folder: Path) -> None:
         assert found[FILES[0]] == prepared.new[FILES[0]]
 
 
-def check_resumed(prepared: Prepared, folder: Path, driver: Driver) -> None:
+def check_resumed(prepared: Prepared, folder: Path, driver: Driver) -> Outcome:
     done = driver.run(folder, prepared.command, "--resume")
     assert done.status == 0, done.stderr
     assert outputs(folder) == prepared.new
     assert {path.name for path in folder.iterdir()} == {path.name for path in prepared.folder.iterdir()}
+    return done
 
 
 @pytest.mark.parametrize("how", ["kill", "tear"])
@@ -36,7 +37,11 @@ def test_killed_at_every_call(prepared: Prepared, driver: Driver, tmp_path: Path
         folder = prepared.copy(tmp_path / "run")
         assert driver.run(folder, prepared.command, at=number, how=how).status == -9
         check_whole(prepared, folder)
-        check_resumed(prepared, folder, driver)
+        done = check_resumed(prepared, folder, driver)
+        if number > prepared.calls / 2:
+            # Steps whose state was saved were not taken, and saved, again.
+            assert done.calls is not None
+            assert done.calls < prepared.calls * 3 / 4
 
 
 def test_killed_at_random_moments(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:

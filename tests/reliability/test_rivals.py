@@ -19,9 +19,9 @@ def test_runs_at_once_on_one_output(prepared: Prepared, driver: Driver, tmp_path
         folder = prepared.copy(tmp_path / "run")
         command = [*COMMANDS[prepared.command], *SHARED]
         done = driver.at_once(folder, [[*command, "--seed", str(seed)] for seed in range(RUNS)])
-        assert 0 in {run.status for run in done}
+        # One that starts late may find the output free again.
+        assert {run.status for run in done} == {0, 2}
         for run in done:
-            assert run.status in {0, 2}, run.stderr
             if run.status == 2:
                 said = re.search(r"another run is at work on it: pid (\d+) on \S+ since \d{4}-", run.stderr)
                 assert said, run.stderr

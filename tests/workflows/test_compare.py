@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from ntt_cli.config import CompareConfig
@@ -19,7 +20,23 @@ from ntt_cli.workflows.compare_cell import Cell, cells_of, folder_of, pilot_of, 
 from ntt_cli.workflows.compare_processes import run_cells
 from ntt_cli.workflows.events import CellsChanged, Event
 from ntt_cli.workflows.reports import CellResult, CompareReport
+from ntt_cli.workflows.stop import Interrupted, Stop
 from tests.networks import write_network
+
+
+class AfterLooks(Stop):
+    """Asks for the end after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def look(self) -> int | None:
+        self.looks -= 1
+        if self.looks == 0:
+            self.asked = 15
+        return super().look()
+
 
 pytestmark = pytest.mark.usefixtures("folder")
 LISTS = {"methods", "sparsities", "seeds", "learning_rates"}
@@ -270,6 +287,24 @@ def test_a_plan_writes_nothing() -> None:
     later = compare.plan(chosen, lambda _: None)
     assert [cell.done for cell in later.cells] == [False, True, False, False]
     assert later.seconds < planned.seconds
+
+
+def test_a_cell_goes_on_where_it_was_interrupted() -> None:
+    chosen, other = config(methods="ntt"), config(methods="ntt", output="other")
+    cell = compare.prepare(chosen, write=True)[0]
+    for looks in (2, 3):  # in the transfer, and, after its other two steps, in the fine-tuning
+        with pytest.raises(Interrupted):
+            run_cell(chosen, cell, AfterLooks(looks))
+        assert len(list(folder_of(chosen, cell).glob("*.resume.safetensors"))) == 1
+    # A state from elsewhere is of no use, and no hindrance.
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    try:
+        result = run_cell(chosen, cell)
+    finally:
+        torch.set_num_threads(torch.get_num_threads() - 1)
+    assert not list(folder_of(chosen, cell).glob("*.resume.safetensors"))
+    (whole,) = finish(other)
+    assert result.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
 
 
 def test_a_number_that_is_no_cell() -> None:

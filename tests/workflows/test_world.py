@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from ntt_cli.errors import UsageError
+from ntt_cli.io.state import State
+from ntt_cli.workflows.keeper import keep_nothing
+from ntt_cli.workflows.stop import Interrupted
 from ntt_cli.workflows.world import ALONE, World, this_world
 from tests.networks import write_network
 
@@ -103,6 +107,21 @@ def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
     assert "error: process 0 of 2: cannot reach the others" in words
     assert "go on with --resume" in words
     assert state.exists()
+
+
+def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be forgotten, or one process would end and leave the others waiting for it."""
+    keeper = replace(keep_nothing(), world=World(rank=1, size=2))
+
+    def most(world: World, number: int) -> int:
+        keeper.stop.asked = 15
+        return number
+
+    monkeypatch.setattr(World, "most", most)
+    state = State(step=1, tensors={}, values={})
+    keeper.offer(lambda: state)
+    with pytest.raises(Interrupted):
+        keeper.offer(lambda: state)
 
 
 def test_a_signal_to_one_ends_all_after_the_same_step() -> None:

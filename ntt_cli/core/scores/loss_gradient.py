@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.logits import label_loss
+from ntt_cli.core.second_order import twice_differentiable
 
 Batch = tuple[Tensor, Tensor]
 """Inputs `[n, ...]` and labels `[n]`, or `[n, positions]`."""
@@ -57,7 +58,7 @@ def grasp_scores(
         loss = label_loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
         return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
 
-    with torch.enable_grad():
+    with torch.enable_grad(), twice_differentiable():
         first = [sum(parts) for parts in zip(*(gradient(x, y, create_graph=False) for x, y in kept), strict=True)]
         scores = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
         for x, y in kept:

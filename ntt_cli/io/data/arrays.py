@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ntt_cli.config import DataOptions, Split
-from ntt_cli.errors import DataError
+from ntt_cli.errors import CheckpointError, DataError
+from ntt_cli.io.checkpoint import load_tensors
 from ntt_cli.io.data import samples
 from ntt_cli.io.data.convert import Array, as_inputs, as_labels, count_samples
 from ntt_cli.io.data.images import format_images
 from ntt_cli.io.data.samples import PARTS, InMemory, Samples, Selection, draw, to_unit_range
+from ntt_cli.io.free_memory import require_memory
+from ntt_cli.io.metadata import read_header
 
 INPUT_NAMES = ("x", "inputs", "images")
 LABEL_NAMES = ("y", "labels")
@@ -62,6 +65,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
     with _reading(spec):
         array = open_memmap(path, mode="r")
     n = count_samples(array, spec)
+    require_memory(spec, 4 * array.size // n, error=DataError, hint="cut its samples into smaller ones")
     chosen = draw(n, options.limit)
     if array.nbytes // n * len(chosen) <= samples.EAGER_BYTES:
         return from_arrays(array, None, spec=spec, options=options)
@@ -81,39 +85,57 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions) -> Sa
         if not isinstance(archive, np.lib.npyio.NpzFile):
             hint = f"rename it to {path.with_suffix('.npy')}"
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
-        found = _pick(archive, spec, split)
-    return from_arrays(found.inputs, found.labels, spec=spec, options=options, split=found.split)
+        found = _pick(archive.files, spec, split)
+        with ZipFile(file) as zipped:
+            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in zipped.infolist()}
+        names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
+        # A megabyte of zeros is compressed to a kilobyte; of no member more is unpacked than it declares.
+        hint = "save its inputs as a .npy file, which is read as it is needed"
+        require_memory(spec, sum(sizes[name] for name in names), error=DataError, hint=hint)
+        arrays = {name: archive[name] for name in names}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise DataError(spec, f"{name} is no array", hint="save it again with numpy.savez")
+    return _samples(arrays, found, spec, options)
 
 
 def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
     """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
     with _reading(spec):
-        found = _pick(load_file(path), spec, split)
-    return from_arrays(found.inputs, found.labels, spec=spec, options=options, split=found.split)
+        header = read_header(path)
+        found = _pick(header.tensors, spec, split)
+        tensors = load_tensors(path, header)
+    return _samples(tensors, found, spec, options)
 
 
 class _Found(NamedTuple):
-    inputs: Array
-    labels: Array | None
+    inputs: str
+    labels: str | None
     split: Split | None
 
 
-def _pick(arrays: Mapping[str, Array], spec: str, split: Split) -> _Found:
+def _samples(arrays: Mapping[str, Array], found: _Found, spec: str, options: DataOptions) -> Samples:
+    labels = None if found.labels is None else arrays[found.labels]
+    return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
+
+
+def _pick(names: Collection[str], spec: str, split: Split) -> _Found:
     parts = [part for parts in PARTS.values() for part in parts]
-    divided = any(f"{name}_{part}" in arrays for name in INPUT_NAMES for part in parts)
+    divided = any(f"{name}_{part}" in names for name in INPUT_NAMES for part in parts)
     suffixes = [f"_{part}" for part in PARTS[split]] if divided else [""]
     for suffix in suffixes:
-        inputs = [f"{name}{suffix}" for name in INPUT_NAMES if f"{name}{suffix}" in arrays]
-        labels = [f"{name}{suffix}" for name in LABEL_NAMES if f"{name}{suffix}" in arrays]
+        inputs = [f"{name}{suffix}" for name in INPUT_NAMES if f"{name}{suffix}" in names]
+        labels = [f"{name}{suffix}" for name in LABEL_NAMES if f"{name}{suffix}" in names]
         if len(inputs) > 1 or len(labels) > 1:
             several = inputs if len(inputs) > 1 else labels
             raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
         if inputs:
-            return _Found(arrays[inputs[0]], arrays[labels[0]] if labels else None, split if divided else None)
+            return _Found(inputs[0], labels[0] if labels else None, split if divided else None)
     looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
+    there = ", ".join(sorted(names)) or "nothing"
     raise DataError(
         spec,
-        f"holds {', '.join(sorted(arrays)) or 'nothing'}, but no {looked_for}",
+        f"holds {there if len(there) < 300 else there[:300] + '…'}, but no {looked_for}",
         hint="save inputs as x and labels as y, or as x_train, y_train, x_test and y_test",
     )
 
@@ -124,6 +146,8 @@ def _reading(spec: str) -> Generator[None]:
         yield
     except DataError:
         raise
+    except CheckpointError as failure:
+        raise DataError(spec, failure.what, hint=failure.hint) from failure
     except Exception as failure:  # numpy raises whatever it trips over in a damaged file
         if "Python objects" in str(failure) or "pickled" in str(failure) or "Object arrays" in str(failure):
             what, hint = "holds Python objects, which are never unpickled", "save plain arrays: x.astype('float32')"

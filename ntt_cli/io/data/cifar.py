@@ -1,15 +1,7 @@
-"""The files of CIFAR-10 and CIFAR-100.
-
-The Python version is pickled, and a pickle can run anything. The unpickler here knows the five names that such a file
-needs, and each stands for code below, not numpy's: `numpy.ndarray` itself, called with arguments of a file's choice,
-reads and writes memory that is not its own.
-"""
+"""The files of CIFAR-10 and CIFAR-100. The Python version is pickled; a pickle can run anything, and none is run."""
 
 from __future__ import annotations
 
-import io
-import pickle
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +10,9 @@ import numpy.typing as npt
 
 from ntt_cli.config import Split
 from ntt_cli.errors import DataError
+from ntt_cli.io.data.pickled import Bytes, Refused, read_pickle
+from ntt_cli.io.free_memory import require_memory
 
-Bytes = npt.NDArray[np.uint8]
 IMAGE_SHAPE = (3, 32, 32)
 IMAGE_BYTES = 3 * 32 * 32
 CIFAR10_BATCHES: dict[Split, tuple[str, ...]] = {
@@ -61,8 +54,11 @@ def read_cifar10_binary(folder: Path, split: Split) -> tuple[Bytes, npt.NDArray[
 def _read_batch(path: Path, label_key: str) -> tuple[Bytes, npt.NDArray[np.int64]]:
     batch = _unpickle(path)
     try:
-        images = batch["data"].array.reshape(-1, *IMAGE_SHAPE)
-        labels = np.array(batch[label_key], dtype=np.int64)
+        images = batch["data"].values.reshape(-1, *IMAGE_SHAPE)
+        given = batch[label_key]
+        if type(given) is not list or not all(type(label) is int for label in given):  # a list in it may be endless
+            raise ValueError(f"its {label_key} are no list of whole numbers")
+        labels = np.array(given, dtype=np.int64)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as failure:
         raise _no_batch(path, failure) from failure
     if images.dtype != np.uint8 or labels.shape != (len(images),):
@@ -75,14 +71,16 @@ def _read_batch(path: Path, label_key: str) -> tuple[Bytes, npt.NDArray[np.int64
 
 
 def _class_names(path: Path, key: str) -> tuple[str, ...]:
-    try:
-        return tuple(str(name) for name in _unpickle(path)[key])
-    except (KeyError, TypeError) as failure:
-        raise _no_batch(path, failure) from failure
+    content = _unpickle(path)
+    names = content.get(key) if type(content) is dict else None
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise _no_batch(path, ValueError(f"its {key} are no list of names"))
+    return tuple(names)
 
 
 def _read(path: Path) -> bytes:
     try:
+        require_memory(path, path.stat().st_size, error=DataError, hint="fetch the data set again")
         return path.read_bytes()
     except OSError as failure:
         raise DataError(path, f"cannot be read: {failure.strerror}", hint="fetch the data set again") from failure
@@ -93,69 +91,14 @@ def _no_batch(path: Path, failure: Exception) -> DataError:
     return DataError(path, what, hint="fetch this file again")
 
 
-@dataclass
-class _PickledType:
-    """What stands for `numpy.dtype`."""
-
-    name: str
-    align: bool = False
-    copy: bool = False
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and the like, which bytes do not have."""
-
-
-@dataclass
-class _PickledArray:
-    """What stands for `numpy.ndarray`: the bytes of it, made into an array here."""
-
-    array: Bytes = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
-
-    def __setstate__(self, state: tuple[int, tuple[int, ...], _PickledType, bool, str | bytes]) -> None:
-        _, shape, dtype, column_major, values = state
-        if dtype.name not in {"u1", "|u1"}:
-            raise ValueError(f"its array has type {dtype.name}, not u1")
-        raw = values.encode("latin1") if isinstance(values, str) else values  # a string where Python 2 wrote it
-        self.array = np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if column_major else "C")
-
-
-def _new_array(_subtype: object, _shape: object, _typecode: object) -> _PickledArray:
-    return _PickledArray()
-
-
-def _latin1(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes for Python 2
-
-
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that can build containers, numbers, strings and arrays of bytes, and nothing else."""
-
-    known = {
-        ("numpy.core.multiarray", "_reconstruct"): _new_array,
-        ("numpy._core.multiarray", "_reconstruct"): _new_array,
-        ("numpy", "ndarray"): _PickledArray,
-        ("numpy", "dtype"): _PickledType,
-        ("_codecs", "encode"): _latin1,
-    }
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.BytesIO(_read(path)), encoding="latin1")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
-            raise DataError(
-                self.path,
-                f"asks for {module}.{name}, which images do not need; nothing of it was run",
-                hint="do not trust this file; fetch the data set again",
-            )
-        return self.known[module, name]
-
-
 def _unpickle(path: Path) -> Any:
     try:
-        return _Unpickler(path).load()
-    except DataError:
-        raise
-    except Exception as failure:  # a damaged pickle can fail in any way
+        return read_pickle(_read(path))
+    except Refused as failure:
+        raise DataError(
+            path,
+            f"{failure}, which images do not need; nothing of it was run",
+            hint="do not trust this file; fetch the data set again",
+        ) from failure
+    except ValueError as failure:
         raise _no_batch(path, failure) from failure

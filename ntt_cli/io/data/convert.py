@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ntt_cli.core.logits import IGNORED
 from ntt_cli.errors import DataError
+from ntt_cli.io.free_memory import require_memory
 
 Array = npt.NDArray[Any] | Tensor
 
@@ -20,7 +21,7 @@ def count_samples(raw: Array, where: str | Path) -> int:
     """The length of the first dimension, which counts samples.
 
     Raises:
-        DataError: if there is no such dimension or nothing in it.
+        DataError: if there is no such dimension, nothing in it, or more than can be counted.
     """
     shape = list(raw.shape)
     if len(shape) < 2:
@@ -31,6 +32,8 @@ def count_samples(raw: Array, where: str | Path) -> int:
         )
     if 0 in shape:
         raise DataError(where, f"holds no samples: its inputs have shape {shape}", hint="name data that is not empty")
+    # Samples of no bytes, or of a file with holes, can be more than there is memory to count them in.
+    require_memory(where, 8 * int(shape[0]), error=DataError, hint="divide it into smaller files")
     return int(shape[0])
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ntt_cli.config import Split
 from ntt_cli.errors import DataError
+from ntt_cli.io.free_memory import require_memory
 
 PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08
@@ -47,14 +48,17 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as file:
-            magic = file.read(4)
+            if file.read(4) != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
+                what = f"is not an idx file of {dimensions}-dimensional bytes"
+                raise DataError(path, what, hint="fetch this file again")
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
             size = math.prod(shape)
+            if not size:
+                raise DataError(path, f"has shape {list(shape)}: it holds nothing", hint="fetch this file again")
+            require_memory(path, size, error=DataError, hint="fetch this file again, or use a machine with more memory")
             values = file.read(size + 1)
     except (OSError, EOFError, zlib.error, struct.error) as failure:
         raise DataError(path, f"is damaged: {failure}", hint="fetch this file again") from failure
-    if magic != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
-        raise DataError(path, f"is not an idx file of {dimensions}-dimensional bytes", hint="fetch this file again")
     if len(values) != size:
         has = f"only {len(values)}" if len(values) < size else "more"
         raise DataError(path, f"is damaged: it promises {size} values and holds {has}", hint="fetch this file again")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ntt_cli.config import DataOptions
 from ntt_cli.errors import DataError
-from ntt_cli.io.data import samples
+from ntt_cli.io.data import images, samples
 from ntt_cli.io.data.images import fit, image_size
 from ntt_cli.io.data.samples import InMemory, InputSource, to_unit_range
 
@@ -76,7 +76,7 @@ class ImageFiles:
                 self.paths[i], f"cannot be decoded: {failure}", hint="repair this image or remove it"
             ) from failure
         if self.resize:
-            pixels = fit(pixels[None], (self.height, self.width))[0]
+            pixels = fit(pixels[None], (self.height, self.width), self.paths[i])[0]
         if pixels.shape[1:] != (self.height, self.width):
             size = _in_words(*pixels.shape[1:])
             raise DataError(self.paths[i], f"decodes to {size} pixels, unlike its header", hint="give --image-size")
@@ -110,7 +110,8 @@ def open_images(paths: list[Path], options: DataOptions) -> InputSource:
     shape = (len(paths), 1 if gray else 3, height, width)
     if math.prod(shape) > samples.EAGER_BYTES:
         return files
-    return InMemory(_decode_all(files, torch.empty(shape, dtype=torch.uint8)))
+    largest = max(header.height * header.width for header in headers)
+    return InMemory(_decode_all(files, torch.empty(shape, dtype=torch.uint8), largest=largest))
 
 
 def image_pixels(image: Image.Image, mode: Mode) -> Tensor:
@@ -139,6 +140,10 @@ def _read_headers(paths: list[Path]) -> list[Header]:
         for path in paths:
             try:
                 headers.append(_read_header(path))
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+                failures.append(_too_large(path))
+            except DataError as failure:
+                failures.append(failure)
             except Exception as failure:  # Pillow's decoders raise whatever they trip over
                 what = f"cannot be read as an image: {failure}"
                 failures.append(DataError(path, what, hint="repair this image or remove it"))
@@ -152,10 +157,17 @@ def _read_header(path: Path) -> Header:
         known = image.format != "PNG" or "exif" in image.info
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
         width, height = image.size if orientation < 5 else image.size[::-1]
+        if width * height > images.MOST_PIXELS:
+            raise _too_large(path)
         return Header(height, width, gray=image.mode in GRAY_MODES)
 
 
-def _decode_all(files: ImageFiles, out: Tensor) -> Tensor:
+def _too_large(path: Path) -> DataError:
+    what = f"has more than {images.MOST_PIXELS:,} pixels, as a decompression bomb has"
+    return DataError(path, what, hint="make this image smaller, or remove it")
+
+
+def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
     def decode(i: int) -> DataError | None:
         try:
             out[i] = files.decode(i)
@@ -163,7 +175,8 @@ def _decode_all(files: ImageFiles, out: Tensor) -> Tensor:
             return failure
         return None
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # of the largest images, one at a time
+    with ThreadPoolExecutor(max_workers=workers) as pool:
         _raise_first([failure for failure in pool.map(decode, range(len(files))) if failure is not None])
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch.nn.functional import interpolate
 
 from ntt_cli.config import DataOptions
 from ntt_cli.errors import DataError, UsageError
+
+MOST_PIXELS = 2**26
+"""Of one image: some cameras have as many. An image of a few kilobytes can say that it has a thousand times more."""
 
 
 def image_size(options: DataOptions) -> tuple[int, int] | None:
@@ -47,23 +51,33 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
         raise DataError(
             where, f"holds images of {x.shape[1]} channels, for which there is no gray", hint="leave out --grayscale"
         )
-    return torch.cat(list(_formatted(x, size, grayscale=options.grayscale)))
+    return torch.cat(list(_formatted(x, size, where, grayscale=options.grayscale)))
 
 
-def fit(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre."""
+def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
+    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre.
+
+    Raises:
+        DataError: if they would become too large on the way, as a long and thin image does.
+    """
     height, width = size
     scale = max(height / x.shape[2], width / x.shape[3])
     rows, columns = max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale))
+    if rows * columns > MOST_PIXELS:
+        raise DataError(
+            where,
+            f"has {x.shape[2]}x{x.shape[3]} pixels, which become {rows}x{columns} before they are cropped",
+            hint="crop it yourself or remove it, or give a smaller --image-size",
+        )
     resized = interpolate(x, size=(rows, columns), mode="bilinear", antialias=True)
     top, left = (rows - height) // 2, (columns - width) // 2
     return resized[:, :, top : top + height, left : left + width]
 
 
-def _formatted(x: Tensor, size: tuple[int, int] | None, *, grayscale: bool) -> Iterator[Tensor]:
+def _formatted(x: Tensor, size: tuple[int, int] | None, where: str, *, grayscale: bool) -> Iterator[Tensor]:
     for chunk in x.split(1024):
         part = _gray(chunk) if grayscale and x.shape[1] == 3 else chunk
-        yield part if size is None else fit(part, size)
+        yield part if size is None else fit(part, size, where)
 
 
 def _gray(x: Tensor) -> Tensor:

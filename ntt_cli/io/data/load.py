@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from ntt_cli.io.data.folder import read_folder
 from ntt_cli.io.data.image_files import SUFFIXES
 from ntt_cli.io.data.named import NAMES, read_named
 from ntt_cli.io.data.samples import Samples
+from ntt_cli.io.safetensors_header import PICKLES
 
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
-PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 
 def load_samples(
@@ -62,7 +63,7 @@ def load_samples(
 
 def _read_path(path: Path, spec: str, split: Split, options: DataOptions) -> Samples:
     suffix = path.suffix.lower()
-    if not spec or not path.exists():
+    if not spec or not os.path.exists(path):  # of a name that is too long, `Path.exists` raises
         raise _unknown(path, spec)
     if path.is_dir():
         return read_folder(path, spec=spec, split=split, options=options)
@@ -85,7 +86,7 @@ def _read_path(path: Path, spec: str, split: Split, options: DataOptions) -> Sam
 
 def _unknown(path: Path, spec: str) -> DataError:
     near = difflib.get_close_matches(spec.lower(), NAMES, n=1)
-    if not near and path.parent.is_dir():
+    if not near and os.path.isdir(path.parent):
         neighbours = {entry.name: str(entry) for entry in path.parent.iterdir()}
         near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=1)]
     hint = f"did you mean {near[0]}?" if near else f"name {KINDS}"
@@ -96,7 +97,7 @@ def _unknown(path: Path, spec: str) -> DataError:
 
 def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, seed: int) -> Samples:
     count = spec.removeprefix("noise").removeprefix(":")
-    if not re.fullmatch(r"0*[1-9]\d*", count):
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", count):
         raise DataError(spec, "does not say how many samples", hint="write noise:512 for 512 of them")
     if options.input_shape is not None:
         shape = tuple(int(side) for side in options.input_shape.split("x"))

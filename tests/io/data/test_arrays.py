@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from ntt_cli.config import DataOptions
+from ntt_cli.errors import DataError
+from ntt_cli.io import free_memory
 from ntt_cli.io.data import Samples, load_samples, samples
 from tests.io.data.refusal import refusal
 
@@ -127,8 +132,94 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    with refusal(f"{path}: ", hint="save"):
+    hint = "make it again" if suffix == ".safetensors" and not content.startswith(b"PK") else "save"
+    with refusal(f"{path}: ", hint=hint):
         load(path)
+
+
+def npy(descr: str, shape: tuple[int, ...], content: bytes = b"") -> bytes:
+    """A .npy file that says whatever it is told to."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("descr", ["<U0", "|V0", "|S0"])
+def test_endless_arrays_of_nothing(tmp_path: Path, descr: str) -> None:
+    content = npy(descr, (2**40, 10))
+    (tmp_path / "x.npy").write_bytes(content)
+    zipped(tmp_path / "x.npz", {"x.npy": content})
+    for suffix in ("npy", "npz"):
+        with refusal("takes 8192.0 GiB of memory to read", hint="divide it"):
+            load(tmp_path / f"x.{suffix}")
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize(
+    ("descr", "shape", "size", "hint"),
+    [("|u1", (2**40, 1), 2**40, "divide it into smaller files"), ("<f4", (2, 2**38), 2**41, "cut its samples")],
+)
+def test_files_with_holes(
+    tmp_path: Path, descr: str, shape: tuple[int, ...], size: int, hint: str, limit: int | None
+) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(npy(descr, shape))
+    os.truncate(path, path.stat().st_size + size)
+    with refusal("GiB of memory to read", hint=hint):
+        load(path, limit=limit)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 10), (2**62, 2**62), (-1, 10), (1,) * 65])
+def test_absurd_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    (tmp_path / "x.npy").write_bytes(npy("<f4", shape))
+    zipped(tmp_path / "x.npz", {"x.npy": npy("<f4", shape)})
+    for suffix in ("npy", "npz"):
+        with refusal("cannot be read", hint="save it again"):
+            load(tmp_path / f"x.{suffix}")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "x.npz", {"x.npy": npy("|u1", (64, 2**20), bytes(2**26)), "other": bytes(2**26)})
+    assert path.stat().st_size < 2**18
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2**27 + 1000)
+    assert len(load(path)) == 64
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2**27)
+    with refusal("takes 0.1 GiB of memory to read, of which 0.1 GiB are free", hint=".npy file"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_members_that_are_no_arrays(tmp_path: Path, content: bytes) -> None:
+    whole = npy("<f4", (1, 2), bytes(8))
+    for members in ({"x.npy": content}, {"x": content}, {"x.npy": whole, "y.npy": content}):
+        name = "y" if len(members) > 1 else "x"
+        with refusal(f"{name} is no array", hint="numpy.savez"):
+            load(zipped(tmp_path / "x.npz", members))
+
+
+def test_ten_thousand_names_are_not_all_listed(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "x.npz", {f"a{i}.npy": b"" for i in range(10_000)})
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert len(caught.value.what) < 400
+
+
+def test_tensors_are_checked_like_a_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for entry, what, hint in (
+        ('"dtype":"F4","shape":[2,2],"data_offsets":[0,2]', "x is of type F4", "save it as F32"),
+        ('"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]', "x has an absurd shape", "do not trust"),
+    ):
+        header = f'{{"x":{{{entry}}}}}'.encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 if "F4" in entry else 0))
+        with refusal(what, hint=hint):
+            load(path)
 
 
 def test_truncated_files(tmp_path: Path) -> None:

@@ -147,3 +147,36 @@ def test_damaged_and_missing_files(tmp_path: Path, name: str) -> None:
     path.unlink()
     with refusal(f"{path}: cannot be read: No such file", hint="fetch the data set again"):
         read_cifar10(path.parent, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        ("abc", "its label_names are no list of names"),
+        ([1, 2], "its label_names are no list of names"),
+        ([[["a"]]], "its label_names are no list of names"),
+        (None, "its label_names are no list of names"),
+    ],
+)
+def test_names_that_are_none(tmp_path: Path, names: object, what: str) -> None:
+    write_cifar10(tmp_path, IMAGES, LABELS)
+    write_pickle(tmp_path / "cifar-10-batches-py" / "batches.meta", {"label_names": names})
+    with refusal(what, hint="fetch this file again"):
+        read_cifar10(tmp_path / "cifar-10-batches-py", "test")
+
+
+@pytest.mark.parametrize("label", [[[1] * 100] * 100, True, 1.0, 2**70])
+def test_labels_that_are_no_numbers(tmp_path: Path, label: object) -> None:
+    write_cifar10(tmp_path, IMAGES, LABELS)
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    write_pickle(path, {"data": IMAGES[10:].reshape(2, -1), "labels": [0, label]})
+    with refusal("is not a batch of CIFAR images", hint="fetch this file again"):
+        read_cifar10(path.parent, "test")
+
+
+def test_a_file_with_holes_is_not_read(tmp_path: Path) -> None:
+    write_cifar10(tmp_path, IMAGES, LABELS)
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    os.truncate(path, 2**40)
+    with refusal("takes 1024.0 GiB of memory to read", hint="fetch the data set again"):
+        read_cifar10(path.parent, "test")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ntt_cli.config import DataOptions
-from ntt_cli.io.data import Samples, load_samples, samples
+from ntt_cli.io.data import Samples, images, load_samples, samples
 from tests.io.data.refusal import refusal
 
 
@@ -161,12 +161,21 @@ def test_images_too_many_for_memory_are_decoded_when_they_are_fetched(
 
 def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (40, 40)).save(tmp_path / "a.png")
-    for limit in (1000, 100):  # where Pillow only warns, and where it raises
+    monkeypatch.setattr(images, "MOST_PIXELS", 1600)
+    load(tmp_path)
+    monkeypatch.setattr(images, "MOST_PIXELS", 1599)
+    for limit in (10_000, 1000, 100):  # where Pillow does nothing, where it warns, and where it raises
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as they are outside of these tests
-            with refusal("a.png: cannot be read as an image: Image size (1600 pixels) exceeds limit", hint="remove"):
+            with refusal("a.png: has more than 1,599 pixels, as a decompression bomb has", hint="make this image sma"):
                 load(tmp_path)
+
+
+def test_a_long_and_thin_image_is_not_blown_up(tmp_path: Path) -> None:
+    Image.new("1", (1_000_000, 1)).save(tmp_path / "a.png")
+    with refusal("a.png: has 1x1000000 pixels, which become 32x32000000 before they are cropped", hint="crop it"):
+        load(tmp_path, image_size="32")
 
 
 def test_no_other_decoder_runs_whatever_the_name(tmp_path: Path) -> None:

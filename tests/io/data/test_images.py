@@ -57,7 +57,7 @@ def test_fit_covers_the_size_and_crops_the_centre(height: int, width: int, size:
     # A ramp across each axis is symmetric about its centre, and so must be what is left of it.
     rows = torch.linspace(0, 254, height).round().view(-1, 1).expand(height, width)
     columns = torch.linspace(0, 254, width).round().view(1, -1).expand(height, width)
-    fitted = fit(torch.stack([rows, columns])[None].to(torch.uint8), size)[0].float()
+    fitted = fit(torch.stack([rows, columns])[None].to(torch.uint8), size, "images")[0].float()
     assert fitted.shape == (2, *size)
     torch.testing.assert_close(fitted[0] + fitted[0].flip(0), torch.full(size, 254.0), atol=20, rtol=0)
     torch.testing.assert_close(fitted[1] + fitted[1].flip(1), torch.full(size, 254.0), atol=20, rtol=0)
@@ -68,5 +68,5 @@ def test_fit_halves_by_averaging_and_crops_what_sticks_out() -> None:
     image[..., :2] = 255  # the two columns at each side lie outside of the centred square
     image[..., 6:] = 255
     image[..., 2:6] = 100
-    fitted = fit(image, (4, 4))
+    fitted = fit(image, (4, 4), "images")
     assert fitted.unique().tolist() == [100]

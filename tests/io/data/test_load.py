@@ -83,11 +83,12 @@ def test_noise_that_cannot_be_made(spec: str, shape: str | None, what: str, hint
         ("training.txt", "is not a kind of file that can be read as data", "a .npy, .npz or .safetensors file"),
         ("training.pt", "is a pickle, which may run code", "safetensors.torch.save_file"),
         ("training.PKL", "is a pickle, which may run code", "safetensors.torch.save_file"),
+        ("training.bin", "is a pickle, which may run code", "safetensors.torch.save_file"),
         ("one.png", "is a single image", "name its folder"),
     ],
 )
 def test_names_that_lead_nowhere(spec: str, what: str, hint: str) -> None:
-    for name in ("training.npz", "training.txt", "training.pt", "training.PKL"):
+    for name in ("training.npz", "training.txt", "training.pt", "training.PKL", "training.bin"):
         Path(name).write_bytes(b"")
     Image.new("L", (2, 2)).save("one.png")
     with refusal(what, hint=hint):

@@ -1,0 +1,126 @@
+"""A plain SGD step and an NTT step of the same network on the same batch, for the other benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ntt_cli.config import ModelOptions
+from ntt_cli.core.allocation import allocate
+from ntt_cli.core.batch_norm import estimate_statistics
+from ntt_cli.core.functional import functional_model
+from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.masks import choose_masks
+from ntt_cli.core.objective import Objective
+from ntt_cli.core.prunable import prunable_names
+from ntt_cli.core.scores.weights_alone import magnitude_scores
+from ntt_cli.core.transfer import start_student, transfer_step, update_masks
+from ntt_cli.io.models import load_model
+from ntt_cli.workflows.prepare import channels_last
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and the batch it is measured on.
+
+    Attributes:
+        model: as `ntt prune` takes it.
+        shape: of a sample.
+        batch: samples.
+        args: of the factory; `num_classes` or `classes` is the number of outputs, 10 by default.
+        device: where.
+    """
+
+    model: str
+    shape: tuple[int, ...]
+    batch: int
+    args: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    @property
+    def outputs(self) -> int:
+        """How many."""
+        return int(self.args.get("num_classes", self.args.get("classes", 10)))
+
+
+ZOO = {
+    "LeNet-300-100": Case("sample_models/lenet_300_100.py", (1, 28, 28), 64),
+    "LeNet-5": Case("sample_models/lenet5_caffe.py", (1, 28, 28), 64),
+    "Conv-4": Case("sample_models/conv4.py", (3, 32, 32), 64),
+    "ResNet-18": Case("torchvision:resnet18", (3, 64, 64), 32, {"num_classes": 10}),
+    "ViT": Case("sample_models/vit_tiny.py", (1, 28, 28), 64),
+    "MobileNetV2": Case("torchvision:mobilenet_v2", (3, 64, 64), 32, {"num_classes": 10}),
+}
+
+
+GROWTH = {
+    "LeNet-5, 10 outputs": ZOO["LeNet-5"],
+    "LeNet-5, 100 outputs": replace(ZOO["LeNet-5"], args={"classes": 100}),
+    "LeNet-5, 1,000 outputs": replace(ZOO["LeNet-5"], args={"classes": 1000}),
+    "ResNet-18, 1,000 outputs (11.7 M weights)": replace(ZOO["ResNet-18"], args={"num_classes": 1000}),
+    "ResNet-50, 1,000 outputs (25.6 M weights)": Case("torchvision:resnet50", (3, 64, 64), 16, {"num_classes": 1000}),
+}
+
+
+def plain_step(case: Case, *, channels_last: bool = False) -> Step:
+    """Forward, backward and update by SGD, in the layout that PyTorch gives or in the other."""
+    module = _module(case)
+    if channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    x, labels, _ = _batch(case)
+    optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(module(x), labels).backward()
+        optimiser.step()
+
+    return step
+
+
+def ntt_step(case: Case, *, cached: bool = False) -> Step:
+    """All that `ntt prune` does in a step, drawing the probe and the teacher's passes included unless `cached`."""
+    teacher = functional_model(_module(case))
+    x, _, generator = _batch(case)
+    # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
+    teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
+    teacher = replace(teacher, params=channels_last(teacher.params))  # as `ntt prune` lays them out
+    params = teacher.params
+    apply = teacher.bind()
+    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4)
+    scores = magnitude_scores(params, student.masks)
+    masks = choose_masks(scores, allocate("erk", scores, density=0.05))
+    student = update_masks(student, masks, density=0.05, apply=apply)
+    objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0)
+    x1, x2 = x.chunk(2)
+    shape = (len(x2), case.outputs)
+    probe = draw_probe(shape, like=x, generator=generator)
+    known = kernel_product(apply, params, x1, x2, probe) if cached else None
+
+    def step() -> None:
+        v = probe if cached else draw_probe(shape, like=x, generator=generator)
+        answers = known or kernel_product(apply, params, x1, x2, v)
+        transfer_step(student, x1, x2, probe=v, teacher=answers, objective=objective, active=False)
+
+    return step
+
+
+def _module(case: Case) -> nn.Module:
+    return load_model(ModelOptions(model=case.model, model_arg=_args(case)), seed=0).module.train().to(case.device)
+
+
+def _args(case: Case) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in case.args.items())
+
+
+def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(case.batch, *case.shape, generator=generator)
+    labels = torch.randint(case.outputs, (case.batch,), generator=generator)
+    return x.to(case.device), labels.to(case.device), generator

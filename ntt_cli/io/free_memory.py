@@ -1,0 +1,53 @@
+"""Whether there is memory for what a file says it holds, asked before any of it is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ntt_cli.errors import NttError
+
+UNKNOWN = 8 * 2**30
+"""What is taken to be free where no one can tell."""
+
+MEMORY = Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine's, and of its container's."""
+    return min(_of_machine(), _of_container())
+
+
+def require_memory(where: str | Path, size: int, *, error: type[NttError], hint: str) -> None:
+    """Refuse contents that do not fit into half of the free memory: what is read is also copied or converted once.
+
+    Raises:
+        NttError: as `error`.
+    """
+    free = free_memory()
+    if 2 * size > free:
+        what = f"takes {size / 2**30:.1f} GiB of memory to read, of which {free / 2**30:.1f} GiB are free"
+        raise error(where, what, hint=hint)
+
+
+def _of_machine() -> int:
+    try:
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(kilobytes)
+    except (OSError, StopIteration):  # not Linux
+        pages = getattr(os, "sysconf_names", {})
+        known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= pages.keys()
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else UNKNOWN
+
+
+def _of_container() -> int:
+    try:
+        most = (GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((GROUP / "memory.current").read_text(encoding="ascii"))
+        cached = (GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:  # in none, or one of the first version
+        return 2**63
+    given_back = sum(int(line.split()[1]) for line in cached if line.startswith(("active_file ", "inactive_file ")))
+    return 2**63 if most == "max" else max(0, int(most) - used + given_back)

@@ -1,0 +1,53 @@
+"""JSON from a file that anyone may have written: it has one meaning and can be printed again, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+DEEPEST = 32
+"""Levels of lists and objects. What ntt writes has less than ten; Python and pydantic give up at a few hundred."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: if it is no JSON, names a key twice, holds NaN, infinity or half a character, or is nested deeply.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [data]
+    for _ in range(DEEPEST):
+        level = [part for value in level if isinstance(value, (dict, list)) for part in _parts(value)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is no character, and no UTF-8 either
+    return data
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"it names {twice!r:.99} twice")
+    return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text:.99}, which is beyond every float")
+    return number
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"it holds {word}")

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntt_cli.io import memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("limit", "there"), [("4096\n", 4096), ("max\n", None), (None, None)])
+def test_a_container_has_its_own_limit(
+    limit: str | None, there: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
+    if limit is not None:
+        memory.CONTAINER.write_text(limit)
+    found = memory.memory_bytes(CPU)
+    assert found is not None
+    assert found == there if there else found > 2**26
+
+
+def test_the_peak_grows_with_what_is_used() -> None:
+    before = memory.peak_memory_bytes(CPU)
+    held = torch.ones(2**26)
+    after = memory.peak_memory_bytes(CPU)
+    assert before is not None
+    assert after is not None
+    assert after >= before
+    assert after >= held.nbytes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_memory_of_a_gpu() -> None:
+    device = torch.device("cuda")
+    held = torch.ones(2**20, device=device)
+    peak, there = memory.peak_memory_bytes(device), memory.memory_bytes(device)
+    assert peak is not None
+    assert there is not None
+    assert held.nbytes <= peak < there
