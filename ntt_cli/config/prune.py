@@ -84,8 +84,8 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     allocation: Annotated[
         Literal["erk", "layerwise", "global"] | None,
         Field(
-            description="How the density is spread over the layers. Default: erk for ntt, magnitude and random,"
-            " layerwise for wanda, global for the others."
+            description="How the density is spread over the layers. Default: for ntt global where there are"
+            " convolutions, else erk; erk for magnitude and random, layerwise for wanda, global for the others."
         ),
         TRANSFER,
     ] = None

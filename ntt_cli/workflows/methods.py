@@ -111,7 +111,7 @@ class Method:
 
     Attributes:
         needs: what of the data it sees; `shape` is that of one sample.
-        allocation: the default.
+        allocation: the default; `None` leaves it to the network.
         score: of the weights under masks so far; `None` for the transfer, which has its own.
         rounds: how often it scores and prunes.
         rescaled: whether kept weights grow to make up for those removed.
@@ -120,7 +120,7 @@ class Method:
     """
 
     needs: Needs
-    allocation: str
+    allocation: str | None
     score: Score | None = None
     rounds: int = 1
     rescaled: bool = False
@@ -164,9 +164,9 @@ def _wanda(sight: Sight, masks: Masks) -> dict[str, Tensor]:
 
 
 METHODS: dict[str, Method] = {
-    "ntt": Method("inputs", "erk"),
-    "ntt-shuffled": Method("inputs", "erk", mask="shuffled"),
-    "ntt-fresh": Method("inputs", "erk", mask="fresh"),
+    "ntt": Method("inputs", None),
+    "ntt-shuffled": Method("inputs", None, mask="shuffled"),
+    "ntt-fresh": Method("inputs", None, mask="fresh"),
     "random": Method("nothing", "erk", _random),
     "random-rescaled": Method("nothing", "erk", _random, rescaled=True),
     "magnitude": Method("nothing", "erk", _magnitude),

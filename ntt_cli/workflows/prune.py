@@ -202,7 +202,8 @@ def _held(task: Task) -> Masks | None:
     if task.config.mask == "learned":
         return None
     method = METHODS[task.config.mask]
-    settings = replace(task.settings, allocation=task.config.allocation or method.allocation)
+    allocation = task.config.allocation or method.allocation or task.settings.allocation
+    settings = replace(task.settings, allocation=allocation)
     return one_shot_masks(method, replace(task.sight(), settings=settings))
 
 

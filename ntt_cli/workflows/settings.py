@@ -58,7 +58,7 @@ class TransferSettings:
 
 
 def settle(
-    config: PruneConfig, teacher: FunctionalModel, names: Sequence[str], *, samples: int, allocation: str
+    config: PruneConfig, teacher: FunctionalModel, names: Sequence[str], *, samples: int, allocation: str | None
 ) -> TransferSettings:
     """The settings of a run.
 
@@ -67,7 +67,7 @@ def settle(
         teacher: the dense network.
         names: its prunable weights.
         samples: how many there are to learn from; 0 where there are none.
-        allocation: the method's default.
+        allocation: the method's default; `None` for the network's.
 
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight.
@@ -88,7 +88,7 @@ def settle(
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
-        allocation=config.allocation or allocation,
+        allocation=config.allocation or allocation or _allocation(teacher),
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,
@@ -104,8 +104,16 @@ def settle(
 def _weight_penalty(config: PruneConfig, teacher: FunctionalModel) -> float:
     if config.preset != "paper" or config.weights is not None:
         return 0.0
-    convolutional = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
-    return 1e-5 if convolutional else 1e-4
+    return 1e-5 if _convolves(teacher) else 1e-4
+
+
+def _allocation(teacher: FunctionalModel) -> str:
+    # ERK counts weights, not how often each is used: it starves convolutions, whose weights are used everywhere.
+    return "global" if _convolves(teacher) else "erk"
+
+
+def _convolves(teacher: FunctionalModel) -> bool:
+    return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
 
 
 def _by_hand(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,79 @@
+"""How should NTT spread its weights over the layers? Accuracy on training images of Fashion-MNIST that were held out.
+
+    python benchmarks/allocations.py lenet5_caffe --sparsity 0.99 [--seeds 3] [--steps 3000] [--methods ...]
+
+Each network is pruned and trained on 10,000 images, 10 epochs of AdamW at 1e-2, and measured on 20,000 others. The test
+set is not touched, so that a default can be chosen by what this prints: mean and standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
+from ntt_cli.io.data import load_samples
+from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows.methods import METHODS
+
+TRAINING, HELD_OUT = 10_000, 20_000
+RATE = 1e-2
+ENTRIES = "ntt:allocation=global,ntt:allocation=erk,synflow,random"
+
+
+def write_data(path: Path) -> None:
+    """Training images in two parts, as arrays."""
+    samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
+    assert samples.labels is not None
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(7))
+    arrays = {}
+    for part, chosen in (("train", order[:TRAINING]), ("test", order[TRAINING:][:HELD_OUT])):
+        arrays |= {f"x_{part}": samples.inputs(chosen).numpy(), f"y_{part}": samples.labels[chosen].numpy()}
+    np.savez(path, **arrays)
+
+
+def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -> float:
+    """In %, of one network."""
+    name, own = method_of(entry)
+    same: dict[str, Any] = {
+        "model": f"sample_models/{options.network}.py",
+        "data": str(folder / "data.npz"),
+        "device": "cpu",
+    }
+    sparse, tuned = str(folder / "sparse.safetensors"), str(folder / "tuned.safetensors")
+    pruning = {"method": name, "sparsity": options.sparsity, "output": sparse, "seed": seed, "force": True}
+    if METHODS[name].score is None:
+        pruning["steps"] = options.steps
+    prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
+    training = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
+    finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
+    report = evaluate.run(EvaluateConfig(**same, checkpoint=tuned, split="test"), lambda _: None)
+    assert report.accuracy is not None
+    return 100 * report.accuracy.top1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("network")
+    parser.add_argument("--sparsity", type=float, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=None, help="of the transfer; its default otherwise")
+    parser.add_argument("--methods", default=ENTRIES)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder) / "data.npz")
+        print(f"| method | {options.network}, {options.sparsity:.0%} |\n|---|---|")
+        for entry in options.methods.split(","):
+            found = [accuracy(entry, seed, options, Path(folder)) for seed in range(1, options.seeds + 1)]
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            print(f"| `{entry}` | {statistics.fmean(found):.2f}{spread} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
