@@ -47,11 +47,17 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         "device": "cpu",
     }
     sparse, tuned = str(folder / "sparse.safetensors"), str(folder / "tuned.safetensors")
-    pruning = {"method": name, "sparsity": options.sparsity, "output": sparse, "seed": seed, "force": True}
+    pruning: dict[str, Any] = {
+        "method": name,
+        "sparsity": options.sparsity,
+        "output": sparse,
+        "seed": seed,
+        "force": True,
+    }
     if METHODS[name].score is None:
         pruning["steps"] = options.steps
     prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
-    training = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
+    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
     finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
     report = evaluate.run(EvaluateConfig(**same, checkpoint=tuned, split="test"), lambda _: None)
     assert report.accuracy is not None
