@@ -32,7 +32,7 @@ def write_data(path: Path) -> None:
     samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
     assert samples.labels is not None
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(7))
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, chosen in (("train", order[:TRAINING]), ("test", order[TRAINING:][:HELD_OUT])):
         arrays |= {f"x_{part}": samples.inputs(chosen).numpy(), f"y_{part}": samples.labels[chosen].numpy()}
     np.savez(path, **arrays)
