@@ -11,7 +11,7 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
-from ntt_cli.workflows import finetune, prune, report
+from ntt_cli.workflows import finetune_task, prune, report
 from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
 from ntt_cli.workflows.compare_processes import run_cells
 from ntt_cli.workflows.compare_rows import rows_of
@@ -39,7 +39,7 @@ def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
     """
     loaded = load_model(config, seed=config.seeds[0])
     _check_test_data(config, loaded)
-    finetune.prepare(_finetune_config(config), lambda _: None)
+    finetune_task.prepare(_finetune_config(config), lambda _: None)
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:
@@ -80,8 +80,8 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     cells = prepare(config, write=False)
     undone = [cell for cell in cells if result_of(config, cell) is None]
     training = _finetune_config(config)
-    task = finetune.prepare(training, on_event)
-    one_training = finetune.seconds_per_step(task) * finetune.steps_of(task)
+    task = finetune_task.prepare(training, on_event)
+    one_training = finetune_task.seconds_per_step(task) * finetune_task.steps_of(task)
     # One measurement for each method that moves weights: what it costs hardly depends on sparsity and seed.
     first = {cell.method: cell for cell in reversed(undone) if cell.transfers}
     transfers = {

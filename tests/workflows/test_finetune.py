@@ -18,6 +18,7 @@ from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows import finetune, prune
 from ntt_cli.workflows.events import EpochDone, Event, TrainingStarted, TrainingStepsDone, Warned
+from ntt_cli.workflows.finetune_task import prepare
 from ntt_cli.workflows.reports import FinetuneReport
 from tests.networks import write_network
 
@@ -151,7 +152,7 @@ def test_the_best_epoch_is_kept() -> None:
     shorter = run(**(options | {"epochs": report.best_epoch, "output": "b.safetensors"}))
     assert shorter.epochs == report.epochs[: report.best_epoch]
     assert all(torch.equal(value, load_file(DENSE)[name]) for name, value in load_file("b.safetensors").items())
-    task = finetune.prepare(config(**options), lambda _: None)
+    task = prepare(config(**options), lambda _: None)
     network = load_model(ModelOptions(model="plain.py"), seed=0).module.eval()
     network.load_state_dict(load_file(DENSE))
     everything = torch.arange(len(task.validation))
@@ -161,7 +162,7 @@ def test_the_best_epoch_is_kept() -> None:
 
 
 def test_the_validation_samples_are_not_trained_on() -> None:
-    task = finetune.prepare(config(data=blobs(40), validation=0.25), lambda _: None)
+    task = prepare(config(data=blobs(40), validation=0.25), lambda _: None)
     assert (len(task.training), len(task.validation)) == (30, 10)
     rows = [part.batch(torch.arange(len(part))).flatten(1) for part in (task.training, task.validation)]
     assert len(torch.cat(rows).unique(dim=0)) == 40

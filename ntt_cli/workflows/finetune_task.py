@@ -1,0 +1,131 @@
+"""A fine-tuning run before it starts: everything found, settled and checked."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import FinetuneConfig, recorded
+from ntt_cli.core.functional import Masks
+from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
+from ntt_cli.io.checkpoint import load_into, read_checkpoint
+from ntt_cli.io.machine import describe_machine
+from ntt_cli.io.metadata import ModelRecord, RunRecord
+from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.io.state import file_sha256
+from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
+from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.prepare import (
+    Inputs,
+    known_standardisation,
+    open_inputs,
+    pick_device,
+    take_apart,
+    takes_channels_last,
+)
+from ntt_cli.workflows.run_outputs import data_sha256
+from ntt_cli.workflows.world import this_world
+
+PROBE_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fine-tuning run, ready to start.
+
+    Attributes:
+        config: as the user gave it.
+        loaded: the model's source; its module is on the device and carries the checkpoint's weights.
+        masks: `True` = kept; empty for a dense network.
+        training: samples to learn from.
+        validation: samples to choose the epoch by; may be empty.
+        learning_rate: the peak rate.
+        density: kept fraction of the masked weights.
+    """
+
+    config: FinetuneConfig
+    loaded: LoadedModel
+    masks: Masks
+    training: Inputs
+    validation: Inputs
+    learning_rate: float
+    density: float
+
+
+def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
+    """Find and check everything that a run needs, before any work."""
+    device = pick_device(config.device)
+    loaded = load_model(config, seed=config.seed)
+    checkpoint = None
+    if config.checkpoint is not None:
+        checkpoint = read_checkpoint(Path(config.checkpoint))
+        load_into(loaded.module, checkpoint)
+    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    inputs = open_inputs(config, loaded, split="train", device=device, known=known_standardisation(checkpoint))
+    require_samples(inputs, 2)
+    shape = check_forward(model, inputs, where=config.model)
+    check_labels(inputs, shape=shape, purpose="fine-tuning needs them")
+    if takes_channels_last(model, inputs):
+        loaded.module.to(memory_format=torch.channels_last)
+    masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()} if checkpoint else {}
+    size = sum(mask.numel() for mask in masks.values())
+    density = sum(int(mask.sum()) for mask in masks.values()) / size if size else 1.0
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
+    held_out = math.floor(config.validation * len(inputs))
+    training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
+    check_training(loaded.module, loaded.pick, training, batch_size=config.batch_size, where=config.model)
+    return Task(
+        config=config,
+        loaded=loaded,
+        masks=masks,
+        training=training,
+        validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
+        learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
+        density=density,
+    )
+
+
+def run_record(task: Task) -> RunRecord:
+    """What decides the bytes that the run writes."""
+    config, loaded = task.config, task.loaded
+    return RunRecord(
+        config=recorded(config),
+        model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
+        weights_sha256=None if config.checkpoint is None else file_sha256(Path(config.checkpoint)),
+        data_sha256=data_sha256(task.training),
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
+    )
+
+
+def steps_of(task: Task) -> int:
+    """Training steps over all epochs."""
+    return task.config.epochs * division(task)[1]
+
+
+def seconds_per_step(task: Task) -> float:
+    """Measured on a few steps that move the task's module."""
+    module, parameters = task.loaded.module.train(), dict(task.loaded.module.named_parameters())
+    trained = [p for p in parameters.values() if p.requires_grad]
+    optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
+    indices = torch.arange(division(task)[0])
+    seconds = []
+    for _ in range(PROBE_STEPS):
+        begun = time.perf_counter()
+        x, labels = task.training.batch(indices), task.training.labels(indices)
+        float(
+            training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_numbers={})
+        )
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def division(task: Task) -> tuple[int, int]:
+    """Samples a step, and steps an epoch."""
+    # The last batch is dropped if it is short: batch norm cannot learn from one sample, and its rate would be too high.
+    batch_size = min(task.config.batch_size, len(task.training))
+    return batch_size, len(task.training) // batch_size
