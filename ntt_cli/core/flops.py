@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -41,7 +42,8 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     """
     densities = {_storage(params[name]): float(mask.double().mean()) for name, mask in masks.items()}
     counter = _Counter(densities)
-    with torch.no_grad(), counter:
+    # Of fused attention kernels, torch has formulas for some devices only.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         apply(params, x)
     return Flops(dense=round(counter.dense / len(x)), sparse=round(counter.sparse / len(x)))
 
