@@ -2,8 +2,9 @@
 
     python benchmarks/allocations.py lenet5_caffe --sparsity 0.99 [--seeds 3] [--steps 3000] [--methods ...]
 
-Each network is pruned and trained on 10,000 images, 10 epochs of AdamW at 1e-2, and measured on 20,000 others. The test
-set is not touched, so that a default can be chosen by what this prints: mean and standard deviation over the seeds.
+Each network is pruned and trained on 10,000 images, 10 epochs of AdamW at 1e-2, and measured on 20,000 others. With
+`--pretrained` it is trained first (at ntt's own rate), pruned, and measured as pruned. The test set is not touched, so that
+a default can be chosen by what this prints: mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         "data": str(folder / "data.npz"),
         "device": "cpu",
     }
-    sparse, tuned = str(folder / "sparse.safetensors"), str(folder / "tuned.safetensors")
+    dense, sparse, tuned = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse", "tuned"))
     pruning: dict[str, Any] = {
         "method": name,
         "sparsity": options.sparsity,
@@ -56,10 +57,15 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
     }
     if METHODS[name].score is None:
         pruning["steps"] = options.steps
+    if options.pretrained:
+        finetune.run(FinetuneConfig(**same, validation=0, output=dense, seed=seed, force=True), lambda _: None)
+        pruning["weights"] = dense
     prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
-    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
-    finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
-    report = evaluate.run(EvaluateConfig(**same, checkpoint=tuned, split="test"), lambda _: None)
+    if not options.pretrained:
+        training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
+        finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
+    measured = sparse if options.pretrained else tuned
+    report = evaluate.run(EvaluateConfig(**same, checkpoint=measured, split="test"), lambda _: None)
     assert report.accuracy is not None
     return 100 * report.accuracy.top1
 
@@ -71,6 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="of the transfer; its default otherwise")
     parser.add_argument("--methods", default=ENTRIES)
+    parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder) / "data.npz")
