@@ -3,8 +3,8 @@
     python benchmarks/allocations.py lenet5_caffe --sparsity 0.99 [--seeds 3] [--steps 3000] [--methods ...]
 
 Each network is pruned and trained on 10,000 images, 10 epochs of AdamW at 1e-2, and measured on 20,000 others. With
-`--pretrained` it is trained first (at ntt's own rate), pruned, and measured as pruned. The test set is not touched, so that
-a default can be chosen by what this prints: mean and standard deviation over the seeds.
+`--pretrained` it is trained first (at ntt's own rate), pruned, and measured as pruned. The test set is not touched, so
+that a default can be chosen by what this prints: mean and standard deviation over the seeds.
 """
 
 from __future__ import annotations
