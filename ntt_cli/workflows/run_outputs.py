@@ -86,8 +86,9 @@ def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | 
         record = read_header(path).record
     except CheckpointError:
         return None
-    ours = isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256
-    return record if ours else None  # type: ignore[return-value]  # mypy does not see through `ours`
+    if isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256:
+        return record
+    return None
 
 
 def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:

@@ -82,8 +82,8 @@ def run_transfer(
         Interrupted: if the run is to end.
     """
     batches = Batches(teacher, inputs, outputs, settings, world)
-    student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
-    progress = Progress(student, teacher.buffers)
+    fresh = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
+    progress = Progress(fresh, teacher.buffers)
     if keeper.found is not None:
         progress = restore_progress(progress, keeper.found, teacher, room)
     on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
@@ -93,16 +93,12 @@ def run_transfer(
             step = progress.step
             if step in updates:
                 _check_finite(progress.student.params, step, keeper)
-                if held is None:
+                density, masks = settings.density, held
+                if masks is None:
                     density = density_at(
                         settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
                     )
-                    masks = progress.student.masks
-                    if world.first:
-                        masks = _choose(progress.student, inputs, outputs, settings, density, room)
-                    masks = world.from_first(masks)
-                else:
-                    density, masks = settings.density, held
+                    masks = _choose_once(progress.student, inputs, outputs, settings, density, room, world)
                 buffers = progress.buffers
                 if step == updates[-1]:
                     buffers = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
@@ -175,6 +171,20 @@ def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> 
 def layer_densities(masks: Masks) -> dict[str, float]:
     """Kept fraction of each layer."""
     return {name: float(mask.double().mean()) for name, mask in masks.items()}
+
+
+def _choose_once(
+    student: Student,
+    inputs: Inputs,
+    outputs: int,
+    settings: TransferSettings,
+    density: float,
+    room: Room,
+    world: World,
+) -> Masks:
+    """The first process's choice: others might round a score to the other side of the last one kept."""
+    masks = _choose(student, inputs, outputs, settings, density, room) if world.first else student.masks
+    return world.from_first(masks)
 
 
 def _choose(

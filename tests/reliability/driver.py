@@ -103,7 +103,7 @@ class Faults:
                 faults.act()
             return Written(real(file, mode, *arguments, **options), os.fspath(file))
 
-        io.open = opened  # type: ignore[assignment]
+        io.open = opened
 
 
 def start(run: dict[str, Any]) -> int:

@@ -76,8 +76,8 @@ class Planted:
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.mkdir, (self.trace,)  # type: ignore[return-value]
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.mkdir, (self.trace,)
 
 
 @pytest.fixture(scope="module")

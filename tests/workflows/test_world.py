@@ -26,6 +26,7 @@ from tests.networks import write_network
 pytestmark = pytest.mark.usefixtures("folder")
 
 TRANSFER = ["-s", "0.8", "--steps", "8", "--mask-update-every", "2", "--limit", "60", "--batch-size", "10"]
+STATE = Path("sparse.resume.safetensors")
 TRAINING = ["--epochs", "2", "--limit", "60", "--batch-size", "10", "--validation", "0.2"]
 
 
@@ -49,6 +50,16 @@ def start(size: int, *arguments: str) -> list[subprocess.Popen[str]]:
         )
         for rank in range(size)
     ]
+
+
+def start_without_end() -> list[subprocess.Popen[str]]:
+    """Two processes, once the first has saved a step."""
+    model = write_network("plain")
+    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
+    while not STATE.exists():
+        assert all(process.poll() is None for process in processes), outcome(processes)
+        time.sleep(0.05)
+    return processes
 
 
 def outcome(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -93,12 +104,7 @@ def test_two_processes_train_as_one_does() -> None:
 
 
 def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
-    model = write_network("plain")
-    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
-    state = Path("sparse.resume.safetensors")
-    while not state.exists():
-        assert all(process.poll() is None for process in processes), outcome(processes)
-        time.sleep(0.05)
+    processes = start_without_end()
     processes[1].send_signal(signal.SIGKILL)
     begun = time.monotonic()
     (code, _, words), _ = outcome(processes)
@@ -106,7 +112,7 @@ def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
     assert code == 2
     assert "error: process 0 of 2: cannot reach the others" in words
     assert "go on with --resume" in words
-    assert state.exists()
+    assert STATE.exists()
 
 
 def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +131,7 @@ def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: p
 
 
 def test_a_signal_to_one_ends_all_after_the_same_step() -> None:
-    model = write_network("plain")
-    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
-    state = Path("sparse.resume.safetensors")
-    while not state.exists():
-        assert all(process.poll() is None for process in processes), outcome(processes)
-        time.sleep(0.05)
+    processes = start_without_end()
     processes[1].send_signal(signal.SIGTERM)
     results = outcome(processes)
     assert [code for code, _, _ in results] == [143, 143]
