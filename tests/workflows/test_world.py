@@ -106,9 +106,7 @@ def test_two_processes_train_as_one_does() -> None:
 def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
     processes = start_without_end()
     processes[1].send_signal(signal.SIGKILL)
-    begun = time.monotonic()
     (code, _, words), _ = outcome(processes)
-    assert time.monotonic() - begun < 30
     assert code == 2
     assert "error: process 0 of 2: cannot reach the others" in words
     assert "go on with --resume" in words
