@@ -88,7 +88,7 @@ BAD: list[tuple[type[Options], str, Any]] = [
 def test_values_out_of_bounds(config: type[Options], name: str, value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         config(**(REQUIRED[config] | {name: value}))
-    assert [error["loc"][0] for error in caught.value.errors()] == [name]
+    assert {error["loc"][0] for error in caught.value.errors()} == {name}  # a number or a word has two
 
 
 @pytest.mark.parametrize(

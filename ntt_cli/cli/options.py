@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -127,9 +127,18 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _either(annotation: Any) -> str | None:
+    """`<int>|auto` for a number or a word, which typer cannot tell apart and the configuration can."""
+    words = [word for part in get_args(annotation) if get_origin(part) is Literal for word in get_args(part)]
+    numbers = [part for part in get_args(annotation) if get_origin(part) is Annotated]
+    return "|".join(["<int>", *words]) if words and numbers else None
+
+
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     required = field.is_required()
     kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
+    metavar = _either(kind)
+    kind = str | None if metavar else kind
     if name == "model":
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
@@ -140,6 +149,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     # A required option may come from the file, so that only the configuration can tell that it is missing.
     info = typer.Option(
         *names,
+        metavar=metavar,
         help=f"{field.description} Required." if required else field.description,
         rich_help_panel=str(_group(field)),
         show_default=not required and field.default not in (None, ()) and field.default is not False,

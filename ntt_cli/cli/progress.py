@@ -28,6 +28,7 @@ from ntt_cli.workflows.events import (
     TrainingStarted,
     TrainingStepsDone,
     TransferStarted,
+    Validated,
     Warned,
 )
 
@@ -68,6 +69,10 @@ class Board:
                 if event.kernel_distance is not None:
                     self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
                 self.values["logit distance"] = f"{event.logit_distance:.4f}"
+            case Validated():
+                self.values["validation distance"] = f"{event.distance:.4f}"
+                self.total = event.ends or self.total
+                return event.ends is not None
             case TrainingStarted():
                 self.title, self.total = "Training", event.epochs * event.steps_per_epoch
                 self.done = self.begun = event.done

@@ -86,7 +86,7 @@ def _plan(plan: PrunePlan) -> RenderableType:
         memory = f"peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB of {plan.memory_bytes / 2**20:,.0f}"
         parts.append(Text(f"{memory}, which will not fit: {plan.advice}" if plan.advice else memory))
     if plan.seconds is not None and plan.seconds_per_step is not None:
-        parts.append(
-            Text(f"about {plan.seconds:,.0f} s, with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms")
-        )
+        about = "at most" if plan.auto else "about"
+        steps = f"with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms"
+        parts.append(Text(f"{about} {plan.seconds:,.0f} s, {steps}"))
     return Group(*parts)

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from ntt_cli.config.options import DATA, MACHINE, MODEL, OUTPUT, TRAINING, TRANSFER, DataOptions, ModelOptions
+from ntt_cli.config.options import (
+    DATA,
+    MACHINE,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    TRANSFER,
+    DataOptions,
+    ModelOptions,
+    TransferSteps,
+)
 from ntt_cli.config.prune import Method, PruneConfig
 
 REFERENCES = ("dense", "trained-magnitude")
@@ -87,9 +97,7 @@ class CompareConfig(ModelOptions, DataOptions):
         Field(min_length=1, description="With commas between; rates are chosen on the first."),
         TRANSFER,
     ] = (1, 2, 3)
-    steps: Annotated[
-        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
-    ] = None
+    steps: TransferSteps = None
     epochs: Annotated[
         int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
     ] = 10

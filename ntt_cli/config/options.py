@@ -24,6 +24,17 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+TransferSteps = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto"] | None,
+    Field(
+        description="Transfer steps, or auto: masks reach their density in 500, and the transfer ends once the distance"
+        " to the teacher on samples held out for that has stopped falling. Default, and the most for auto: 3000; 9000"
+        " without a kernel term."
+    ),
+    TRANSFER,
+]
+
+
 class ModelOptions(Options):
     """Which network."""
 

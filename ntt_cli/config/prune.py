@@ -15,6 +15,7 @@ from ntt_cli.config.options import (
     MachineOptions,
     ModelOptions,
     OutputOptions,
+    TransferSteps,
 )
 
 Method = Literal[
@@ -108,9 +109,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     kernel_params: Annotated[
         Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), TRANSFER
     ] = "all"
-    steps: Annotated[
-        int | None, Field(ge=1, description="Transfer steps. Default: 3000; 9000 without a kernel term."), TRANSFER
-    ] = None
+    steps: TransferSteps = None
     epochs: Annotated[
         float | None, Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."), TRANSFER
     ] = None
@@ -161,6 +160,16 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         ),
         MACHINE,
     ] = None
+    kernel_memory: Annotated[
+        int,
+        Field(
+            ge=1,
+            lt=2**31,
+            description="MiB that derivatives may take at one time when the report's exact kernels are formed; with"
+            " less, samples are visited again and again.",
+        ),
+        MACHINE,
+    ] = 1024
     output: Annotated[str, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT] = (
         "sparse.safetensors"
     )

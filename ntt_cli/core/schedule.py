@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+PATIENCE = 3
+IMPROVEMENT = 0.05
+"""What the best of the last `PATIENCE` distances has to be below the best before them, for a fall to go on."""
+
 
 def cubic_density(step: int, *, steps: int, density: float) -> float:
     """`d + (1 − d)(1 − t)³`, with `t` going from 0 to 1 over the first half of the steps.
@@ -36,3 +42,10 @@ def density_at(schedule: str, step: int, *, updates: range, steps: int, density:
         return density
     fall = {"cubic": cubic_density, "constant": constant_density}[schedule]
     return fall(step + updates.step, steps=steps, density=density)
+
+
+def has_flattened(distances: Sequence[float]) -> bool:
+    """Whether distances, measured in equal steps, have stopped falling: the last three are no 5% below all before."""
+    if len(distances) <= PATIENCE:
+        return False
+    return min(distances[-PATIENCE:]) > (1 - IMPROVEMENT) * min(distances[:-PATIENCE])

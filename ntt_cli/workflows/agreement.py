@@ -84,9 +84,20 @@ class KernelComparison:
 
 
 def compare_kernels(
-    apply_student: Apply, student: Params, apply_teacher: Apply, teacher: Params, inputs: Inputs, *, outputs: int
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    outputs: int,
+    memory_bytes: int = 2**30,
 ) -> KernelComparison:
-    """Compare them on all inputs and outputs, or on as many as the network's size allows."""
+    """Compare them on all inputs and outputs, or on as many as the network's size allows.
+
+    Where that is on some outputs, these are not the network's kernels but blocks of them, and the summary says so.
+    Derivatives take `memory_bytes` at one time.
+    """
     parameters = sum(p.numel() for p in teacher.values())
     rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))
     # Where all outputs would leave no room for two samples, there are as many of either.
@@ -99,8 +110,8 @@ def compare_kernels(
         return apply if len(chosen) == outputs else lambda params, x: apply(params, x)[:, chosen]
 
     kernels = {
-        "teacher": exact_kernel(part(apply_teacher), teacher, x, x),
-        "student": exact_kernel(part(apply_student), student, x, x),
+        "teacher": exact_kernel(part(apply_teacher), teacher, x, x, memory_bytes=memory_bytes),
+        "student": exact_kernel(part(apply_student), student, x, x, memory_bytes=memory_bytes),
     }
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     # From where nothing is learnt to where the teacher's slowest directions are, in its own time.

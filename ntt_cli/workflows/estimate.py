@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ntt_cli.core.schedule import mask_update_steps
 from ntt_cli.core.transfer import Student
 from ntt_cli.io.memory import memory_bytes, peak_memory_bytes
 from ntt_cli.workflows.batches import Batches
+from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.prune_task import Task
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.transfer import take_step
@@ -69,8 +69,7 @@ def estimate_run(
         steps.append(time.perf_counter() - begun)
     _, finishing = _timed(lambda: finish(student))
     settings = task.settings
-    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
-    times = len(updates) if task.config.mask == "learned" else 1
+    times = len(course_of(settings, learned=task.config.mask == "learned").updates)
     one = statistics.median(steps[1:])
     # The first step also pays for what is set up once.
     seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing

@@ -49,6 +49,15 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """Before `step`, the distance on samples held out; the transfer ends after `ends` steps, `None`: it goes on."""
+
+    step: int
+    distance: float
+    ends: int | None
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
     """Supervised training begins, after `done` steps."""
 
@@ -98,6 +107,7 @@ Event = (
     | TransferStarted
     | MasksUpdated
     | StepsDone
+    | Validated
     | TrainingStarted
     | TrainingStepsDone
     | EpochDone

@@ -122,6 +122,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
         prunable=sum(task.sizes.values()),
         kept=count_kept(masks),
         steps=task.settings.steps if task.method.score is None and config.sparsity else 0,
+        auto=task.settings.auto,
         seconds_per_step=estimate.seconds_per_step,
         seconds=estimate.seconds,
         peak_memory_bytes=estimate.peak_memory_bytes,
@@ -252,6 +253,7 @@ def _kernels(task: Task, student: _Student) -> KernelComparison | None:
         task.teacher.params,
         task.inputs.some(SPECTRUM_SAMPLES),
         outputs=task.outputs,
+        memory_bytes=task.config.kernel_memory * 2**20,
     )
 
 
@@ -267,7 +269,7 @@ def _report(
         method=task.config.method,
         teacher=task.config.weights or f"random weights, seed {task.config.seed}",
         data=task.inputs.samples.spec if task.inputs else None,
-        steps=task.settings.steps if student.history else 0,
+        steps=len(student.history["total"]) if student.history else 0,
         parameters=sum(p.numel() for p in task.teacher.params.values()),
         prunable=prunable,
         kept=kept,

@@ -117,7 +117,7 @@ def _open(
     inputs = open_inputs(config, loaded, split="train", device=device, known=known)
     if method.needs != "labels":
         inputs = replace(inputs, samples=inputs.samples.without_labels())
-    require_samples(inputs, 2)
+    require_samples(inputs, 4 if config.steps == "auto" else 2)
     return inputs
 
 

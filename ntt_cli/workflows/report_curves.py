@@ -35,6 +35,8 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
             ("alignment", "Alignment of the kernels", "cosine", ""),
         ],
     )
+    if held_out := _at(moved, "validation_step", "validation_distance"):
+        distances += (Panel("Distance on samples held out", "step", "relative, squared", held_out, log="y"),)
     figures = [
         Figure(
             name="transfer",
@@ -46,7 +48,7 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
         )
     ]
     masks = tuple(
-        Panel(title, "step", label, _at_updates(moved, name), log="y")
+        Panel(title, "step", label, _at(moved, "mask_update_step", name), log="y")
         for name, title, label in (
             ("density", "Density", "kept, %"),
             ("mask_changes", "Changes of the masks", "entries kept or pruned anew"),
@@ -113,10 +115,10 @@ def _panels(runs: Mapping[str, Report], wanted: Sequence[tuple[str, str, str, st
     return tuple(panels)
 
 
-def _at_updates(runs: Mapping[str, Report], name: str) -> tuple[Series, ...]:
+def _at(runs: Mapping[str, Report], when: str, name: str) -> tuple[Series, ...]:
     series = []
     for label, run in runs.items():
-        steps, values = run.history("mask_update_step"), run.history(name)
+        steps, values = run.history(when), run.history(name)
         if steps is not None and values is not None:
             series.append(Series(label, steps, 100 * values if name == "density" else values))
     return tuple(series)

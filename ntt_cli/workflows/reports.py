@@ -77,7 +77,8 @@ class PrunePlan(Summary):
     """What `ntt prune --dry-run` says: nothing is trained.
 
     Memory and time are of a whole run, from one of each thing that it does; `advice` says what to change where the
-    memory there is will not do. Then no step was taken whole, and there are no times.
+    memory there is will not do. Then no step was taken whole, and there are no times. With `--steps auto`, steps and
+    seconds are the most there can be.
     """
 
     model: str
@@ -85,6 +86,7 @@ class PrunePlan(Summary):
     prunable: int
     kept: int
     steps: int
+    auto: bool
     seconds_per_step: float | None
     seconds: float | None
     peak_memory_bytes: int | None

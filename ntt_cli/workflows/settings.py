@@ -25,12 +25,15 @@ class TransferSettings:
     """What a run needs of the configuration, every default settled.
 
     Attributes that are not options of the same name:
+        steps: so many, or with `auto` at most.
+        auto: the transfer ends when the validation distance has flattened.
         objective: form and weights of the loss.
         active: take the kernel over kept entries only.
         by_hand: densities of the weights that `--layer-density` names.
     """
 
     steps: int
+    auto: bool
     density: float
     objective: Objective
     score: str
@@ -48,7 +51,7 @@ class TransferSettings:
     def recorded(self) -> dict[str, Any]:
         """The options that had no value of their own, under their names in the configuration."""
         return {
-            "steps": self.steps,
+            "steps": "auto" if self.auto else self.steps,
             "epochs": None,
             "allocation": self.allocation,
             "batch_size": self.batch_size,
@@ -80,11 +83,14 @@ def settle(
         penalty = _weight_penalty(config, teacher)
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
-    steps = config.steps or steps
+    auto = config.steps == "auto"
+    if isinstance(config.steps, int):
+        steps = config.steps
     if config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * samples / batch_size))
     return TransferSettings(
         steps=steps,
+        auto=auto,
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,

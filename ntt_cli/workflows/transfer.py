@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +13,18 @@ from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.rounds import masks_at, on_the_way
-from ntt_cli.core.schedule import density_at, mask_update_steps
 from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.workflows.batches import Batches
-from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted
+from ntt_cli.workflows.course import course_of
+from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted, Validated
 from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.settings import TransferSettings
 from ntt_cli.workflows.transfer_progress import Progress, restore_progress
+from ntt_cli.workflows.validation import Validation, held_out
 from ntt_cli.workflows.world import ALONE, World
 
 LOOK_EVERY = 20
@@ -81,40 +83,43 @@ def run_transfer(
         DivergedError: as soon as a look at the numbers finds one that is not finite.
         Interrupted: if the run is to end.
     """
-    batches = Batches(teacher, inputs, outputs, settings, world)
+    course = course_of(settings, learned=held is None)
+    training, validation = inputs, None
+    if settings.auto:
+        training, validation = held_out(inputs, teacher, outputs=outputs, settings=settings)
+    batches = Batches(teacher, training, outputs, settings, world)
     fresh = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
     progress = Progress(fresh, teacher.buffers)
     if keeper.found is not None:
         progress = restore_progress(progress, keeper.found, teacher, room)
-    on_event(TransferStarted(settings.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
-    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every) if held is None else range(1)
+        course = course.after_all(progress.history.validation)
+    on_event(TransferStarted(course.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
     with keeper.stop.patiently():
-        while progress.step < settings.steps:
+        while progress.step < course.steps:
             step = progress.step
-            if step in updates:
+            if validation is not None and course.looks_at(step):
+                distance = _validate(progress.student, validation, step, keeper, room, world)
+                progress.history.validation[step] = distance
+                course = course.after_all(progress.history.validation)
+                on_event(Validated(step, distance, None if course.open else course.steps))
+            if step in course.updates:
                 _check_finite(progress.student.params, step, keeper)
                 density, masks = settings.density, held
                 if masks is None:
-                    density = density_at(
-                        settings.schedule, step, updates=updates, steps=settings.steps, density=settings.density
-                    )
-                    masks = _choose_once(progress.student, inputs, outputs, settings, density, room, world)
-                buffers = progress.buffers
-                if step == updates[-1]:
-                    buffers = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
-                    buffers = world.from_first(buffers)
-                changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
-                on_event(MasksUpdated(step, density, changes, layer_densities(masks)))
+                    density = course.density(step)
+                    masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
+                last = training if step == course.updates[-1] else None
+                on_event(_update(progress, masks, density, teacher, last, world))
             try:
                 loss = take_step(progress.student, batches, step, settings, room)
             except FloatingPointError as error:
                 raise keeper.diverged(f"step {step + 1}", str(error)) from error
             progress.history.losses.append(loss)
             progress.step += 1
-            if progress.step % LOOK_EVERY == 0 or progress.step == settings.steps:
+            if progress.step % LOOK_EVERY == 0 or progress.step == course.steps:
                 _look(loss, progress.step, keeper, on_event)
             keeper.offer(lambda: progress.state(teacher, room))
-        _check_finite(progress.student.params, settings.steps, keeper)
+        _check_finite(progress.student.params, course.steps, keeper)
         keeper.hold(lambda: progress.state(teacher, room))
     return TransferResult(
         params=progress.student.masked_params,
@@ -173,6 +178,17 @@ def layer_densities(masks: Masks) -> dict[str, float]:
     return {name: float(mask.double().mean()) for name, mask in masks.items()}
 
 
+def _update(
+    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, last: Inputs | None, world: World
+) -> MasksUpdated:
+    """Put the student under these masks; with them for the last time, its statistics are estimated on `last`."""
+    buffers = progress.buffers
+    if last is not None:
+        buffers = world.from_first(estimate_buffers(teacher, apply_masks(progress.student.params, masks), last))
+    changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
+    return MasksUpdated(progress.step, density, changes, layer_densities(masks))
+
+
 def _choose_once(
     student: Student,
     inputs: Inputs,
@@ -214,6 +230,16 @@ def _score(
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
     if not all(p.isfinite().all() for p in params.values()):
         raise keeper.diverged(f"step {step}", "the student's weights are no longer finite")
+
+
+def _validate(student: Student, validation: Validation, step: int, keeper: Keeper, room: Room, world: World) -> float:
+    distance = torch.zeros((), device=next(iter(student.params.values())).device)
+    if world.first:
+        distance += room.run(lambda chunk: validation.distance(student, chunk=chunk))
+    found = float(world.from_first({"distance": distance})["distance"])
+    if not math.isfinite(found):
+        raise keeper.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
+    return found
 
 
 def _look(loss: TransferLoss, step: int, keeper: Keeper, on_event: EventSink) -> None:

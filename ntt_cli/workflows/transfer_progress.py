@@ -28,6 +28,7 @@ class History:
         update_steps: steps before which masks were chosen.
         densities: from then on.
         changes: entries whose fate changed.
+        validation: by step, the distance on samples held out, where it is looked at.
     """
 
     earlier: dict[str, Tensor] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class History:
     update_steps: list[int] = field(default_factory=list)
     densities: list[float] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
+    validation: dict[int, float] = field(default_factory=dict)
 
     def loss_tensors(self) -> dict[str, Tensor]:
         """Each part of the loss over all steps, `[steps]`, on the CPU."""
@@ -47,11 +49,19 @@ class History:
 
     def as_tensors(self) -> dict[str, Tensor]:
         """All of it, for the report."""
-        return self.loss_tensors() | {
-            "mask_update_step": torch.tensor(self.update_steps),
-            "density": torch.tensor(self.densities),
-            "mask_changes": torch.tensor(self.changes),
+        looks = {
+            "validation_step": torch.tensor(list(self.validation)),
+            "validation_distance": torch.tensor(list(self.validation.values())),
         }
+        return (
+            self.loss_tensors()
+            | (looks if self.validation else {})
+            | {
+                "mask_update_step": torch.tensor(self.update_steps),
+                "density": torch.tensor(self.densities),
+                "mask_changes": torch.tensor(self.changes),
+            }
+        )
 
 
 @dataclass
@@ -100,6 +110,7 @@ class Progress:
                 "update_steps": history.update_steps,
                 "densities": history.densities,
                 "changes": history.changes,
+                "validation": list(history.validation.items()),
                 "room": room.state(),
             },
         )
@@ -148,5 +159,6 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
             update_steps=list(state.values["update_steps"]),
             densities=list(state.values["densities"]),
             changes=list(state.values["changes"]),
+            validation=dict(state.values["validation"]),
         ),
     )

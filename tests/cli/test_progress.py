@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ntt_cli.cli import progress as module
-from ntt_cli.cli.progress import LivePanel, progress
+from ntt_cli.cli.progress import Board, LivePanel, progress
 from ntt_cli.cli.streams import Streams
 from ntt_cli.workflows.events import (
     EpochDone,
@@ -18,6 +18,7 @@ from ntt_cli.workflows.events import (
     TrainingStarted,
     TrainingStepsDone,
     TransferStarted,
+    Validated,
     Warned,
 )
 
@@ -126,3 +127,12 @@ def test_a_terminal_is_left_clean() -> None:
     shown = "\n".join(lines_of([*TRANSFER, *TRAINING], terminal=True))
     assert "warning: [frozen] weights" in shown
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # the cursor is back
+
+
+def test_a_transfer_of_unknown_length_says_when_it_will_end() -> None:
+    board = Board()
+    board.take(TransferStarted(3000, {"fc.weight": 10}))
+    assert not board.take(Validated(900, 0.25, None))
+    assert board.total == 3000
+    assert board.take(Validated(1000, 0.24, 1100))
+    assert (board.total, board.values["validation distance"]) == (1100, "0.2400")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntt_cli.core.schedule import constant_density, cubic_density, density_at, mask_update_steps
+from ntt_cli.core.schedule import constant_density, cubic_density, density_at, has_flattened, mask_update_steps
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,20 @@ def test_density_never_rises_and_ends_exactly_where_asked(
     if len(updates) > 1:
         # A first window at density 1 would be steps of nothing.
         assert densities[0] < 1 or density > 0.999  # so near to 1 that it rounds
+
+
+@pytest.mark.parametrize(
+    ("distances", "flat"),
+    [
+        ([], False),
+        ([1.0, 1.0, 1.0], False),  # nothing before them to compare with
+        ([1.0, 1.0, 1.0, 1.0], True),
+        ([1.0, 0.99, 0.97, 0.96], True),  # 4% below
+        ([1.0, 0.99, 0.97, 0.94], False),  # 6% below
+        ([1.0, 0.94, 1.1, 1.2], False),  # the best of the three counts
+        ([0.5, 0.9, 0.6, 0.55, 0.52], True),  # and the best of all before
+        ([1.0, 0.5, 0.49, 0.48, 0.52], True),
+    ],
+)
+def test_flat_by_hand(distances: list[float], flat: bool) -> None:
+    assert has_flattened(distances) is flat

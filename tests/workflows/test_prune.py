@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ntt_cli.config import ModelOptions, PruneConfig
+from ntt_cli.core.exact_kernel import exact_kernel
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.models import load_model
-from ntt_cli.workflows import prune
+from ntt_cli.workflows import agreement, prune
 from ntt_cli.workflows.events import Event, MasksUpdated, StepsDone, TransferStarted, Warned
 from ntt_cli.workflows.reports import PruneReport
 from tests.networks import write_network
@@ -203,6 +204,19 @@ def test_the_transfer_brings_the_student_closer() -> None:
     assert end is not None
     assert end.logit_distance < begin.logit_distance / 1.5
     assert end.kernel_distance < begin.kernel_distance
+
+
+def test_the_memory_of_the_kernels_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watched(*arguments: Any, memory_bytes: int) -> Tensor:
+        asked.append(memory_bytes)
+        return exact_kernel(*arguments, memory_bytes=memory_bytes)
+
+    monkeypatch.setattr(agreement, "exact_kernel", watched)
+    spectra = [load_file(run(kernel_memory=mib, force=True).report)["spectrum.student"] for mib in (1, 1024)]
+    assert asked == [2**20, 2**20, 2**30, 2**30]
+    torch.testing.assert_close(*spectra)
 
 
 def test_nothing_removed() -> None:

@@ -14,7 +14,7 @@ import torch
 from ntt_cli.config import FinetuneConfig, PruneConfig
 from ntt_cli.errors import DivergedError, OutputError, ResumeError
 from ntt_cli.io.metadata import StateRecord, read_header
-from ntt_cli.workflows import finetune, keeper, prune
+from ntt_cli.workflows import course, finetune, keeper, prune, settings
 from ntt_cli.workflows.events import Event, Noted, Warned
 from ntt_cli.workflows.stop import Interrupted, Stop
 from tests.networks import write_network
@@ -122,6 +122,19 @@ def test_the_same_bytes_wherever_it_is_interrupted(case: str) -> None:
         torch.manual_seed(looks)  # the state alone decides
         assert interrupted(config, looks) == looks
         torch.manual_seed(100 + looks)
+        assert messages(resumed(config)) == [f"going on from step {looks}"]
+        assert written() == whole
+
+
+def test_a_run_of_unknown_length_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted before, between and after the looks that decide when it ends."""
+    monkeypatch.setattr(course, "AUTO_HORIZON", 20)
+    monkeypatch.setattr(settings, "STEPS", 40)
+    config = pruning(steps="auto")
+    run(config)
+    whole = written()
+    for looks in (3, 13, 16, 20):
+        assert interrupted(config, looks) == looks
         assert messages(resumed(config)) == [f"going on from step {looks}"]
         assert written() == whole
 

@@ -1,0 +1,92 @@
+"""How close does a transfer come in so many steps, at which rate, and where does `--steps auto` stop?
+
+    python benchmarks/transfer_length.py lenet5_caffe --sparsity 0.97 [--rates 1e-3,2e-3,4e-3] [--seed 1]
+
+NTT on 10,000 training images of Fashion-MNIST; the kernel and logit distances to the teacher are measured on 2,048
+other training images once it has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from allocations import write_data
+
+from ntt_cli.config import DataOptions, PruneConfig
+from ntt_cli.io.data import load_samples
+from ntt_cli.workflows.agreement import measure_agreement
+from ntt_cli.workflows.keeper import keep_nothing
+from ntt_cli.workflows.prune_task import prepare
+from ntt_cli.workflows.reports import Agreement
+from ntt_cli.workflows.room import Room
+from ntt_cli.workflows.transfer import run_transfer
+
+OTHERS = 2_048
+LENGTHS = ("500", "1000", "2000", "3000", "auto")
+
+
+def transfer(config: PruneConfig) -> tuple[int, Agreement]:
+    """Steps, and how close the student is on samples it has not seen."""
+    task = prepare(config, lambda _: None)
+    assert task.inputs is not None
+    room = Room(None, task.settings.batch_size, lambda _: None)
+    student = run_transfer(
+        task.teacher,
+        task.inputs,
+        task.names,
+        outputs=task.outputs,
+        settings=task.settings,
+        room=room,
+        keeper=keep_nothing(),
+        on_event=lambda _: None,
+    )
+    others = replace(task.inputs, samples=load_samples(DataOptions(data=config.data), split="test")).some(OTHERS)
+    agreement = measure_agreement(
+        task.teacher.bind(student.buffers),
+        student.params,
+        task.teacher.bind(),
+        task.teacher.params,
+        others,
+        classes=task.classes,
+    )
+    return len(student.history["total"]), agreement
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("network")
+    parser.add_argument("--sparsity", type=float, default=0.97)
+    parser.add_argument("--rates", default="2e-3")
+    parser.add_argument("--lengths", default=",".join(LENGTHS))
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| rate | `--steps` | steps taken | kernel distance | logit distance | processor time |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder) / "data.npz")
+        for rate in options.rates.split(","):
+            for length in options.lengths.split(","):
+                config = PruneConfig.model_validate({
+                    "model": f"sample_models/{options.network}.py",
+                    "data": str(Path(folder) / "data.npz"),
+                    "sparsity": options.sparsity,
+                    "learning_rate": rate,
+                    "steps": length,
+                    "seed": options.seed,
+                    "device": "cpu",
+                })
+                begun = time.process_time()
+                steps, found = transfer(config)
+                took = time.process_time() - begun
+                distances = f"{found.kernel_distance:.4f} | {found.logit_distance:.4f}"
+                print(f"| {rate} | {length} | {steps} | {distances} | {took:.0f} s |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
