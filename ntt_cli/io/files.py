@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -16,8 +17,14 @@ def check_writable(path: Path, *, force: bool) -> None:
     """Refuse an output before any work is done for it.
 
     Raises:
-        OutputError: if `path` exists and `force` is not set, is a folder, or its folder is missing or read-only.
+        OutputError: if `path` exists and `force` is not set, is a folder or too long a name, or its folder is missing
+            or read-only.
     """
+    try:
+        _temporary(path).lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"{path!s:.99}…", "is too long a name", hint="name a shorter --output") from error
     if path.is_dir():
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     if not path.parent.is_dir():
@@ -91,7 +98,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OutputError: if the file system refuses; `path` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -107,6 +114,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         # There is none after the renaming; after an error or an interruption there may be a part.
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync_folder(path: Path) -> None:

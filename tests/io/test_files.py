@@ -43,6 +43,13 @@ def test_a_new_file_is_writable_and_the_question_leaves_nothing_behind(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("length", [240, 300])
+def test_a_name_that_leaves_no_room_for_the_temporary_file(tmp_path: Path, length: int) -> None:
+    error = refusal(check_writable, tmp_path / ("x" * length), force=True)
+    assert (error.what, error.hint) == ("is too long a name", "name a shorter --output")
+    assert len(error.where) == 100
+
+
 def test_an_existing_file_needs_force(tmp_path: Path) -> None:
     path = tmp_path / "old"
     path.write_text("mine")

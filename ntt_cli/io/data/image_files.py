@@ -152,6 +152,8 @@ def _read_headers(paths: list[Path]) -> list[Header]:
 
 
 def _read_header(path: Path) -> Header:
+    if path.exists() and not path.is_file():
+        raise DataError(path, "is a pipe or a device, not a file", hint="remove it from the folder")
     with Image.open(path, formats=FORMATS) as image:
         # For EXIF after the pixels of a PNG, Pillow would decode them; `decode` finds such an image out.
         known = image.format != "PNG" or "exif" in image.info

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 
 from ntt_cli.config import DataOptions
+from ntt_cli.errors import DataError
 from ntt_cli.io.data import Samples, load_samples
 from ntt_cli.io.data.samples import draw
 from tests.io.data.refusal import refusal
@@ -148,3 +150,10 @@ def test_a_linked_class_folder_is_followed(tmp_path: Path) -> None:
     plant(tmp_path, "elsewhere/0.png", "data/a/0.png")
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
     assert load(tmp_path / "data").class_names == ("a", "b")
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    plant(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png: is a pipe or a device, not a file"):
+        load(tmp_path)
