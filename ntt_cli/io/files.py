@@ -20,13 +20,13 @@ def check_writable(path: Path, *, force: bool) -> None:
         OutputError: if `path` exists and `force` is not set, is a folder or too long a name, or its folder is missing
             or read-only.
     """
+    if os.path.isdir(path):  # of a name that is too long, `Path.is_dir` raises
+        raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     try:
         _temporary(path).lstat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise OutputError(f"{path!s:.99}…", "is too long a name", hint="name a shorter --output") from error
-    if path.is_dir():
-        raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     if not path.parent.is_dir():
         above = next(folder for folder in path.parents if folder.exists())
         if not above.is_dir():
