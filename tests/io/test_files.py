@@ -43,7 +43,7 @@ def test_a_new_file_is_writable_and_the_question_leaves_nothing_behind(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("length", [240, 300])
+@pytest.mark.parametrize("length", [250, 300])
 def test_a_name_that_leaves_no_room_for_the_temporary_file(tmp_path: Path, length: int) -> None:
     error = refusal(check_writable, tmp_path / ("x" * length), force=True)
     assert (error.what, error.hint) == ("is too long a name", "name a shorter --output")
