@@ -65,6 +65,20 @@ def test_density_never_rises_and_ends_exactly_where_asked(
         assert densities[0] < 1 or density > 0.999  # so near to 1 that it rounds
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.9**3), (10, 0.8**3), (40, 0.5**3), (180, 0.0)])
+def test_density_by_hand(step: int, expected: float) -> None:
+    """Of 200 steps the density falls over 100: masks chosen before a step have that of the next update, 10 later."""
+    updates = mask_update_steps(steps=200, every=10)
+    found = density_at("cubic", step, updates=updates, steps=200, density=0.1)
+    assert found == pytest.approx(0.1 + 0.9 * expected, rel=1e-12)
+    assert density_at("constant", step, updates=updates, steps=200, density=0.1) == 0.1
+
+
+def test_the_last_masks_are_of_the_density_itself() -> None:
+    """A run of two updates is still on its way at the last of them."""
+    assert density_at("cubic", 1, updates=range(0, 2), steps=100, density=0.1) == 0.1
+
+
 @pytest.mark.parametrize(
     ("distances", "flat"),
     [

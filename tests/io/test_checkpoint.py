@@ -28,8 +28,10 @@ from ntt_cli.io.checkpoint import (
     write_checkpoint,
 )
 from ntt_cli.io.files import sha256_of
-from ntt_cli.io.metadata import UNSEALED, seal
+from ntt_cli.io.metadata import UNSEALED, ModelRecord, RunRecord, seal
 from ntt_cli.io.models import LoadedModel
+from ntt_cli.io.report import write_report
+from ntt_cli.io.state import State, write_state
 
 STATE = {
     "fc.weight": torch.tensor([[1.5, 7.0], [0.0, -2.0]]),
@@ -182,7 +184,9 @@ def test_damage_is_named_by_its_tensor(tmp_path: Path) -> None:
     for name in STATE:
         at = begin + header[name]["data_offsets"][0]
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert str(refusal(path)) == f"{path}: {name} is damaged: the SHA-256 does not match"
+        error = refusal(path)
+        assert str(error) == f"{path}: {name} is damaged: the SHA-256 does not match"
+        assert error.hint == "copy the file again, or make it again"
     for word, damaged in ((b"[2,2]", b"[1,4]"), (b"I64", b"F64"), (b"net.py", b"bet.py"), (b'"ntt"', b'"nut"')):
         assert whole.count(word) >= 1
         path.write_bytes(whole.replace(word, damaged))
@@ -191,7 +195,8 @@ def test_damage_is_named_by_its_tensor(tmp_path: Path) -> None:
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors", STATE | {"fc.bias": torch.tensor([0.0, math.nan])})
-    assert "fc.bias holds NaN or infinity" in str(refusal(path))
+    error = refusal(path)
+    assert (error.what, error.hint) == ("fc.bias holds NaN or infinity", "train or prune the network again")
     save_file({"w": torch.tensor([math.inf])}, path)
     assert "w holds NaN or infinity" in str(refusal(path))
 
@@ -200,22 +205,40 @@ def test_zeros_that_are_not_the_masks(tmp_path: Path) -> None:
     def edit(record: Any, tensors: Any) -> None:
         tensors["fc.weight"][0, 0] = 0.0
 
-    assert "its zeros are not its recorded masks" in str(refusal(tampered(write(tmp_path / "x.safetensors"), edit)))
+    error = refusal(tampered(write(tmp_path / "x.safetensors"), edit))
+    assert (error.what, error.hint) == ("its zeros are not its recorded masks", "make the file again")
+
+
+def test_other_files_of_ntt_are_no_checkpoints(tmp_path: Path) -> None:
+    report, state = tmp_path / "x.report.safetensors", tmp_path / "x.resume.safetensors"
+    model = ModelRecord(source="net.py", sha256=None)
+    write_report(report, {}, kind="prune report", summary=model)
+    run = RunRecord(config={}, model=model, weights_sha256=None, data_sha256=None, machine={})
+    write_state(state, State(step=0, tensors={}, values={}), kind="prune state", run=run)
+    for path, what, suffix in ((report, "report", ".report"), (state, "run's state", ".resume")):
+        error = refusal(path)
+        assert error.what == f"is a {what}, not a checkpoint"
+        assert error.hint == f"name the file without {suffix}"
 
 
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
         (lambda record, tensors: tensors.pop("fc.weight"), "its record is of other tensors"),
-        (lambda record, tensors: record["layers"].update(x=record["layers"]["fc.weight"]), "are not its tensors"),
-        (lambda record, tensors: record["layers"]["fc.weight"].update(kept=2), "are not its recorded masks"),
-        (lambda record, tensors: record["layers"]["fc.weight"].update(shape=[4]), "has fc.weight in another shape"),
+        (
+            lambda record, tensors: record["layers"].update(x=record["layers"]["fc.weight"]),
+            "its layers are not its tensors",
+        ),
+        (lambda record, tensors: record["layers"]["fc.weight"].update(kept=2), "its zeros are not its recorded masks"),
+        (
+            lambda record, tensors: record["layers"]["fc.weight"].update(shape=[4]),
+            "its record has fc.weight in another shape",
+        ),
     ],
 )
 def test_a_record_of_something_else(tmp_path: Path, edit: Any, what: str) -> None:
     error = refusal(tampered(write(tmp_path / "x.safetensors"), edit))
-    assert what in str(error)
-    assert error.hint == "make the file again"
+    assert (error.what, error.hint) == (what, "make the file again")
 
 
 def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
@@ -239,14 +262,23 @@ def test_types_that_torch_cannot_compute_with(tmp_path: Path, dtype: str, size: 
     shape = [2] if size == 1 else [4]
     header = json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
-    assert f"w is of type {dtype}" in str(refusal(tmp_path / "x.safetensors"))
+    error = refusal(tmp_path / "x.safetensors")
+    assert (error.what, error.hint) == (f"w is of type {dtype}", "save it as F32, F16 or BF16")
 
 
 def test_a_file_with_holes_is_not_read(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     os.truncate(tmp_path / "x.safetensors", 8 + len(header) + 2**42)
-    assert "takes 4096.0 GiB of memory to read" in str(refusal(tmp_path / "x.safetensors"))
+    error = refusal(tmp_path / "x.safetensors")
+    assert "takes 4096.0 GiB of memory to read" in error.what
+    assert error.hint == "use a machine with more memory"
+
+
+def test_the_run_that_made_it_is_recorded(tmp_path: Path) -> None:
+    record = read_checkpoint(write(tmp_path / "x.safetensors", run_sha256="ab")).record
+    assert record is not None
+    assert record.run_sha256 == "ab"
 
 
 def test_standardisation_travels(tmp_path: Path) -> None:
@@ -298,7 +330,7 @@ def test_another_model_and_all_that_tells_them_apart() -> None:
         "  extra 2.weight [1]",
         "  extra n []",
     ]
-    assert "--model-arg" in caught.value.hint
+    assert caught.value.hint == "name the model, and the --model-arg values, that it was made with"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 

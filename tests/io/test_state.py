@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ntt_cli.errors import CheckpointError, ResumeError
-from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ModelRecord, RunRecord, StateRecord
 from ntt_cli.io.report_reader import read_report
-from ntt_cli.io.state import State, file_sha256, prefixed, read_state, write_state
+from ntt_cli.io.state import Kind, State, file_sha256, prefixed, read_state, write_state
 
 RUN = RunRecord(
     config={"seed": 1},
@@ -67,22 +67,31 @@ def test_parts() -> None:
     assert list(state.part("param")) == ["a.b"]
 
 
+def refusal(path: Path, *, kind: Kind = "prune state") -> tuple[str, str]:
+    with pytest.raises(ResumeError) as caught:
+        read_state(path, kind=kind)
+    assert caught.value.where == str(path)
+    return caught.value.what, caught.value.hint
+
+
 def test_what_is_no_state(tmp_path: Path) -> None:
     path = tmp_path / "x.resume.safetensors"
     write_state(path, State(step=0, tensors={"a": torch.ones(2)}, values={}), kind="prune state", run=RUN)
-    with pytest.raises(ResumeError, match="is not a finetune state but prune state"):
-        read_state(path, kind="finetune state")
-    with pytest.raises(CheckpointError, match="is a run's state, not a checkpoint"):
-        read_checkpoint(path)
+    assert refusal(path, kind="finetune state") == (
+        "is not a finetune state but prune state",
+        "name another --output",
+    )
     with pytest.raises(CheckpointError, match="is not a report|has no report"):
         read_report(path)
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"\x01")
-    with pytest.raises(ResumeError, match="a is damaged"):
-        read_state(path, kind="prune state")
+    assert refusal(path) == ("a is damaged: the SHA-256 does not match", "remove it to start from the beginning")
     path.write_bytes(data[:-1])
-    with pytest.raises(ResumeError, match="is not a whole safetensors file"):
-        read_state(path, kind="prune state")
+    what, hint = refusal(path)
+    assert "is not a whole safetensors file" in what
+    assert hint == "remove it to start from the beginning"
+    save_file({"a": torch.ones(2)}, path)
+    assert refusal(path) == ("is not a prune state but of unknown origin", "name another --output")
 
 
 @pytest.mark.parametrize("strides", [(2**60, 1), (1, 1), (3,), (0, 0)], ids=str)
@@ -93,8 +102,7 @@ def test_a_layout_that_does_not_fit(tmp_path: Path, strides: tuple[int, ...], mo
         StateRecord, "__init__", lambda self, **values: honest(self, **(values | {"strides": {"a": strides}}))
     )
     write_state(path, State(step=0, tensors={"a": torch.ones(2, 3)}, values={}), kind="prune state", run=RUN)
-    with pytest.raises(ResumeError, match="a cannot be laid out as it says"):
-        read_state(path, kind="prune state")
+    assert refusal(path) == ("a cannot be laid out as it says", "remove it to start from the beginning")
 
 
 def test_a_run_is_known_by_all_but_its_machine() -> None:
