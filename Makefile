@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests torture docs clean
+.PHONY: demo test lint types tests torture mutants docs clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py
@@ -23,6 +23,12 @@ tests: .venv/installed
 # The long form of the reliability tests.
 torture: .venv/installed
 	NTT_TORTURE=1 $(BIN)/python -m pytest -n 2 tests/reliability
+
+# Changes the modules that pyproject.toml names, one operator or word at a time, and shows what no test noticed.
+mutants: .venv/installed
+	$(BIN)/pip install --quiet mutmut
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 # Writes what the documents quote: the commands' --help, and a picture of the progress panel.
 docs: .venv/installed

@@ -187,6 +187,8 @@ def test_damage_is_named_by_its_tensor(tmp_path: Path) -> None:
         error = refusal(path)
         assert str(error) == f"{path}: {name} is damaged: the SHA-256 does not match"
         assert error.hint == "copy the file again, or make it again"
+    path.write_bytes(whole[:begin] + bytes(len(whole) - begin))
+    assert refusal(path).what.startswith("fc.bias, fc.weight, steps")
     for word, damaged in ((b"[2,2]", b"[1,4]"), (b"I64", b"F64"), (b"net.py", b"bet.py"), (b'"ntt"', b'"nut"')):
         assert whole.count(word) >= 1
         path.write_bytes(whole.replace(word, damaged))
@@ -244,7 +246,7 @@ def test_a_record_of_something_else(tmp_path: Path, edit: Any, what: str) -> Non
 def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([0.0, 1.0])}, tmp_path / "x.safetensors")
     read = read_checkpoint(tmp_path / "x.safetensors")
-    assert (read.masks, read.record, read.standardisation) == ({}, None, None)
+    assert (read.path, read.masks, read.record, read.standardisation) == (tmp_path / "x.safetensors", {}, None, None)
     assert read.tensors["w"].tolist() == [0.0, 1.0]
 
 
@@ -279,6 +281,7 @@ def test_the_run_that_made_it_is_recorded(tmp_path: Path) -> None:
     record = read_checkpoint(write(tmp_path / "x.safetensors", run_sha256="ab")).record
     assert record is not None
     assert record.run_sha256 == "ab"
+    assert read_checkpoint(tmp_path / "x.safetensors").path == tmp_path / "x.safetensors"
 
 
 def test_standardisation_travels(tmp_path: Path) -> None:
