@@ -42,7 +42,8 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
             name="transfer",
             title="Transfer",
             caption="How far the student is from its teacher at each step, on the step's own samples; means of some"
-            " steps. Alignment is the cosine between the two kernels' products with the step's probe.",
+            " steps. Alignment is the cosine between the two kernels' products with the step's probe. On samples held"
+            " out for --steps auto, both distances are added up as in the loss.",
             description=describe(distances),
             panels=distances,
         )

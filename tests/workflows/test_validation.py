@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from ntt_cli.config import PruneConfig
 from ntt_cli.core.exact_kernel import exact_kernel
 from ntt_cli.core.transfer import start_student
 from ntt_cli.errors import DataError
+from ntt_cli.io.report_reader import read_report
 from ntt_cli.workflows import course, prune, settings, transfer
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.events import Event, TransferStarted, Validated
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.prune_task import Task, prepare
+from ntt_cli.workflows.report_curves import transfer_figures
 from ntt_cli.workflows.validation import Validation, held_out
 from tests.networks import write_network
 
@@ -111,6 +114,8 @@ def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.Mon
     assert recorded["history.mask_update_step"].tolist() == list(range(0, report.steps, 2))
     assert len(recorded["history.total"]) == report.steps
     assert report.density == pytest.approx(0.2, abs=0.01)
+    (drawn, _) = transfer_figures({"x": read_report(Path(report.report))})
+    assert [len(panel.series[0].x) for panel in drawn.panels if "held out" in panel.title] == [len(looks)]
 
 
 @pytest.mark.usefixtures("short")
