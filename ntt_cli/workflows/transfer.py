@@ -118,6 +118,7 @@ def run_transfer(
             progress.step += 1
             if progress.step % LOOK_EVERY == 0 or progress.step == course.steps:
                 _look(loss, progress.step, keeper, on_event)
+                progress.history.gather()
             keeper.offer(lambda: progress.state(teacher, room))
         _check_finite(progress.student.params, course.steps, keeper)
         keeper.hold(lambda: progress.state(teacher, room))

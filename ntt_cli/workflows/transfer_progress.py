@@ -23,7 +23,7 @@ class History:
     """What happened at each step and each mask update.
 
     Attributes:
-        earlier: the losses of steps that an earlier process took, by part.
+        earlier: the losses of steps by part, those of an earlier process included.
         losses: of the steps since.
         update_steps: steps before which masks were chosen.
         densities: from then on.
@@ -46,6 +46,10 @@ class History:
         if not self.earlier or not recent:
             return self.earlier or recent
         return {name: torch.cat([self.earlier[name], values]) for name, values in recent.items()}
+
+    def gather(self) -> None:
+        """Put the losses together: many small tensors among a step's large ones keep the memory between from use."""
+        self.earlier, self.losses = self.loss_tensors(), []
 
     def as_tensors(self) -> dict[str, Tensor]:
         """All of it, for the report."""
