@@ -98,8 +98,7 @@ def run_transfer(
         while progress.step < course.steps:
             step = progress.step
             if validation is not None and course.looks_at(step):
-                distance = _validate(progress.student, validation, step, keeper, room, world)
-                progress.history.validation[step] = distance
+                distance = _validate(progress, validation, keeper, room, world)
                 course = course.after_all(progress.history.validation)
                 on_event(Validated(step, distance, None if course.open else course.steps))
             if step in course.updates:
@@ -110,12 +109,7 @@ def run_transfer(
                     masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
                 last = training if step == course.updates[-1] else None
                 on_event(_update(progress, masks, density, teacher, last, world))
-            try:
-                loss = take_step(progress.student, batches, step, settings, room)
-            except FloatingPointError as error:
-                raise keeper.diverged(f"step {step + 1}", str(error)) from error
-            progress.history.losses.append(loss)
-            progress.step += 1
+            loss = _advance(progress, batches, settings, room, keeper)
             if progress.step % LOOK_EVERY == 0 or progress.step == course.steps:
                 _look(loss, progress.step, keeper, on_event)
                 progress.history.gather()
@@ -148,6 +142,18 @@ def take_step(student: Student, batches: Batches, step: int, settings: TransferS
         )
 
     return room.run(move)
+
+
+def _advance(
+    progress: Progress, batches: Batches, settings: TransferSettings, room: Room, keeper: Keeper
+) -> TransferLoss:
+    try:
+        loss = take_step(progress.student, batches, progress.step, settings, room)
+    except FloatingPointError as error:
+        raise keeper.diverged(f"step {progress.step + 1}", str(error)) from error
+    progress.history.losses.append(loss)
+    progress.step += 1
+    return loss
 
 
 def first_student(
@@ -233,13 +239,15 @@ def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
         raise keeper.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _validate(student: Student, validation: Validation, step: int, keeper: Keeper, room: Room, world: World) -> float:
+def _validate(progress: Progress, validation: Validation, keeper: Keeper, room: Room, world: World) -> float:
+    student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
     if world.first:
         distance += room.run(lambda chunk: validation.distance(student, chunk=chunk))
     found = float(world.from_first({"distance": distance})["distance"])
     if not math.isfinite(found):
         raise keeper.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
+    progress.history.validation[step] = found
     return found
 
 
