@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
 from ntt_cli.io.data import load_samples
@@ -28,14 +29,15 @@ RATE = 1e-2
 ENTRIES = "ntt:allocation=global,ntt:allocation=erk,synflow,random"
 
 
-def write_data(path: Path) -> None:
-    """Training images in two parts, as arrays."""
+def write_data(path: Path, *, pixels: int = 28) -> None:
+    """Training images in two parts, as arrays; fewer pixels are means of several."""
     samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
     assert samples.labels is not None
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(7))
     arrays: dict[str, Any] = {}
     for part, chosen in (("train", order[:TRAINING]), ("test", order[TRAINING:][:HELD_OUT])):
-        arrays |= {f"x_{part}": samples.inputs(chosen).numpy(), f"y_{part}": samples.labels[chosen].numpy()}
+        images = functional.avg_pool2d(samples.inputs(chosen), 28 // pixels)
+        arrays |= {f"x_{part}": images.numpy(), f"y_{part}": samples.labels[chosen].numpy()}
     np.savez(path, **arrays)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import Answers, answers, draw_probe
+from ntt_cli.workflows.generators import seeded
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.settings import TransferSettings
 from ntt_cli.workflows.world import ALONE, World
@@ -100,9 +100,3 @@ class Batches:
                 self._logits = torch.cat([apply(self.teacher.params, x) for x in batches])
         logits1, logits2 = self._logits[indices.to(self._logits.device)].split([len(x1), len(x2)])
         return Answers(logits1=logits1, logits2=logits2)
-
-
-def seeded(seed: int, number: int) -> torch.Generator:
-    """A generator for the `number`-th of some independent draws. NumPy mixes the two: torch's would use 32 bits."""
-    (mixed,) = np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)
-    return torch.Generator().manual_seed(int(mixed))

@@ -19,6 +19,7 @@ from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
 from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of
+from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
@@ -111,8 +112,8 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
     )
     schedule = _rate_schedule(config, optimiser, steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
-    with torch.random.fork_rng(), keeper.world.joined(task.training.device), keeper.stop.patiently():
-        torch.manual_seed(config.seed + keeper.world.rank)  # Dropout draws from the global generator
+    device = task.training.device
+    with global_draws_apart(device), keeper.world.joined(device), keeper.stop.patiently():
         if keeper.found is not None:
             training.restore(keeper.found)
         on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
@@ -133,6 +134,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
     training.epoch_order = training.order.get_state()
     shuffled = torch.randperm(len(task.training), generator=training.order)
     for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
+        seed_global_draws(task.config.seed, training.step, keeper.world.rank)
         x, labels = task.training.batch(indices), task.training.labels(indices)
         try:
             loss = training_step(

@@ -1,27 +1,36 @@
-"""torch's own generators, which Dropout and a user's layers draw from, as tensors."""
+"""Draws that depend on a run's seed and on where it is, so that no generator has a state to save."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator
 
+import numpy as np
 import torch
-from torch import Tensor
 
 
-def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that work on the device may draw from, uint8."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
+def seeded(seed: int, *where: int) -> torch.Generator:
+    """A generator for some draws that are independent of those elsewhere."""
+    return torch.Generator().manual_seed(_mixed(seed, where))
 
 
-def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set them; those of a device that the run is not on now stay as they are."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
+def seed_global_draws(seed: int, *where: int) -> None:
+    """Make what draws from torch's own generators, as Dropout and a user's augmentation do, draw as it does there."""
+    torch.manual_seed(_mixed(seed, where))
+
+
+@contextlib.contextmanager
+def global_draws_apart(device: torch.device) -> Generator[None]:
+    """Leave torch's own generators as they were.
+
+    Yields:
+        nothing.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _mixed(seed: int, where: tuple[int, ...]) -> int:
+    """NumPy mixes them: torch's generator would use 32 bits of their sum."""
+    (mixed,) = np.random.SeedSequence(seed, spawn_key=where).generate_state(1)
+    return int(mixed)

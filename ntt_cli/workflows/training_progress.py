@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
 from ntt_cli.errors import ResumeError
 from ntt_cli.io.state import State, prefixed
-from ntt_cli.workflows.generators import generator_states, restore_generators
 from ntt_cli.workflows.reports import EpochSummary
 
 
@@ -66,7 +65,6 @@ class Training:
             prefixed("param", dict(self.module.named_parameters()))
             | prefixed("buffer", dict(self.module.named_buffers()))
             | prefixed("optimiser", optimiser_tensors(self.optimiser))
-            | prefixed("generator", generator_states(self.device))
             | {"order": self.epoch_order}
         )
         if self.losses:
@@ -98,7 +96,6 @@ class Training:
         self.schedule.load_state_dict(state.values["schedule"])
         for group, rate in zip(self.optimiser.param_groups, state.values["rates"], strict=True):
             group["lr"] = rate
-        restore_generators(state.part("generator"), self.device)
         self.order.set_state(state.tensors["order"])
         self.step = state.step
         self.losses = list(state.tensors["losses"].to(self.device).unbind()) if "losses" in state.tensors else []

@@ -19,6 +19,7 @@ from ntt_cli.core.transfer import Student, start_student, transfer_step, update_
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted, Validated
+from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.room import Room
@@ -94,9 +95,10 @@ def run_transfer(
         progress = restore_progress(progress, keeper.found, teacher, room)
         course = course.after_all(progress.history.validation)
     on_event(TransferStarted(course.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
-    with keeper.stop.patiently():
+    with global_draws_apart(inputs.device), keeper.stop.patiently():
         while progress.step < course.steps:
             step = progress.step
+            seed_global_draws(settings.seed, step, world.rank)
             if validation is not None and course.looks_at(step):
                 distance = _validate(progress, validation, keeper, room, world)
                 course = course.after_all(progress.history.validation)

@@ -14,7 +14,6 @@ from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
 from ntt_cli.core.transfer import Student, update_masks
 from ntt_cli.errors import ResumeError
 from ntt_cli.io.state import State, prefixed
-from ntt_cli.workflows.generators import generator_states, restore_generators
 from ntt_cli.workflows.room import Room
 
 
@@ -100,15 +99,13 @@ class Progress:
         """Everything that the steps to come depend on."""
         student, history = self.student, self.history
         own = {} if self.buffers is teacher.buffers else self.buffers
-        device = next(iter(student.params.values())).device
         return State(
             step=self.step,
             tensors=prefixed("param", student.params)
             | prefixed("mask", student.masks)
             | prefixed("buffer", own)
             | prefixed("optimiser", optimiser_tensors(student.optimiser))
-            | prefixed("history", history.loss_tensors())
-            | prefixed("generator", generator_states(device)),
+            | prefixed("history", history.loss_tensors()),
             values={
                 "density": student.density,
                 "update_steps": history.update_steps,
@@ -146,7 +143,6 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
     device = next(iter(student.params.values())).device
     masks = {name: masks[name].to(device) for name in student.masks}
     own = {name: value.to(device) for name, value in state.part("buffer").items()}
-    restore_generators(state.part("generator"), device)
     room.restore(state.values["room"])
     return Progress(
         student=replace(

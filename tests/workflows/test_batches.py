@@ -10,7 +10,7 @@ from ntt_cli.config import PruneConfig
 from ntt_cli.core.functional import FunctionalModel, Params
 from ntt_cli.core.kernel_product import KernelProduct, kernel_product
 from ntt_cli.workflows import batches as module
-from ntt_cli.workflows.batches import Batches, seeded
+from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.prune_task import prepare
 from tests.networks import write_network
 
@@ -112,9 +112,3 @@ def test_logits_of_few_samples_are_asked_for_as_they_come(limited: bool, monkeyp
             batch.teacher.logits2, super(Counting, source.teacher).bind()(source.teacher.params, batch.x2)
         )
     assert asked(source) == 16
-
-
-def test_seeds_and_numbers_do_not_run_into_each_other() -> None:
-    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (2**32, 0), (0, 2**32)]
-    drawn = {float(torch.rand((), generator=seeded(*pair), dtype=torch.float64)) for pair in pairs}
-    assert len(drawn) == len(pairs)

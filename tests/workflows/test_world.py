@@ -138,6 +138,39 @@ def test_a_signal_to_one_ends_all_after_the_same_step() -> None:
     assert results[1][2] == ""
 
 
+STOPS = """
+import os, signal
+from torch import nn
+
+class Stops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls == 7 and "STOP_NOW" in os.environ:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.inner(x)
+
+def build_model():
+    return Stops()
+"""
+
+
+def test_dropout_goes_on_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draws other entries; after a resume they are those of the run that was not interrupted."""
+    Path("stops.py").write_text(STOPS)
+    training = ["finetune", "stops.py", "--data", "digits", *TRAINING, "-o", "x.safetensors", "-q"]
+    assert [code for code, *_ in run(2, *training)] == [0, 0]
+    whole = Path("x.safetensors").read_bytes()
+    monkeypatch.setenv("STOP_NOW", "1")
+    assert [code for code, *_ in run(2, *training, "--force")] == [143, 143]
+    monkeypatch.delenv("STOP_NOW")
+    assert [code for code, *_ in run(2, *training, "--force", "--resume")] == [0, 0]
+    assert Path("x.safetensors").read_bytes() == whole
+
+
 def test_errors_say_which_process_met_them() -> None:
     results = run(2, "prune", "missing.py", "-s", "0.5")
     assert [code for code, _, _ in results] == [2, 2]
