@@ -31,9 +31,10 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
 
 def agreement_line(agreement: Agreement) -> Text:
     """The distances to the teacher in a line."""
+    kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
     return Text(
         f"agreement with the teacher: same first choice {agreement.top1_agreement:.2%},"
-        f" logit distance {agreement.logit_distance:.4f}, kernel distance {agreement.kernel_distance:.4f}"
+        f" logit distance {agreement.logit_distance:.4f}{kernel}"
     )
 
 

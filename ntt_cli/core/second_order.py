@@ -2,8 +2,9 @@
 
 The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
 then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
-`hardsigmoid` have none. Written out in elementary operations, all four are right. The LSTM kernels of oneDNN and the
-recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
+`hardsigmoid` have none, `normalize` has none where its input is zero, and weight normalisation and `embedding_bag` lack
+that in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the recurrent
+ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
 """
 
 from __future__ import annotations
@@ -105,6 +106,26 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
 
 
+def _normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+    if p != 2 or out is not None:
+        return F.normalize(input, p, dim, eps, out)
+    return input * input.square().sum(dim, keepdim=True).clamp_min(eps**2).rsqrt()
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    axes = [axis for axis in range(v.dim()) if dim == -1 or axis != dim]
+    return v * (g * v.square().sum(axes, keepdim=dim != -1).rsqrt())
+
+
+def _embedding_bag(input: Tensor, weight: Tensor, *, mode: str = "mean", **others: Any) -> Tensor:
+    # torch hands on everything but these two by name.
+    asked = {name for name, value in others.items() if value is not None and value is not False}
+    if input.dim() != 2 or mode == "max" or asked - {"norm_type"}:
+        return F.embedding_bag(input, weight, mode=mode, **others)
+    rows = F.embedding(input, weight)
+    return rows.mean(1) if mode == "mean" else rows.sum(1)
+
+
 def _recurrent(operation: Callable[..., Any]) -> Callable[..., Any]:
     def native(*args: Any, **kwargs: Any) -> Any:
         (before, *_) = torch.backends.mkldnn.set_flags(_enabled=False)
@@ -126,5 +147,8 @@ _TWICE: Replacements = {
     F.instance_norm: _instance_norm,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
+    F.normalize: _normalize,
+    F.embedding_bag: _embedding_bag,
+    torch._weight_norm: _weight_norm,
     **_RECURRENT,
 }

@@ -35,6 +35,7 @@ def measure_agreement(
     inputs: Inputs,
     *,
     classes: int,
+    with_kernel: bool = True,
     batch_size: int = 256,
     chunk: int | None = None,
     seed: int = 0,
@@ -53,19 +54,23 @@ def measure_agreement(
             norms += float(theirs.square().sum())
             same += float(agreement(ours.view(-1, classes), theirs.view(-1, classes))) * len(x)
             count += len(x)
-    generator = torch.Generator().manual_seed(seed)
-    size = max(2, min(len(inputs), batch_size, KERNEL_BATCH))
-    kernel_gaps, kernel_norms = 0.0, 0.0
-    for _ in range(KERNEL_BATCHES):
-        x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
-        probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
-        ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
-        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
-        kernel_gaps += float((ours - theirs).square().sum())
-        kernel_norms += float(theirs.square().sum())
+    kernel_distance = None
+    if with_kernel:
+        size = max(2, min(len(inputs), batch_size, KERNEL_BATCH))
+        generator = torch.Generator().manual_seed(seed)
+        drawn = (torch.randperm(len(inputs), generator=generator)[:size] for _ in range(KERNEL_BATCHES))
+        kernel_gaps, kernel_norms = 0.0, 0.0
+        for indices in drawn:
+            x1, x2 = inputs.batch(indices).chunk(2)
+            probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
+            ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
+            theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
+            kernel_gaps += float((ours - theirs).square().sum())
+            kernel_norms += float(theirs.square().sum())
+        kernel_distance = kernel_gaps / kernel_norms if kernel_norms else kernel_gaps
     return Agreement(
         logit_distance=gaps / norms if norms else gaps,
-        kernel_distance=kernel_gaps / kernel_norms if kernel_norms else kernel_gaps,
+        kernel_distance=kernel_distance,
         top1_agreement=same / count,
     )
 

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import FunctionalModel
-from ntt_cli.core.kernel_product import answers_and_pullback, kernel_product
+from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, kernel_product
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, tensor_fields
 from ntt_cli.errors import DataError, ModelError
+from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.prepare import Inputs
 
 
@@ -50,22 +51,50 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     """Take one product with the network's kernel, and if it is to be trained, the product's derivative.
 
     Raises:
-        ModelError: if one of the network's operations lacks a derivative that this needs.
+        ModelError: if an operation of the network lacks a derivative that this needs, or has one that is not finite.
     """
+    instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     x1, x2 = inputs.batch(torch.arange(2)).chunk(2)
     probe = torch.ones(1, outputs, device=inputs.device)
     try:
         if trainable:
             products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
-            pullback(products)
+            gradients = pullback(products)
         else:
-            kernel_product(model.bind(), model.params, x1, x2, probe)
+            products, gradients = kernel_product(model.bind(), model.params, x1, x2, probe), {}
+        assert isinstance(products, KernelProduct)
     except RuntimeError as error:
         raise ModelError(
             where,
-            f"has an operation without the derivatives that its kernel needs: {error}",
-            hint="write that operation in terms of torch's own; --debug shows where it is",
+            f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0]}",
+            hint=f"write that operation in terms of torch's own{instead}; --debug shows where it is",
         ) from error
+    found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
+    for what, value in found.items():
+        if not value.isfinite().all():
+            raise ModelError(
+                where,
+                f"has an operation with a derivative that is not finite: {what} is NaN or infinite",
+                hint=f"look behind it for a norm or a square root of zero, and add a small number inside{instead}",
+            )
+
+
+def find_kernel(
+    model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, outputs: int, matched: bool, where: str
+) -> bool:
+    """Whether products with the network's kernel can be taken; without them a warning says why.
+
+    Raises:
+        ModelError: if they cannot, and the kernel is to be `matched`.
+    """
+    try:
+        check_kernel(model, inputs, outputs=outputs, trainable=matched, where=where)
+    except ModelError as error:
+        if matched:
+            raise
+        on_event(Warned(f"{error}; no kernel distance is measured"))
+        return False
+    return True
 
 
 def check_labels(inputs: Inputs, *, shape: tuple[int, ...], purpose: str) -> None:

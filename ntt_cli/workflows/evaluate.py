@@ -16,7 +16,7 @@ from ntt_cli.errors import DataError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.agreement import measure_agreement
-from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, require_samples
+from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import Evaluated, EventSink
 from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
@@ -53,7 +53,8 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         teacher = take_apart(
             loaded.module, device, lambda _: None, pick=loaded.pick
         )  # what there is to say has been said
-        check_kernel(teacher, inputs, outputs=math.prod(shape), trainable=False, where=config.model)
+        outputs = math.prod(shape)
+        has_kernel = find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model)
         agreement = measure_agreement(
             model.bind(),
             model.params,
@@ -61,6 +62,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
             teacher.params,
             inputs,
             classes=shape[-1],
+            with_kernel=has_kernel,
             batch_size=config.batch_size,
         )
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None

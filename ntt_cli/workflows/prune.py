@@ -234,11 +234,12 @@ def _agreement(task: Task, student: _Student, room: Room, keeper: Keeper) -> Agr
             task.teacher.params,
             inputs,
             classes=task.classes,
+            with_kernel=task.has_kernel,
             batch_size=task.settings.batch_size,
             chunk=chunk,
         )
     )
-    if not all(map(math.isfinite, agreement.model_dump().values())):
+    if not all(math.isfinite(value) for value in agreement.model_dump().values() if value is not None):
         raise keeper.diverged("the student", "its logits or its kernel are no longer finite")
     return agreement
 

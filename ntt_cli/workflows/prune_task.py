@@ -16,7 +16,7 @@ from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
 from ntt_cli.io.models import LoadedModel, load_model
-from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, require_samples
+from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.prepare import (
@@ -47,6 +47,7 @@ class Task:
         names: the prunable weights.
         classes: length of a row of logits; 0 without inputs.
         outputs: number of logits, of one sample; 0 without inputs.
+        has_kernel: products with the network's kernel can be taken.
         settings: of the transfer, every default settled.
     """
 
@@ -59,6 +60,7 @@ class Task:
     names: tuple[str, ...]
     classes: int
     outputs: int
+    has_kernel: bool
     settings: TransferSettings
 
     @property
@@ -96,15 +98,18 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         teacher = replace(teacher, params=channels_last(teacher.params))
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
     if inputs:
-        check_kernel(teacher, inputs, outputs=outputs, trainable=method.score is None, where=config.model)
         if method.needs == "labels":
             check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
     _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
+    matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
+    has_kernel = inputs is not None and find_kernel(
+        teacher, inputs, on_event, outputs=outputs, matched=matched, where=config.model
+    )
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
     standardisation = inputs.standardisation if inputs else known_standardisation(weights)
-    return Task(config, method, loaded, teacher, inputs, standardisation, names, classes, outputs, settings)
+    return Task(config, method, loaded, teacher, inputs, standardisation, names, classes, outputs, has_kernel, settings)
 
 
 def _open(

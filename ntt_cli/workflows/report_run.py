@@ -37,7 +37,8 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
     }
     if summary.agreement is not None:
         facts["logit distance"] = f"{summary.agreement.logit_distance:.4g}"
-        facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
+        if summary.agreement.kernel_distance is not None:
+            facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
         facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
     if summary.kernels is not None:
         facts["kernels' alignment"] = f"{summary.kernels.alignment:.4g} on {summary.kernels.extent}"

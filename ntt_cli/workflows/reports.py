@@ -15,11 +15,12 @@ class Agreement(Summary):
     """How well the network agrees with its teacher; needs no labels.
 
     Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`, the kernel's estimated with Gaussian
-    probes; `top1_agreement` is the fraction of samples on which both have the same first choice.
+    probes, `None` for a network that cannot be differentiated in forward mode; `top1_agreement` is the fraction of
+    samples on which both have the same first choice.
     """
 
     logit_distance: float
-    kernel_distance: float
+    kernel_distance: float | None
     top1_agreement: float
 
 

@@ -57,7 +57,7 @@ def refused(ntt: Ntt, *arguments: object, code: int = 2) -> tuple[str, str]:
         ("nan output", "nan_output.py: returns NaN or infinity", "check the weights"),
         ("one dimension", "returns float32 of shape [2]", "return a tensor [2, outputs]"),
         ("batch statistics", "layer 1: normalises by the statistics of its batch", "track_running_stats=True"),
-        ("one derivative", "one_derivative.py: has an operation without the derivatives", "torch's own"),
+        ("one derivative", "one_derivative.py: has an operation without the derivatives", "--kernel-weight 0"),
         ("detached", "detached.py: never uses fc1.weight, fc2.weight", "--exclude"),
         (
             "leaves",

@@ -176,6 +176,19 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class UnitVectors(nn.Module):
+    """Attention by cosines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk = nn.Linear(3, 8)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = (F.normalize(part, dim=-1) for part in self.qk(x).chunk(2, -1))
+        return self.head((query @ key.transpose(1, 2) @ F.normalize(x, p=1.0)).sum(1))
+
+
 class Unused(nn.Module):
     """Layers not called, frozen, or called for nothing; a weight that is used without its layer."""
 
@@ -309,6 +322,7 @@ MODEL_CASES = [
         [4],
         tokens=6,
     ),
+    ModelCase("unit vectors", UnitVectors, [4, 3]),
     ModelCase("tied embedding", TiedEmbedding, [3], tokens=7),
     ModelCase("used twice", UsedTwice, [3, 4]),
     ModelCase("recurrent", Recurrent, [4, 3]),

@@ -224,6 +224,27 @@ def test_the_kernel_of_a_linear_network_depends_on_no_weight(digits: Inputs) -> 
     check_kernel(network, digits, outputs=10, trainable=True, where="net.py")
 
 
+def test_a_derivative_that_is_not_finite(digits: Inputs) -> None:
+    class Lengths(nn.Module):
+        """The norm of an empty row has a first derivative, by torch's convention, and no second."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(64, 5, bias=False), nn.Linear(2, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.stack([x.flatten(1), torch.zeros_like(x.flatten(1))], dim=1)
+            return self.head(self.inner(rows).norm(dim=-1))
+
+    network = take_apart(Lengths(), CPU, lambda _: None)
+    check_kernel(network, digits, outputs=10, trainable=False, where="net.py")
+    error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=True, where="net.py")
+    assert str(error).startswith(
+        "net.py: has an operation with a derivative that is not finite: its kernel's gradient by "
+    )
+    assert "inner.weight is NaN or infinite" in str(error)
+
+
 @pytest.mark.parametrize("trainable", [False, True])
 def test_an_operation_without_its_derivatives(digits: Inputs, trainable: bool) -> None:
     error = refusal(

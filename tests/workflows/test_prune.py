@@ -388,6 +388,19 @@ def test_networks_that_cannot_be_pruned(name: str) -> None:
     refusal(ModelError, name)
 
 
+@pytest.mark.parametrize("values", [{"kernel_weight": 0}, {"method": "magnitude"}, {"sparsity": 0}])
+def test_a_network_without_a_kernel_is_pruned_by_its_logits(values: dict[str, Any]) -> None:
+    """Derivatives that are not needed are not asked for."""
+    events: list[Event] = []
+    report = prune.run(config("one derivative", **values), events.append)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warning.startswith("one_derivative.py: has an operation without the derivatives that its kernel needs: ")
+    assert warning.endswith("; no kernel distance is measured")
+    assert report.agreement is not None
+    assert report.agreement.kernel_distance is None
+    assert report.kernels is not None  # those of a few samples need first derivatives alone
+
+
 def test_epochs_count_passes_over_the_data() -> None:
     assert run(steps=None, epochs=2.5, batch_size=16, limit=10).steps == math.ceil(2.5 * 10 / 16)
     assert run(steps=None, epochs=0.01, force=True).steps == 1
