@@ -79,10 +79,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="of the transfer; its default otherwise")
     parser.add_argument("--methods", default=ENTRIES)
+    parser.add_argument("--pixels", type=int, default=28, help="of a side of an image: 28, 14 or 7")
     parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder) / "data.npz")
+        write_data(Path(folder) / "data.npz", pixels=options.pixels)
         print(f"| method | {options.network}, {options.sparsity:.0%} |\n|---|---|")
         for entry in options.methods.split(","):
             found = [accuracy(entry, seed, options, Path(folder)) for seed in range(1, options.seeds + 1)]

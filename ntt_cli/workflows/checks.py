@@ -66,7 +66,7 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     except RuntimeError as error:
         raise ModelError(
             where,
-            f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0]}",
+            f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0].rstrip('.')}",
             hint=f"write that operation in terms of torch's own{instead}; --debug shows where it is",
         ) from error
     found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
