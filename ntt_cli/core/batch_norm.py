@@ -32,6 +32,18 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     return fresh
 
 
+def with_variances_of_at_least(least: float, buffers: Params, reference: Params) -> Params:
+    """Buffers whose running variances are at least this fraction of the reference's.
+
+    A channel whose weights are all pruned has a variance of 0: divided by the square root of `eps` alone, its pruned
+    weights would outweigh all others in the kernel.
+    """
+    return {
+        name: torch.maximum(value, least * reference[name]) if name.rpartition(".")[2] == "running_var" else value
+        for name, value in buffers.items()
+    }
+
+
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     """Buffers whose running statistics are those before any batch, mean 0 and variance 1; copies throughout."""
     fresh = {name: value.clone() for name, value in buffers.items()}

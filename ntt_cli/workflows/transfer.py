@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm
+from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
@@ -32,6 +32,9 @@ LOOK_EVERY = 20
 """Steps between two looks at the losses: at each, host and device wait for each other."""
 
 SALIENCY_BATCHES = 10
+LEAST_VARIANCE = 0.1
+"""Of a channel of the student, relative to the teacher's."""
+
 STATISTICS_SAMPLES = 2048
 STATISTICS_BATCH = 128
 
@@ -109,8 +112,7 @@ def run_transfer(
                 if masks is None:
                     density = course.density(step)
                     masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
-                last = training if step == course.updates[-1] else None
-                on_event(_update(progress, masks, density, teacher, last, world))
+                on_event(_update(progress, masks, density, teacher, training, world))
             loss = _advance(progress, batches, settings, room, keeper)
             if progress.step % LOOK_EVERY == 0 or progress.step == course.steps:
                 _look(loss, progress.step, keeper, on_event)
@@ -188,12 +190,13 @@ def layer_densities(masks: Masks) -> dict[str, float]:
 
 
 def _update(
-    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, last: Inputs | None, world: World
+    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, inputs: Inputs, world: World
 ) -> MasksUpdated:
-    """Put the student under these masks; with them for the last time, its statistics are estimated on `last`."""
+    """Put the student under these masks, with batch-norm statistics of its own."""
     buffers = progress.buffers
-    if last is not None:
-        buffers = world.from_first(estimate_buffers(teacher, apply_masks(progress.student.params, masks), last))
+    if has_batch_norm(teacher):
+        estimated = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
+        buffers = world.from_first(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers))
     changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
 

@@ -73,7 +73,7 @@ class Progress:
 
     Attributes:
         student: its parameters and optimiser move in place; everything else is replaced.
-        buffers: the student's; the teacher's own until the last mask update.
+        buffers: the student's; the teacher's own until the first mask update.
         step: steps done.
         history: of these steps.
     """

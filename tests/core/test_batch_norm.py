@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.core.batch_norm import coupling_layers, estimate_statistics, has_batch_norm, has_untrained_statistics
+from ntt_cli.core.batch_norm import (
+    coupling_layers,
+    estimate_statistics,
+    has_batch_norm,
+    has_untrained_statistics,
+    with_variances_of_at_least,
+)
 from ntt_cli.core.functional import FunctionalModel, functional_model
 from tests.core.cases import snapshot, unchanged
 
@@ -48,6 +54,25 @@ def test_earlier_statistics_do_not_count() -> None:
     once = estimate(model, data)
     twice = estimate_statistics(model, model.params, once, data)
     assert all(torch.equal(twice[name], once[name]) for name in once)
+
+
+def test_variances_are_bounded_below_by_the_references() -> None:
+    buffers = {
+        "a.running_var": torch.tensor([0.0, 0.3]),
+        "running_var": torch.tensor([9.0]),
+        "a.running_mean": torch.zeros(2),
+    }
+    reference = {
+        "a.running_var": torch.tensor([2.0, 2.0]),
+        "running_var": torch.tensor([9.0]),
+        "a.running_mean": torch.ones(2),
+    }
+    bounded = with_variances_of_at_least(0.1, buffers, reference)
+    torch.testing.assert_close(bounded["a.running_var"], torch.tensor([0.2, 0.3]))
+    assert bounded["running_var"] is not buffers["running_var"]
+    assert bounded["running_var"].tolist() == [9.0]
+    assert bounded["a.running_mean"] is buffers["a.running_mean"]
+    assert buffers["a.running_var"].tolist()[0] == 0
 
 
 def test_a_batch_of_one_sample_has_no_variance_and_is_left_out() -> None:

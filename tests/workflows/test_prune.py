@@ -327,6 +327,21 @@ def test_batch_norm_learns_its_statistics_from_the_data() -> None:
     assert torch.allclose(tensors["1.running_var"], before_norm.var((0, 2, 3)), rtol=0.1)
 
 
+def test_channels_that_die_do_not_rule_the_kernel() -> None:
+    """With every weight pruned a channel has no variance, and its statistics would multiply its gradients by 300."""
+    values = {"sparsity": 0.985, "steps": 40, "limit": None}
+    report = run("convolutional", **values)
+    tensors = load_file(OUT)
+    alive = tensors["0.weight"].flatten(1).count_nonzero(dim=1) > 0
+    assert not alive.all()
+    teacher = prune.prepare(config("convolutional", **values), lambda _: None).teacher.buffers["1.running_var"]
+    assert (tensors["1.running_var"] >= 0.1 * teacher).all()
+    assert torch.equal(tensors["1.running_var"][~alive], 0.1 * teacher[~alive])
+    assert report.agreement is not None
+    assert report.agreement.kernel_distance is not None
+    assert report.agreement.kernel_distance < 2
+
+
 def test_tokens() -> None:
     np.savez("tokens.npz", x=np.random.default_rng(0).integers(0, 20, (40, 6)))
     report = run("tokens", data="tokens.npz", sparsity=0.5, steps=10)
