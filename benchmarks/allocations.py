@@ -41,6 +41,25 @@ def write_data(path: Path, *, pixels: int = 28) -> None:
     np.savez(path, **arrays)
 
 
+def trained_accuracy(network: str, sparse: str, seed: int, folder: Path) -> float:
+    """In %, on the images held out, of a sparse network after its training with labels."""
+    same: dict[str, Any] = {"model": network, "data": str(folder / "data.npz"), "device": "cpu"}
+    tuned = str(folder / "tuned.safetensors")
+    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
+    finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
+    return measured_accuracy(network, tuned, folder)
+
+
+def measured_accuracy(network: str, checkpoint: str, folder: Path) -> float:
+    """In %, on the images held out."""
+    evaluating = EvaluateConfig(
+        model=network, data=str(folder / "data.npz"), device="cpu", checkpoint=checkpoint, split="test"
+    )
+    report = evaluate.run(evaluating, lambda _: None)
+    assert report.accuracy is not None
+    return 100 * report.accuracy.top1
+
+
 def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -> float:
     """In %, of one network."""
     name, own = method_of(entry)
@@ -49,7 +68,7 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         "data": str(folder / "data.npz"),
         "device": "cpu",
     }
-    dense, sparse, tuned = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse", "tuned"))
+    dense, sparse = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse"))
     pruning: dict[str, Any] = {
         "method": name,
         "sparsity": options.sparsity,
@@ -63,13 +82,9 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         finetune.run(FinetuneConfig(**same, validation=0, output=dense, seed=seed, force=True), lambda _: None)
         pruning["weights"] = dense
     prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
-    if not options.pretrained:
-        training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
-        finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
-    measured = sparse if options.pretrained else tuned
-    report = evaluate.run(EvaluateConfig(**same, checkpoint=measured, split="test"), lambda _: None)
-    assert report.accuracy is not None
-    return 100 * report.accuracy.top1
+    if options.pretrained:
+        return measured_accuracy(same["model"], sparse, folder)
+    return trained_accuracy(same["model"], sparse, seed, folder)
 
 
 def main() -> None:

@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from allocations import write_data
+from allocations import trained_accuracy, write_data
 from torch import Tensor, nn
 
-from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.config import PruneConfig
+from ntt_cli.workflows import prune
 from ntt_cli.workflows.methods import METHODS
 
 NETWORK = "sample_models/resnet20.py"
-RATE = 1e-2
 WAYS = {
     "calibrated, in evaluation mode": ("ntt", NETWORK),
     "of each half of a batch": ("ntt", f"{__file__}:on_batches"),
@@ -62,19 +61,14 @@ def on_batches() -> nn.Module:
 def accuracy(method: str, network: str, seed: int, options: argparse.Namespace, folder: Path) -> tuple[float, float]:
     """In %, of one network, and the seconds that pruning took."""
     same: dict[str, Any] = {"data": str(folder / "data.npz"), "device": "cpu", "seed": seed, "force": True}
-    sparse, tuned = str(folder / "sparse.safetensors"), str(folder / "tuned.safetensors")
+    sparse = str(folder / "sparse.safetensors")
     own: dict[str, Any] = {"method": method, "sparsity": options.sparsity}
     if METHODS[method].score is None:
         own["steps"] = options.steps
     begun = time.perf_counter()
     prune.run(PruneConfig(**same, **own, model=network, output=sparse), lambda _: None)
     seconds = time.perf_counter() - begun
-    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
-    finetune.run(FinetuneConfig(**same, **training, model=NETWORK), lambda _: None)
-    evaluating = EvaluateConfig(model=NETWORK, data=same["data"], device="cpu", checkpoint=tuned, split="test")
-    report = evaluate.run(evaluating, lambda _: None)
-    assert report.accuracy is not None
-    return 100 * report.accuracy.top1, seconds
+    return trained_accuracy(NETWORK, sparse, seed, folder), seconds
 
 
 def main() -> None:

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from allocations import RATE, write_data
+from allocations import trained_accuracy, write_data
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
+from ntt_cli.config import PruneConfig
 from ntt_cli.io.models import load_model
-from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows import prune
 
 NETWORK = "sample_models/lenet_300_100.py"
 STEPS, BATCH = 1500, 128
@@ -119,17 +119,13 @@ def teach(name: str, seed: int, data: Path, output: Path) -> None:
 
 def accuracy(name: str, kernel_weight: float, seed: int, sparsity: float, folder: Path) -> float:
     """In %, of one network."""
-    teacher, sparse, tuned = (str(folder / f"{which}.safetensors") for which in ("teacher", "sparse", "tuned"))
+    teacher, sparse = (str(folder / f"{which}.safetensors") for which in ("teacher", "sparse"))
     data = folder / "data.npz"
     teach(name, seed, data, Path(teacher))
     same: dict[str, Any] = {"model": NETWORK, "data": str(data), "device": "cpu"}
     pruning: dict[str, Any] = {"weights": teacher, "sparsity": sparsity, "kernel_weight": kernel_weight}
     prune.run(PruneConfig(**same, **pruning, seed=seed, output=sparse, force=True), lambda _: None)
-    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
-    finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
-    report = evaluate.run(EvaluateConfig(**same, checkpoint=tuned, split="test"), lambda _: None)
-    assert report.accuracy is not None
-    return 100 * report.accuracy.top1
+    return trained_accuracy(NETWORK, sparse, seed, folder)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
 then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
-`hardsigmoid` have none, `normalize` has none where its input is zero, and weight normalisation and `embedding_bag` lack
-that in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the recurrent
-ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
+`hardsigmoid` have none, nor has `normalize` where its input is zero; weight normalisation and `embedding_bag` cannot be
+differentiated in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the
+recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
 """
 
 from __future__ import annotations

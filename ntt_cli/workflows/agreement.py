@@ -43,8 +43,9 @@ def measure_agreement(
     """Distances relative to the teacher's norms; the logits' over all samples.
 
     The kernel distance is `Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` over the kernels `K` between the halves of 16 random
-    batches, of 64 samples or of `batch_size` if that is less, with a Gaussian probe `v` each. It takes no more memory
-    than a step of the transfer, and puts at most `chunk` samples through a network at once.
+    batches, of 64 samples or of `batch_size` if that is less, with a Gaussian probe `v` each, or `None` without
+    `with_kernel`. It takes no more memory than a step of the transfer, and puts at most `chunk` samples through a
+    network at once.
     """
     gaps, norms, same, count = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
@@ -57,22 +58,46 @@ def measure_agreement(
     kernel_distance = None
     if with_kernel:
         size = max(2, min(len(inputs), batch_size, KERNEL_BATCH))
-        generator = torch.Generator().manual_seed(seed)
-        drawn = (torch.randperm(len(inputs), generator=generator)[:size] for _ in range(KERNEL_BATCHES))
-        kernel_gaps, kernel_norms = 0.0, 0.0
-        for indices in drawn:
-            x1, x2 = inputs.batch(indices).chunk(2)
-            probe = draw_probe((len(x2), theirs.shape[1]), like=theirs, generator=generator)
-            ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
-            theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
-            kernel_gaps += float((ours - theirs).square().sum())
-            kernel_norms += float(theirs.square().sum())
-        kernel_distance = kernel_gaps / kernel_norms if kernel_norms else kernel_gaps
+        kernel_distance = _kernel_distance(
+            apply_student,
+            student,
+            apply_teacher,
+            teacher,
+            inputs,
+            outputs=theirs.shape[1],
+            size=size,
+            chunk=chunk,
+            seed=seed,
+        )
     return Agreement(
         logit_distance=gaps / norms if norms else gaps,
         kernel_distance=kernel_distance,
         top1_agreement=same / count,
     )
+
+
+def _kernel_distance(
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    outputs: int,
+    size: int,
+    chunk: int | None,
+    seed: int,
+) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    gaps, norms = 0.0, 0.0
+    for _ in range(KERNEL_BATCHES):
+        x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
+        probe = draw_probe((len(x2), outputs), like=next(iter(teacher.values())), generator=generator)
+        ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
+        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
+        gaps += float((ours - theirs).square().sum())
+        norms += float(theirs.square().sum())
+    return gaps / norms if norms else gaps
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,13 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
             gradients = pullback(products)
         else:
             products, gradients = kernel_product(model.bind(), model.params, x1, x2, probe), {}
-        assert isinstance(products, KernelProduct)
     except RuntimeError as error:
         raise ModelError(
             where,
             f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0].rstrip('.')}",
             hint=f"write that operation in terms of torch's own{instead}; --debug shows where it is",
         ) from error
+    assert isinstance(products, KernelProduct)
     found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
     for what, value in found.items():
         if not value.isfinite().all():

@@ -97,9 +97,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     if inputs and takes_channels_last(teacher, inputs):
         teacher = replace(teacher, params=channels_last(teacher.params))
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
-    if inputs:
-        if method.needs == "labels":
-            check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
+    if inputs and method.needs == "labels":
+        check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
     _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0

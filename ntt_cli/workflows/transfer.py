@@ -173,7 +173,8 @@ def first_student(
     """The student of a transfer that reaches its density at once, before its first step."""
     student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
     masks = held or _choose(student, inputs, outputs, settings, settings.density, room)
-    return update_masks(student, masks, density=settings.density, apply=student.apply)
+    buffers = _student_buffers(teacher, student.params, masks, inputs)
+    return update_masks(student, masks, density=settings.density, apply=teacher.bind(buffers))
 
 
 def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
@@ -182,6 +183,12 @@ def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> 
         return model.buffers
     batches = inputs.some(STATISTICS_SAMPLES).in_order(STATISTICS_BATCH)
     return estimate_statistics(model, params, model.buffers, batches)
+
+
+def _student_buffers(teacher: FunctionalModel, params: Params, masks: Masks, inputs: Inputs) -> Params:
+    """Those of the student under these masks; the teacher's where there is no batch norm."""
+    estimated = estimate_buffers(teacher, apply_masks(params, masks), inputs)
+    return with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)
 
 
 def layer_densities(masks: Masks) -> dict[str, float]:
@@ -195,8 +202,7 @@ def _update(
     """Put the student under these masks, with batch-norm statistics of its own."""
     buffers = progress.buffers
     if has_batch_norm(teacher):
-        estimated = estimate_buffers(teacher, apply_masks(progress.student.params, masks), inputs)
-        buffers = world.from_first(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers))
+        buffers = world.from_first(_student_buffers(teacher, progress.student.params, masks, inputs))
     changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
 
