@@ -3,7 +3,9 @@
 A line is a JSON list of runs to start at once, each with `folder`, `arguments` and, if wanted, `fault`:
 `{"at": N, "how": "kill" | "tear" | errno}` acts at the Nth call that changes the file system. `kill` is SIGKILL, in a
 write half-way through; `tear` is a power cut: what was not synchronised is lost as well. `{"after": seconds}` kills
-from outside. The answer is a JSON list of each run's `status` (negative: a signal), `calls` and `stderr`.
+from outside. `{"strace": "EXPRESSION"}` has strace watch the run, and meddle with it where the expression says so; what
+it saw is beside the run's log. The answer is a JSON list of each run's `status` (negative: a signal), `calls` and
+`stderr`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -106,17 +109,34 @@ class Faults:
         io.open = opened
 
 
+def trace(pid: int, expression: str, log: str) -> None:
+    """Return when strace watches the process."""
+    command = ["strace", "--follow-forks", "-p", str(pid), "-o", f"{log}.strace", "-e", expression]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert tracer.stderr is not None
+    said = tracer.stderr.readline()
+    assert "attached" in said, said
+
+
 def start(run: dict[str, Any]) -> int:
+    fault = run.get("fault") or {}
+    gate = os.pipe()
     pid = os.fork()
     if pid:
+        if expression := fault.get("strace"):
+            trace(pid, expression, run["log"])
+        for end in gate[::-1]:
+            os.close(end)
         return pid
+    os.close(gate[1])
+    os.read(gate[0], 1)  # until the parent closes its end
+    os.close(gate[0])
     os.setpgid(0, 0)
     os.chdir(run["folder"])
     # Apart from the working folder, which holds what ntt writes alone.
     log = Path(run["log"]).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115
     os.dup2(log.fileno(), 2)
     os.dup2(log.fileno(), 1)
-    fault = run.get("fault") or {}
     faults = Faults(fault.get("at"), fault.get("how", "kill"))
     for name in ("open", "fsync", "replace", "rename", "unlink", "ftruncate", "pwrite"):
         faults.wrap(name)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from tests.reliability.conftest import FILES, TORTURE, Driver, Outcome, Prepared, outputs
 
 EVERY = 1 if TORTURE else 4
+SYSTEM_CALLS = "write,writev,pwrite64,pwritev,ftruncate,truncate,fsync,fdatasync,/^rename,/^unlink,/^link"
 RANDOM_KILLS = 100 if TORTURE else 3
 
 
@@ -42,6 +46,39 @@ def test_killed_at_every_call(prepared: Prepared, driver: Driver, tmp_path: Path
             # Steps whose state was saved were not taken, and saved, again.
             assert done.calls is not None
             assert done.calls < prepared.calls * 3 / 4
+
+
+def traceable() -> bool:
+    """Whether strace is here and may watch other processes than its own children."""
+    if shutil.which("strace") is None:
+        return False
+    with subprocess.Popen(["sleep", "60"]) as other:
+        tracer = subprocess.Popen(["strace", "-p", str(other.pid)], stderr=subprocess.PIPE, text=True)
+        assert tracer.stderr is not None
+        attached = "attached" in tracer.stderr.readline()
+        other.kill()
+        tracer.communicate()
+    return attached
+
+
+def system_calls(driver: Driver) -> list[str]:
+    """Those that the last run made and strace saw, each with its number among those of its name, as in `fsync 3`."""
+    names = re.findall(r"^\d+ +(\w+)\(", (driver.logs / "0.log.strace").read_text(), re.MULTILINE)
+    return [f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
+
+
+@pytest.mark.skipif(not traceable(), reason="needs strace, and the right to trace")
+def test_killed_at_every_system_call(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:
+    driver.run(prepared.copy(tmp_path / "run"), prepared.command, strace=f"trace={SYSTEM_CALLS}")
+    calls = system_calls(driver)
+    assert {"write", "pwrite64", "ftruncate", "fsync", "rename"} <= {call.split()[0] for call in calls}
+    for call in calls[::EVERY]:
+        folder = prepared.copy(tmp_path / "run")
+        name, number = call.split()
+        killed = driver.run(folder, prepared.command, strace=f"inject={name}:signal=SIGKILL:when={number}")
+        assert killed.status == -9, call
+        check_whole(prepared, folder)
+        check_resumed(prepared, folder, driver)
 
 
 def test_killed_at_random_moments(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ntt_cli.config import FinetuneConfig, PruneConfig
 from ntt_cli.errors import DivergedError, OutputError, ResumeError
@@ -307,7 +308,10 @@ def build_model():
         run(config)
     record = read_header(STATE).record
     assert isinstance(record, StateRecord)
-    assert caught.value.hint == f"try a smaller --learning-rate; {STATE} holds step {record.step}"
+    assert record.step == 5
+    assert (caught.value.where, caught.value.what) == ("step 6", "inner.fc1.weight is no longer finite")
+    assert caught.value.hint == f"try a smaller --learning-rate; {STATE} holds step 5"
+    assert all(value.isfinite().all() for value in load_file(STATE).values())
     assert not FILES[0].exists()
 
 
