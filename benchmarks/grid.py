@@ -3,11 +3,12 @@
     python benchmarks/grid.py lenet_300_100 --out results/lenet_300_100 [--jobs 2] [--methods ntt,synflow]
     python benchmarks/grid.py lenet_300_100 --pretrained --out results/pretrained [--jobs 2]
 
-Fashion-MNIST: 10,000 training images, 2,000 more for validation, the whole test set; 10 epochs of AdamW; each method's
-rate at each sparsity is chosen on the first seed's validation images. With `--pretrained` each seed's dense network is
-trained like that first and then pruned; the first table is of the networks as pruned, and rates are chosen for each
-seed. What is done already is not done again. `--methods` does some of them, and the tables always have all that there
-are. A star marks label-free methods within one standard error of the best label-free one.
+Fashion-MNIST (of 14×14 pixels for ResNet-20): 10,000 training images, 2,000 more for validation, the whole test set;
+10 epochs of AdamW; each method's rate at each sparsity is chosen on the first seed's validation images. With
+`--pretrained` each seed's dense network is trained like that first and then pruned; the first table is of the
+networks as pruned, and rates are chosen for each seed. What is done already is not done again. `--methods` does some
+of them, and the tables always have all that there are. A star marks label-free methods within one standard error of
+the best label-free one.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ EVERY = (
 )
 FEW = "ntt,synflow,snip,magnitude,random,dense"
 GRIDS = {
-    "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), ()),
-    "lenet5_caffe": (EVERY, (0.97, 0.9, 0.99), (1, 2, 3), (3e-3, 1e-2, 3e-2), ()),
-    "resnet20": (FEW, (0.95,), (1, 2), (3e-3, 1e-2, 3e-2), ("channels=1",)),
+    "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), {}),
+    "lenet5_caffe": (EVERY, (0.97, 0.9, 0.99), (1, 2, 3), (3e-3, 1e-2, 3e-2), {}),
+    "resnet20": (
+        FEW,
+        (0.95,),
+        (1, 2),
+        (3e-3, 1e-2, 3e-2),
+        {"model_arg": ("channels=1",), "data": "fashion-mnist", "image_size": "14"},
+    ),
 }
-"""Methods, sparsities, seeds, rates and arguments of the model."""
+"""Methods, sparsities, seeds, rates, and how the model and its data differ from what its file says."""
 
 PRETRAINED = (
     "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size=28,ntt:data=noise:10000,magnitude,wanda,random,dense",
@@ -48,11 +55,10 @@ Groups = dict[tuple[str, float | None], list[CellResult]]
 
 def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> CompareConfig:
     """The comparison of one network."""
-    every, sparsities, seeds, rates, arguments = GRIDS[name]
+    every, sparsities, seeds, rates, changes = GRIDS[name]
     return CompareConfig.model_validate({
         "model": f"sample_models/{name}.py",
-        "model_arg": arguments,
-        "data": "fashion-mnist" if arguments else None,
+        **changes,
         "limit": 12_000,
         "validation": 0.16667,
         "methods": [methods or every],
@@ -73,7 +79,8 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
         dense = folder.with_suffix(".safetensors")
         if not dense.exists():
             dense.parent.mkdir(parents=True, exist_ok=True)
-            same = {name: getattr(config, name) for name in ("model", "model_arg", "data", "limit", "validation")}
+            shared = ("model", "model_arg", "data", "image_size", "limit", "validation")
+            same = {name: getattr(config, name) for name in shared}
             finetune.run(FinetuneConfig(**same, seed=seed, device="cpu", output=str(dense)), lambda _: None)
         changed = {
             "methods": [methods or every],
