@@ -38,14 +38,19 @@ def field_of(outputs: Any, field: str | None) -> Any:
         return found.get(USUAL, outputs)
     if field not in found:
         listed = ", ".join(found) if found else "no fields"
-        kind = type(outputs).__name__
-        raise NoSuchOutput(f"has no output {field}; it returns a{'n' * (kind[0] in 'aeio')} {kind} of {listed}")
+        raise NoSuchOutput(f"has no output {field}; it returns {kind_of(outputs)} of {listed}")
     return found[field]
 
 
 def usual_logits(outputs: Any) -> Any:
     """The outputs' field `logits`, where they have fields."""
     return field_of(outputs, None)
+
+
+def kind_of(outputs: Any) -> str:
+    """What it is, with its article: `a tuple`, `an int`."""
+    kind = type(outputs).__name__
+    return f"a{'n' * (kind[0] in 'aeio')} {kind}"
 
 
 def tensor_fields(outputs: Any) -> list[str]:

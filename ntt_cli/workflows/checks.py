@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, kernel_product
-from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, tensor_fields
+from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, kind_of, tensor_fields
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.prepare import Inputs
@@ -166,7 +166,7 @@ def _logits(
     if not isinstance(logits, Tensor):
         raise ModelError(
             where,
-            f"returns a {type(logits).__name__}, not one tensor of logits",
+            f"returns {kind_of(logits)}, not one tensor of logits",
             hint=" or ".join(f"--logits {name}" for name in named) or f"return them, or {pick_one}",
         )
     if logits.ndim < 2 or len(logits) != len(x) or not logits.is_floating_point():

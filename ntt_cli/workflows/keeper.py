@@ -50,10 +50,11 @@ class Keeper:
     found: State | None = None
     world: World = ALONE
     _saved: int | None = None
-    _last: float = field(default_factory=time.monotonic)
+    _last: float = field(init=False)
     _end: Callable[[], State] | None = None
 
     def __post_init__(self) -> None:
+        self._last = time.monotonic()
         if self.found is not None:
             self._saved = self.found.step
 

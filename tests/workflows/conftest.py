@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
+from ntt_cli.config import DataOptions
+from ntt_cli.workflows.prepare import Inputs, open_inputs
+from tests.workflows.parts import CPU, loaded
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _forward_mode() -> None:
@@ -22,3 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def digits(folder: Path) -> Inputs:
+    return open_inputs(DataOptions(data="digits"), loaded("plain"), split="train", device=CPU, known=None)

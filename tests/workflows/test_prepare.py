@@ -1,21 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ntt_cli.config import DataOptions, ModelOptions
-from ntt_cli.core.functional import FunctionalModel
-from ntt_cli.core.logits import usual_logits
+from ntt_cli.config import DataOptions
 from ntt_cli.core.standardise import Standardisation
-from ntt_cli.errors import DataError, ModelError, NttError, UsageError
-from ntt_cli.io.data.samples import InMemory, Samples
-from ntt_cli.io.models import LoadedModel, load_model
-from ntt_cli.workflows.checks import check_forward, check_kernel, check_labels, check_training, require_samples
+from ntt_cli.errors import DataError, ModelError, UsageError
 from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.prepare import (
     Inputs,
@@ -26,34 +18,7 @@ from ntt_cli.workflows.prepare import (
     take_apart,
     takes_channels_last,
 )
-from tests.networks import write_network
-
-CPU = torch.device("cpu")
-
-
-def refusal(error: type[NttError], work: Callable[..., Any], *arguments: Any, **options: Any) -> NttError:
-    with pytest.raises(error) as caught:
-        work(*arguments, **options)
-    assert caught.value.exit_code == 2
-    assert caught.value.hint
-    return caught.value
-
-
-def loaded(name: str) -> LoadedModel:
-    return load_model(ModelOptions(model=write_network(name)), seed=0)
-
-
-def apart(name: str) -> FunctionalModel:
-    return take_apart(loaded(name).module, CPU, lambda _: None)
-
-
-def inputs_of(values: Tensor, labels: Tensor | None = None, by: Standardisation | None = None) -> Inputs:
-    return Inputs(Samples("some data", InMemory(values), labels), standardisation=by, device=CPU)
-
-
-@pytest.fixture
-def digits(folder: object) -> Inputs:
-    return open_inputs(DataOptions(data="digits"), loaded("plain"), split="train", device=CPU, known=None)
+from tests.workflows.parts import CPU, apart, inputs_of, loaded, refusal
 
 
 @pytest.mark.parametrize(("name", "takes"), [("convolutional", True), ("flattens by view", False), ("plain", False)])
@@ -152,109 +117,6 @@ def test_frozen_parameters_are_named(folder: object) -> None:
     assert events[1].message.endswith("0.weight, 0.bias, 1.weight, 1.bias, 2.weight and 3 more")
 
 
-def test_number_of_outputs(digits: Inputs) -> None:
-    assert check_forward(apart("plain"), digits, where="net.py") == (10,)
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("one dimension", "returns float32 of shape [2] for 2 samples, not a row of logits each"),
-        ("classes", "returns int64 of shape [2] for 2 samples"),
-        ("nan output", "returns NaN or infinity"),
-        ("leaves", "SystemExit: 0"),
-    ],
-)
-def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str) -> None:
-    error = refusal(ModelError, check_forward, apart(name), digits, where="net.py")
-    assert error.where == "net.py"
-    assert what in str(error)
-
-
-@pytest.mark.parametrize(
-    ("x", "what"),
-    [
-        (torch.zeros(3, 1, 9, 9), "cannot take inputs of shape [2, 1, 9, 9] and type float32 from some data"),
-        (torch.zeros(1, 5), "cannot take inputs of shape [1, 5] and type float32"),
-        (torch.zeros(3, 64, dtype=torch.int64), "cannot take inputs of shape [2, 64] and type int64"),
-    ],
-)
-def test_inputs_that_do_not_fit(folder: object, x: Tensor, what: str) -> None:
-    error = refusal(ModelError, check_forward, apart("plain"), inputs_of(x), where="net.py")
-    assert what in str(error)
-    assert "RuntimeError" in str(error)
-    assert "--data" in error.hint
-
-
-def test_training_is_tried_on_a_copy(digits: Inputs) -> None:
-    module = loaded("convolutional").module.eval()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    random = torch.get_rng_state()
-    check_training(module, usual_logits, digits, batch_size=8, where="net.py")
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert not module.training
-
-
-@pytest.mark.parametrize(
-    ("name", "where", "what"),
-    [
-        ("tuple in training", "net.py in training mode", "returns a tuple, not one tensor of logits"),
-        ("tuple", "net.py in training mode", "returns a tuple, not one tensor of logits"),
-        ("dict", "net.py in training mode", "returns a dict, not one tensor of logits"),
-        ("small batches fail", "net.py in training mode", "Expected more than 1 value per channel when training"),
-        ("frozen", "net.py", "has an output that no trainable parameter acts on"),
-        ("detached", "net.py", "has an output that no trainable parameter acts on"),
-    ],
-)
-def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str) -> None:
-    error = refusal(ModelError, check_training, loaded(name).module, usual_logits, digits, batch_size=1, where="net.py")
-    assert error.where == where
-    assert what in str(error)
-
-
-@pytest.mark.parametrize("name", ["plain", "convolutional", "tied", "partly frozen", "zeros", "unused"])
-def test_kernels_that_can_be_taken(digits: Inputs, name: str) -> None:
-    for trainable in (False, True):
-        check_kernel(apart(name), digits, outputs=10, trainable=trainable, where="net.py")
-
-
-def test_the_kernel_of_a_linear_network_depends_on_no_weight(digits: Inputs) -> None:
-    network = take_apart(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), CPU, lambda _: None)
-    check_kernel(network, digits, outputs=10, trainable=True, where="net.py")
-
-
-def test_a_derivative_that_is_not_finite(digits: Inputs) -> None:
-    class Lengths(nn.Module):
-        """The norm of an empty row has a first derivative, by torch's convention, and no second."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.head = nn.Linear(64, 5, bias=False), nn.Linear(2, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows = torch.stack([x.flatten(1), torch.zeros_like(x.flatten(1))], dim=1)
-            return self.head(self.inner(rows).norm(dim=-1))
-
-    network = take_apart(Lengths(), CPU, lambda _: None)
-    check_kernel(network, digits, outputs=10, trainable=False, where="net.py")
-    error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=True, where="net.py")
-    assert str(error).startswith(
-        "net.py: has an operation with a derivative that is not finite: its kernel's gradient by "
-    )
-    assert "inner.weight is NaN or infinite" in str(error)
-
-
-@pytest.mark.parametrize("trainable", [False, True])
-def test_an_operation_without_its_derivatives(digits: Inputs, trainable: bool) -> None:
-    error = refusal(
-        ModelError, check_kernel, apart("one derivative"), digits, outputs=10, trainable=trainable, where="net.py"
-    )
-    assert error.where == "net.py"
-    assert "has an operation without the derivatives that its kernel needs" in str(error)
-    assert "jvp" in str(error)
-
-
 def test_prunable_weights(digits: Inputs) -> None:
     def pick(name: str, *exclude: str) -> tuple[str, ...]:
         return pick_prunable(apart(name), digits, exclude=exclude, where="net.py")
@@ -281,19 +143,3 @@ def test_unused_weights(digits: Inputs) -> None:
     assert error.hint == "--exclude 'idle.weight' --exclude 'spare.weight'"
     error = refusal(ModelError, pick_prunable, apart("detached"), digits, exclude=(), where="net.py")
     assert "never uses fc1.weight, fc2.weight" in str(error)
-
-
-def test_labels() -> None:
-    x = torch.zeros(4, 2)
-    check_labels(inputs_of(x, torch.tensor([0, 1, 2, 2])), shape=(3,), purpose="")
-    error = refusal(DataError, check_labels, inputs_of(x, torch.tensor([0, 1, 3, 4])), shape=(3,), purpose="")
-    assert str(error) == "some data: label 3 of sample 2 is out of range: the model has 3 outputs"
-    error = refusal(DataError, check_labels, inputs_of(x), shape=(3,), purpose="they are needed")
-    assert str(error) == "some data: has no labels; they are needed"
-    assert "one folder a class" in error.hint
-
-
-def test_too_few_samples() -> None:
-    require_samples(inputs_of(torch.zeros(4, 2)), 4)
-    error = refusal(DataError, require_samples, inputs_of(torch.zeros(3, 2)), 4)
-    assert str(error) == "some data: has 3 samples, 4 are needed"
