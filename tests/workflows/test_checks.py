@@ -155,7 +155,7 @@ def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
 def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str, hint: str) -> None:
     error = refusal(ModelError, check_training, loaded(name).module, usual_logits, digits, batch_size=1, where="net.py")
     assert error.where == where
-    assert what in str(error)
+    assert f": {what}" in str(error)
     assert error.hint.startswith(hint)
 
 
@@ -253,6 +253,16 @@ def test_a_kernel_that_is_only_measured_may_be_missing(digits: Inputs) -> None:
     assert isinstance(event, Warned)
     assert event.message.startswith("a.py: has an operation without the derivatives that its kernel needs: ")
     assert event.message.endswith("; no kernel distance is measured")
+
+
+@pytest.mark.parametrize("what", ["has no formula.", "has no formula.\nAnd more"])
+def test_an_error_of_torch_in_one_line(digits: Inputs, what: str) -> None:
+    def raises(_: object) -> Tensor:
+        raise RuntimeError(what)
+
+    network = replace(apart("plain"), pick=raises)
+    error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=False, where="a.py")
+    assert str(error) == "a.py: has an operation without the derivatives that its kernel needs: has no formula"
 
 
 def test_a_kernel_that_is_only_measured_needs_no_second_derivative(digits: Inputs) -> None:
