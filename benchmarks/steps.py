@@ -12,6 +12,7 @@ from torch import nn
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics
+from ntt_cli.core.flops import uses_weights_once
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.masks import choose_masks
@@ -93,7 +94,8 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     teacher = replace(teacher, params=channels_last(teacher.params))  # as `ntt prune` lays them out
     params = teacher.params
     apply = teacher.bind()
-    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4)
+    once = uses_weights_once(apply, params, x[:1])
+    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4, keep_graph=once)
     scores = magnitude_scores(params, student.masks)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = update_masks(student, masks, density=0.05, apply=apply)

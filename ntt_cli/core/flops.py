@@ -48,6 +48,14 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     return Flops(dense=round(counter.dense / len(x)), sparse=round(counter.sparse / len(x)))
 
 
+def uses_weights_once(apply: Apply, params: Params, x: Tensor) -> bool:
+    """Whether no product takes a weight more than once a sample, as in a network of linear layers on vectors.
+
+    Its activations are few next to its weights.
+    """
+    return count_flops(apply, params, x, {}).dense <= 2 * sum(p.numel() for p in params.values())
+
+
 class _Counter(TorchDispatchMode):
     def __init__(self, densities: Mapping[int, float]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here

@@ -102,6 +102,7 @@ def answers_and_pullback(
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
+    keep_graph: bool = False,
     chunk: int | None = None,
     total: Sum = alone,
 ) -> tuple[Answers, Pullback]:
@@ -112,6 +113,18 @@ def answers_and_pullback(
     pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
     differentiated backwards twice. Sums over samples, both split exactly into chunks of either half, and into
     shares of several processes; with more than one chunk of `x1` their forward-mode passes are made again.
+
+    Args:
+        apply: as for `kernel_product`, and the others alike.
+        params: the point.
+        x1: inputs of the kernel's rows.
+        x2: inputs of the kernel's columns.
+        probe: `v`; `None` for the logits alone.
+        active: as there.
+        keep_graph: hold the graph of `u` until it is differentiated backwards by `w`, which is the second term too: a
+            pass over `x2` less, for the memory of both halves' graphs. Not where `x2` is split into chunks.
+        chunk: as there.
+        total: as there.
     """
     leaves = _leaves(params)
     if probe is None:
@@ -125,7 +138,10 @@ def answers_and_pullback(
 
         return Answers(logits1=logits1, logits2=logits2), pull_logits
 
-    tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
+    if keep_graph and len(_chunks(x2, chunk)) == 1:
+        tangents, logits2, pull_second = _second_half_kept(apply, leaves, x2, probe)
+    else:
+        tangents, logits2, pull_second = _second_half(apply, leaves, x2, probe, chunk)
     tangents = _leaves(_restricted(total(tangents), active))
     replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
 
@@ -134,10 +150,7 @@ def answers_and_pullback(
         replay((gradients.logits1, gradients.product), [*leaves.values(), *tangents.values()])
         others = _restricted(total(_gradients(tangents)), active)
         tangents.clear()
-        for x, by_logits, v in zip(*(_chunks(t, chunk) for t in (x2, gradients.logits2, probe)), strict=True):
-            with torch.enable_grad():
-                outputs = _forward_mode(apply, leaves, others, x)
-            _backward(outputs, (by_logits, v), leaves.values())
+        pull_second(gradients.logits2, others)
         return total(_gradients(leaves))
 
     return KernelProduct(product=product, logits1=logits1, logits2=logits2), pull
@@ -163,6 +176,33 @@ def transposed_product(
             total[name] = total[name] + gradient if name in total else gradient
         logits.append(out.detach())
     return total, torch.cat(logits)
+
+
+SecondHalf = tuple[Params, Tensor, Callable[[Tensor, Params], None]]
+"""`u = J(x2)ᵀ v`, the logits, and what adds `∂/∂θ vᵀ J(x2) w`, and a gradient by the logits, to `.grad` of `θ`."""
+
+
+def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, chunk: int | None) -> SecondHalf:
+    products, logits = transposed_product(apply, leaves, x2, probe, chunk=chunk)
+
+    def pull(by_logits: Tensor, others: Params) -> None:
+        for x, gradient, v in zip(*(_chunks(t, chunk) for t in (x2, by_logits, probe)), strict=True):
+            with torch.enable_grad():
+                outputs = _forward_mode(apply, leaves, others, x)
+            _backward(outputs, (gradient, v), leaves.values())
+
+    return products, logits, pull
+
+
+def _second_half_kept(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor) -> SecondHalf:
+    with torch.enable_grad(), twice_differentiable():
+        logits = apply(leaves, x2)
+        products = torch.autograd.grad(logits, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
+
+    def pull(by_logits: Tensor, others: Params) -> None:
+        _backward((logits, *products), [by_logits, *others.values()], leaves.values())
+
+    return {name: u.detach() for name, u in zip(leaves, products, strict=True)}, logits.detach(), pull
 
 
 def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:

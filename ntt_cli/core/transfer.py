@@ -27,6 +27,7 @@ class Student:
         mask_numbers: the same masks as 0 and 1, for the arithmetic.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
+        keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
     """
 
     apply: Apply
@@ -35,6 +36,7 @@ class Student:
     mask_numbers: Masks
     density: float
     optimiser: torch.optim.Optimizer
+    keep_graph: bool = False
 
     @property
     def masked_params(self) -> Params:
@@ -42,7 +44,9 @@ class Student:
         return apply_masks({name: p.detach() for name, p in self.params.items()}, self.mask_numbers)
 
 
-def start_student(apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float) -> Student:
+def start_student(
+    apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float, keep_graph: bool = False
+) -> Student:
     """A student that begins as the teacher: its parameters, nothing pruned."""
     masks = {name: torch.ones_like(teacher[name], dtype=torch.bool) for name in prunable}
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
@@ -56,6 +60,7 @@ def start_student(apply: Apply, teacher: Params, prunable: Iterable[str], *, lea
         mask_numbers=as_numbers(masks, params),
         density=1.0,
         optimiser=optimiser,
+        keep_graph=keep_graph,
     )
 
 
@@ -98,7 +103,15 @@ def transfer_step(
     masked = student.masked_params
     restriction = student.mask_numbers if active else None
     own, pullback = answers_and_pullback(
-        student.apply, masked, x1, x2, probe, active=restriction, chunk=chunk, total=total
+        student.apply,
+        masked,
+        x1,
+        x2,
+        probe,
+        active=restriction,
+        keep_graph=student.keep_graph,
+        chunk=chunk,
+        total=total,
     )
     loss, by_answers, by_weights = loss_gradients(
         objective, own, teacher, params=masked, prunable=student.masks, density=student.density, total=total

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
+from ntt_cli.core.flops import uses_weights_once
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
@@ -92,8 +93,7 @@ def run_transfer(
     if settings.auto:
         training, validation = held_out(inputs, teacher, outputs=outputs, settings=settings)
     batches = Batches(teacher, training, outputs, settings, world)
-    fresh = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
-    progress = Progress(fresh, teacher.buffers)
+    progress = Progress(_start(teacher, inputs, names, settings), teacher.buffers)
     if keeper.found is not None:
         progress = restore_progress(progress, keeper.found, teacher, room)
         course = course.after_all(progress.history.validation)
@@ -171,10 +171,20 @@ def first_student(
     room: Room,
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
-    student = start_student(teacher.bind(), teacher.params, names, learning_rate=settings.learning_rate)
+    student = _start(teacher, inputs, names, settings)
     masks = held or _choose(student, inputs, outputs, settings, settings.density, room)
     buffers = _student_buffers(teacher, student.params, masks, inputs)
     return update_masks(student, masks, density=settings.density, apply=teacher.bind(buffers))
+
+
+def _start(teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], settings: TransferSettings) -> Student:
+    return start_student(
+        teacher.bind(),
+        teacher.params,
+        names,
+        learning_rate=settings.learning_rate,
+        keep_graph=uses_weights_once(teacher.bind(), teacher.params, inputs.batch(torch.arange(1))),
+    )
 
 
 def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:

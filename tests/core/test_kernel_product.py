@@ -82,8 +82,9 @@ def test_equals_brute_force(case: ModelCase, restricted: bool, ask: Callable[...
 @every_model
 @all_and_active
 @chunked
+@pytest.mark.parametrize("keep_graph", [False, True], ids=["forward mode", "kept graph"])
 def test_gradient_of_the_kernel_distance_equals_brute_force(
-    case: ModelCase, restricted: bool, chunk: int | None
+    case: ModelCase, restricted: bool, chunk: int | None, keep_graph: bool
 ) -> None:
     """`∂/∂θ ‖(K_s − K_t) v‖²`, through the matrix-free product and through whole Jacobians."""
     module, model, teacher = case.module(), case.functional(), case.functional(seed=7)
@@ -100,7 +101,9 @@ def test_gradient_of_the_kernel_distance_equals_brute_force(
     )
 
     wanted = kernel_product(teacher.bind(), teacher.params, x1, x2, probe).product
-    got, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, active=masks, chunk=chunk)
+    got, pullback = answers_and_pullback(
+        model.bind(), model.params, x1, x2, probe, active=masks, keep_graph=keep_graph, chunk=chunk
+    )
     none = (torch.zeros_like(got.logits1), torch.zeros_like(got.logits2))
     actual = pullback(KernelProduct(*none, product=2 * (got.product - wanted)))
 
@@ -111,12 +114,15 @@ def test_gradient_of_the_kernel_distance_equals_brute_force(
 
 
 @pytest.mark.parametrize("with_probe", [False, True], ids=["logits alone", "with product"])
+@pytest.mark.parametrize("keep_graph", [False, True], ids=["forward mode", "kept graph"])
 @chunked
-def test_logits_can_be_differentiated_too(with_probe: bool, chunk: int | None) -> None:
+def test_logits_can_be_differentiated_too(with_probe: bool, keep_graph: bool, chunk: int | None) -> None:
     """Of `Σ f(x1) + ‖f(x2)‖²`."""
     module, model, x1, x2 = MLP.module(), MLP.functional(), MLP.inputs(3, seed=1), MLP.inputs(4, seed=2)
     probe = draw(4, 3, seed=0) if with_probe else None
-    result, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, chunk=chunk)
+    result, pullback = answers_and_pullback(
+        model.bind(), model.params, x1, x2, probe, keep_graph=keep_graph, chunk=chunk
+    )
     gradients = {"logits1": torch.ones_like(result.logits1), "logits2": 2 * result.logits2}
     none = torch.zeros_like(result.logits1)
     actual = pullback(KernelProduct(**gradients, product=none) if with_probe else Answers(**gradients))
@@ -125,10 +131,11 @@ def test_logits_can_be_differentiated_too(with_probe: bool, chunk: int | None) -
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
 
 
-def test_a_network_linear_in_its_parameters_has_a_constant_kernel() -> None:
+@pytest.mark.parametrize("keep_graph", [False, True], ids=["forward mode", "kept graph"])
+def test_a_network_linear_in_its_parameters_has_a_constant_kernel(keep_graph: bool) -> None:
     model = functional_model(nn.Linear(5, 3).double())
     x1, x2, probe = MLP.inputs(3, seed=1), MLP.inputs(4, seed=2), draw(4, 3, seed=0)
-    result, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
+    result, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep_graph)
     none = torch.zeros_like(result.logits1), torch.zeros_like(result.logits2)
     assert not any(g.any() for g in pullback(KernelProduct(*none, product=torch.ones(3, 3).double())).values())
 
@@ -147,6 +154,21 @@ def test_no_more_samples_than_a_chunk_go_through_the_network_at_once(chunk: int)
         pullback(result)
         answers(apply, model.params, x1, x2, probe, chunk=chunk)
     assert max(seen) == chunk
+
+
+@pytest.mark.parametrize(("keep_graph", "chunk", "passes"), [(False, None, 3), (True, None, 2), (True, 3, 8)])
+def test_a_kept_graph_saves_a_pass(keep_graph: bool, chunk: int | None, passes: int) -> None:
+    model, x1, x2 = MLP.functional(), MLP.inputs(4, seed=1), MLP.inputs(4, seed=2)
+    seen = []
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return model.bind()(params, x)
+
+    probe = draw(4, 3, seed=0)
+    result, pullback = answers_and_pullback(apply, model.params, x1, x2, probe, keep_graph=keep_graph, chunk=chunk)
+    pullback(result)
+    assert len(seen) == passes
 
 
 def test_probes_estimate_the_squared_frobenius_distance_without_bias() -> None:
