@@ -45,14 +45,19 @@ def _read(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise UsageError(path, "is nested too deeply", hint="no option takes more than a list") from error
     except ValueError as error:  # of the syntax, the encoding, or a number beyond Python's limit of digits
-        raise UsageError(path, f"is not valid TOML: {error}", hint="mend it at that place") from error
+        raise UsageError(path, f"is not valid TOML: {_abridged(str(error))}", hint="mend it at that place") from error
+
+
+def _abridged(words: str) -> str:
+    """Where they name a key of thousands of letters, the place in the file comes behind it."""
+    return words if len(words) < 200 else f"{words[:99]} … {words[-60:]}"
 
 
 def _normalised(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     names = {key.replace("-", "_"): value for key, value in table.items()}
     if len(names) < len(table):
         twice = next(key for key in table if "-" in key and key.replace("-", "_") in table)
-        raise UsageError(path, f"sets {twice} and {twice.replace('-', '_')}", hint="keep one of them")
+        raise UsageError(path, f"sets {twice:.99} and {twice.replace('-', '_'):.99}", hint="keep one of them")
     return names
 
 

@@ -85,6 +85,8 @@ def test_no_text(tmp_path: Path) -> None:
         ('model = "a\\u0000.py"', "model holds a null character"),
         ('model_arg = ["a=1", "b=\\u0000"]', "model_arg holds a null character"),
         ("x" * 30_000 + " = 1", f"{'x' * 99} is not an option of ntt"),
+        (f"[{'x' * 9000}]\n" * 2, f"is not valid TOML: Cannot declare ('{'x' * 82} … xxx"),
+        (f"{'x-' * 900} = 1\n{'x_' * 900} = 1", f"sets {'x-' * 49}x and {'x_' * 49}x"),
         ("[prune]\nmask-update-every = 1\nmask_update_every = 2", "sets mask-update-every and mask_update_every"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_download_is_read_by_our_own_reader(tmp_path: Path, monkeypatch: pytes
     assert capsys.readouterr().out == ""
 
 
-def test_svhn_is_downloaded_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(url: str, root: Path, filename: str, md5: str) -> None:
         assert url.endswith("test_32x32.mat")
         assert len(md5) == 32
