@@ -268,6 +268,7 @@ def test_an_error_of_torch_in_one_line(digits: Inputs, what: str) -> None:
 def test_a_kernel_that_is_only_measured_needs_no_second_derivative(digits: Inputs) -> None:
     network = take_apart(Lengths(), CPU, lambda _: None)
     assert find_kernel(network, digits, lambda _: None, outputs=10, matched=False, where="a.py")
+    refusal(ModelError, find_kernel, network, digits, lambda _: None, outputs=10, matched=True, where="a.py")
 
 
 @pytest.mark.parametrize(
