@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.core.logits import counted_rows, label_loss
@@ -21,6 +21,7 @@ from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, Trai
 from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of
 from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.keeper import Keeper
+from ntt_cli.workflows.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 from ntt_cli.workflows.run_outputs import claimed, finished, open_keeper
@@ -28,7 +29,6 @@ from ntt_cli.workflows.stop import Stop
 from ntt_cli.workflows.training_progress import Best, Training
 from ntt_cli.workflows.world import this_world
 
-LOOK_EVERY = 20
 EVALUATION_BATCH = 256
 
 
@@ -152,8 +152,10 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
         training.losses.append(loss)
         training.schedule.step()
         training.step += 1
-        if len(training.losses) % LOOK_EVERY == 0 or len(training.losses) == steps:
-            _look(loss, training.step, keeper, on_event)
+        last = len(training.losses) == steps
+        check_losses(training.losses[-LOOK_EVERY:], training.step, keeper, last=last, whose="training")
+        if len(training.losses) % LOOK_EVERY == 0 or last:
+            on_event(TrainingStepsDone(training.step, float(loss)))
         keeper.offer(training.state)
 
 
@@ -213,9 +215,3 @@ def _check_finite(module: nn.Module, epoch: int, keeper: Keeper) -> None:
     for name, value in module.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise keeper.diverged(f"epoch {epoch}", f"{name} is no longer finite")
-
-
-def _look(loss: Tensor, step: int, keeper: Keeper, on_event: EventSink) -> None:
-    if not loss.isfinite():
-        raise keeper.diverged(f"step {step}", "the training loss is no longer finite")
-    on_event(TrainingStepsDone(step, float(loss)))

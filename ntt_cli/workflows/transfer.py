@@ -22,15 +22,13 @@ from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted, Validated
 from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.keeper import Keeper
+from ntt_cli.workflows.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.room import Room
 from ntt_cli.workflows.settings import TransferSettings
 from ntt_cli.workflows.transfer_progress import Progress, restore_progress
 from ntt_cli.workflows.validation import Validation, held_out
 from ntt_cli.workflows.world import ALONE, World
-
-LOOK_EVERY = 20
-"""Steps between two looks at the losses: at each, host and device wait for each other."""
 
 SALIENCY_BATCHES = 10
 LEAST_VARIANCE = 0.1
@@ -114,8 +112,12 @@ def run_transfer(
                     masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
                 on_event(_update(progress, masks, density, teacher, training, world))
             loss = _advance(progress, batches, settings, room, keeper)
-            if progress.step % LOOK_EVERY == 0 or progress.step == course.steps:
-                _look(loss, progress.step, keeper, on_event)
+            last = progress.step == course.steps
+            check_losses(
+                [loss.total for loss in progress.history.losses], progress.step, keeper, last=last, whose="transfer's"
+            )
+            if progress.step % LOOK_EVERY == 0 or last:
+                _tell(loss, progress.step, on_event)
                 progress.history.gather()
             keeper.offer(lambda: progress.state(teacher, room))
         _check_finite(progress.student.params, course.steps, keeper)
@@ -272,8 +274,6 @@ def _validate(progress: Progress, validation: Validation, keeper: Keeper, room: 
     return found
 
 
-def _look(loss: TransferLoss, step: int, keeper: Keeper, on_event: EventSink) -> None:
-    if not loss.total.isfinite():
-        raise keeper.diverged(f"step {step}", "the transfer's loss is no longer finite")
+def _tell(loss: TransferLoss, step: int, on_event: EventSink) -> None:
     kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
     on_event(StepsDone(step, kernel, float(loss.logit_distance)))

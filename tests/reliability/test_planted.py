@@ -75,11 +75,14 @@ MISTAKES = {
         "True",
         "reliability/test_damage.py",
     ),
-    "numbers not looked at": Mistake(
+    "weights not looked at": Mistake(
         "workflows/keeper.py",
         "not value.isfinite().all()",
         "False",
-        "workflows/test_resume.py::test_the_last_good_state_is_kept",
+        "workflows/test_keeper.py::test_numbers_that_are_not_finite_are_never_saved",
+    ),
+    "losses not looked at": Mistake(
+        "workflows/looks.py", "not all(finite)", "False", "workflows/test_resume.py::test_the_last_good_state_is_kept"
     ),
 }
 
