@@ -112,13 +112,7 @@ def run_transfer(
                     masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
                 on_event(_update(progress, masks, density, teacher, training, world))
             loss = _advance(progress, batches, settings, room, keeper)
-            last = progress.step == course.steps
-            check_losses(
-                [loss.total for loss in progress.history.losses], progress.step, keeper, last=last, whose="transfer's"
-            )
-            if progress.step % LOOK_EVERY == 0 or last:
-                _tell(loss, progress.step, on_event)
-                progress.history.gather()
+            _look(progress, loss, keeper, on_event, last=progress.step == course.steps)
             keeper.offer(lambda: progress.state(teacher, room))
         _check_finite(progress.student.params, course.steps, keeper)
         keeper.hold(lambda: progress.state(teacher, room))
@@ -274,6 +268,10 @@ def _validate(progress: Progress, validation: Validation, keeper: Keeper, room: 
     return found
 
 
-def _tell(loss: TransferLoss, step: int, on_event: EventSink) -> None:
-    kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
-    on_event(StepsDone(step, kernel, float(loss.logit_distance)))
+def _look(progress: Progress, loss: TransferLoss, keeper: Keeper, on_event: EventSink, *, last: bool) -> None:
+    history, step = progress.history, progress.step
+    check_losses([loss.total for loss in history.losses], step, keeper, last=last, whose="transfer's")
+    if step % LOOK_EVERY == 0 or last:
+        kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
+        on_event(StepsDone(step, kernel, float(loss.logit_distance)))
+        history.gather()
