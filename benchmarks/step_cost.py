@@ -8,7 +8,7 @@ or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over t
 plain step has the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
 
 Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
-weights, gradients, optimiser and activations, for SGD and for NTT alike.
+weights, gradients, optimiser and activations, for SGD, AdamW (which `ntt finetune` uses) and NTT alike.
 
 `--growth` has more outputs and weights instead.
 """
@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -67,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases: Mapping[str, Case] = GROWTH if options.growth else ZOO
-    table = Table("model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "memory ratio")
+    table = Table("model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "/ SGD", "/ AdamW")
     for name, case in cases.items():
         if options.only in {None, name}:
             table.add_row(name, *row(replace(case, device=options.device), options.steps))
@@ -88,11 +89,12 @@ def row(case: Case, turns: int) -> list[str]:
     low, ratio, high = statistics.quantiles([ours / sgd for sgd, _, ours, _ in taken], n=4)
     best = statistics.median(ours / min(sgd, other) for sgd, other, ours, _ in taken)
     known = statistics.median(less / sgd for sgd, _, _, less in taken)
-    memory = [peak_mib(build, case) for build in (plain_step, ntt_step)]
+    memory = [peak_mib(build, case) for build in (plain_step, partial(plain_step, adamw=True), ntt_step)]
     sgd_ms, ntt_ms = (1e3 * statistics.median(t[i] for t in taken) for i in (0, 2))
     return [
         *(f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"),
-        *(f"{memory[0]:.1f}, {memory[1]:.1f}", f"{memory[1] / memory[0]:.2f}"),
+        ", ".join(f"{mib:.1f}" for mib in memory),
+        *(f"{memory[-1] / mib:.2f}" for mib in memory[:-1]),
     ]
 
 

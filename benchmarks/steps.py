@@ -12,7 +12,7 @@ from torch import nn
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics
-from ntt_cli.core.flops import uses_weights_once
+from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.masks import choose_masks
@@ -69,13 +69,13 @@ GROWTH = {
 }
 
 
-def plain_step(case: Case, *, channels_last: bool = False) -> Step:
-    """Forward, backward and update by SGD, in the layout that PyTorch gives or in the other."""
+def plain_step(case: Case, *, channels_last: bool = False, adamw: bool = False) -> Step:
+    """Forward, backward and update by SGD or AdamW, in the layout that PyTorch gives or in the other."""
     module = _module(case)
     if channels_last:
         module = module.to(memory_format=torch.channels_last)
     x, labels, _ = _batch(case)
-    optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+    optimiser = (torch.optim.AdamW if adamw else torch.optim.SGD)(module.parameters(), lr=1e-3)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
@@ -94,8 +94,8 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     teacher = replace(teacher, params=channels_last(teacher.params))  # as `ntt prune` lays them out
     params = teacher.params
     apply = teacher.bind()
-    once = uses_weights_once(apply, params, x[:1])
-    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4, keep_graph=once)
+    keep = uses_weights_seldom(apply, params, x[:1])
+    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4, keep_graph=keep)
     scores = magnitude_scores(params, student.masks)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = update_masks(student, masks, density=0.05, apply=apply)

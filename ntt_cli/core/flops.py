@@ -15,6 +15,8 @@ from torch.utils.flop_counter import flop_registry
 
 from ntt_cli.core.functional import Apply, Masks, Params
 
+SELDOM = 8
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -48,12 +50,12 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     return Flops(dense=round(counter.dense / len(x)), sparse=round(counter.sparse / len(x)))
 
 
-def uses_weights_once(apply: Apply, params: Params, x: Tensor) -> bool:
-    """Whether no product takes a weight more than once a sample, as in a network of linear layers on vectors.
+def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
+    """Whether products take a weight `SELDOM` times a sample at most, on average; activations are few then.
 
-    Its activations are few next to its weights.
+    Linear layers on vectors take each once, LeNet-5 takes 5 times on average, ResNets and transformers more often.
     """
-    return count_flops(apply, params, x, {}).dense <= 2 * sum(p.numel() for p in params.values())
+    return count_flops(apply, params, x, {}).dense <= 2 * SELDOM * sum(p.numel() for p in params.values())
 
 
 class _Counter(TorchDispatchMode):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ntt_cli.core.flops import uses_weights_once
+from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, kernel_product
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, kind_of, tensor_fields
@@ -59,8 +59,8 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     probe = torch.ones(1, outputs, device=inputs.device)
     try:
         if trainable:
-            once = uses_weights_once(model.bind(), model.params, x1)  # as the transfer will take its gradient
-            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=once)
+            keep = uses_weights_seldom(model.bind(), model.params, x1)  # as the transfer will take its gradient
+            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep)
             gradients = pullback(products)
         else:
             products, gradients = kernel_product(model.bind(), model.params, x1, x2, probe), {}

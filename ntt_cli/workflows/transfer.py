@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
-from ntt_cli.core.flops import uses_weights_once
+from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
@@ -179,7 +179,7 @@ def _start(teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], set
         teacher.params,
         names,
         learning_rate=settings.learning_rate,
-        keep_graph=uses_weights_once(teacher.bind(), teacher.params, inputs.batch(torch.arange(1))),
+        keep_graph=uses_weights_seldom(teacher.bind(), teacher.params, inputs.batch(torch.arange(1))),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.core.flops import Flops, count_flops
+from ntt_cli.core.flops import Flops, count_flops, uses_weights_seldom
 from ntt_cli.core.functional import functional_model
 
 
@@ -78,3 +78,15 @@ def test_by_hand(
     for samples in (1, 4):
         x = torch.randn(samples, *shape, generator=torch.Generator().manual_seed(0))
         assert count_flops(model.bind(), model.params, x, masks) == Flops(dense=dense, sparse=sparse)
+
+
+@pytest.mark.parametrize(("positions", "seldom"), [(1, True), (8, True), (9, False)])
+def test_weights_are_used_seldom_up_to_eight_times_a_sample(positions: int, seldom: bool) -> None:
+    model = functional_model(nn.Linear(5, 3, bias=False))
+    assert uses_weights_seldom(model.bind(), model.params, torch.zeros(2, positions, 5)) == seldom
+
+
+def test_uses_of_weights_are_averaged_over_them() -> None:
+    """A convolution's 4 weights at 9 positions each, and a layer of 9 * 10 weights at one: 1.3 times on average."""
+    model = functional_model(nn.Sequential(nn.Conv2d(1, 1, 2, bias=False), nn.Flatten(), nn.Linear(9, 10, bias=False)))
+    assert uses_weights_seldom(model.bind(), model.params, torch.zeros(1, 1, 4, 4))

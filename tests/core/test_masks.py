@@ -70,6 +70,16 @@ def test_masks_as_numbers_have_their_parameters_type(dtype: torch.dtype) -> None
     assert (numbers.dtype, numbers.tolist()) == (dtype, [1.0, 0.0])
 
 
+def test_masks_as_numbers_have_their_parameters_layout() -> None:
+    """A product of two layouts takes three times as long."""
+    weight = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
+    mask = torch.arange(24).view(2, 3, 2, 2) % 5 == 0
+    (numbers,) = as_numbers({"w": mask}, {"w": weight}).values()
+    assert numbers.stride() == weight.stride()
+    assert numbers.bool().equal(mask)
+    assert not numbers.requires_grad
+
+
 def test_changes_are_counted_in_both_directions() -> None:
     before = {"a": torch.tensor([True, True, False]), "b": torch.tensor([[True], [False]])}
     after = {"a": torch.tensor([False, True, True]), "b": torch.tensor([[True], [True]])}
