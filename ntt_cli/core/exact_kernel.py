@@ -2,8 +2,9 @@
 
 Each sample goes through the network alone, so nothing is assumed about where a layer keeps its batch axis, and nothing
 is asked of the network but a first derivative. Each parameter adds its share to the kernel in the cheaper of two ways:
-from its rows of the Jacobian or, for the weight of a Linear or Conv2d layer, from the layer's inputs and output
-gradients (Novak et al. 2022, "Fast Finite Width Neural Tangent Kernel", arXiv 2206.08720).
+from its rows of the Jacobian or, for the weight of a Linear, Conv2d or Embedding layer, from the layer's inputs and
+output gradients (Novak et al. 2022, "Fast Finite Width Neural Tangent Kernel", arXiv 2206.08720). A norm has only rows:
+they are no longer than its activations have channels.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class _Slot(NamedTuple):
 class _Derivative:
     """The derivative by one parameter: rows of the Jacobian, `grads[n,c,p]` without `inputs`, or their factors.
 
-    The factors give `J[n,c,o,i] = Σ_t grads[n,c,t,o] inputs[n,t,i]` over a layer's positions `t`.
+    The factors give `J[n,c,o,i] = Σ_t grads[n,c,t,o] inputs[n,t,i]` over a layer's positions `t`. Of an embedding the
+    inputs are the rows it takes, `[n,t]`, -1 for none, which stand for vectors of a single 1 and for zeros.
     """
 
     grads: Tensor
@@ -90,7 +92,7 @@ class _Derivative:
             return torch.einsum("ncp,mdp->nmcd", self.grads, other.grads)
         columns = []
         for inputs, grads in zip(other.inputs, other.grads, strict=True):  # sample by sample, to bound the memory
-            overlap = self.inputs @ inputs.T
+            overlap = _products(self.inputs, inputs).to(grads.dtype)
             moved = torch.einsum("nts,ncto->ncso", overlap, self.grads)
             columns.append(moved.flatten(-2) @ grads.flatten(-2).T)
         return torch.stack(columns, dim=1)
@@ -98,20 +100,22 @@ class _Derivative:
 
 @dataclass(frozen=True)
 class _Part:
-    """How the derivative by one parameter is held: as rows, or as factors if it has `positions`."""
+    """How the derivative by one parameter is held: as rows, or as a layer's or embedding's factors with `positions`."""
 
     name: str
     leaf: Tensor
     kept: Tensor | None  # positions of the kept entries in the flattened parameter
     outputs: int
     positions: int | None
+    embeds: bool = False
 
     @property
     def elements(self) -> int:
         """Numbers to hold for a sample, the intermediate results of the product included."""
         if self.positions is None:
             return self.outputs * self._row_length
-        return self.positions * (2 * self.outputs * len(self.leaf) + self.leaf[0].numel())
+        fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
+        return self.positions * (2 * self.outputs * fan_out + fan_in)
 
     @property
     def _row_length(self) -> int:
@@ -120,9 +124,11 @@ class _Part:
     def zeros(self, samples: int) -> _Derivative:
         if self.positions is None:
             return _Derivative(grads=self.leaf.new_zeros(samples, self.outputs, self._row_length), inputs=None)
+        fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
+        inputs = self.leaf.new_zeros(samples, self.positions, fan_in)
         return _Derivative(
-            grads=self.leaf.new_zeros(samples, self.outputs, self.positions, len(self.leaf)),
-            inputs=self.leaf.new_zeros(samples, self.positions, self.leaf[0].numel()),
+            grads=self.leaf.new_zeros(samples, self.outputs, self.positions, fan_out),
+            inputs=inputs[:, :, 0].long() if self.embeds else inputs,
         )
 
     def slots(self, derivative: _Derivative, sample: int, recorded: RecordedPass) -> list[_Slot]:
@@ -146,10 +152,12 @@ class _Part:
 def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tuple[list[_Part], Tensor]:
     """Choose how to hold each derivative, for all samples alike; a sample's logits come along for their shape."""
     positions: Counter[str] = Counter()
+    embeddings: set[str] = set()
     as_rows = set(active)
     for recorded in passes:
         as_rows |= leaves.keys() - recorded.calls.keys()
         positions |= Counter({name: sum(call.positions for call in calls) for name, calls in recorded.calls.items()})
+        embeddings |= {name for name, calls in recorded.calls.items() if any(call.embeds for call in calls)}
     outputs = recorded.logits.shape[1]
     parts = []
     for name, leaf in leaves.items():
@@ -157,16 +165,29 @@ def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tupl
         if name in as_rows:
             parts.append(_Part(name, leaf, kept, outputs, positions=None))
         elif positions[name]:  # otherwise the network does not use it
-            cheaper = _factors_are_cheaper(leaf.shape, positions[name], outputs)
-            parts.append(_Part(name, leaf, kept, outputs, positions[name] if cheaper else None))
+            embeds = name in embeddings
+            cheaper = _factors_are_cheaper(leaf.shape, positions[name], outputs, embeds)
+            parts.append(_Part(name, leaf, kept, outputs, positions[name] if cheaper else None, embeds))
     return parts, recorded.logits.detach()
 
 
-def _factors_are_cheaper(shape: Sequence[int], positions: int, outputs: int) -> bool:
+def _factors_are_cheaper(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> bool:
     """Compare multiplications for a pair of samples, as `_Derivative.times` makes them."""
-    fan_out, fan_in = shape[0], math.prod(shape[1:])
+    fan_out, fan_in = _fans(shape, embeds)
     by_factors = positions * (positions * (fan_in + outputs * fan_out) + outputs**2 * fan_out)
-    return by_factors < outputs**2 * fan_out * fan_in
+    return by_factors < outputs**2 * math.prod(shape)
+
+
+def _fans(shape: Sequence[int], embeds: bool) -> tuple[int, int]:
+    """Numbers that a layer gives and takes at a position; a row of an embedding is one number."""
+    return (shape[1], 1) if embeds else (shape[0], math.prod(shape[1:]))
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Of inputs at positions `[..., t, i]` and `[s, i]`, or of rows `[..., t]` and `[s]`: `[..., t, s]`."""
+    if left.is_floating_point():
+        return left @ right.T
+    return (left[..., None] == right) & (right >= 0)
 
 
 def _groups(parts: Iterable[_Part], limit: int) -> list[list[_Part]]:

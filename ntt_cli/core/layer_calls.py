@@ -1,4 +1,4 @@
-"""How a network uses its weights: which of them act only through Linear and Conv2d layers, and on what.
+"""How a network uses its weights: which of them act only through Linear, Conv2d or Embedding layers, and on what.
 
 Calls are observed, not looked up in a module, so a tied weight, a layer used twice, and a layer that is called by
 function are all seen. A weight that is used in any way not observed is found by its edges in the autograd graph.
@@ -23,19 +23,24 @@ from ntt_cli.core.functional import Apply, Params
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One use of a weight, `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...` at each position `t` of each sample.
+    """One use of a weight at each position `t` of each sample.
+
+    That is `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...`, or of an embedding `outputs[t,o] = weight[inputs[t],o]`.
 
     Attributes:
         positions: how many, over all samples.
-        inputs: makes what the weight is multiplied with, `[t, i]`: a Linear layer's inputs, a convolution's patches.
+        inputs: makes a Linear layer's inputs or a convolution's patches, `[t, i]`, or an embedding's rows, `[t]`, with
+            -1 for its padding, which has no gradient.
         output: where to ask autograd for the gradient of the layer's output.
         channel_axis: the axis `o` of that gradient, counted from the end; all others are positions.
+        embeds: which of the two it is.
     """
 
     positions: int
     inputs: Callable[[], Tensor]
     output: GradientEdge
     channel_axis: int
+    embeds: bool = False
 
     def arrange(self, grad: Tensor) -> Float[Tensor, "t o"]:
         """The gradient taken at `output`, position by position."""
@@ -48,7 +53,8 @@ class RecordedPass:
 
     Attributes:
         logits: `[n, c]`, with its graph.
-        calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall` are left out.
+        calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall`, or of both kinds
+            (tied embeddings), are left out.
     """
 
     logits: Tensor
@@ -68,12 +74,16 @@ def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"])
     nodes = _graph_nodes(logits)
     uses = Counter(parent for node in nodes for parent, _ in node.next_functions)
     calls = {name: [call for call in made if call.output.node in nodes] for name, made in recorder.calls.items()}
-    complete = {name: made for name, made in calls.items() if len(made) == uses[get_gradient_edge(leaves[name]).node]}
+    complete = {
+        name: made
+        for name, made in calls.items()
+        if len(made) == uses[get_gradient_edge(leaves[name]).node] and len({call.embeds for call in made}) <= 1
+    }
     return RecordedPass(logits=logits, calls=complete)
 
 
 class _CallRecorder(TorchFunctionMode):
-    """Sees each call of `F.linear` and `F.conv2d`, also those that `nn.Linear` and `nn.Conv2d` make."""
+    """Sees each call of `F.linear`, `F.conv2d` and `F.embedding`, also those that layers make."""
 
     def __init__(self, leaves: Params) -> None:
         super().__init__()
@@ -89,6 +99,8 @@ class _CallRecorder(TorchFunctionMode):
             self._linear(result, *args, **kwargs)
         elif func is F.conv2d:
             self._conv2d(result, *args, **kwargs)
+        elif func is F.embedding:
+            self._embedding(result, *args, **kwargs)
         return result
 
     def _linear(self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -118,12 +130,33 @@ class _CallRecorder(TorchFunctionMode):
 
         self._add(weight, result, patches, channel_axis=-3)
 
-    def _add(self, weight: Tensor, result: Tensor, inputs: Callable[[], Tensor], *, channel_axis: int) -> None:
+    def _embedding(
+        self,
+        result: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> None:
+        if scale_grad_by_freq:
+            return
+        rows = input.flatten().long()
+        if padding_idx is not None:
+            rows = rows.masked_fill(rows == padding_idx % len(weight), -1)
+        self._add(weight, result, lambda: rows, channel_axis=-1, embeds=True)
+
+    def _add(
+        self, weight: Tensor, result: Tensor, inputs: Callable[[], Tensor], *, channel_axis: int, embeds: bool = False
+    ) -> None:
         name = self._names.get(id(weight))
         if name is not None and result.requires_grad:
             # The edge is taken now: after an activation in place, `result` stands for another value.
             output = get_gradient_edge(result)
-            self.calls[name].append(LayerCall(result.numel() // len(weight), inputs, output, channel_axis))
+            positions = result.numel() // result.shape[channel_axis]
+            self.calls[name].append(LayerCall(positions, inputs, output, channel_axis, embeds))
 
 
 def _graph_nodes(logits: Tensor) -> set[Node]:

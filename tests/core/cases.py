@@ -130,6 +130,21 @@ class TiedEmbedding(nn.Module):
         return F.linear(torch.tanh(self.mix(self.embedding(tokens).mean(1))), self.embedding.weight)
 
 
+class EmbeddedTwice(nn.Module):
+    """Rows that are taken at two places, one of them without a gradient: padding, counted from the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 3, padding_idx=-1)
+        self.mix = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = torch.tanh(self.mix(self.embedding(tokens))).sum(1)
+        third = F.embedding(tokens[:, 2], self.embedding.weight, padding_idx=-1)
+        return self.head(h * torch.tanh(self.mix(third)))
+
+
 class SequenceFirst(nn.Module):
     """Layers that see `[positions, batch, features]`, and others that see all positions in one axis."""
 
@@ -322,6 +337,7 @@ MODEL_CASES = [
         [4],
         tokens=6,
     ),
+    ModelCase("embedded twice", EmbeddedTwice, [4], tokens=6),
     ModelCase("unit vectors", UnitVectors, [4, 3]),
     ModelCase("tied embedding", TiedEmbedding, [3], tokens=7),
     ModelCase("used twice", UsedTwice, [3, 4]),

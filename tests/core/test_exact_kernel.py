@@ -83,19 +83,43 @@ def test_memory_limit_is_kept(memory_bytes: int, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("shape", "positions", "outputs", "expected"),
+    ("shape", "positions", "outputs", "embeds", "expected"),
     [
-        pytest.param((300, 784), 1, 10, True, id="dense"),
-        pytest.param((10, 100), 1, 10, True, id="dense, last"),
-        pytest.param((512, 512, 3, 3), 16, 10, True, id="late convolution"),
-        pytest.param((20, 1, 5, 5), 576, 10, False, id="first convolution"),
-        pytest.param((768, 768), 197, 10, False, id="long sequence"),
+        pytest.param((300, 784), 1, 10, False, True, id="dense"),
+        pytest.param((10, 100), 1, 10, False, True, id="dense, last"),
+        pytest.param((512, 512, 3, 3), 16, 10, False, True, id="late convolution"),
+        pytest.param((20, 1, 5, 5), 576, 10, False, False, id="first convolution"),
+        pytest.param((768, 768), 197, 10, False, False, id="long sequence"),
+        pytest.param((50_257, 768), 197, 10, True, True, id="words"),
+        pytest.param((256, 768), 1024, 10, True, False, id="bytes"),
     ],
 )
 def test_layers_are_factored_where_that_is_cheaper(
-    shape: tuple[int, ...], positions: int, outputs: int, expected: bool
+    shape: tuple[int, ...], positions: int, outputs: int, embeds: bool, expected: bool
 ) -> None:
-    assert engine._factors_are_cheaper(shape, positions, outputs) is expected
+    assert engine._factors_are_cheaper(shape, positions, outputs, embeds) is expected
+
+
+def test_the_rows_of_an_embedding_that_are_not_taken_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def spy(*args: object) -> object:
+        derivatives = compute(*args)
+        held.append(sum(t.numel() for d in derivatives for t in (d.grads, d.inputs) if t is not None))
+        return derivatives
+
+    def kernel(rows: int, x: Tensor) -> Tensor:
+        module = nn.Sequential(nn.Embedding(rows, 8), nn.Flatten(), nn.Linear(24, 2)).double()
+        torch.nn.init.ones_(module[0].weight)
+        torch.nn.init.normal_(module[2].weight, generator=torch.Generator().manual_seed(0))
+        model = functional_model(module)
+        return exact_kernel(model.bind(), model.params, x, x)
+
+    compute = engine._derivatives
+    monkeypatch.setattr(engine, "_derivatives", spy)
+    x = torch.tensor([[1, 2, 3], [3, 3, 5], [0, 4, 5], [0, 0, 0]])
+    assert kernel(10_000, x).equal(kernel(60, x))
+    assert held == [held[0]] * 2
 
 
 @every_model

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from ntt_cli.core.functional import functional_model
 from ntt_cli.core.layer_calls import RecordedPass, record_calls
 from tests.core.cases import MODEL_CASES, ModelCase, every_model
 
@@ -24,6 +26,8 @@ def record(case: ModelCase) -> RecordedPass:
         ("residual", {"stem.weight": [16], "inner.weight": [16], "head.weight": [1]}),
         ("attention", {"qkv.weight": [3], "head.weight": [1]}),
         ("used twice", {"layer.weight": [3, 1], "head.weight": [1]}),
+        ("embedding", {"0.weight": [4], "2.weight": [1], "4.weight": [1]}),
+        ("embedded twice", {"embedding.weight": [4, 1], "mix.weight": [4, 1], "head.weight": [1]}),
         ("tied embedding", {"mix.weight": [1]}),
         ("recurrent", {"head.weight": [1]}),
         ("unused", {"body.weight": [1], "head.weight": [1]}),
@@ -45,5 +49,16 @@ def test_calls_give_the_gradient(case: ModelCase) -> None:
         actual = torch.zeros_like(expected)
         for call in calls:
             (grad,) = torch.autograd.grad(logit, call.output, retain_graph=True)
-            actual += (call.arrange(grad).T @ call.inputs()).view_as(actual)
+            if call.embeds:
+                taken = call.inputs() >= 0
+                actual.index_add_(0, call.inputs()[taken], call.arrange(grad)[taken])
+            else:
+                actual += (call.arrange(grad).T @ call.inputs()).view_as(actual)
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_an_embedding_that_divides_its_gradient_is_no_layer_call() -> None:
+    """That gradient, by how often the batch has a row, is none of the row's derivative."""
+    model = functional_model(nn.Sequential(nn.Embedding(4, 3, scale_grad_by_freq=True), nn.Flatten()))
+    leaves = {name: p.requires_grad_() for name, p in model.params.items()}
+    assert not any(record_calls(model.bind(), leaves, torch.tensor([[1, 1]])).calls.values())
