@@ -1,0 +1,71 @@
+"""How much should NTT's score see of a weight's effect on the logits? Accuracy on training images that were held out.
+
+    python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 [--exponents 0.25,0.0625] [--seeds 5] [--steps 500]
+
+The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`, a quarter by default (`core/scores/saliency.py`). Where layers compete
+for the weights, a quarter says how many each keeps, whatever chooses among a layer's own. All else is as in
+allocations.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from unittest.mock import patch
+
+from allocations import accuracy, write_data
+from torch import Tensor
+
+from ntt_cli.core.allocation import allocate
+from ntt_cli.core.functional import Masks, Params
+from ntt_cli.core.masks import choose_masks
+from ntt_cli.core.scores.saliency import saliency_scores
+from ntt_cli.workflows import transfer
+
+
+class Score:
+    """Takes the place of the transfer's own."""
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = exponent
+        self.for_counts: dict[str, Tensor] = {}
+
+    def scores(self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+        self.for_counts = saliency_scores(params, sensitivities, names)
+        return {name: params[name].detach().abs() * sensitivities[name].pow(self.exponent) for name in self.for_counts}
+
+    def masks(
+        self, scores: dict[str, Tensor], *, allocation: str, density: float, by_hand: Mapping[str, float] | None = None
+    ) -> Masks:
+        return choose_masks(scores, allocate(allocation, self.for_counts, density=density, by_hand=by_hand))
+
+    def accuracies(self, options: argparse.Namespace, folder: Path) -> list[float]:
+        """In %, by seed."""
+        with patch.object(transfer, "saliency_scores", self.scores), patch.object(transfer, "masks_at", self.masks):
+            return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("network")
+    parser.add_argument("--sparsity", type=float, required=True)
+    parser.add_argument("--exponents", default="0.25,0.125,0.0625")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=500, help="of the transfer")
+    options = parser.parse_args()
+    options.pretrained = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(folder / "data.npz")
+        print(f"| exponent | {options.network}, {options.sparsity:.0%} |\n|---|---|")
+        for exponent in map(float, options.exponents.split(",")):
+            found = Score(exponent).accuracies(options, folder)
+            spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+            print(f"| {exponent:g} | {statistics.fmean(found):.2f}{spread} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
