@@ -12,7 +12,7 @@ from torch import nn
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics
-from ntt_cli.core.flops import uses_weights_seldom
+from ntt_cli.core.flops import seldom_used, uses_weights_seldom
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
 from ntt_cli.core.masks import choose_masks
@@ -91,9 +91,9 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     x, _, generator = _batch(case)
     # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
     teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
-    teacher = replace(teacher, params=channels_last(teacher.params))  # as `ntt prune` lays them out
-    params = teacher.params
     apply = teacher.bind()
+    seldom = seldom_used(apply, teacher.params, x[:1])
+    params = channels_last(teacher.params, but=seldom)  # as `ntt prune` lays them out
     keep = uses_weights_seldom(apply, params, x[:1])
     student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4, keep_graph=keep)
     scores = magnitude_scores(params, student.masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +43,9 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
         masks: of the pruned weights.
     """
     densities = {_storage(params[name]): float(mask.double().mean()) for name, mask in masks.items()}
-    counter = _Counter(densities)
-    # Of fused attention kernels, torch has formulas for some devices only.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        apply(params, x)
-    return Flops(dense=round(counter.dense / len(x)), sparse=round(counter.sparse / len(x)))
+    products = _products(apply, params, x)
+    sparse = sum(flops * min(densities.get(factor, 1.0) for factor in factors) for flops, factors in products)
+    return Flops(dense=round(sum(flops for flops, _ in products) / len(x)), sparse=round(sparse / len(x)))
 
 
 def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
@@ -58,12 +56,32 @@ def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
     return count_flops(apply, params, x, {}).dense <= 2 * SELDOM * sum(p.numel() for p in params.values())
 
 
+def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
+    """The weights that products take at least once, and `SELDOM` times a sample at most.
+
+    Such is a linear layer's on vectors, and that of a convolution with few positions.
+    """
+    products = _products(apply, params, x)
+    taken = {
+        name: sum(flops for flops, factors in products if _storage(p) in factors) / (2 * p.numel() * len(x))
+        for name, p in params.items()
+    }
+    return {name for name, times in taken.items() if 0 < times <= SELDOM}
+
+
+def _products(apply: Apply, params: Params, x: Tensor) -> list[tuple[int, set[int]]]:
+    """Operations and factors, by their storage, of each matrix product and convolution."""
+    counter = _Counter()
+    # Of fused attention kernels, torch has formulas for some devices only.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        apply(params, x)
+    return counter.products
+
+
 class _Counter(TorchDispatchMode):
-    def __init__(self, densities: Mapping[int, float]) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
-        self.densities = densities
-        self.dense = 0.0
-        self.sparse = 0.0
+        self.products: list[tuple[int, set[int]]] = []
 
     def __torch_dispatch__(
         self,
@@ -75,10 +93,8 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            flops = formula(*args, **(kwargs or {}), out_val=out)
-            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.dense += flops
-            self.sparse += flops * min(self.densities.get(_storage(tensor), 1.0) for tensor in tensors)
+            factors = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            self.products.append((formula(*args, **(kwargs or {}), out_val=out), factors))
         return out
 
 

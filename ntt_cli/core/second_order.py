@@ -5,20 +5,26 @@ then treat their own statistics as constants and give a wrong gradient in silenc
 `hardsigmoid` have none, nor has `normalize` where its input is zero; weight normalisation and `embedding_bag` cannot be
 differentiated in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the
 recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
+
+Layers with more weights than inputs spend their time on the weights. In forward mode PyTorch has these act on values
+and on tangents, and later adds up two gradients of their size; here both go through them at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+Operation = Callable[..., Tensor]
 Replacements = dict[Callable[..., Any], Callable[..., Any]]
 
 
@@ -37,8 +43,11 @@ def twice_differentiable() -> Generator[None]:
 
 
 def once_differentiable() -> TorchFunctionMode:
-    """While it is active, recurrent layers can be differentiated backwards in evaluation mode, on every device."""
-    return _Replacing(_RECURRENT)
+    """While it is active, recurrent layers can be differentiated backwards in evaluation mode, on every device.
+
+    And convolutions keep to the layout of their weights, whatever that of their inputs.
+    """
+    return _Replacing(_ONCE)
 
 
 class _Replacing(TorchFunctionMode):
@@ -92,9 +101,42 @@ def _instance_norm(
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     # PyTorch's derivatives of a tangent by a weight have one for each row of a third axis, and then add them up.
     if input.dim() <= 2:
-        return F.linear(input, weight, bias)
-    result: Tensor = F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+        return _both_at_once(F.linear, input, weight, bias)
+    result: Tensor = _both_at_once(F.linear, input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
     return result
+
+
+def _convolve(
+    operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any, **named: Any
+) -> Tensor:
+    return _both_at_once(partial(operation, **named), input, weight, bias, *geometry)
+
+
+def _conv2d(input: Tensor, weight: Tensor, *others: Any, **named: Any) -> Tensor:
+    # PyTorch takes channels last if either has it, and lays the other anew at each call: rather the inputs.
+    channels_first = weight.dim() == 4 and weight.stride(1) > weight.stride(3)
+    return F.conv2d(input.contiguous() if channels_first else input, weight, *others, **named)
+
+
+def _both_at_once(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    x, dx = fwAD.unpack_dual(input)
+    w, dw = fwAD.unpack_dual(weight)
+    b, db = (None, None) if bias is None else fwAD.unpack_dual(bias)
+    if dw is None or (dx is not None and (w.numel() <= x.numel() or x.dim() != w.dim())):
+        return operation(input, weight, bias, *geometry)
+    moved = operation(x, dw, db, *geometry)
+    if dx is None:
+        return _dual(operation(x, w, b, *geometry), moved)
+    both = operation(torch.cat([x, dx]), w, None, *geometry)
+    y, dy = both[: len(x)], both[len(x) :]  # of which each may be changed in place, unlike those of `chunk`
+    if b is not None:
+        y = y + b.view(-1, *(1,) * (y.dim() - 2))
+    return _dual(y, dy + moved)
+
+
+def _dual(value: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = fwAD.make_dual(value, tangent)
+    return dual
 
 
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -138,11 +180,15 @@ def _recurrent(operation: Callable[..., Any]) -> Callable[..., Any]:
     return native
 
 
-_RECURRENT: Replacements = {
+_ONCE: Replacements = {
     operation: _recurrent(operation) for operation in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-}
+} | {F.conv2d: _conv2d}
 _TWICE: Replacements = {
+    **_ONCE,
     F.linear: _linear,
+    F.conv1d: partial(_convolve, F.conv1d),
+    F.conv2d: partial(_convolve, _conv2d),
+    F.conv3d: partial(_convolve, F.conv3d),
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
     F.glu: _glu,
@@ -150,5 +196,4 @@ _TWICE: Replacements = {
     F.normalize: _normalize,
     F.embedding_bag: _embedding_bag,
     torch._weight_norm: _weight_norm,
-    **_RECURRENT,
 }

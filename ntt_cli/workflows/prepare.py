@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.core.batch_norm import coupling_layers
+from ntt_cli.core.flops import seldom_used
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.logits import Pick, usual_logits
 from ntt_cli.core.prunable import prunable_names
@@ -135,9 +136,23 @@ def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:
     return True
 
 
-def channels_last(params: Params) -> Params:
-    """The same values, those of four dimensions laid out channels last."""
-    return {name: p.to(memory_format=torch.channels_last) if p.ndim == 4 else p for name, p in params.items()}
+def laid_out(model: FunctionalModel, inputs: Inputs) -> FunctionalModel:
+    """The network with its weights as they lie best: channels last if it takes that, but where they are used seldom.
+
+    Those would be written in that layout in more time than convolutions by them win.
+    """
+    if not takes_channels_last(model, inputs):
+        return model
+    seldom = seldom_used(model.bind(), model.params, inputs.batch(torch.arange(1)))
+    return replace(model, params=channels_last(model.params, but=seldom))
+
+
+def channels_last(params: Params, but: Container[str] = ()) -> Params:
+    """The same values, those of four dimensions laid out channels last, `but` for these."""
+    return {
+        name: p.to(memory_format=torch.channels_last) if p.ndim == 4 and name not in but else p
+        for name, p in params.items()
+    }
 
 
 def pick_prunable(

@@ -21,13 +21,12 @@ from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.prepare import (
     Inputs,
-    channels_last,
     known_standardisation,
+    laid_out,
     open_inputs,
     pick_device,
     pick_prunable,
     take_apart,
-    takes_channels_last,
 )
 from ntt_cli.workflows.settings import TransferSettings, settle
 from ntt_cli.workflows.transfer import estimate_buffers
@@ -94,8 +93,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     inputs = _open(config, method, loaded, weights, device)
     shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
     classes, outputs = (shape[-1], math.prod(shape)) if inputs else (0, 0)
-    if inputs and takes_channels_last(teacher, inputs):
-        teacher = replace(teacher, params=channels_last(teacher.params))
+    if inputs:
+        teacher = laid_out(teacher, inputs)
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
     if inputs and method.needs == "labels":
         check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")

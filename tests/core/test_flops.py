@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.core.flops import Flops, count_flops, uses_weights_seldom
+from ntt_cli.core.flops import Flops, count_flops, seldom_used, uses_weights_seldom
 from ntt_cli.core.functional import functional_model
 
 
@@ -90,3 +90,26 @@ def test_uses_of_weights_are_averaged_over_them() -> None:
     """A convolution's 4 weights at 9 positions each, and a layer of 9 * 10 weights at one: 1.3 times on average."""
     model = functional_model(nn.Sequential(nn.Conv2d(1, 1, 2, bias=False), nn.Flatten(), nn.Linear(9, 10, bias=False)))
     assert uses_weights_seldom(model.bind(), model.params, torch.zeros(1, 1, 4, 4))
+
+
+def test_weights_that_are_used_seldom_by_hand() -> None:
+    """Two convolutions of 9 and 4 positions, a layer used 3 times, one of 9 uses, one of none."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.often, self.seldom = nn.Conv2d(1, 2, 2), nn.Conv2d(2, 2, 2)
+            self.thrice, self.nine, self.never = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.seldom(self.often(x)).flatten(1)
+            for layer in [self.thrice] * 3 + [self.nine] * 9:
+                x = layer(x)
+            return x
+
+    model = functional_model(Network())
+    for samples in (1, 5):
+        assert seldom_used(model.bind(), model.params, torch.zeros(samples, 1, 4, 4)) == {
+            "seldom.weight",
+            "thrice.weight",
+        }

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, jacrev
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.kernel_product import answers_and_pullback
@@ -135,3 +139,125 @@ def test_embeddings_in_bags_are_as_written_out(mode: str) -> None:
 
     x1, x2 = torch.tensor([[1, 2, 2], [0, 5, 1]]), torch.tensor([[3, 3, 3], [2, 4, 0], [5, 1, 1]])
     assert_same(taken_apart(Bag(), x1, x2), taken_apart(Library(), x1, x2))
+
+
+class Mixed(nn.Module):
+    """A layer on inputs, one on what came of them, which has more weights than inputs, and a head."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, features: int, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.head = first, second, nn.Linear(features, 2)
+        self.second.weight.requires_grad_(not frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))).flatten(1))
+
+
+class ByName(nn.Module):
+    """A convolution that names its geometry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 2, 3, 3)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, bias=self.bias, stride=2, padding=1)
+
+
+class InPlace(nn.Conv2d):
+    """A convolution whose outputs an activation takes the place of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(F.relu_(super().forward(x)))
+
+
+class Unbatched(nn.Conv2d):
+    """A convolution of samples one by one, as an image without a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([super(Unbatched, self).forward(image) for image in x])
+
+
+HEAVY = {
+    "linear": (lambda: Mixed(nn.Linear(3, 4), nn.Linear(4, 6), 6), (3,)),
+    "linear, no bias": (lambda: Mixed(nn.Linear(3, 4, bias=False), nn.Linear(4, 6, bias=False), 6), (3,)),
+    "linear, frozen": (lambda: Mixed(nn.Linear(3, 4), nn.Linear(4, 6), 6, frozen=True), (3,)),
+    "linear, positions": (lambda: Mixed(nn.Linear(3, 4), nn.Linear(4, 20), 40), (2, 3)),
+    "conv1d": (lambda: Mixed(nn.Conv1d(1, 2, 3), nn.Conv1d(2, 6, 3), 6), (1, 5)),
+    "conv2d": (lambda: Mixed(nn.Conv2d(1, 2, 2), nn.Conv2d(2, 9, 2, stride=2, padding=1), 36), (1, 3, 3)),
+    "conv2d, same": (lambda: Mixed(nn.Conv2d(1, 2, 2), nn.Conv2d(2, 9, 3, padding="same"), 36), (1, 3, 3)),
+    "conv2d, groups": (lambda: Mixed(nn.Conv2d(1, 4, 2), nn.Conv2d(4, 40, 2, groups=2, bias=False), 40), (1, 3, 3)),
+    "conv2d, by name": (lambda: Mixed(nn.Conv2d(1, 2, 2), ByName(), 4), (1, 3, 3)),
+    "conv2d, in place": (lambda: Mixed(nn.Conv2d(1, 2, 2), InPlace(2, 9, 2, bias=False), 9), (1, 3, 3)),
+    "conv2d, unbatched": (lambda: Mixed(nn.Conv2d(1, 2, 2), Unbatched(2, 9, 2), 9), (1, 3, 3)),
+    "conv3d": (lambda: Mixed(nn.Conv3d(1, 2, 2), nn.Conv3d(2, 9, 2), 9), (1, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_layers_of_more_weights_than_inputs_are_as_jacobians_say(name: str) -> None:
+    build, shape = HEAVY[name]
+    torch.manual_seed(0)
+    module = build().double()
+    x1, x2 = torch.randn(2, *shape).double(), torch.randn(3, *shape).double()
+    probe = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).double()
+    trained = {key: p.detach().requires_grad_() for key, p in module.named_parameters() if p.requires_grad}
+    others = {key: p.detach() for key, p in module.named_parameters() if not p.requires_grad}
+
+    def jacobians(x: Tensor) -> Tensor:
+        every = jacrev(lambda params: functional_call(module, params | others, (x,)))(trained)
+        return torch.cat([every[key].flatten(2) for key in trained], dim=2)
+
+    product = torch.einsum("nap,mbp,mb->na", jacobians(x1), jacobians(x2), probe)
+    logits = [functional_call(module, trained | others, (x,)) for x in (x1, x2)]
+    scalar = sum((answer * answer.detach()).sum() for answer in (product, *logits))
+    gradients = torch.autograd.grad(scalar, list(trained.values()))
+    assert_same([product.detach(), *gradients], taken_apart(module, x1, x2))
+
+
+class Convolutions(TorchDispatchMode):
+    """The batch sizes of those made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward: list[int] = []
+        self.backward: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.forward.append(len(args[0]))
+        if func is torch.ops.aten.convolution_backward.default:
+            self.backward.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_heavy_weight_acts_on_values_and_tangents_at_once() -> None:
+    """Of 3 + 3 samples: one backward pass, and two in forward mode, each with its backward pass."""
+    module = HEAVY["conv2d"][0]().double()
+    x = torch.randn(3, 1, 3, 3).double()
+    with Convolutions() as made:
+        taken_apart(module, x, x)
+    # `J(x2)ᵀ v`; then of each half the first layer by its weights and by their tangents, for inputs have none, and
+    # the second by its weights, on values and tangents at once, and by their tangents.
+    assert sorted(made.forward) == sorted([3, 3] + 2 * [3, 3, 6, 3])
+    # Of the second half the weights' tangents are held, so that the first layer by them has no gradient.
+    assert sorted(made.backward) == sorted([3, 3] + [3, 3, 6, 3] + [3, 6, 3])
+
+
+def test_a_light_weight_acts_on_them_in_turn() -> None:
+    """The second convolution's inputs are 24, its weights 16: to put values and tangents together would cost more."""
+    x = torch.randn(3, 1, 3, 3).double()
+    with Convolutions() as made:
+        taken_apart(Mixed(nn.Conv2d(1, 2, 2), nn.Conv2d(2, 2, 2), 2), x, x)
+    assert {*made.forward, *made.backward} == {3}
+
+
+def test_convolutions_keep_to_the_layout_of_their_weights() -> None:
+    module = nn.Conv2d(2, 3, 3)
+    model = functional_model(nn.Sequential(module))
+    x = torch.randn(4, 2, 5, 5).to(memory_format=torch.channels_last)
+    out = model.returned(x)
+    assert out.is_contiguous()
+    assert torch.allclose(out, module(x), atol=1e-6)
+    laid = {name: p.to(memory_format=torch.channels_last) if p.dim() == 4 else p for name, p in model.params.items()}
+    assert replace(model, params=laid).returned(x.contiguous()).is_contiguous(memory_format=torch.channels_last)

@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from ntt_cli.config import DataOptions
+from ntt_cli.core.functional import functional_model
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import DataError, ModelError, UsageError
 from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.prepare import (
     Inputs,
     channels_last,
+    laid_out,
     open_inputs,
     pick_device,
     pick_prunable,
@@ -33,6 +35,18 @@ def test_channels_last_changes_where_weights_lie_and_not_what_they_are(digits: I
     assert all(torch.equal(laid[name], value) for name, value in model.params.items())
     x = digits.batch(torch.arange(5))
     assert torch.allclose(model.bind()(laid, x), model.bind()(model.params, x), atol=1e-6)
+
+
+def test_weights_that_are_used_seldom_keep_their_layout(digits: Inputs) -> None:
+    """The second convolution has 2·2 positions, the first 8·8."""
+    layers = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, stride=4, padding=1)
+    model = functional_model(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 10)))
+    laid = laid_out(model, digits)
+    assert laid.params["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert laid.params["1.weight"].is_contiguous()
+    assert all(torch.equal(laid.params[name], value) for name, value in model.params.items())
+    by_view = apart("flattens by view")
+    assert laid_out(by_view, digits) is by_view
 
 
 def test_devices() -> None:
