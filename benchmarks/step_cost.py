@@ -1,6 +1,6 @@
 """What an NTT step costs: its time and memory over those of a plain SGD step, same model, same batch, in one run.
 
-    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--device cuda]
+    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--compile] [--device cuda]
 
 Times are the processor's in this process, which other work on the machine disturbs least, with one thread; with more,
 or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that
@@ -10,7 +10,8 @@ plain step has the layout that PyTorch gives; `/ best` is over the faster of tha
 Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
 weights, gradients, optimiser and activations, for SGD, AdamW (which `ntt finetune` uses) and NTT alike.
 
-`--growth` has more outputs and weights instead.
+`--growth` has more outputs and weights instead. `--compile` has NTT's steps as `ntt prune --compile` takes them; plain
+ones stay as they are.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--only", choices=list(ZOO))
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -71,16 +73,17 @@ def main() -> None:
     table = Table("model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "/ SGD", "/ AdamW")
     for name, case in cases.items():
         if options.only in {None, name}:
-            table.add_row(name, *row(replace(case, device=options.device), options.steps))
-    said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}"
+            table.add_row(name, *row(replace(case, device=options.device), options.steps, compiled=options.compile))
+    compiled = ", NTT compiled" if options.compile else ""
+    said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}{compiled}"
     Console(width=140).print(said)
     Console(width=140).print(table)
 
 
-def row(case: Case, turns: int) -> list[str]:
+def row(case: Case, turns: int, *, compiled: bool) -> list[str]:
     """The cells of one network."""
     plain, nhwc = plain_step(case), plain_step(case, channels_last=True)
-    ntt, cached = ntt_step(case), ntt_step(case, cached=True)
+    ntt, cached = (ntt_step(case, cached=known, compiled=compiled) for known in (False, True))
     steps = (plain, nhwc, ntt, cached)
     for _ in range(2):
         for step in steps:
@@ -89,7 +92,8 @@ def row(case: Case, turns: int) -> list[str]:
     low, ratio, high = statistics.quantiles([ours / sgd for sgd, _, ours, _ in taken], n=4)
     best = statistics.median(ours / min(sgd, other) for sgd, other, ours, _ in taken)
     known = statistics.median(less / sgd for sgd, _, _, less in taken)
-    memory = [peak_mib(build, case) for build in (plain_step, partial(plain_step, adamw=True), ntt_step)]
+    builds = plain_step, partial(plain_step, adamw=True), partial(ntt_step, compiled=compiled)
+    memory = [peak_mib(build, case) for build in builds]
     sgd_ms, ntt_ms = (1e3 * statistics.median(t[i] for t in taken) for i in (0, 2))
     return [
         *(f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"),

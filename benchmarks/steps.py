@@ -12,14 +12,16 @@ from torch import nn
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics
+from ntt_cli.core.compiled import CompiledAnswers, CompiledGradients
 from ntt_cli.core.flops import seldom_used, uses_weights_seldom
 from ntt_cli.core.functional import functional_model
-from ntt_cli.core.kernel_product import draw_probe, kernel_product
+from ntt_cli.core.kernel_product import answers, draw_probe
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.objective import Objective
 from ntt_cli.core.prunable import prunable_names
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import start_student, transfer_step, update_masks
+from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.prepare import channels_last
 
@@ -85,7 +87,7 @@ def plain_step(case: Case, *, channels_last: bool = False, adamw: bool = False) 
     return step
 
 
-def ntt_step(case: Case, *, cached: bool = False) -> Step:
+def ntt_step(case: Case, *, cached: bool = False, compiled: bool = False) -> Step:
     """All that `ntt prune` does in a step, drawing the probe and the teacher's passes included unless `cached`."""
     teacher = functional_model(_module(case))
     x, _, generator = _batch(case)
@@ -95,7 +97,17 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     seldom = seldom_used(apply, teacher.params, x[:1])
     params = channels_last(teacher.params, but=seldom)  # as `ntt prune` lays them out
     keep = uses_weights_seldom(apply, params, x[:1])
-    student = start_student(apply, params, prunable_names(teacher), learning_rate=1e-4, keep_graph=keep)
+    student = start_student(
+        apply,
+        params,
+        prunable_names(teacher),
+        learning_rate=1e-4,
+        keep_graph=keep,
+        compiled=CompiledGradients(teacher) if compiled else None,
+    )
+    ask = CompiledAnswers(teacher) if compiled else answers
+    if compiled:
+        keep_compiled_code_private()
     scores = magnitude_scores(params, student.masks)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = update_masks(student, masks, density=0.05, apply=apply)
@@ -103,12 +115,12 @@ def ntt_step(case: Case, *, cached: bool = False) -> Step:
     x1, x2 = x.chunk(2)
     shape = (len(x2), case.outputs)
     probe = draw_probe(shape, like=x, generator=generator)
-    known = kernel_product(apply, params, x1, x2, probe) if cached else None
+    known = answers(apply, params, x1, x2, probe) if cached else None
 
     def step() -> None:
         v = probe if cached else draw_probe(shape, like=x, generator=generator)
-        answers = known or kernel_product(apply, params, x1, x2, v)
-        transfer_step(student, x1, x2, probe=v, teacher=answers, objective=objective, active=False)
+        theirs = known or ask(apply, params, x1, x2, v)
+        transfer_step(student, x1, x2, probe=v, teacher=theirs, objective=objective, active=False)
 
     return step
 

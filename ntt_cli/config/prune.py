@@ -160,6 +160,14 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         ),
         MACHINE,
     ] = None
+    compile: Annotated[
+        bool,
+        Field(
+            description="Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a"
+            " GPU Triton; steps are faster then, most of all those of transformers and of small networks."
+        ),
+        MACHINE,
+    ] = False
     kernel_memory: Annotated[
         int,
         Field(
@@ -186,6 +194,12 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     def _one_length(self) -> PruneConfig:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> PruneConfig:
+        if self.compile and self.micro_batch is not None:
+            raise ValueError("give either compile or micro_batch: only steps of whole batches are compiled")
         return self
 
     @model_validator(mode="after")

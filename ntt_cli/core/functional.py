@@ -38,17 +38,8 @@ class FunctionalModel:
     pick: Pick
 
     def bind(self, buffers: Params | None = None) -> Apply:
-        """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own.
-
-        Where there is a row of logits for each position of a sample, all its rows together are the outputs.
-        """
-        values = self.buffers if buffers is None else buffers
-
-        def apply(params: Params, x: Tensor) -> Tensor:
-            logits: Tensor = self.pick(self._returned(params, values, x))
-            return logits.flatten(1)
-
-        return apply
+        """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
+        return Bound(self, self.buffers if buffers is None else buffers)
 
     def returned(self, x: Tensor) -> Any:
         """What the module itself returns at its own values."""
@@ -70,6 +61,26 @@ class FunctionalModel:
             *self.module.named_parameters(remove_duplicate=remove_duplicate),
             *self.module.named_buffers(remove_duplicate=remove_duplicate),
         ]
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A network at some buffers: `apply(params, x) -> [n, outputs]`.
+
+    Where there is a row of logits for each position of a sample, all its rows together are the outputs.
+
+    Attributes:
+        model: the network.
+        buffers: by name.
+    """
+
+    model: FunctionalModel
+    buffers: Params
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.model.pick(self.model._returned(params, self.buffers, x))
+        return logits.flatten(1)
 
 
 def functional_model(module: nn.Module, pick: Pick = usual_logits) -> FunctionalModel:

@@ -63,7 +63,7 @@ def transfer_loss(
     *,
     params: Params,
     prunable: Iterable[str],
-    density: float,
+    density: float | Tensor,
     total: Sum = alone,
 ) -> TransferLoss:
     """The loss of one batch from what student and teacher answer, with the same Gaussian probe.
@@ -137,7 +137,7 @@ def loss_gradients(
     *,
     params: Params,
     prunable: Iterable[str],
-    density: float,
+    density: float | Tensor,
     total: Sum = alone,
 ) -> tuple[TransferLoss, Answers, Params]:
     """`transfer_loss` of the whole batch, detached, and the gradients of its terms.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,70 @@ from ntt_cli.core.masks import apply_masks, as_numbers
 from ntt_cli.core.objective import Objective, TransferLoss, loss_gradients
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
+
+
+@dataclass(frozen=True)
+class Form:
+    """What stays the same from the first step to the last.
+
+    Attributes:
+        objective: what is minimised.
+        active: take the student's kernel over kept entries only.
+        keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
+    """
+
+    objective: Objective
+    active: bool = False
+    keep_graph: bool = False
+
+
+def transfer_gradients(
+    apply: Apply,
+    params: Params,
+    mask_numbers: Masks,
+    x1: Tensor,
+    x2: Tensor,
+    *,
+    probe: Tensor | None,
+    teacher: Answers,
+    density: float | Tensor,
+    form: Form,
+    chunk: int | None = None,
+    total: Sum = alone,
+) -> tuple[TransferLoss, Params]:
+    """`L`, detached, and its gradient by each parameter; that of a pruned entry is zero.
+
+    Args:
+        apply: the student's function.
+        params: its parameters, without a graph.
+        mask_numbers: its masks as 0 and 1.
+        x1: first half of the batch, `[n, ...]`.
+        x2: second half, `[m, ...]`.
+        probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
+        teacher: the teacher's answers on the same halves with the same probe.
+        density: kept fraction of the prunable parameters.
+        form: of the loss.
+        chunk: samples that go through the network at once; all of a half by default.
+        total: sums over the processes that share the batch.
+    """
+    masked = apply_masks(params, mask_numbers)
+    restriction = mask_numbers if form.active else None
+    own, pullback = answers_and_pullback(
+        apply, masked, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
+    )
+    loss, by_answers, by_weights = loss_gradients(
+        form.objective, own, teacher, params=masked, prunable=mask_numbers, density=density, total=total
+    )
+    gradients = pullback(by_answers)
+    for name, gradient in gradients.items():
+        if name in by_weights:
+            gradient += by_weights[name]
+        if name in mask_numbers:
+            gradient *= mask_numbers[name]
+    return loss, gradients
+
+
+Gradients = Callable[..., tuple[TransferLoss, Params]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +93,7 @@ class Student:
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
         keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
+        compiled: the same as `transfer_gradients` of a whole batch, faster; `None` where there is no such thing.
     """
 
     apply: Apply
@@ -37,6 +103,7 @@ class Student:
     density: float
     optimiser: torch.optim.Optimizer
     keep_graph: bool = False
+    compiled: Gradients | None = None
 
     @property
     def masked_params(self) -> Params:
@@ -45,7 +112,13 @@ class Student:
 
 
 def start_student(
-    apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float, keep_graph: bool = False
+    apply: Apply,
+    teacher: Params,
+    prunable: Iterable[str],
+    *,
+    learning_rate: float,
+    keep_graph: bool = False,
+    compiled: Gradients | None = None,
 ) -> Student:
     """A student that begins as the teacher: its parameters, nothing pruned."""
     masks = {name: torch.ones_like(teacher[name], dtype=torch.bool) for name in prunable}
@@ -61,6 +134,7 @@ def start_student(
         density=1.0,
         optimiser=optimiser,
         keep_graph=keep_graph,
+        compiled=compiled,
     )
 
 
@@ -100,27 +174,19 @@ def transfer_step(
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
-    masked = student.masked_params
-    restriction = student.mask_numbers if active else None
-    own, pullback = answers_and_pullback(
+    of_parts = partial(transfer_gradients, chunk=chunk, total=total)
+    loss, gradients = (student.compiled if student.compiled and chunk is None and total is alone else of_parts)(
         student.apply,
-        masked,
+        {name: p.detach() for name, p in student.params.items()},
+        student.mask_numbers,
         x1,
         x2,
-        probe,
-        active=restriction,
-        keep_graph=student.keep_graph,
-        chunk=chunk,
-        total=total,
+        probe=probe,
+        teacher=teacher,
+        density=student.density,
+        form=Form(objective, active=active, keep_graph=student.keep_graph),
     )
-    loss, by_answers, by_weights = loss_gradients(
-        objective, own, teacher, params=masked, prunable=student.masks, density=student.density, total=total
-    )
-    for name, gradient in pullback(by_answers).items():
-        if name in by_weights:
-            gradient += by_weights[name]
-        if name in student.mask_numbers:
-            gradient *= student.mask_numbers[name]
+    for name, gradient in gradients.items():
         student.params[name].grad = gradient
     advance(student.optimiser)
     student.optimiser.zero_grad(set_to_none=True)  # now, so that the next forward pass has their memory

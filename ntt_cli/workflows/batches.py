@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ntt_cli.core.compiled import CompiledAnswers
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import Answers, answers, draw_probe
 from ntt_cli.workflows.generators import seeded
@@ -58,6 +60,10 @@ class Batches:
     _answers: dict[int, Answers] = field(default_factory=dict)
     _logits: Tensor | None = None
     _remembered: int = 0
+    _compiled: CompiledAnswers | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._compiled = CompiledAnswers(self.teacher) if self.settings.compiled else None
 
     def at(self, step: int, *, chunk: int | None) -> Batch:
         """The batch of a step; `chunk` samples at most go through the teacher at once."""
@@ -74,7 +80,9 @@ class Batches:
         probe = self.world.share(whole)
         known = self._answers.get(number)
         if known is None:
-            known = answers(self.teacher.bind(), self.teacher.params, x1, x2, probe, chunk=chunk, total=self.world.sum)
+            of_parts = partial(answers, chunk=chunk, total=self.world.total)
+            ask = self._compiled if self._compiled and chunk is None and self.world.size == 1 else of_parts
+            known = ask(self.teacher.bind(), self.teacher.params, x1, x2, probe)
             self._remember(number, known)
         return Batch(x1, x2, probe, known)
 

@@ -65,6 +65,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
     """
     output, world = Path(config.output), this_world()
     with claimed(output, config, world, on_event):
+        world.require_one(config.compile, "--compile")
         task = prepare(config, on_event)
         world.require(task.settings.batch_size // 2)
         this = _run_record(task)

@@ -15,6 +15,7 @@ from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
+from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import EventSink
@@ -82,6 +83,8 @@ class Task:
 def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     """Find and check everything that a run needs, before any work."""
     method = METHODS[config.method]
+    if config.compile:
+        keep_compiled_code_private()
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
     weights = None

@@ -29,6 +29,7 @@ class TransferSettings:
         auto: the transfer ends when the validation distance has flattened.
         objective: form and weights of the loss.
         active: take the kernel over kept entries only.
+        compiled: steps of whole batches are compiled.
         by_hand: densities of the weights that `--layer-density` names.
     """
 
@@ -45,6 +46,7 @@ class TransferSettings:
     learning_rate: float
     mask_update_every: int
     micro_batch: int | None
+    compiled: bool
     seed: int
     by_hand: dict[str, float]
 
@@ -102,6 +104,7 @@ def settle(
         learning_rate=config.learning_rate,
         mask_update_every=config.mask_update_every,
         micro_batch=config.micro_batch,
+        compiled=config.compile,
         seed=config.seed,
         by_hand=_by_hand(config.layer_density, names),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
+from ntt_cli.core.compiled import CompilationError, CompiledGradients
 from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
@@ -17,9 +18,10 @@ from ntt_cli.core.rounds import masks_at, on_the_way
 from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
+from ntt_cli.errors import UsageError
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.course import course_of
-from ntt_cli.workflows.events import EventSink, MasksUpdated, StepsDone, TransferStarted, Validated
+from ntt_cli.workflows.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
 from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.looks import LOOK_EVERY, check_losses
@@ -96,6 +98,8 @@ def run_transfer(
         progress = restore_progress(progress, keeper.found, teacher, room)
         course = course.after_all(progress.history.validation)
     on_event(TransferStarted(course.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
+    if settings.compiled and progress.step < course.steps:
+        on_event(Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before"))
     with global_draws_apart(inputs.device), keeper.stop.patiently():
         while progress.step < course.steps:
             step = progress.step
@@ -125,7 +129,11 @@ def run_transfer(
 
 
 def take_step(student: Student, batches: Batches, step: int, settings: TransferSettings, room: Room) -> TransferLoss:
-    """Move the student on the step's batch, in place."""
+    """Move the student on the step's batch, in place.
+
+    Raises:
+        UsageError: if steps are to be compiled, and cannot be.
+    """
 
     def move(chunk: int | None) -> TransferLoss:
         batch = batches.at(step, chunk=chunk)
@@ -138,10 +146,15 @@ def take_step(student: Student, batches: Batches, step: int, settings: TransferS
             objective=settings.objective,
             active=settings.active,
             chunk=chunk,
-            total=batches.world.sum,
+            total=batches.world.total,
         )
 
-    return room.run(move)
+    try:
+        return room.run(move)
+    except CompilationError as error:
+        raise UsageError(
+            "--compile", f"failed: {error}", hint="run without it, or install a C++ compiler (on a GPU, Triton)"
+        ) from error
 
 
 def _advance(
@@ -180,6 +193,7 @@ def _start(teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], set
         names,
         learning_rate=settings.learning_rate,
         keep_graph=uses_weights_seldom(teacher.bind(), teacher.params, inputs.batch(torch.arange(1))),
+        compiled=CompiledGradients(teacher) if settings.compiled else None,
     )
 
 

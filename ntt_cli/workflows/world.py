@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ntt_cli.core.functional import Params
+from ntt_cli.core.sharing import Sum, alone
 from ntt_cli.errors import LostError, UsageError
 
 PATIENCE = timedelta(minutes=30)
@@ -51,6 +52,15 @@ class World:
                 "--batch-size", f"leaves {samples} samples to {self.size} processes at once", hint="raise it"
             )
 
+    def require_one(self, asked: bool, option: str) -> None:
+        """Refuse an option that works in one process alone.
+
+        Raises:
+            UsageError: if it is asked for, and there are several.
+        """
+        if asked and self.size > 1:
+            raise UsageError(option, "works in one process alone", hint="leave it out under torchrun")
+
     def share(self, values: Tensor) -> Tensor:
         """This process's rows."""
         return values[self.rank :: self.size]
@@ -71,6 +81,11 @@ class World:
             name: torch.empty_like(value).copy_(part.view(value.shape))
             for (name, value), part in zip(tensors.items(), parts, strict=True)
         }
+
+    @property
+    def total(self) -> Sum:
+        """`sum`, known to be that of one process where it is."""
+        return alone if self.size == 1 else self.sum
 
     def from_first(self, tensors: Params) -> Params:
         """The first process's tensors, in all of them.

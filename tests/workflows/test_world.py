@@ -184,6 +184,13 @@ def test_fewer_samples_than_processes_are_refused() -> None:
         World(rank=0, size=4).require(3)
 
 
+def test_an_option_for_one_process_is_refused_where_there_are_more() -> None:
+    World().require_one(True, "--compile")
+    World(rank=1, size=2).require_one(False, "--compile")
+    with pytest.raises(UsageError, match="^--compile: works in one process alone$"):
+        World(rank=1, size=2).require_one(True, "--compile")
+
+
 def test_shares_are_a_partition() -> None:
     values = torch.arange(11)
     shares = [World(rank, 3).share(values) for rank in range(3)]
