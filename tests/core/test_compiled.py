@@ -139,3 +139,15 @@ def test_memory_that_runs_out_while_tracing_is_no_matter_of_compilers() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         Compiled(large)(None, torch.ones(2))
+
+
+@pytest.mark.usefixtures("traced_alone")
+def test_what_is_fixed_and_the_layout_are_of_the_kind() -> None:
+    compiled = Compiled(lambda factor, x: factor * x.view(-1))
+    x = torch.arange(6.0).view(2, 3)
+    assert torch.equal(compiled(2, x), 2 * x.flatten())
+    assert torch.equal(compiled(3, x), 3 * x.flatten())
+    assert torch.equal(compiled(3, x + 1), 3 * x.flatten() + 3)
+    assert len(compiled._made) == 2
+    with pytest.raises(CompilationError):  # traced anew, and found to have no such view
+        compiled(3, x.t())

@@ -152,6 +152,22 @@ def test_prune_finetune_evaluate(name: str, data: str) -> None:
     assert 0 < result.flops_sparse < result.flops_dense
 
 
+TRACED = [case for case in ZOO if case[0] in {"resnet", "mobilenet", "vit", "Decoder", "lstm"}]
+
+
+@pytest.mark.parametrize(("name", "data"), TRACED)
+def test_steps_are_traced_as_they_are_taken(name: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--compile` compiles, run as it is."""
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    found = []
+    for compiled in (False, True):
+        config = settings(name, data, sparsity=0.6, steps=3, exclude=("place*",), compile=compiled)
+        pruned = prune.run(PruneConfig(**config, output=f"{compiled}.safetensors"), lambda _: None)
+        found.append(read_checkpoint(Path(pruned.output)).tensors)
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-3, atol=1e-4)
+
+
 def test_positions_without_a_label_count_for_nothing() -> None:
     model = settings("Decoder", TOKENS)
     tuned = finetune.run(FinetuneConfig(**model, epochs=1, validation=0.0, seed=1), lambda _: None)
