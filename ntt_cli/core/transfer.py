@@ -174,8 +174,10 @@ def transfer_step(
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
-    of_parts = partial(transfer_gradients, chunk=chunk, total=total)
-    loss, gradients = (student.compiled if student.compiled and chunk is None and total is alone else of_parts)(
+    find: Gradients = partial(transfer_gradients, chunk=chunk, total=total)
+    if student.compiled is not None and chunk is None and total is alone:
+        find = student.compiled
+    loss, gradients = find(
         student.apply,
         {name: p.detach() for name, p in student.params.items()},
         student.mask_numbers,
