@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from ntt_cli.core.functional import Apply, Masks, Params
-from ntt_cli.core.second_order import twice_differentiable
+from ntt_cli.core.second_order import heavy_once_differentiable, twice_differentiable
 from ntt_cli.core.sharing import Sum, alone
 
 
@@ -169,7 +169,7 @@ def transposed_product(
     total: Params = {}
     logits = []
     for part, v in zip(_chunks(x, chunk), _chunks(probe, chunk), strict=True):
-        with torch.enable_grad():
+        with torch.enable_grad(), heavy_once_differentiable():
             out = apply(leaves, part)
         gradients = torch.autograd.grad(out, list(leaves.values()), v, materialize_grads=True)
         for name, gradient in zip(leaves, gradients, strict=True):

@@ -53,7 +53,7 @@ class TransferLoss:
 
 def squared_norm(params: Params, names: Iterable[str]) -> Float[Tensor, ""]:
     """`‖w‖²` over the named parameters."""
-    return torch.stack([params[name].square().sum() for name in names]).sum()
+    return torch.stack([torch.linalg.vector_norm(params[name]).square() for name in names]).sum()
 
 
 def transfer_loss(

@@ -7,7 +7,8 @@ differentiated in forward mode. Written out in elementary operations, all are ri
 recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
 
 Layers with more weights than inputs spend their time on the weights. In forward mode PyTorch has these act on values
-and on tangents, and later adds up two gradients of their size; here both go through them at once.
+and on tangents, and later adds up two gradients of their size; here both go through them at once. Convolutions at fewer
+positions than they have output channels are matrix products here: oneDNN's gradients by the weights are slow there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch.autograd.forward_ad as fwAD
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 Operation = Callable[..., Tensor]
@@ -48,6 +50,11 @@ def once_differentiable() -> TorchFunctionMode:
     And convolutions keep to the layout of their weights, whatever that of their inputs.
     """
     return _Replacing(_ONCE)
+
+
+def heavy_once_differentiable() -> TorchFunctionMode:
+    """While it is active, heavy convolutions are differentiated backwards as fast as `twice_differentiable` has it."""
+    return _Replacing({F.conv2d: _conv2d_or_product})
 
 
 class _Replacing(TorchFunctionMode):
@@ -114,8 +121,31 @@ def _convolve(
 
 def _conv2d(input: Tensor, weight: Tensor, *others: Any, **named: Any) -> Tensor:
     # PyTorch takes channels last if either has it, and lays the other anew at each call: rather the inputs.
-    channels_first = weight.dim() == 4 and weight.stride(1) > weight.stride(3)
-    return F.conv2d(input.contiguous() if channels_first else input, weight, *others, **named)
+    return F.conv2d(input.contiguous() if _channels_first(weight) else input, weight, *others, **named)
+
+
+def _conv2d_or_product(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    out, _, *kernel = weight.shape
+    if input.dim() == 4 and _channels_first(weight) and groups == 1 and not isinstance(padding, str):
+        sides = zip(input.shape[2:], kernel, *map(_pair, (stride, padding, dilation)), strict=True)
+        height, width = ((side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in sides)
+        if len(input) * height * width < out and input.device.type == "cpu":
+            patches = F.unfold(input, tuple(kernel), dilation, padding, stride).mT.flatten(0, 1)
+            result: Tensor = F.linear(patches, weight.flatten(1), bias)
+            return result.view(len(input), height, width, out).movedim(-1, 1)
+    return _conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _channels_first(weight: Tensor) -> bool:
+    return weight.dim() == 4 and weight.stride(1) > weight.stride(3)
 
 
 def _both_at_once(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
@@ -187,7 +217,7 @@ _TWICE: Replacements = {
     **_ONCE,
     F.linear: _linear,
     F.conv1d: partial(_convolve, F.conv1d),
-    F.conv2d: partial(_convolve, _conv2d),
+    F.conv2d: partial(_convolve, _conv2d_or_product),
     F.conv3d: partial(_convolve, F.conv3d),
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,

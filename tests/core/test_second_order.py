@@ -190,6 +190,8 @@ HEAVY = {
     "conv2d, by name": (lambda: Mixed(nn.Conv2d(1, 2, 2), ByName(), 4), (1, 3, 3)),
     "conv2d, in place": (lambda: Mixed(nn.Conv2d(1, 2, 2), InPlace(2, 9, 2, bias=False), 9), (1, 3, 3)),
     "conv2d, unbatched": (lambda: Mixed(nn.Conv2d(1, 2, 2), Unbatched(2, 9, 2), 9), (1, 3, 3)),
+    "conv2d, few positions": (lambda: Mixed(nn.Conv2d(1, 2, 2), nn.Conv2d(2, 40, 2, 2, 1, (1, 2)), 80), (1, 3, 3)),
+    "conv2d, few positions, in place": (lambda: Mixed(nn.Conv2d(1, 2, 2), InPlace(2, 40, (2, 1)), 80), (1, 3, 3)),
     "conv3d": (lambda: Mixed(nn.Conv3d(1, 2, 2), nn.Conv3d(2, 9, 2), 9), (1, 3, 3, 3)),
 }
 
@@ -242,6 +244,15 @@ def test_a_heavy_weight_acts_on_values_and_tangents_at_once() -> None:
     assert sorted(made.forward) == sorted([3, 3] + 2 * [3, 3, 6, 3])
     # Of the second half the weights' tangents are held, so that the first layer by them has no gradient.
     assert sorted(made.backward) == sorted([3, 3] + [3, 3, 6, 3] + [3, 6, 3])
+
+
+def test_convolutions_at_few_positions_are_matrix_products() -> None:
+    """Of 3 samples, 12 positions, and twice as many with the tangents: fewer than the second's 40 channels."""
+    x = torch.randn(3, 1, 3, 3).double()
+    with Convolutions() as made:
+        taken_apart(Mixed(nn.Conv2d(1, 2, 2), nn.Conv2d(2, 40, 2, stride=2, padding=1), 160), x, x)
+    assert sorted(made.forward) == [3] * 5
+    assert sorted(made.backward) == [3] * 4
 
 
 def test_a_light_weight_acts_on_them_in_turn() -> None:
