@@ -49,8 +49,12 @@ def allocate_global(scores: Mapping[str, Tensor], *, density: float) -> Counts:
     sizes = {name: score.numel() for name, score in scores.items()}
     n_keep = total_to_keep(sizes, density=density)
     # Every layer's best weight is kept first; what is left goes to the highest scores anywhere.
-    rest = [_without_best(score.flatten()) for score in scores.values()]
-    chosen = keep_top(torch.cat(rest), n_keep=n_keep - len(sizes)).split([len(values) for values in rest])
+    others = [size - 1 for size in sizes.values()]
+    rest = next(iter(scores.values())).new_empty(sum(others))
+    for part, score in zip(rest.split(others), scores.values(), strict=True):
+        flat, best = score.flatten(), int(score.argmax())
+        part[:best], part[best:] = flat[:best], flat[best + 1 :]
+    chosen = keep_top(rest, n_keep=n_keep - len(sizes)).split(others)
     return {name: 1 + int(own.sum()) for name, own in zip(sizes, chosen, strict=True)}
 
 
@@ -89,11 +93,6 @@ def allocate(
 def layer_sizes(shapes: Shapes) -> dict[str, int]:
     """The number of weights in each layer."""
     return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-
-
-def _without_best(scores: Tensor) -> Tensor:
-    best = int(scores.argmax())
-    return torch.cat([scores[:best], scores[best + 1 :]])
 
 
 def _apportion(sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int) -> Counts:

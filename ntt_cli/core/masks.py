@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ntt_cli.core.functional import Masks, Params
+
+PART = 2**20
+"""Scores that are looked at together."""
 
 
 def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*shape"]:
@@ -24,13 +28,28 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
     flat = scores.flatten()
     if n_keep == 0:
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    # Selection is several times faster than sorting, and a method of 100 rounds does little else.
-    there = flat.cpu() if flat.device.type == "mps" else flat  # older torch cannot select on MPS
-    lowest = there.kthvalue(flat.numel() - n_keep + 1).values.to(flat.device)
+    lowest = _in_order(flat, flat.numel() - n_keep)
     mask = flat > lowest
-    ties = (flat == lowest).nonzero().flatten()
-    mask[ties[: n_keep - int(mask.sum())]] = True
+    missing = n_keep - int(mask.count_nonzero())  # `sum` makes whole numbers of 8 bytes first
+    # Where most scores are zero, their indices all at once would take twice the memory of the scores.
+    for part, kept in zip(flat.split(PART), mask.split(PART), strict=True):
+        if missing == 0:
+            break
+        ties = (part == lowest).nonzero().flatten()[:missing]
+        kept[ties] = True
+        missing -= len(ties)
     return mask.view(scores.shape)
+
+
+def _in_order(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
+    """The value with `k` smaller ones, if they were sorted."""
+    # Selection is several times faster than sorting, and a method of 100 rounds does little else.
+    if values.device.type == "cuda":
+        return values.kthvalue(k + 1).values
+    # As fast as torch's, without the number of each value, which takes twice the memory of the values.
+    there = values.detach().cpu()
+    there = there.float() if there.dtype == torch.bfloat16 else there  # numpy has none
+    return torch.from_numpy(np.partition(there.numpy(), k)[k : k + 1]).to(values)[0]
 
 
 def choose_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Masks:

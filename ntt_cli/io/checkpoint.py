@@ -131,7 +131,7 @@ def write_checkpoint(
         run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )
-    write_atomically(path, seal(save(tensors, metadata=encode_record(record))))
+    write_atomically(path, *seal(save(tensors, metadata=encode_record(record))))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -90,8 +90,8 @@ def remove_durably(path: Path) -> None:
         raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, flush it to disk, and rename it into place.
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Write the parts to a temporary file beside `path`, flush it to disk, and rename it into place.
 
     Permissions follow the umask.
 
@@ -101,7 +101,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -160,11 +160,11 @@ def encode_record(record: FileRecord) -> dict[str, str]:
     return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
 
 
-def seal(data: bytes) -> bytes:
-    """A file whose record came from `encode_record`, with its own SHA-256 put in."""
+def seal(data: bytes) -> tuple[memoryview | bytes, ...]:
+    """A file whose record came from `encode_record`, with its own SHA-256 put in: its parts, in order."""
     start = data.index(SEAL + UNSEALED.encode()) + len(SEAL)
     digest = hashlib.sha256(data).hexdigest().encode()
-    return b"".join([data[:start], digest, data[start + len(digest) :]])
+    return memoryview(data)[:start], digest, memoryview(data)[start + len(digest) :]
 
 
 @dataclass(frozen=True)

@@ -47,4 +47,4 @@ def write_report(
         run_sha256=run_sha256,
         tensors=tensor_hashes(contiguous),
     )
-    write_atomically(path, seal(save(contiguous, metadata=encode_record(record))))
+    write_atomically(path, *seal(save(contiguous, metadata=encode_record(record))))

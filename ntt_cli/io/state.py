@@ -62,7 +62,7 @@ def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None
         strides={name: value.stride() for name, value in state.tensors.items() if _is_permuted(value)},
         tensors=tensor_hashes(tensors),
     )
-    write_atomically(path, seal(save(tensors, metadata=encode_record(record))))
+    write_atomically(path, *seal(save(tensors, metadata=encode_record(record))))
 
 
 def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
