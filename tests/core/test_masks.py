@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntt_cli.core import masks as masks_module
 from ntt_cli.core.masks import apply_masks, as_numbers, choose_masks, count_changes, count_kept, keep_top
 
 FEW_VALUES = st.sampled_from([-float("inf"), -1.5, -0.0, 0.0, 0.5, 1.0, float("inf")])  # so that ties are many
@@ -26,6 +27,20 @@ def test_ties_go_to_the_lowest_index_in_any_shape(shape: tuple[int, ...], n_keep
     mask = keep_top(torch.ones(shape), n_keep=n_keep)
     assert mask.shape == shape
     assert mask.flatten().tolist() == [True] * n_keep + [False] * (1000 - n_keep)
+
+
+@pytest.mark.parametrize("n_keep", range(8))
+def test_ties_beyond_the_first_part(n_keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks_module, "PART", 2)
+    scores = torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0, 1.0, 1.0])
+    best = [2, 1, 3, 5, 6, 0, 4][:n_keep]
+    assert keep_top(scores, n_keep=n_keep).nonzero().flatten().tolist() == sorted(best)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_scores_of_every_precision(dtype: torch.dtype) -> None:
+    scores = torch.tensor([1.0, 3.0, 2.0, 2.0], dtype=dtype, requires_grad=True)
+    assert keep_top(scores, n_keep=2).tolist() == [False, True, True, False]
 
 
 def test_scores_of_a_transposed_tensor_keep_their_places() -> None:
