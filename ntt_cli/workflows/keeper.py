@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ntt_cli.errors import DivergedError, OutputError
 from ntt_cli.io.files import remove_durably
+from ntt_cli.io.memory import give_back_free_memory
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import Kind, State, write_state
 from ntt_cli.workflows.events import EventSink, Warned
@@ -137,5 +138,6 @@ class Keeper:
         for name, value in (state.part("param") | state.part("buffer")).items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self.diverged(f"step {state.step}", f"{name} is no longer finite")
+        give_back_free_memory()
         write_state(self.path, state, kind=self.kind, run=self.run)
         self._saved = state.step

@@ -19,6 +19,7 @@ from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import UsageError
+from ntt_cli.io.memory import give_back_free_memory
 from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
@@ -110,11 +111,13 @@ def run_transfer(
                 on_event(Validated(step, distance, None if course.open else course.steps))
             if step in course.updates:
                 _check_finite(progress.student.params, step, keeper)
+                give_back_free_memory()  # scores and steps leave gaps of sizes that the other cannot use
                 density, masks = settings.density, held
                 if masks is None:
                     density = course.density(step)
                     masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
                 on_event(_update(progress, masks, density, teacher, training, world))
+                give_back_free_memory()
             loss = _advance(progress, batches, settings, room, keeper)
             _look(progress, loss, keeper, on_event, last=progress.step == course.steps)
             keeper.offer(lambda: progress.state(teacher, room))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,22 @@ def test_the_peak_grows_with_what_is_used() -> None:
     assert after is not None
     assert after >= before
     assert after >= held.nbytes
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_gaps_between_things_in_use_are_given_back() -> None:
+    pieces = [torch.ones(2**14) for _ in range(2**11)]  # 128 MiB, in pieces that malloc takes from its heap
+    held = pieces[::64]
+    del pieces
+    before = resident_bytes()
+    memory.give_back_free_memory()
+    assert before - resident_bytes() > 2**26
+    assert all(bool((piece == 1).all()) for piece in held)
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
