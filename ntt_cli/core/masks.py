@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -47,9 +46,9 @@ def _in_order(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
     if values.device.type == "cuda":
         return values.kthvalue(k + 1).values
     # As fast as torch's, without the number of each value, which takes twice the memory of the values.
-    there = values.detach().cpu()
-    there = there.float() if there.dtype == torch.bfloat16 else there  # numpy has none
-    return torch.from_numpy(np.partition(there.numpy(), k)[k : k + 1]).to(values)[0]
+    there = values.detach().to("cpu", torch.float32 if values.dtype == torch.bfloat16 else values.dtype, copy=True)
+    there.numpy().partition(k)  # in place, on the tensor's own memory; numpy has no bfloat16
+    return there[k].to(values)
 
 
 def choose_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Masks:
