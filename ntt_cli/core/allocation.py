@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ def allocate_global(scores: Mapping[str, Tensor], *, density: float) -> Counts:
     n_keep = total_to_keep(sizes, density=density)
     # Every layer's best weight is kept first; what is left goes to the highest scores anywhere.
     others = [size - 1 for size in sizes.values()]
-    rest = next(iter(scores.values())).new_empty(sum(others))
+    widest = reduce(torch.promote_types, (score.dtype for score in scores.values()))
+    rest = next(iter(scores.values())).new_empty(sum(others), dtype=widest)
     for part, score in zip(rest.split(others), scores.values(), strict=True):
         flat, best = score.flatten(), int(score.argmax())
         part[:best], part[best:] = flat[:best], flat[best + 1 :]

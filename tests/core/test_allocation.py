@@ -149,3 +149,9 @@ def test_total_is_the_rounded_product(density: float, expected: int) -> None:
 def test_impossible_densities_are_refused(density: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         total_to_keep({"a": 900, "b": 100}, density=density)
+
+
+def test_scores_of_two_precisions_are_compared_in_the_wider() -> None:
+    close = torch.tensor([9.0, 1.0001, 1.0002, 1.0003])
+    counts = allocate_global({"a": torch.tensor([9.0, 1.0], dtype=torch.float16), "b": close}, density=3 / 6)
+    assert counts == {"a": 1, "b": 2}
