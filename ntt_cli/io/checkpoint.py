@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import CheckpointError
-from ntt_cli.io.files import sha256_of, write_atomically
+from ntt_cli.io.files import sha256_of
 from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import (
     AGAIN,
@@ -25,31 +25,10 @@ from ntt_cli.io.metadata import (
     ModelRecord,
     ReportRecord,
     StandardisationRecord,
-    encode_record,
     read_header,
-    seal,
 )
 from ntt_cli.io.models import LoadedModel
-
-DTYPES = frozenset({
-    "BOOL",
-    "U8",
-    "I8",
-    "U16",
-    "I16",
-    "U32",
-    "I32",
-    "U64",
-    "I64",
-    "F8_E4M3",
-    "F8_E5M2",
-    "F16",
-    "BF16",
-    "F32",
-    "F64",
-    "C64",
-})
-"""Of safetensors' types, those in which torch compares and converts numbers."""
+from ntt_cli.io.sealed import DTYPES, tensor_hashes, write_sealed
 
 
 @dataclass(frozen=True)
@@ -131,7 +110,7 @@ def write_checkpoint(
         run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )
-    write_atomically(path, *seal(save(tensors, metadata=encode_record(record))))
+    write_sealed(path, tensors, record)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -164,7 +143,7 @@ def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
         CheckpointError: if one is of a type that torch cannot compute with, or all do not fit into memory.
     """
     for name, tensor in header.tensors.items():
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in DTYPES.values():
             raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}", hint="save it as F32, F16 or BF16")
     require_memory(path, path.stat().st_size, error=CheckpointError, hint="use a machine with more memory")
     return load_file(path)
@@ -192,14 +171,6 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
             hint="name the model, and the --model-arg values, that it was made with",
         )
     module.load_state_dict(found | checkpoint.tensors, strict=True)
-
-
-def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """SHA-256 of each tensor's bytes, as a file records them."""
-    return {
-        name: sha256_of(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        for name, value in tensors.items()
-    }
 
 
 def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:

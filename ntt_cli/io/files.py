@@ -8,6 +8,7 @@ import glob
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ntt_cli.errors import OutputError
@@ -90,8 +91,8 @@ def remove_durably(path: Path) -> None:
         raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
 
 
-def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the parts to a temporary file beside `path`, flush it to disk, and rename it into place.
+def write_atomically(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> None:
+    """Write all of it to a temporary file beside `path`, flush it to disk, and rename it into place.
 
     Permissions follow the umask.
 
@@ -101,8 +102,8 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
-            for part in parts:
-                file.write(part)
+            file.write(start)
+            file.writelines(rest)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

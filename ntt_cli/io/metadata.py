@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -160,11 +161,12 @@ def encode_record(record: FileRecord) -> dict[str, str]:
     return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
 
 
-def seal(data: bytes) -> tuple[memoryview | bytes, ...]:
-    """A file whose record came from `encode_record`, with its own SHA-256 put in: its parts, in order."""
-    start = data.index(SEAL + UNSEALED.encode()) + len(SEAL)
-    digest = hashlib.sha256(data).hexdigest().encode()
-    return memoryview(data)[:start], digest, memoryview(data)[start + len(digest) :]
+def seal(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
+    """The start of a file, whose record came from `encode_record`, with the SHA-256 of the whole file put in."""
+    digest = hashlib.sha256(start)
+    for part in rest:
+        digest.update(part)
+    return start.replace(SEAL + UNSEALED.encode(), SEAL + digest.hexdigest().encode(), 1)
 
 
 @dataclass(frozen=True)

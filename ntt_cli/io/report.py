@@ -8,13 +8,12 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel
-from safetensors.torch import save
 from torch import Tensor
 
 from ntt_cli.core.functional import Masks
-from ntt_cli.io.checkpoint import pack_mask, tensor_hashes
-from ntt_cli.io.files import write_atomically
-from ntt_cli.io.metadata import ReportRecord, encode_record, seal
+from ntt_cli.io.checkpoint import pack_mask
+from ntt_cli.io.metadata import ReportRecord
+from ntt_cli.io.sealed import tensor_hashes, write_sealed
 
 
 def mask_tensors(masks: Masks) -> dict[str, Tensor]:
@@ -40,11 +39,10 @@ def write_report(
     Raises:
         OutputError: if the file system refuses.
     """
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     record = ReportRecord(
         kind=kind,
         summary=summary.model_dump(mode="json"),
         run_sha256=run_sha256,
-        tensors=tensor_hashes(contiguous),
+        tensors=tensor_hashes(tensors),
     )
-    write_atomically(path, *seal(save(contiguous, metadata=encode_record(record))))
+    write_sealed(path, tensors, record)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from ntt_cli.errors import CheckpointError, ResumeError
-from ntt_cli.io.checkpoint import load_tensors, tensor_hashes
-from ntt_cli.io.files import write_atomically
-from ntt_cli.io.metadata import RunRecord, StateRecord, encode_record, read_header, seal
+from ntt_cli.io.checkpoint import load_tensors
+from ntt_cli.io.metadata import RunRecord, StateRecord, read_header
+from ntt_cli.io.sealed import tensor_hashes, write_sealed
 
 Kind = Literal["prune state", "finetune state"]
 
@@ -51,18 +50,15 @@ def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None
     Raises:
         OutputError: if the file system refuses.
     """
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.tensors.items()
-    }
     record = StateRecord(
         kind=kind,
         run=run,
         step=state.step,
         values=dict(state.values),
         strides={name: value.stride() for name, value in state.tensors.items() if _is_permuted(value)},
-        tensors=tensor_hashes(tensors),
+        tensors=tensor_hashes(state.tensors),
     )
-    write_atomically(path, *seal(save(tensors, metadata=encode_record(record))))
+    write_sealed(path, state.tensors, record)
 
 
 def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:

@@ -20,6 +20,7 @@ from ntt_cli.errors import ModelError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint
 from ntt_cli.io.data import Samples, load_samples
 from ntt_cli.io.models import LoadedModel
+from ntt_cli.io.sealed import can_hold
 from ntt_cli.workflows.events import EventSink, Warned
 
 STATISTICS_BATCH = 1024
@@ -104,10 +105,14 @@ def take_apart(
     """The network as functions on `device`, its frozen parameters named.
 
     Raises:
-        ModelError: if a value is not finite, or samples of a batch would depend on each other.
+        ModelError: if a value is not finite, or could not be written, or samples of a batch would depend on each other.
     """
     model = functional_model(module.to(device), pick)
     for name, value in (model.params | model.buffers).items():
+        if not can_hold(value):
+            kind = value.dtype if value.layout is torch.strided else value.layout
+            what = f"is of type {str(kind).removeprefix('torch.')}, which no safetensors file holds"
+            raise ModelError(name, what, hint="mend build_model(): register it as another type, dense")
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
     if coupling := coupling_layers(model):

@@ -72,7 +72,7 @@ def tampered(path: Path, edit: Any) -> Path:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     record["file_sha256"] = UNSEALED
     edit(record, tensors)
-    path.write_bytes(b"".join(seal(save(tensors, {"ntt": json.dumps(record, separators=(",", ":"))}))))
+    path.write_bytes(seal(save(tensors, {"ntt": json.dumps(record, separators=(",", ":"))})))
     return path
 
 

@@ -42,7 +42,7 @@ ENCODED = (
 def written(path: Path, text: str | None) -> Path:
     tensors = {"b.weight": torch.zeros(2, 1), "a.weight": torch.zeros(1, 2, dtype=torch.int64)}
     data = save(tensors, {"ntt": text} if text else None)
-    path.write_bytes(b"".join(seal(data)) if UNSEALED.encode() in data else data)
+    path.write_bytes(seal(data) if UNSEALED.encode() in data else data)
     return path
 
 

@@ -92,7 +92,7 @@ def _compact(value: object) -> bytes:
 def _sealed(record: bytes) -> bytes:
     """A whole checkpoint or report with this record, its own SHA-256 put in where there is room for it."""
     data = save(TENSORS, {"ntt": record.decode("utf-8", "replace")})
-    return b"".join(seal(data)) if SEAL + UNSEALED.encode() in data else data
+    return seal(data) if SEAL + UNSEALED.encode() in data else data
 
 
 def _record(path: Path) -> None:

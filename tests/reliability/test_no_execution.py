@@ -116,7 +116,7 @@ def hostile(checkpoint: Path, tmp_path: Path) -> Path:
         "teacher": "dense.pt",
     }
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    (folder / "sparse.safetensors").write_bytes(b"".join(seal(save(tensors, {"ntt": text}))))
+    (folder / "sparse.safetensors").write_bytes(seal(save(tensors, {"ntt": text})))
     torch.save(planted, folder / "dense.pt")
     shutil.copy(folder / "dense.pt", folder / "renamed.safetensors")
     array = np.array([[planted]], dtype=object)

@@ -116,6 +116,18 @@ def test_values_that_are_none(folder: object) -> None:
     assert "running_var" in str(refusal(ModelError, take_apart, network, CPU, lambda _: None))
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(torch.ones(2, dtype=torch.complex128), "complex128"), (torch.eye(2).to_sparse(), "sparse_coo")],
+)
+def test_values_that_no_file_can_hold(value: torch.Tensor, kind: str) -> None:
+    network = nn.Linear(2, 2)
+    network.register_buffer("phases", value)
+    error = refusal(ModelError, take_apart, network, CPU, lambda _: None)
+    assert str(error) == f"phases: is of type {kind}, which no safetensors file holds"
+    assert error.hint == "mend build_model(): register it as another type, dense"
+
+
 def test_samples_that_depend_on_each_other(folder: object) -> None:
     error = refusal(ModelError, apart, "batch statistics")
     assert "layer 1: normalises by the statistics of its batch" in str(error)
