@@ -107,7 +107,7 @@ class CompiledGradients:
     ) -> tuple[TransferLoss, Params]:
         """As there, `apply` being the network at any buffers."""
         assert isinstance(apply, Bound)
-        now = torch.full((), density, device=x1.device)
+        now = next(iter(mask_numbers.values())).new_tensor(density)
         parts, gradients = self._compiled(
             form, params, mask_numbers, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
         )

@@ -130,7 +130,7 @@ def _cosine(sums: Params) -> Tensor:
     return sums["inner"] / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
-def loss_gradients(
+def answers_gradient(
     objective: Objective,
     student: Answers,
     teacher: Answers,
@@ -139,31 +139,31 @@ def loss_gradients(
     prunable: Iterable[str],
     density: float | Tensor,
     total: Sum = alone,
-) -> tuple[TransferLoss, Answers, Params]:
-    """`transfer_loss` of the whole batch, detached, and the gradients of its terms.
+) -> tuple[TransferLoss, Answers]:
+    """`transfer_loss` of the whole batch, detached, and its gradient by each of the student's answers.
 
-    The second is that by each of the student's answers, the third that of the penalty by the weights.
-
-    The arguments are those of `transfer_loss`, without a graph. Without a penalty the third is empty.
+    The arguments are those of `transfer_loss`, without a graph. `penalty_slope` has the rest of its gradient.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
-    names = list(prunable)
-    weights = {name: params[name].detach().requires_grad_() for name in names} if objective.weight_penalty else {}
     loss = transfer_loss(
         objective,
         replace(student, **leaves),
         teacher,
-        params=params | weights,
-        prunable=names,
+        params=params,
+        prunable=prunable,
         density=density,
         total=total,
     )
-    gradients = torch.autograd.grad(loss.total, [*leaves.values(), *weights.values()])
-    found = dict(zip([*leaves, *weights], gradients, strict=True))
-    by_answers = replace(student, **{name: found[name] for name in leaves})
+    gradients = torch.autograd.grad(loss.total, list(leaves.values()))
+    by_answers = replace(student, **dict(zip(leaves, gradients, strict=True)))
     shares = {"logits": loss.logit_distance} | (
         {} if loss.kernel_distance is None else {"kernel": loss.kernel_distance}
     )
     distances = total({name: share.detach() for name, share in shares.items()})
     whole = _combined(objective, distances, loss.weight_penalty.detach(), loss.alignment)
-    return whole, by_answers, {name: found[name] for name in weights}
+    return whole, by_answers
+
+
+def penalty_slope(objective: Objective, density: float | Tensor) -> float | Tensor:
+    """`2 λ_2 / d`: the penalty's gradient by a masked weight is that times the weight."""
+    return 2 * objective.weight_penalty / density

@@ -12,7 +12,7 @@ from torch import Tensor
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.kernel_product import Answers, answers_and_pullback
 from ntt_cli.core.masks import apply_masks, as_numbers
-from ntt_cli.core.objective import Objective, TransferLoss, loss_gradients
+from ntt_cli.core.objective import Objective, TransferLoss, answers_gradient, penalty_slope
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
 
@@ -66,15 +66,15 @@ def transfer_gradients(
     own, pullback = answers_and_pullback(
         apply, masked, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
     )
-    loss, by_answers, by_weights = loss_gradients(
+    loss, by_answers = answers_gradient(
         form.objective, own, teacher, params=masked, prunable=mask_numbers, density=density, total=total
     )
     gradients = pullback(by_answers)
-    for name, gradient in gradients.items():
-        if name in by_weights:
-            gradient += by_weights[name]
-        if name in mask_numbers:
-            gradient *= mask_numbers[name]
+    slope = penalty_slope(form.objective, density)
+    for name, mask in mask_numbers.items():
+        if form.objective.weight_penalty:
+            gradients[name] += masked[name] * slope
+        gradients[name] *= mask
     return loss, gradients
 
 

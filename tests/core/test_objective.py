@@ -8,7 +8,7 @@ from ntt_cli.core.objective import (
     Objective,
     ObjectiveName,
     TransferLoss,
-    loss_gradients,
+    answers_gradient,
     squared_norm,
     transfer_loss,
 )
@@ -98,7 +98,8 @@ def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> No
 
     def loss(rank: int, total: Sum) -> TransferLoss:
         own, theirs = share(student, rank), share(teacher, rank)
-        return loss_gradients(objective, own, theirs, params=PARAMS, prunable=["a", "b"], density=0.25, total=total)[0]
+        weights = {"params": PARAMS, "prunable": ["a", "b"], "density": 0.25}
+        return answers_gradient(objective, own, theirs, **weights, total=total)[0]
 
     whole = loss_of(objective, student, teacher)
     for own in in_shares(loss):

@@ -53,5 +53,6 @@ def logit_sensitivities(
         gradients, _ = transposed_product(apply, params, x, probe, chunk=chunk)
         for name, gradient in gradients.items():
             total[name] += gradient.square()
+        del gradients  # before there are the next
         count += len(x)
-    return {name: value / count for name, value in total.items()}
+    return {name: value.div_(count) for name, value in total.items()}
