@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from ntt_cli.config import DataOptions, ModelOptions, PruneConfig
 from ntt_cli.core.allocation import allocate_erk
 from ntt_cli.core.functional import Masks
-from ntt_cli.core.masks import as_numbers
+from ntt_cli.core.masks import zero_pruned
 from ntt_cli.core.rounds import masks_at
 from ntt_cli.core.schedule import cubic_density
 from ntt_cli.core.scores.weights_alone import magnitude_scores
-from ntt_cli.core.training import make_optimiser, training_step, zero_pruned
+from ntt_cli.core.training import make_optimiser, training_step
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.keeper import keep_nothing
@@ -70,14 +70,14 @@ def train(
     steps = EPOCHS * (TRAINING // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
-    zero_pruned(parameters, as_numbers(masks, weights))
+    for name, mask in masks.items():
+        zero_pruned(parameters[name], mask)
     for step in range(steps):
         if prune_to is not None and step % UPDATE_EVERY == 0:
             density = cubic_density(step, steps=steps, density=prune_to)
             masks = masks_at(magnitude_scores(weights, masks), allocation="global", density=density)
         indices = torch.randint(TRAINING, (BATCH,), generator=generator)
-        numbers = as_numbers(masks, weights)
-        training_step(module, optimiser, data.x[indices], data.y[indices], parameters=parameters, mask_numbers=numbers)
+        training_step(module, optimiser, data.x[indices], data.y[indices], parameters=parameters, masks=masks)
         if prune_to is None:
             schedule.step()
     return masks

@@ -96,7 +96,7 @@ class CompiledGradients:
         self,
         apply: Apply,
         params: Params,
-        mask_numbers: Masks,
+        masks: Masks,
         x1: Tensor,
         x2: Tensor,
         *,
@@ -107,9 +107,9 @@ class CompiledGradients:
     ) -> tuple[TransferLoss, Params]:
         """As there, `apply` being the network at any buffers."""
         assert isinstance(apply, Bound)
-        now = next(iter(mask_numbers.values())).new_tensor(density)
+        now = next(iter(params.values())).new_tensor(density)
         parts, gradients = self._compiled(
-            form, params, mask_numbers, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
+            form, params, masks, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
         )
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
@@ -117,7 +117,7 @@ class CompiledGradients:
         self,
         form: Form,
         params: Params,
-        mask_numbers: Masks,
+        masks: Masks,
         buffers: Params,
         batch: Params,
         teacher: Params,
@@ -126,7 +126,7 @@ class CompiledGradients:
         loss, gradients = transfer_gradients(
             self._model.bind(buffers),
             params,
-            mask_numbers,
+            masks,
             batch["x1"],
             batch["x2"],
             probe=batch.get("probe"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from ntt_cli.core.functional import Apply, Masks, Params
+from ntt_cli.core.masks import masked
 from ntt_cli.core.second_order import heavy_once_differentiable, twice_differentiable
 from ntt_cli.core.sharing import Sum, alone
 
@@ -64,7 +65,7 @@ def kernel_product(
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         probe: `v`.
-        active: restrict the derivative to the entries where these masks are `True`, or 1; others count whole.
+        active: restrict the derivative to the entries where these masks are `True`; others count whole.
         chunk: samples that go through the network at once; all by default.
         total: sums over the processes that share `x1` and `x2`; each gets the answers for its own share.
     """
@@ -133,7 +134,7 @@ def answers_and_pullback(
         logits1, logits2 = logits.split([len(x1), len(x2)])
 
         def pull_logits(gradients: Answers) -> Params:
-            replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values())
+            replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
             return total(_gradients(leaves))
 
         return Answers(logits1=logits1, logits2=logits2), pull_logits
@@ -147,7 +148,7 @@ def answers_and_pullback(
 
     def pull(gradients: Answers) -> Params:
         assert isinstance(gradients, KernelProduct)
-        replay((gradients.logits1, gradients.product), [*leaves.values(), *tangents.values()])
+        replay((gradients.logits1, gradients.product), leaves.values(), tangents.values())
         others = _restricted(total(_gradients(tangents)), active)
         tangents.clear()
         pull_second(gradients.logits2, others)
@@ -186,10 +187,13 @@ def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, chunk:
     products, logits = transposed_product(apply, leaves, x2, probe, chunk=chunk)
 
     def pull(by_logits: Tensor, others: Params) -> None:
-        for x, gradient, v in zip(*(_chunks(t, chunk) for t in (x2, by_logits, probe)), strict=True):
+        parts = list(zip(*(_chunks(t, chunk) for t in (x2, by_logits, probe)), strict=True))
+        for number, (x, gradient, v) in enumerate(parts, 1):
             with torch.enable_grad():
                 outputs = _forward_mode(apply, leaves, others, x)
-            _backward(outputs, (gradient, v), leaves.values())
+            if last := number == len(parts):
+                others.clear()
+            _backward(outputs, (gradient, v), leaves.values(), spent=leaves.values() if last else ())
 
     return products, logits, pull
 
@@ -219,7 +223,7 @@ def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> 
 
 
 Outputs = tuple[Tensor, ...]
-Replay = Callable[[Outputs, Iterable[Tensor]], None]
+Replay = Callable[[Outputs, Iterable[Tensor], Iterable[Tensor]], None]
 
 
 def _without_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> Outputs:
@@ -228,7 +232,10 @@ def _without_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | Non
 
 
 def _with_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> tuple[Replay, Outputs]:
-    """Outputs over all chunks, detached, and what adds a gradient by them to `.grad` of inputs: once, it frees them."""
+    """Outputs over all chunks, detached, and what adds a gradient by them to `.grad` of inputs: once, it frees them.
+
+    Inputs that are spent are of no more use after it.
+    """
     chunks = _chunks(x, chunk)
     graphs: list[Outputs] = []
     if len(chunks) == 1:
@@ -238,21 +245,31 @@ def _with_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) 
     else:
         values = _without_graph(run, x, chunk)
 
-    def replay(gradients: Outputs, inputs: Iterable[Tensor]) -> None:
-        into = list(inputs)
+    def replay(gradients: Outputs, inputs: Iterable[Tensor], spent: Iterable[Tensor]) -> None:
+        into = [*inputs, *spent]
         for i, part in enumerate(chunks):
             with torch.enable_grad():
                 outputs = graphs.pop() if graphs else run(part)
-            _backward(outputs, [_chunks(g, chunk)[i] for g in gradients], into)
+            last = i == len(chunks) - 1
+            _backward(outputs, [_chunks(g, chunk)[i] for g in gradients], into, spent=spent if last else ())
 
     return replay, values
 
 
-def _backward(outputs: Outputs, gradients: Sequence[Tensor], inputs: Iterable[Tensor]) -> None:
+def _backward(
+    outputs: Outputs, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, spent: Iterable[Tensor] = ()
+) -> None:
+    """Add to `.grad` of the inputs; the values of those that are spent are freed, each once its gradient is whole."""
+    for leaf in spent:
+        leaf.register_post_accumulate_grad_hook(_free)
     # A tangent of a network that is linear in its parameters depends on none of them.
     there = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
     if there:
         torch.autograd.backward([output for output, _ in there], [g for _, g in there], inputs=list(inputs))
+
+
+def _free(leaf: Tensor) -> None:
+    leaf.data = leaf.data.new_empty(0)
 
 
 def _leaves(params: Params) -> Params:
@@ -264,7 +281,7 @@ def _gradients(leaves: Params) -> Params:
 
 
 def _restricted(tangents: Params, active: Masks | None) -> Params:
-    return tangents | {name: tangents[name] * mask for name, mask in (active or {}).items()}
+    return tangents | {name: masked(tangents[name], mask) for name, mask in (active or {}).items()}
 
 
 def _chunks(x: Tensor, size: int | None) -> tuple[Tensor, ...]:

@@ -13,6 +13,8 @@ from ntt_cli.core.functional import Masks, Params
 PART = 2**20
 """Scores that are looked at together."""
 
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*shape"]:
     """Keep the `n_keep` highest scores, ties by lowest index, so that the count is exact.
@@ -56,14 +58,37 @@ def choose_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mas
     return {name: keep_top(score, n_keep=counts[name]) for name, score in scores.items()}
 
 
-def as_numbers(masks: Masks, params: Mapping[str, Tensor]) -> Masks:
-    """The masks as 0 and 1 in their parameters' type and layout: several times faster in products than bools are."""
-    return {name: torch.empty_like(params[name].detach()).copy_(mask) for name, mask in masks.items()}
+def laid_out_as(params: Mapping[str, Tensor], masks: Masks) -> Masks:
+    """The masks in their parameters' layout: several times faster to apply than in another."""
+    return {name: torch.empty_like(params[name], dtype=torch.bool).copy_(mask) for name, mask in masks.items()}
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:
     """`m ⊙ w`: new parameters with pruned entries zero; the gradient of a pruned entry is zero."""
-    return {name: p * masks[name] if name in masks else p for name, p in params.items()}
+    return {name: masked(p, masks[name]) if name in masks else p for name, p in params.items()}
+
+
+def masked(values: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
+    """`m ⊙ w`."""
+    if values.requires_grad and torch.is_grad_enabled():
+        return values * mask
+    # As fast as a product with a mask of floats, which takes four times the memory; one with bools takes ten times as
+    # long, for they are made floats first.
+    return (_bits(values) & _ones(mask)).view(values.dtype)
+
+
+def zero_pruned(values: Tensor, mask: Bool[Tensor, "*shape"]) -> None:
+    """Set pruned entries to zero, in place, without a graph."""
+    _bits(values).bitwise_and_(_ones(mask))
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.detach().view(_INTEGERS[values.itemsize])
+
+
+def _ones(mask: Tensor) -> Tensor:
+    """-1, which is all bits of an integer of any width, where kept; 0 elsewhere."""
+    return -mask.view(torch.int8)
 
 
 def count_kept(masks: Masks) -> int:

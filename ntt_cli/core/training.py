@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.logits import IGNORED, Pick, label_loss, usual_logits
+from ntt_cli.core.masks import zero_pruned
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
 
@@ -42,13 +43,6 @@ def make_optimiser(
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
-def zero_pruned(parameters: Mapping[str, nn.Parameter], mask_numbers: Masks) -> None:
-    """Set pruned entries to zero, in place: momentum and decay may have moved them."""
-    with torch.no_grad():
-        for name, numbers in mask_numbers.items():
-            parameters[name].mul_(numbers)
-
-
 def training_step(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -57,7 +51,7 @@ def training_step(
     *,
     pick: Pick = usual_logits,
     parameters: Mapping[str, nn.Parameter],
-    mask_numbers: Masks,
+    masks: Masks,
     total: Sum = alone,
 ) -> Float[Tensor, ""]:
     """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
@@ -69,7 +63,7 @@ def training_step(
         labels: their classes.
         pick: the logits among what the module returns.
         parameters: the module's.
-        mask_numbers: 1 = kept, 0 = pruned, by parameter.
+        masks: by parameter.
         total: sums over the processes that share the batch; all of them move the same network in the same way.
 
     Raises:
@@ -84,5 +78,6 @@ def training_step(
     for name in moved:
         parameters[name].grad = sums[name]
     advance(optimiser)
-    zero_pruned(parameters, mask_numbers)
+    for name, mask in masks.items():
+        zero_pruned(parameters[name], mask)  # momentum and decay may have moved them
     return sums[""]

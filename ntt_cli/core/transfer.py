@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.kernel_product import Answers, answers_and_pullback
-from ntt_cli.core.masks import apply_masks, as_numbers
+from ntt_cli.core.masks import apply_masks, laid_out_as, zero_pruned
 from ntt_cli.core.objective import Objective, TransferLoss, answers_gradient, penalty_slope
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
@@ -35,7 +35,7 @@ class Form:
 def transfer_gradients(
     apply: Apply,
     params: Params,
-    mask_numbers: Masks,
+    masks: Masks,
     x1: Tensor,
     x2: Tensor,
     *,
@@ -51,7 +51,7 @@ def transfer_gradients(
     Args:
         apply: the student's function.
         params: its parameters, without a graph.
-        mask_numbers: its masks as 0 and 1.
+        masks: its masks.
         x1: first half of the batch, `[n, ...]`.
         x2: second half, `[m, ...]`.
         probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
@@ -61,20 +61,21 @@ def transfer_gradients(
         chunk: samples that go through the network at once; all of a half by default.
         total: sums over the processes that share the batch.
     """
-    masked = apply_masks(params, mask_numbers)
-    restriction = mask_numbers if form.active else None
+    masked = apply_masks(params, masks)
+    restriction = masks if form.active else None
     own, pullback = answers_and_pullback(
         apply, masked, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
     )
     loss, by_answers = answers_gradient(
-        form.objective, own, teacher, params=masked, prunable=mask_numbers, density=density, total=total
+        form.objective, own, teacher, params=masked, prunable=masks, density=density, total=total
     )
+    del masked  # the pullback frees them as it goes
     gradients = pullback(by_answers)
     slope = penalty_slope(form.objective, density)
-    for name, mask in mask_numbers.items():
+    for name, mask in masks.items():
         if form.objective.weight_penalty:
-            gradients[name] += masked[name] * slope
-        gradients[name] *= mask
+            gradients[name] += params[name] * slope
+        zero_pruned(gradients[name], mask)
     return loss, gradients
 
 
@@ -89,7 +90,6 @@ class Student:
         apply: its function, bound to its buffers.
         params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
         masks: its masks.
-        mask_numbers: the same masks as 0 and 1, for the arithmetic.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
         keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
@@ -99,7 +99,6 @@ class Student:
     apply: Apply
     params: Params
     masks: Masks
-    mask_numbers: Masks
     density: float
     optimiser: torch.optim.Optimizer
     keep_graph: bool = False
@@ -108,7 +107,7 @@ class Student:
     @property
     def masked_params(self) -> Params:
         """`m ⊙ w`, without a graph."""
-        return apply_masks({name: p.detach() for name, p in self.params.items()}, self.mask_numbers)
+        return apply_masks({name: p.detach() for name, p in self.params.items()}, self.masks)
 
 
 def start_student(
@@ -130,7 +129,6 @@ def start_student(
         apply=apply,
         params=params,
         masks=masks,
-        mask_numbers=as_numbers(masks, params),
         density=1.0,
         optimiser=optimiser,
         keep_graph=keep_graph,
@@ -140,8 +138,7 @@ def start_student(
 
 def update_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
     """The same student under other masks, bound to other buffers if `apply` is another."""
-    numbers = as_numbers(masks, student.params)
-    return replace(student, masks=masks, mask_numbers=numbers, density=density, apply=apply)
+    return replace(student, masks=laid_out_as(student.params, masks), density=density, apply=apply)
 
 
 def transfer_step(
@@ -180,7 +177,7 @@ def transfer_step(
     loss, gradients = find(
         student.apply,
         {name: p.detach() for name, p in student.params.items()},
-        student.mask_numbers,
+        student.masks,
         x1,
         x2,
         probe=probe,

@@ -48,7 +48,7 @@ def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
 
 
 def masks_of(params: Params) -> Masks:
-    return {name: (tensors(tuple(p.shape))[0] > 0).double() for name, p in params.items() if p.dim() > 1}
+    return {name: tensors(tuple(p.shape))[0] > 0 for name, p in params.items() if p.dim() > 1}
 
 
 def assert_same(one: Params, two: Params) -> None:
@@ -65,9 +65,9 @@ def test_gradients_are_those_that_are_not_compiled(form: Form) -> None:
     for seed, density in ((1, 0.5), (2, 0.25)):  # other batches, buffers, masks and densities: not compiled again
         x1, x2, probe, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (2, 3), (3, 3), (2, 3), (3, 3), seed=seed)
         buffers = model.buffers | {"norm.running_mean": tensors((4,), seed=seed)[0]}
-        numbers = {name: mask if seed == 1 else 1 - mask for name, mask in masks.items()}
+        chosen = {name: mask if seed == 1 else ~mask for name, mask in masks.items()}
         teacher = KernelProduct(*values)
-        arguments = model.bind(buffers), model.params, numbers, x1, x2
+        arguments = model.bind(buffers), model.params, chosen, x1, x2
         expected = transfer_gradients(*arguments, probe=probe, teacher=teacher, density=density, form=form)
         actual = compiled(*arguments, probe=probe, teacher=teacher, density=density, form=form)
         assert_same(vars(expected[0]), vars(actual[0]))

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntt_cli.core import masks as masks_module
-from ntt_cli.core.masks import apply_masks, as_numbers, choose_masks, count_changes, count_kept, keep_top
+from ntt_cli.core.masks import (
+    apply_masks,
+    choose_masks,
+    count_changes,
+    count_kept,
+    keep_top,
+    laid_out_as,
+    masked,
+    zero_pruned,
+)
 
 FEW_VALUES = st.sampled_from([-float("inf"), -1.5, -0.0, 0.0, 0.5, 1.0, float("inf")])  # so that ties are many
 SCORES = st.lists(FEW_VALUES | st.floats(allow_nan=False), min_size=1, max_size=40)
@@ -67,11 +76,10 @@ def test_each_layer_keeps_its_own_count() -> None:
     assert count_kept(masks) == 3
 
 
-@pytest.mark.parametrize("numbers", [False, True], ids=["bool", "0 and 1"])
-def test_masked_parameters_and_their_gradients_are_zero_where_pruned(numbers: bool) -> None:
+def test_masked_parameters_and_their_gradients_are_zero_where_pruned() -> None:
     params = {"w": torch.tensor([2.0, 3.0, 5.0], requires_grad=True), "b": torch.tensor([7.0], requires_grad=True)}
     masks = {"w": torch.tensor([True, False, True])}
-    student = apply_masks(params, as_numbers(masks, params) if numbers else masks)
+    student = apply_masks(params, masks)
     assert student["w"].tolist() == [2.0, 0.0, 5.0]
     assert student["b"] is params["b"]
     assert params["w"].tolist() == [2.0, 3.0, 5.0]
@@ -79,20 +87,31 @@ def test_masked_parameters_and_their_gradients_are_zero_where_pruned(numbers: bo
     assert gradient.tolist() == [6.0, 0.0, 12.0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_masks_as_numbers_have_their_parameters_type(dtype: torch.dtype) -> None:
-    (numbers,) = as_numbers({"w": torch.tensor([True, False])}, {"w": torch.zeros(2, dtype=dtype)}).values()
-    assert (numbers.dtype, numbers.tolist()) == (dtype, [1.0, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+def test_masking_leaves_kept_numbers_as_they_are_and_zeros_the_rest(dtype: torch.dtype, last: bool) -> None:
+    """Whatever the numbers: infinity times zero would not be zero."""
+    drawn = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(1))
+    drawn[0, 0], drawn[1, 1], drawn[2, 2] = torch.inf, -0.0, torch.nan
+    values = drawn.to(dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    mask = (torch.arange(60).view(3, 5, 2, 2) % 3 != 0).to(torch.bool)
+    expected = [v if kept else 0.0 for v, kept in zip(values.double().flatten(), mask.flatten(), strict=True)]
+    expected_values = torch.tensor(expected, dtype=torch.float64)
+    actual = masked(values, mask)
+    assert (actual.dtype, actual.stride()) == (dtype, values.stride())
+    assert torch.equal(actual.double().flatten().nan_to_num(7.0), expected_values.nan_to_num(7.0))
+    assert not actual.double().flatten()[~mask.flatten()].signbit().any()
+    zero_pruned(values, mask)
+    assert torch.equal(values.double().flatten().nan_to_num(7.0), expected_values.nan_to_num(7.0))
 
 
-def test_masks_as_numbers_have_their_parameters_layout() -> None:
-    """A product of two layouts takes three times as long."""
+def test_masks_take_their_parameters_layout() -> None:
+    """Of two layouts together, arithmetic takes three times as long."""
     weight = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
     mask = torch.arange(24).view(2, 3, 2, 2) % 5 == 0
-    (numbers,) = as_numbers({"w": mask}, {"w": weight}).values()
-    assert numbers.stride() == weight.stride()
-    assert numbers.bool().equal(mask)
-    assert not numbers.requires_grad
+    (laid,) = laid_out_as({"w": weight}, {"w": mask}).values()
+    assert laid.stride() == weight.stride()
+    assert torch.equal(laid, mask)
 
 
 def test_changes_are_counted_in_both_directions() -> None:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ntt_cli.core.logits import IGNORED
-from ntt_cli.core.masks import as_numbers
 from ntt_cli.core.sharing import Sum, alone
-from ntt_cli.core.training import OptimiserName, default_learning_rate, make_optimiser, training_step, zero_pruned
+from ntt_cli.core.training import OptimiserName, default_learning_rate, make_optimiser, training_step
 from tests.core.cases import random_masks
 from tests.shares import in_shares
 
@@ -55,12 +52,11 @@ def test_pruned_weights_stay_zero_under_momentum_and_decay(name: OptimiserName) 
     module = build()
     parameters = dict(module.named_parameters())
     masks = random_masks(module.state_dict())
-    numbers = as_numbers(masks, parameters)
     optimiser = make_optimiser(name, module.parameters(), learning_rate=0.05, weight_decay=0.1)
-    training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers={})  # momentum everywhere
+    training_step(module, optimiser, X, LABELS, parameters=parameters, masks={})  # momentum everywhere
     losses = []
     for _ in range(20):
-        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers=numbers))
+        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, masks=masks))
         for key, mask in masks.items():
             assert (parameters[key][~mask] == 0).all()
             assert (parameters[key][mask] != 0).all()
@@ -76,23 +72,11 @@ def test_one_step_by_hand() -> None:
     parameters = dict(module.named_parameters())
     mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
-    loss = training_step(module, optimiser, X, LABELS, parameters=parameters, mask_numbers={"weight": mask.float()})
+    loss = training_step(module, optimiser, X, LABELS, parameters=parameters, masks={"weight": mask})
     torch.testing.assert_close(loss, torch.tensor(3.0).log())
     error = 1 / 3 - nn.functional.one_hot(LABELS).float()
     torch.testing.assert_close(module.weight.detach(), -0.1 * mask * (error.T @ X) / 16)
     torch.testing.assert_close(module.bias.detach(), -0.1 * error.mean(0))
-
-
-def test_zeroing_touches_nothing_else() -> None:
-    module = build()
-    before = copy.deepcopy(module.state_dict())
-    parameters = dict(module.named_parameters())
-    mask = random_masks(module.state_dict())["0.weight"]
-    zero_pruned(parameters, {"0.weight": mask.float()})
-    assert torch.equal(parameters["0.weight"].detach(), before["0.weight"] * mask)
-    for name in ("0.bias", "2.weight", "2.bias"):
-        assert torch.equal(parameters[name].detach(), before[name])
-    assert all(p.grad is None for p in parameters.values())
 
 
 def test_processes_that_share_the_batch_take_the_step_of_one() -> None:
@@ -105,8 +89,7 @@ def test_processes_that_share_the_batch_take_the_step_of_one() -> None:
         optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
         parameters, (x, own) = dict(module.named_parameters()), (values[rank::size] for values in (X, labels))
         losses = [
-            training_step(module, optimiser, x, own, parameters=parameters, mask_numbers={}, total=total)
-            for _ in range(2)
+            training_step(module, optimiser, x, own, parameters=parameters, masks={}, total=total) for _ in range(2)
         ]
         return [*losses, *(p.detach() for p in parameters.values())]
 
@@ -121,7 +104,7 @@ def test_a_batch_without_a_label_that_counts_moves_nothing() -> None:
     module = build()
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
     labels = torch.full_like(LABELS, IGNORED)
-    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), mask_numbers={})
+    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), masks={})
     assert loss == 0
     for name, value in build().state_dict().items():
         assert torch.equal(module.state_dict()[name], value)

@@ -59,8 +59,8 @@ MISTAKES = {
     ),
     "only gradients masked": Mistake(
         "core/training.py",
-        "    advance(optimiser)\n    zero_pruned(parameters, mask_numbers)\n",
-        "    zero_pruned({n: p.grad for n, p in parameters.items()}, mask_numbers)\n    advance(optimiser)\n",
+        "zero_pruned(parameters[name], mask)",
+        "zero_pruned(parameters[name].grad, mask)",
         "core/test_training.py::test_pruned_weights_stay_zero_under_momentum_and_decay",
     ),
     ">= for exact counts": Mistake(

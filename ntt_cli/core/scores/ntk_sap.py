@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
-from ntt_cli.core.masks import apply_masks, as_numbers
 
 
 def ntk_sap_scores(
@@ -34,15 +33,19 @@ def ntk_sap_scores(
     """
     total = {name: torch.zeros(mask.shape, device=mask.device) for name, mask in masks.items()}
     for params, x in draws:
-        numbers = {name: m.requires_grad_() for name, m in as_numbers(masks, params).items()}
+        numbers = {name: mask.to(params[name]).requires_grad_() for name, mask in masks.items()}
         shift = {
             name: torch.randn(mask.shape, generator=generator, device=generator.device).to(params[name])
             for name, mask in masks.items()
         }
         moved = params | {name: params[name] + perturbation * shift[name] for name in masks}
         with torch.enable_grad():
-            gap = apply(apply_masks(params, numbers), x) - apply(apply_masks(moved, numbers), x)
+            gap = apply(_products(params, numbers), x) - apply(_products(moved, numbers), x)
             gradients = torch.autograd.grad(gap.square().sum() / len(x), list(numbers.values()), materialize_grads=True)
         for name, gradient in zip(numbers, gradients, strict=True):
             total[name] += gradient
     return {name: value.abs() * masks[name] for name, value in total.items()}
+
+
+def _products(params: Params, numbers: Params) -> Params:
+    return params | {name: params[name] * m for name, m in numbers.items()}
