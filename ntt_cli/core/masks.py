@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ntt_cli.core.functional import Masks, Params
 
@@ -70,10 +71,11 @@ def apply_masks(params: Params, masks: Masks) -> Params:
 
 def masked(values: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
     """`m ⊙ w`."""
-    if values.requires_grad and torch.is_grad_enabled():
-        return values * mask
-    # As fast as a product with a mask of floats, which takes four times the memory; one with bools takes ten times as
-    # long, for they are made floats first.
+    # What is compiled is faster by `where`, which is vectorised then.
+    if (values.requires_grad and torch.is_grad_enabled()) or get_proxy_mode() is not None:
+        return torch.where(mask, values, 0)
+    # As fast as a product with a mask of floats, which takes four times the memory; `where` takes three times as long,
+    # and a product with bools ten times.
     return (_bits(values) & _ones(mask)).view(values.dtype)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.kernel_product import Answers, answers_and_pullback
-from ntt_cli.core.masks import apply_masks, laid_out_as, zero_pruned
+from ntt_cli.core.masks import apply_masks, laid_out_as, masked
 from ntt_cli.core.objective import Objective, TransferLoss, answers_gradient, penalty_slope
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
@@ -61,21 +61,21 @@ def transfer_gradients(
         chunk: samples that go through the network at once; all of a half by default.
         total: sums over the processes that share the batch.
     """
-    masked = apply_masks(params, masks)
+    weights = apply_masks(params, masks)
     restriction = masks if form.active else None
     own, pullback = answers_and_pullback(
-        apply, masked, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
+        apply, weights, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
     )
     loss, by_answers = answers_gradient(
-        form.objective, own, teacher, params=masked, prunable=masks, density=density, total=total
+        form.objective, own, teacher, params=weights, prunable=masks, density=density, total=total
     )
-    del masked  # the pullback frees them as it goes
+    del weights  # the pullback frees them as it goes
     gradients = pullback(by_answers)
     slope = penalty_slope(form.objective, density)
     for name, mask in masks.items():
         if form.objective.weight_penalty:
             gradients[name] += params[name] * slope
-        zero_pruned(gradients[name], mask)
+        gradients[name] = masked(gradients[name], mask)
     return loss, gradients
 
 
