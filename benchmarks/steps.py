@@ -15,17 +15,30 @@ from ntt_cli.core.batch_norm import estimate_statistics
 from ntt_cli.core.compiled import CompiledAnswers, CompiledGradients
 from ntt_cli.core.flops import seldom_used, uses_weights_seldom
 from ntt_cli.core.functional import functional_model
-from ntt_cli.core.kernel_product import answers, draw_probe
+from ntt_cli.core.kernel_product import Answers, answers, draw_probe
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.objective import Objective
 from ntt_cli.core.prunable import prunable_names
 from ntt_cli.core.scores.weights_alone import magnitude_scores
-from ntt_cli.core.transfer import start_student, transfer_step, update_masks
+from ntt_cli.core.transfer import Gradients, start_student, transfer_step, update_masks
 from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.prepare import channels_last
 
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What asks the teacher, and what finds gradients: compiled, or as they are; shared, for they compile once.
+
+    Attributes:
+        answers: as `kernel_product.answers`.
+        gradients: as `transfer.transfer_gradients`; `None` for that itself.
+    """
+
+    answers: Callable[..., Answers] = answers
+    gradients: Gradients | None = None
 
 
 @dataclass(frozen=True)
@@ -87,15 +100,22 @@ def plain_step(case: Case, *, channels_last: bool = False, adamw: bool = False) 
     return step
 
 
-def ntt_step(case: Case, *, cached: bool = False, compiled: bool = False) -> Step:
+def compiled_passes(case: Case) -> Passes:
+    """As `ntt prune --compile` has them; they compile when first asked."""
+    keep_compiled_code_private()
+    model = functional_model(_module(case))
+    return Passes(CompiledAnswers(model), CompiledGradients(model))
+
+
+def ntt_step(case: Case, *, cached: bool = False, passes: Passes = Passes()) -> Step:  # noqa: B008
     """All that `ntt prune` does in a step, drawing the probe and the teacher's passes included unless `cached`."""
     teacher = functional_model(_module(case))
     x, _, generator = _batch(case)
     # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
     teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
-    apply = teacher.bind()
-    seldom = seldom_used(apply, teacher.params, x[:1])
-    params = channels_last(teacher.params, but=seldom)  # as `ntt prune` lays them out
+    seldom = seldom_used(teacher.bind(), teacher.params, x[:1])
+    teacher = replace(teacher, params=channels_last(teacher.params, but=seldom))  # as `ntt prune` lays them out
+    apply, params = teacher.bind(), teacher.params
     keep = uses_weights_seldom(apply, params, x[:1])
     student = start_student(
         apply,
@@ -103,11 +123,8 @@ def ntt_step(case: Case, *, cached: bool = False, compiled: bool = False) -> Ste
         prunable_names(teacher),
         learning_rate=1e-4,
         keep_graph=keep,
-        compiled=CompiledGradients(teacher) if compiled else None,
+        compiled=passes.gradients,
     )
-    ask = CompiledAnswers(teacher) if compiled else answers
-    if compiled:
-        keep_compiled_code_private()
     scores = magnitude_scores(params, student.masks)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = update_masks(student, masks, density=0.05, apply=apply)
@@ -119,7 +136,7 @@ def ntt_step(case: Case, *, cached: bool = False, compiled: bool = False) -> Ste
 
     def step() -> None:
         v = probe if cached else draw_probe(shape, like=x, generator=generator)
-        theirs = known or ask(apply, params, x1, x2, v)
+        theirs = known or passes.answers(apply, params, x1, x2, v)
         transfer_step(student, x1, x2, probe=v, teacher=theirs, objective=objective, active=False)
 
     return step

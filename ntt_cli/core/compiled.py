@@ -69,7 +69,7 @@ class Compiled:
 
 def _compile(function: Callable[..., Any], trees: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
     """The compiled function, and its results."""
-    traced = make_fx(function)(*trees)
+    traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*trees)
     traced.graph.eliminate_dead_code()
     traced.recompile()
     compiled = torch.compile(traced, dynamic=False, options=OPTIONS)
