@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ntt_cli.config import DataOptions, ModelOptions, PruneConfig
 from ntt_cli.core.allocation import allocate_erk
 from ntt_cli.core.functional import Masks
-from ntt_cli.core.masks import zero_pruned
+from ntt_cli.core.masks import as_bits, zero_pruned
 from ntt_cli.core.rounds import masks_at
 from ntt_cli.core.schedule import cubic_density
 from ntt_cli.core.scores.weights_alone import magnitude_scores
@@ -70,14 +70,15 @@ def train(
     steps = EPOCHS * (TRAINING // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
-    for name, mask in masks.items():
+    for name, mask in as_bits(masks, weights).items():
         zero_pruned(parameters[name], mask)
     for step in range(steps):
         if prune_to is not None and step % UPDATE_EVERY == 0:
             density = cubic_density(step, steps=steps, density=prune_to)
             masks = masks_at(magnitude_scores(weights, masks), allocation="global", density=density)
         indices = torch.randint(TRAINING, (BATCH,), generator=generator)
-        training_step(module, optimiser, data.x[indices], data.y[indices], parameters=parameters, masks=masks)
+        bits = as_bits(masks, weights)
+        training_step(module, optimiser, data.x[indices], data.y[indices], parameters=parameters, mask_bits=bits)
         if prune_to is None:
             schedule.step()
     return masks

@@ -96,7 +96,7 @@ class CompiledGradients:
         self,
         apply: Apply,
         params: Params,
-        masks: Masks,
+        mask_bits: Masks,
         x1: Tensor,
         x2: Tensor,
         *,
@@ -109,7 +109,7 @@ class CompiledGradients:
         assert isinstance(apply, Bound)
         now = next(iter(params.values())).new_tensor(density)
         parts, gradients = self._compiled(
-            form, params, masks, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
+            form, params, mask_bits, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
         )
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
@@ -117,7 +117,7 @@ class CompiledGradients:
         self,
         form: Form,
         params: Params,
-        masks: Masks,
+        mask_bits: Masks,
         buffers: Params,
         batch: Params,
         teacher: Params,
@@ -126,7 +126,7 @@ class CompiledGradients:
         loss, gradients = transfer_gradients(
             self._model.bind(buffers),
             params,
-            masks,
+            mask_bits,
             batch["x1"],
             batch["x2"],
             probe=batch.get("probe"),

@@ -65,7 +65,7 @@ def kernel_product(
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         probe: `v`.
-        active: restrict the derivative to the entries where these masks are `True`; others count whole.
+        active: restrict the derivative to the entries that these masks keep, bools or bits; others count whole.
         chunk: samples that go through the network at once; all by default.
         total: sums over the processes that share `x1` and `x2`; each gets the answers for its own share.
     """
@@ -113,7 +113,9 @@ def answers_and_pullback(
     `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` are held. Each term is one forward-mode
     pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
     differentiated backwards twice. Sums over samples, both split exactly into chunks of either half, and into
-    shares of several processes; with more than one chunk of `x1` their forward-mode passes are made again.
+    shares of several processes; with more than one chunk of `x1` their forward-mode passes are made again. Taking
+    gradients back lets go of `u`, `w` and the parameters weight by weight, so that they make room if nobody else
+    holds them.
 
     Args:
         apply: as for `kernel_product`, and the others alike.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ntt_cli.core.functional import Masks, Params
 
@@ -59,38 +58,37 @@ def choose_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mas
     return {name: keep_top(score, n_keep=counts[name]) for name, score in scores.items()}
 
 
-def laid_out_as(params: Mapping[str, Tensor], masks: Masks) -> Masks:
-    """The masks in their parameters' layout: several times faster to apply than in another."""
-    return {name: torch.empty_like(params[name], dtype=torch.bool).copy_(mask) for name, mask in masks.items()}
+def as_bits(masks: Masks, params: Mapping[str, Tensor]) -> Masks:
+    """The masks as numbers of 8 bits, all of them set where kept, in their parameters' layout.
+
+    For arithmetic on every weight: ten times as fast as bools in plain steps, four times in compiled ones. As fast are
+    masks of floats, which take four times the memory.
+    """
+    return {name: torch.empty_like(params[name], dtype=torch.int8).copy_(mask).neg_() for name, mask in masks.items()}
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:
-    """`m ⊙ w`: new parameters with pruned entries zero; the gradient of a pruned entry is zero."""
+    """`m ⊙ w`: new parameters with pruned entries zero; the gradient of a pruned entry is zero.
+
+    Masks are bools, or if no gradient is asked for, bits.
+    """
     return {name: masked(p, masks[name]) if name in masks else p for name, p in params.items()}
 
 
-def masked(values: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
-    """`m ⊙ w`."""
-    # What is compiled is faster by `where`, which is vectorised then.
-    if (values.requires_grad and torch.is_grad_enabled()) or get_proxy_mode() is not None:
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """One of `apply_masks`."""
+    if mask.dtype is torch.bool:
         return torch.where(mask, values, 0)
-    # As fast as a product with a mask of floats, which takes four times the memory; `where` takes three times as long,
-    # and a product with bools ten times.
-    return (_bits(values) & _ones(mask)).view(values.dtype)
+    return (_bits(values) & mask).view(values.dtype)
 
 
-def zero_pruned(values: Tensor, mask: Bool[Tensor, "*shape"]) -> None:
-    """Set pruned entries to zero, in place, without a graph."""
-    _bits(values).bitwise_and_(_ones(mask))
+def zero_pruned(values: Tensor, mask: Int8[Tensor, "*shape"]) -> None:
+    """Set pruned entries to zero, in place, by a mask of bits."""
+    _bits(values).bitwise_and_(mask)
 
 
 def _bits(values: Tensor) -> Tensor:
     return values.detach().view(_INTEGERS[values.itemsize])
-
-
-def _ones(mask: Tensor) -> Tensor:
-    """-1, which is all bits of an integer of any width, where kept; 0 elsewhere."""
-    return -mask.view(torch.int8)
 
 
 def count_kept(masks: Masks) -> int:

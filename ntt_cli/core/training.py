@@ -51,7 +51,7 @@ def training_step(
     *,
     pick: Pick = usual_logits,
     parameters: Mapping[str, nn.Parameter],
-    masks: Masks,
+    mask_bits: Masks,
     total: Sum = alone,
 ) -> Float[Tensor, ""]:
     """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
@@ -63,7 +63,7 @@ def training_step(
         labels: their classes.
         pick: the logits among what the module returns.
         parameters: the module's.
-        masks: by parameter.
+        mask_bits: masks by parameter, from `as_bits`.
         total: sums over the processes that share the batch; all of them move the same network in the same way.
 
     Raises:
@@ -78,6 +78,6 @@ def training_step(
     for name in moved:
         parameters[name].grad = sums[name]
     advance(optimiser)
-    for name, mask in masks.items():
+    for name, mask in mask_bits.items():
         zero_pruned(parameters[name], mask)  # momentum and decay may have moved them
     return sums[""]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.kernel_product import Answers, answers_and_pullback
-from ntt_cli.core.masks import apply_masks, laid_out_as, masked
+from ntt_cli.core.masks import apply_masks, as_bits, masked
 from ntt_cli.core.objective import Objective, TransferLoss, answers_gradient, penalty_slope
 from ntt_cli.core.optimiser import advance
 from ntt_cli.core.sharing import Sum, alone
@@ -35,7 +35,7 @@ class Form:
 def transfer_gradients(
     apply: Apply,
     params: Params,
-    masks: Masks,
+    mask_bits: Masks,
     x1: Tensor,
     x2: Tensor,
     *,
@@ -51,7 +51,7 @@ def transfer_gradients(
     Args:
         apply: the student's function.
         params: its parameters, without a graph.
-        masks: its masks.
+        mask_bits: its masks, from `as_bits`.
         x1: first half of the batch, `[n, ...]`.
         x2: second half, `[m, ...]`.
         probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
@@ -61,18 +61,18 @@ def transfer_gradients(
         chunk: samples that go through the network at once; all of a half by default.
         total: sums over the processes that share the batch.
     """
-    weights = apply_masks(params, masks)
-    restriction = masks if form.active else None
+    weights = apply_masks(params, mask_bits)
+    restriction = mask_bits if form.active else None
     own, pullback = answers_and_pullback(
         apply, weights, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
     )
     loss, by_answers = answers_gradient(
-        form.objective, own, teacher, params=weights, prunable=masks, density=density, total=total
+        form.objective, own, teacher, params=weights, prunable=mask_bits, density=density, total=total
     )
     del weights  # the pullback frees them as it goes
     gradients = pullback(by_answers)
     slope = penalty_slope(form.objective, density)
-    for name, mask in masks.items():
+    for name, mask in mask_bits.items():
         if form.objective.weight_penalty:
             gradients[name] += params[name] * slope
         gradients[name] = masked(gradients[name], mask)
@@ -90,6 +90,7 @@ class Student:
         apply: its function, bound to its buffers.
         params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
         masks: its masks.
+        mask_bits: the same, for the arithmetic.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
         keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
@@ -99,6 +100,7 @@ class Student:
     apply: Apply
     params: Params
     masks: Masks
+    mask_bits: Masks
     density: float
     optimiser: torch.optim.Optimizer
     keep_graph: bool = False
@@ -107,7 +109,7 @@ class Student:
     @property
     def masked_params(self) -> Params:
         """`m ⊙ w`, without a graph."""
-        return apply_masks({name: p.detach() for name, p in self.params.items()}, self.masks)
+        return apply_masks({name: p.detach() for name, p in self.params.items()}, self.mask_bits)
 
 
 def start_student(
@@ -129,6 +131,7 @@ def start_student(
         apply=apply,
         params=params,
         masks=masks,
+        mask_bits=as_bits(masks, params),
         density=1.0,
         optimiser=optimiser,
         keep_graph=keep_graph,
@@ -138,7 +141,8 @@ def start_student(
 
 def update_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
     """The same student under other masks, bound to other buffers if `apply` is another."""
-    return replace(student, masks=laid_out_as(student.params, masks), density=density, apply=apply)
+    bits = as_bits(masks, student.params)
+    return replace(student, masks=masks, mask_bits=bits, density=density, apply=apply)
 
 
 def transfer_step(
@@ -177,7 +181,7 @@ def transfer_step(
     loss, gradients = find(
         student.apply,
         {name: p.detach() for name, p in student.params.items()},
-        student.masks,
+        student.mask_bits,
         x1,
         x2,
         probe=probe,

@@ -10,7 +10,7 @@ from torch import nn
 
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.core.logits import counted_rows, label_loss
-from ntt_cli.core.masks import laid_out_as
+from ntt_cli.core.masks import as_bits
 from ntt_cli.core.training import make_optimiser, training_step
 from ntt_cli.io.checkpoint import write_checkpoint
 from ntt_cli.io.files import report_path
@@ -129,7 +129,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
     """What is left of the epoch's steps."""
     module = training.module.train()
     parameters = dict(module.named_parameters())
-    masks = laid_out_as(parameters, task.masks)
+    mask_bits = as_bits(task.masks, parameters)
     batch_size, steps = division(task)
     training.epoch_order = training.order.get_state()
     shuffled = torch.randperm(len(task.training), generator=training.order)
@@ -144,7 +144,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
                 labels,
                 pick=task.loaded.pick,
                 parameters=parameters,
-                masks=masks,
+                mask_bits=mask_bits,
                 total=keeper.world.sum,
             )
         except FloatingPointError as error:

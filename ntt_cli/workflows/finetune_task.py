@@ -117,7 +117,7 @@ def seconds_per_step(task: Task) -> float:
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
         x, labels = task.training.batch(indices), task.training.labels(indices)
-        float(training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, masks={}))
+        float(training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_bits={}))
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 

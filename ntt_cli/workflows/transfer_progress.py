@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.masks import count_changes, laid_out_as
+from ntt_cli.core.masks import as_bits, count_changes
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
 from ntt_cli.core.transfer import Student, update_masks
@@ -148,7 +148,8 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
         student=replace(
             student,
             apply=teacher.bind(own) if own else student.apply,
-            masks=laid_out_as(student.params, masks),
+            masks=masks,
+            mask_bits=as_bits(masks, student.params),
             density=state.values["density"],
         ),
         buffers=own or fresh.buffers,

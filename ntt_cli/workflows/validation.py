@@ -35,7 +35,7 @@ class Validation:
         """`λ_K · D_K + D_f` at the student's masked weights, the mean over the batches."""
         params, settings = student.masked_params, self.batches.settings
         objective = replace(settings.objective, weight_penalty=0.0)
-        active = student.masks if settings.active else None
+        active = student.mask_bits if settings.active else None
         losses = []
         for number in range(BATCHES):
             batch = self.batches.at(number, chunk=chunk)

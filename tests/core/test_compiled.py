@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ntt_cli.core.compiled import CompilationError, Compiled, CompiledAnswers, CompiledGradients
 from ntt_cli.core.functional import Masks, Params, functional_model
 from ntt_cli.core.kernel_product import Answers, KernelProduct, answers
+from ntt_cli.core.masks import as_bits
 from ntt_cli.core.objective import Objective
 from ntt_cli.core.sharing import alone
 from ntt_cli.core.transfer import Form, start_student, transfer_gradients, transfer_step
@@ -48,7 +49,8 @@ def tensors(*shapes: tuple[int, ...], seed: int = 0) -> list[Tensor]:
 
 
 def masks_of(params: Params) -> Masks:
-    return {name: tensors(tuple(p.shape))[0] > 0 for name, p in params.items() if p.dim() > 1}
+    masks = {name: tensors(tuple(p.shape))[0] > 0 for name, p in params.items() if p.dim() > 1}
+    return as_bits(masks, params)
 
 
 def assert_same(one: Params, two: Params) -> None:

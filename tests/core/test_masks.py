@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from ntt_cli.core import masks as masks_module
 from ntt_cli.core.masks import (
     apply_masks,
+    as_bits,
     choose_masks,
     count_changes,
     count_kept,
     keep_top,
-    laid_out_as,
     masked,
     zero_pruned,
 )
@@ -89,7 +89,8 @@ def test_masked_parameters_and_their_gradients_are_zero_where_pruned() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
-def test_masking_leaves_kept_numbers_as_they_are_and_zeros_the_rest(dtype: torch.dtype, last: bool) -> None:
+@pytest.mark.parametrize("bits", [False, True], ids=["bools", "bits"])
+def test_masking_leaves_kept_numbers_as_they_are_and_zeros_the_rest(dtype: torch.dtype, last: bool, bits: bool) -> None:
     """Whatever the numbers: infinity times zero would not be zero."""
     drawn = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(1))
     drawn[0, 0], drawn[1, 1], drawn[2, 2] = torch.inf, -0.0, torch.nan
@@ -97,21 +98,25 @@ def test_masking_leaves_kept_numbers_as_they_are_and_zeros_the_rest(dtype: torch
     mask = (torch.arange(60).view(3, 5, 2, 2) % 3 != 0).to(torch.bool)
     expected = [v if kept else 0.0 for v, kept in zip(values.double().flatten(), mask.flatten(), strict=True)]
     expected_values = torch.tensor(expected, dtype=torch.float64)
-    actual = masked(values, mask)
-    assert (actual.dtype, actual.stride()) == (dtype, values.stride())
+    given = as_bits({"w": mask}, {"w": values})["w"] if bits else mask
+    actual = masked(values, given)
+    assert actual.dtype == dtype
+    assert actual.stride() == values.stride() or not bits
     assert torch.equal(actual.double().flatten().nan_to_num(7.0), expected_values.nan_to_num(7.0))
     assert not actual.double().flatten()[~mask.flatten()].signbit().any()
-    zero_pruned(values, mask)
-    assert torch.equal(values.double().flatten().nan_to_num(7.0), expected_values.nan_to_num(7.0))
+    if bits:
+        zero_pruned(values, given)
+        assert torch.equal(values.double().flatten().nan_to_num(7.0), expected_values.nan_to_num(7.0))
 
 
-def test_masks_take_their_parameters_layout() -> None:
+def test_bits_take_their_parameters_layout() -> None:
     """Of two layouts together, arithmetic takes three times as long."""
     weight = torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last).requires_grad_()
     mask = torch.arange(24).view(2, 3, 2, 2) % 5 == 0
-    (laid,) = laid_out_as({"w": weight}, {"w": mask}).values()
-    assert laid.stride() == weight.stride()
-    assert torch.equal(laid, mask)
+    (bits,) = as_bits({"w": mask}, {"w": weight}).values()
+    assert bits.stride() == weight.stride()
+    assert bits.dtype == torch.int8
+    assert torch.equal(bits, torch.where(mask, -1, 0))
 
 
 def test_changes_are_counted_in_both_directions() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.core.logits import IGNORED
+from ntt_cli.core.masks import as_bits
 from ntt_cli.core.sharing import Sum, alone
 from ntt_cli.core.training import OptimiserName, default_learning_rate, make_optimiser, training_step
 from tests.core.cases import random_masks
@@ -52,11 +53,12 @@ def test_pruned_weights_stay_zero_under_momentum_and_decay(name: OptimiserName) 
     module = build()
     parameters = dict(module.named_parameters())
     masks = random_masks(module.state_dict())
+    bits = as_bits(masks, parameters)
     optimiser = make_optimiser(name, module.parameters(), learning_rate=0.05, weight_decay=0.1)
-    training_step(module, optimiser, X, LABELS, parameters=parameters, masks={})  # momentum everywhere
+    training_step(module, optimiser, X, LABELS, parameters=parameters, mask_bits={})  # momentum everywhere
     losses = []
     for _ in range(20):
-        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, masks=masks))
+        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, mask_bits=bits))
         for key, mask in masks.items():
             assert (parameters[key][~mask] == 0).all()
             assert (parameters[key][mask] != 0).all()
@@ -72,7 +74,9 @@ def test_one_step_by_hand() -> None:
     parameters = dict(module.named_parameters())
     mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
-    loss = training_step(module, optimiser, X, LABELS, parameters=parameters, masks={"weight": mask})
+    loss = training_step(
+        module, optimiser, X, LABELS, parameters=parameters, mask_bits=as_bits({"weight": mask}, parameters)
+    )
     torch.testing.assert_close(loss, torch.tensor(3.0).log())
     error = 1 / 3 - nn.functional.one_hot(LABELS).float()
     torch.testing.assert_close(module.weight.detach(), -0.1 * mask * (error.T @ X) / 16)
@@ -89,7 +93,7 @@ def test_processes_that_share_the_batch_take_the_step_of_one() -> None:
         optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
         parameters, (x, own) = dict(module.named_parameters()), (values[rank::size] for values in (X, labels))
         losses = [
-            training_step(module, optimiser, x, own, parameters=parameters, masks={}, total=total) for _ in range(2)
+            training_step(module, optimiser, x, own, parameters=parameters, mask_bits={}, total=total) for _ in range(2)
         ]
         return [*losses, *(p.detach() for p in parameters.values())]
 
@@ -104,7 +108,7 @@ def test_a_batch_without_a_label_that_counts_moves_nothing() -> None:
     module = build()
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
     labels = torch.full_like(LABELS, IGNORED)
-    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), masks={})
+    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), mask_bits={})
     assert loss == 0
     for name, value in build().state_dict().items():
         assert torch.equal(module.state_dict()[name], value)

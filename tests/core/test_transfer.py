@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ntt_cli.core.functional import Masks, Params, functional_model
 from ntt_cli.core.kernel_product import KernelProduct, answers, draw_probe, kernel_product
+from ntt_cli.core.masks import as_bits
 from ntt_cli.core.objective import Objective, ObjectiveName
 from ntt_cli.core.sharing import Sum, alone
 from ntt_cli.core.transfer import Form, Student, start_student, transfer_gradients, transfer_step, update_masks
@@ -208,7 +209,8 @@ def test_new_masks_make_a_new_student_of_the_same_parameters() -> None:
     other = functional_model(nn.Linear(5, 3)).bind()
     sparse = update_masks(dense, masks, density=0.5, apply=other)
     assert (sparse.density, sparse.apply) == (0.5, other)
-    assert torch.equal(sparse.masks["0.weight"], masks["0.weight"])
+    assert sparse.masks == masks
+    assert torch.equal(sparse.mask_bits["0.weight"], torch.where(masks["0.weight"], -1, 0))
     assert sparse.params is dense.params
     assert sparse.optimiser is dense.optimiser
     assert dense.masks["0.weight"].all()
@@ -219,7 +221,7 @@ def test_what_is_spent_is_freed_on_the_way() -> None:
     model = functional_model(nn.Sequential(*(nn.Linear(256, 256) for _ in range(8))))
     x1, x2, probe = torch.randn(3, 2, 256, generator=torch.Generator().manual_seed(1))
     teacher = kernel_product(model.bind(), model.params, x1, x2, probe)
-    masks = {name: p > 0 for name, p in model.params.items() if p.dim() > 1}
+    masks = as_bits({name: p > 0 for name, p in model.params.items() if p.dim() > 1}, model.params)
     form = Form(Objective("relative", kernel_weight=1.0, weight_penalty=0.1))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         transfer_gradients(

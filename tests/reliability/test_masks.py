@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ntt_cli.core.allocation import allocate
-from ntt_cli.core.masks import choose_masks
+from ntt_cli.core.masks import as_bits, choose_masks
 from ntt_cli.core.training import make_optimiser, training_step
 
 CASES = 2_000 if "NTT_TORTURE" in os.environ else 200
@@ -142,11 +142,11 @@ def test_zeros_stay_zero_after_every_step(training: Training, density: float) ->
         x, labels = torch.randn(8, 1, 6, 6), torch.arange(8) % 4
         masks = {name: torch.rand(p.shape) < density for name, p in module.named_parameters() if p.dim() > 1}
     parameters = dict(module.named_parameters())
-    optimiser = training.make(module)
+    bits, optimiser = as_bits(masks, parameters), training.make(module)
 
-    def step(masks: dict[str, Tensor]) -> None:
+    def step(mask_bits: dict[str, Tensor]) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=training.autocast):
-            training_step(module, optimiser, x, labels, parameters=parameters, masks=masks)
+            training_step(module, optimiser, x, labels, parameters=parameters, mask_bits=mask_bits)
 
     if training.resumed:  # from a state with momentum for every entry, those included that are pruned now
         for _ in range(3):
@@ -156,7 +156,7 @@ def test_zeros_stay_zero_after_every_step(training: Training, density: float) ->
         optimiser.load_state_dict(state)
     before = {name: parameters[name].detach() * mask for name, mask in masks.items()}
     for _ in range(4):
-        step(masks)
+        step(bits)
         for name, mask in masks.items():
             assert parameters[name][~mask].count_nonzero() == 0
             assert parameters[name].isfinite().all()
