@@ -69,6 +69,7 @@ ZOO = {
     "LeNet-300-100": Case("sample_models/lenet_300_100.py", (1, 28, 28), 64),
     "LeNet-5": Case("sample_models/lenet5_caffe.py", (1, 28, 28), 64),
     "Conv-4": Case("sample_models/conv4.py", (3, 32, 32), 64),
+    "ResNet-20": Case("sample_models/resnet20.py", (1, 28, 28), 64),
     "ResNet-18": Case("torchvision:resnet18", (3, 64, 64), 32, {"num_classes": 10}),
     "ViT": Case("sample_models/vit_tiny.py", (1, 28, 28), 64),
     "MobileNetV2": Case("torchvision:mobilenet_v2", (3, 64, 64), 32, {"num_classes": 10}),
