@@ -27,7 +27,7 @@ from itertools import accumulate
 import torch
 from rich.console import Console
 from rich.table import Table
-from steps import GROWTH, ZOO, Case, Passes, Step, compiled_passes, ntt_step, plain_step
+from steps import GROWTH, PLAIN, ZOO, Case, Step, compiled_passes, ntt_step, plain_step
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -85,7 +85,7 @@ def main() -> None:
 def row(case: Case, turns: int, *, compiled: bool) -> list[str]:
     """The cells of one network."""
     plain, nhwc = plain_step(case), plain_step(case, channels_last=True)
-    passes = compiled_passes(case) if compiled else Passes()
+    passes = compiled_passes(case) if compiled else PLAIN
     ntt, cached = (ntt_step(case, cached=known, passes=passes) for known in (False, True))
     begun = time.perf_counter()
     ntt()

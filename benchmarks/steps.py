@@ -41,6 +41,9 @@ class Passes:
     gradients: Gradients | None = None
 
 
+PLAIN = Passes()
+
+
 @dataclass(frozen=True)
 class Case:
     """A network, and the batch it is measured on.
@@ -108,7 +111,7 @@ def compiled_passes(case: Case) -> Passes:
     return Passes(CompiledAnswers(model), CompiledGradients(model))
 
 
-def ntt_step(case: Case, *, cached: bool = False, passes: Passes = Passes()) -> Step:  # noqa: B008
+def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Step:
     """All that `ntt prune` does in a step, drawing the probe and the teacher's passes included unless `cached`."""
     teacher = functional_model(_module(case))
     x, _, generator = _batch(case)

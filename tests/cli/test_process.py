@@ -194,7 +194,7 @@ def test_no_color_is_honoured() -> None:
 def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).with_name("ntt")
     if not script.exists():
-        pytest.skip("the package is not installed here")
+        pytest.skip("the package is not installed here")  # as where a checkout runs on another's environment
     result = subprocess.run([script, "inspect", "sparse.safetensors"], capture_output=True, text=True, check=False)
     assert result.stdout == shell("ntt inspect sparse.safetensors").stdout
     assert result.returncode == 0
