@@ -1,6 +1,7 @@
 """What an NTT step costs: its time and memory over those of a plain SGD step, same model, same batch, in one run.
 
-    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--compile] [--device cuda]
+    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--memory] [--compile]
+        [--device cuda]
 
 Times are the processor's in this process, which other work on the machine disturbs least, with one thread; with more,
 or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that
@@ -8,7 +9,8 @@ or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over t
 plain step has the layout that PyTorch gives; `/ best` is over the faster of that and channels last.
 
 Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
-weights, gradients, optimiser and activations, for SGD, AdamW (which `ntt finetune` uses) and NTT alike.
+weights, gradients, optimiser and activations, for SGD, AdamW (which `ntt finetune` uses) and NTT alike. `--memory` has
+that alone.
 
 `--growth` has more outputs and weights instead. `--compile` has NTT's steps as `ntt prune --compile` takes them; plain
 ones stay as they are. `first` is the clock's time of the first NTT step, which is when compiling is done.
@@ -27,7 +29,7 @@ from itertools import accumulate
 import torch
 from rich.console import Console
 from rich.table import Table
-from steps import GROWTH, PLAIN, ZOO, Case, Step, compiled_passes, ntt_step, plain_step
+from steps import GROWTH, PLAIN, ZOO, Case, Passes, Step, compiled_passes, ntt_step, plain_step
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -65,27 +67,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--only", choices=list(ZOO))
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases: Mapping[str, Case] = GROWTH if options.growth else ZOO
-    table = Table(
-        "model", "SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "MiB", "/ SGD", "/ AdamW", "first, s"
-    )
+    times = [] if options.memory else ["SGD, ms", "NTT, ms", "ratio", "quartiles", "/ best", "cached", "first, s"]
+    table = Table("model", *times, "SGD, AdamW, NTT, MiB", "/ SGD", "/ AdamW")
     for name, case in cases.items():
         if options.only in {None, name}:
-            table.add_row(name, *row(replace(case, device=options.device), options.steps, compiled=options.compile))
+            there = replace(case, device=options.device)
+            passes = compiled_passes(there) if options.compile else PLAIN
+            cells = [] if options.memory else costs(there, options.steps, passes)
+            table.add_row(name, *cells, *memory(there, passes))
     compiled = ", NTT compiled" if options.compile else ""
     said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}{compiled}"
     Console(width=140).print(said)
     Console(width=140).print(table)
 
 
-def row(case: Case, turns: int, *, compiled: bool) -> list[str]:
-    """The cells of one network."""
+def costs(case: Case, turns: int, passes: Passes) -> list[str]:
+    """The cells of one network that tell times."""
     plain, nhwc = plain_step(case), plain_step(case, channels_last=True)
-    passes = compiled_passes(case) if compiled else PLAIN
     ntt, cached = (ntt_step(case, cached=known, passes=passes) for known in (False, True))
     begun = time.perf_counter()
     ntt()
@@ -98,15 +102,16 @@ def row(case: Case, turns: int, *, compiled: bool) -> list[str]:
     low, ratio, high = statistics.quantiles([ours / sgd for sgd, _, ours, _ in taken], n=4)
     best = statistics.median(ours / min(sgd, other) for sgd, other, ours, _ in taken)
     known = statistics.median(less / sgd for sgd, _, _, less in taken)
-    builds = plain_step, partial(plain_step, adamw=True), partial(ntt_step, passes=passes)
-    memory = [peak_mib(build, case) for build in builds]
     sgd_ms, ntt_ms = (1e3 * statistics.median(t[i] for t in taken) for i in (0, 2))
-    return [
-        *(f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"),
-        ", ".join(f"{mib:.1f}" for mib in memory),
-        *(f"{memory[-1] / mib:.2f}" for mib in memory[:-1]),
-        f"{first:.1f}",
-    ]
+    times = f"{sgd_ms:.1f}", f"{ntt_ms:.1f}", f"{ratio:.2f}", f"{low:.2f} to {high:.2f}", f"{best:.2f}", f"{known:.2f}"
+    return [*times, f"{first:.1f}"]
+
+
+def memory(case: Case, passes: Passes) -> list[str]:
+    """The cells of one network that tell memory."""
+    builds = plain_step, partial(plain_step, adamw=True), partial(ntt_step, passes=passes)
+    *rivals, ours = (peak_mib(build, case) for build in builds)
+    return [", ".join(f"{mib:.1f}" for mib in (*rivals, ours)), *(f"{ours / mib:.2f}" for mib in rivals)]
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ class Case:
         model: as `ntt prune` takes it.
         shape: of a sample.
         batch: samples.
-        args: of the factory; `num_classes` or `classes` is the number of outputs, 10 by default.
+        args: of the factory.
+        tokens: how many kinds of them a sample has; 0 for numbers.
         device: where.
     """
 
@@ -60,12 +61,8 @@ class Case:
     shape: tuple[int, ...]
     batch: int
     args: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0
     device: str = "cpu"
-
-    @property
-    def outputs(self) -> int:
-        """How many."""
-        return int(self.args.get("num_classes", self.args.get("classes", 10)))
 
 
 ZOO = {
@@ -76,6 +73,12 @@ ZOO = {
     "ResNet-18": Case("torchvision:resnet18", (3, 64, 64), 32, {"num_classes": 10}),
     "ViT": Case("sample_models/vit_tiny.py", (1, 28, 28), 64),
     "MobileNetV2": Case("torchvision:mobilenet_v2", (3, 64, 64), 32, {"num_classes": 10}),
+    "ResNet-50": Case("torchvision:resnet50", (3, 64, 64), 32, {"num_classes": 10}),
+    "VGG-16-BN": Case("torchvision:vgg16_bn", (3, 64, 64), 32, {"num_classes": 10}),
+    "ConvNeXt-T": Case("torchvision:convnext_tiny", (3, 64, 64), 32, {"num_classes": 10}),
+    "decoder": Case("benchmarks/sequences.py:decoder", (64,), 32, tokens=1000),
+    "LSTM": Case("benchmarks/sequences.py:lstm", (32, 64), 64),
+    "GRU": Case("benchmarks/sequences.py:gru", (32, 64), 64),
 }
 
 
@@ -93,12 +96,15 @@ def plain_step(case: Case, *, channels_last: bool = False, adamw: bool = False) 
     module = _module(case)
     if channels_last:
         module = module.to(memory_format=torch.channels_last)
-    x, labels, _ = _batch(case)
+    x, generator = _batch(case)
+    with torch.no_grad():
+        *rows, outputs = module(x[:2]).shape
+    labels = torch.randint(outputs, (len(x), *rows[1:]), generator=generator).flatten().to(case.device)
     optimiser = (torch.optim.AdamW if adamw else torch.optim.SGD)(module.parameters(), lr=1e-3)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(module(x), labels).backward()
+        nn.functional.cross_entropy(module(x).flatten(0, -2), labels).backward()
         optimiser.step()
 
     return step
@@ -114,7 +120,7 @@ def compiled_passes(case: Case) -> Passes:
 def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Step:
     """All that `ntt prune` does in a step, drawing the probe and the teacher's passes included unless `cached`."""
     teacher = functional_model(_module(case))
-    x, _, generator = _batch(case)
+    x, generator = _batch(case)
     # As `ntt prune` does: untrained statistics would let the signal vanish, and denormal numbers are slow.
     teacher = replace(teacher, buffers=estimate_statistics(teacher, teacher.params, teacher.buffers, [x]))
     seldom = seldom_used(teacher.bind(), teacher.params, x[:1])
@@ -129,17 +135,19 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
         keep_graph=keep,
         compiled=passes.gradients,
     )
-    scores = magnitude_scores(params, student.masks)
+    scores = magnitude_scores(params, student.mask_bits)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = update_masks(student, masks, density=0.05, apply=apply)
     objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0)
     x1, x2 = x.chunk(2)
-    shape = (len(x2), case.outputs)
-    probe = draw_probe(shape, like=x, generator=generator)
+    with torch.no_grad():
+        like = apply(params, x2)
+    shape = tuple(like.shape)
+    probe = draw_probe(shape, like=like, generator=generator)
     known = answers(apply, params, x1, x2, probe) if cached else None
 
     def step() -> None:
-        v = probe if cached else draw_probe(shape, like=x, generator=generator)
+        v = probe if cached else draw_probe(shape, like=like, generator=generator)
         theirs = known or passes.answers(apply, params, x1, x2, v)
         transfer_step(student, x1, x2, probe=v, teacher=theirs, objective=objective, active=False)
 
@@ -154,8 +162,12 @@ def _args(case: Case) -> tuple[str, ...]:
     return tuple(f"{name}={value}" for name, value in case.args.items())
 
 
-def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:
+def _batch(case: Case) -> tuple[torch.Tensor, torch.Generator]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(case.batch, *case.shape, generator=generator)
-    labels = torch.randint(case.outputs, (case.batch,), generator=generator)
-    return x.to(case.device), labels.to(case.device), generator
+    shape = (case.batch, *case.shape)
+    x = (
+        torch.randint(case.tokens, shape, generator=generator)
+        if case.tokens
+        else torch.randn(shape, generator=generator)
+    )
+    return x.to(case.device), generator

@@ -31,7 +31,7 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     lowest = _in_order(flat, flat.numel() - n_keep)
     mask = flat > lowest
-    missing = n_keep - int(mask.count_nonzero())  # `sum` makes whole numbers of 8 bytes first
+    missing = n_keep - _count(mask)
     # Where most scores are zero, their indices all at once would take twice the memory of the scores.
     for part, kept in zip(flat.split(PART), mask.split(PART), strict=True):
         if missing == 0:
@@ -93,9 +93,13 @@ def _bits(values: Tensor) -> Tensor:
 
 def count_kept(masks: Masks) -> int:
     """Kept weights over all layers."""
-    return sum(int(mask.sum()) for mask in masks.values())
+    return sum(map(_count, masks.values()))
 
 
 def count_changes(before: Masks, after: Masks) -> int:
     """Entries whose fate differs between two sets of masks."""
-    return sum(int((before[name] ^ mask).sum()) for name, mask in after.items())
+    return sum(_count(before[name] ^ mask) for name, mask in after.items())
+
+
+def _count(mask: Bool[Tensor, "*shape"]) -> int:
+    return int(mask.count_nonzero())  # `sum` makes whole numbers of 8 bytes first

@@ -89,8 +89,7 @@ class Student:
     Attributes:
         apply: its function, bound to its buffers.
         params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
-        masks: its masks.
-        mask_bits: the same, for the arithmetic.
+        mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
         keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
@@ -99,12 +98,16 @@ class Student:
 
     apply: Apply
     params: Params
-    masks: Masks
     mask_bits: Masks
     density: float
     optimiser: torch.optim.Optimizer
     keep_graph: bool = False
     compiled: Gradients | None = None
+
+    @property
+    def masks(self) -> Masks:
+        """Its masks as bools, made anew at each call, so that a step holds them once."""
+        return {name: bits.bool() for name, bits in self.mask_bits.items()}
 
     @property
     def masked_params(self) -> Params:
@@ -122,7 +125,6 @@ def start_student(
     compiled: Gradients | None = None,
 ) -> Student:
     """A student that begins as the teacher: its parameters, nothing pruned."""
-    masks = {name: torch.ones_like(teacher[name], dtype=torch.bool) for name in prunable}
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
     # torch's fused Adam is one kernel for all parameters; it has none for some devices and for double precision there.
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
@@ -130,8 +132,7 @@ def start_student(
     return Student(
         apply=apply,
         params=params,
-        masks=masks,
-        mask_bits=as_bits(masks, params),
+        mask_bits={name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable},
         density=1.0,
         optimiser=optimiser,
         keep_graph=keep_graph,
@@ -141,8 +142,7 @@ def start_student(
 
 def update_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
     """The same student under other masks, bound to other buffers if `apply` is another."""
-    bits = as_bits(masks, student.params)
-    return replace(student, masks=masks, mask_bits=bits, density=density, apply=apply)
+    return replace(student, mask_bits=as_bits(masks, student.params), density=density, apply=apply)
 
 
 def transfer_step(

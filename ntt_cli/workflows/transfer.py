@@ -256,7 +256,7 @@ def _score(
     student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, chunk: int | None
 ) -> dict[str, Tensor]:
     if settings.score == "magnitude":
-        return magnitude_scores(student.params, student.masks)
+        return magnitude_scores(student.params, student.mask_bits)
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     batches = (
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
@@ -265,7 +265,7 @@ def _score(
     sensitivities = logit_sensitivities(
         student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
     )
-    return saliency_scores(student.params, sensitivities, student.masks)
+    return saliency_scores(student.params, sensitivities, student.mask_bits)
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:

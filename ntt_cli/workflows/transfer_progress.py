@@ -129,7 +129,7 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
     Raises:
         ResumeError: if the state is of another network.
     """
-    student, params, masks = fresh.student, state.part("param"), state.part("mask")
+    student, params = fresh.student, state.part("param")
     if {name: p.shape for name, p in params.items()} != {name: p.shape for name, p in student.params.items()}:
         raise ResumeError(
             "the state to go on from",
@@ -141,15 +141,13 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
             p.copy_(params[name])
     restore_optimiser(student.optimiser, state.part("optimiser"))
     device = next(iter(student.params.values())).device
-    masks = {name: masks[name].to(device) for name in student.masks}
     own = {name: value.to(device) for name, value in state.part("buffer").items()}
     room.restore(state.values["room"])
     return Progress(
         student=replace(
             student,
             apply=teacher.bind(own) if own else student.apply,
-            masks=masks,
-            mask_bits=as_bits(masks, student.params),
+            mask_bits=as_bits(state.part("mask"), student.params),
             density=state.values["density"],
         ),
         buffers=own or fresh.buffers,

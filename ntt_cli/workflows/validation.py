@@ -42,7 +42,7 @@ class Validation:
             own = answers(student.apply, params, batch.x1, batch.x2, batch.probe, active=active, chunk=chunk)
             with torch.no_grad():
                 loss = transfer_loss(
-                    objective, own, batch.teacher, params=params, prunable=student.masks, density=student.density
+                    objective, own, batch.teacher, params=params, prunable=student.mask_bits, density=student.density
                 )
             losses.append(loss.total)
         return float(torch.stack(losses).mean())

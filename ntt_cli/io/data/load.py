@@ -17,6 +17,7 @@ from ntt_cli.io.data.arrays import from_arrays, read_npy, read_npz, read_safeten
 from ntt_cli.io.data.factory import DEFAULT_FACTORY, read_factory
 from ntt_cli.io.data.folder import read_folder
 from ntt_cli.io.data.image_files import SUFFIXES
+from ntt_cli.io.data.images import image_size
 from ntt_cli.io.data.named import NAMES, read_named
 from ntt_cli.io.data.samples import Samples
 from ntt_cli.io.safetensors_header import PICKLES
@@ -106,6 +107,10 @@ def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, se
     else:
         hint = "give --input-shape, like 3x32x32, or write INPUT_SHAPE = (3, 32, 32) in model.py"
         raise DataError(spec, "the shape of a sample is not known", hint=hint)
+    if len(shape) == 3:  # as images would come out
+        channels = 1 if options.grayscale else shape[0]
+        shape = (channels, *(image_size(options) or shape[1:]))
+        options = options.model_copy(update={"image_size": None, "grayscale": False})
     size = (int(count), *shape)
     if 4 * math.prod(size) > samples.EAGER_BYTES:
         raise DataError(spec, f"takes {4 * math.prod(size) / 2**30:.1f} GiB of memory", hint="ask for fewer samples")

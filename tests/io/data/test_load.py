@@ -50,6 +50,16 @@ def test_noise_takes_the_shape_of_the_model_file() -> None:
     assert data.inputs(torch.arange(len(data))).shape == (2, 1, 8, 8)
 
 
+def test_noise_has_the_shape_that_images_would_come_out_with() -> None:
+    options = DataOptions(data="noise:5", image_size="4x6", grayscale=True)
+    data = load_samples(options, split="train", input_shape=(3, 8, 8))
+    assert data.inputs(torch.arange(5)).shape == (5, 1, 4, 6)
+    small = load_samples(DataOptions(data="noise:5", image_size="2"), split="train", input_shape=(3, 8, 8))
+    assert small.inputs(torch.arange(5)).shape == (5, 3, 2, 2)
+    with refusal("holds no uint8 images that --image-size could change", hint="leave out --image-size"):
+        load_samples(options, split="train", input_shape=(8, 8))
+
+
 @pytest.mark.parametrize(
     ("spec", "shape", "what", "hint"),
     [
