@@ -1,7 +1,7 @@
 """What an NTT step costs: its time and memory over those of a plain SGD step, same model, same batch, in one run.
 
-    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--memory] [--compile]
-        [--device cuda]
+    python benchmarks/step_cost.py [--threads 1] [--steps 9] [--only ViT] [--growth] [--compile] [--device cuda]
+    python benchmarks/step_cost.py --memory [--image-size 224 --batch 16]
 
 Times are the processor's in this process, which other work on the machine disturbs least, with one thread; with more,
 or on a GPU, the clock's. Steps are taken in turn, and ratios are medians over the turns. One NTT step is all that
@@ -10,7 +10,7 @@ plain step has the layout that PyTorch gives; `/ best` is over the faster of tha
 
 Memory is the most that tensors take at once, counted by PyTorch's allocator from before anything of the step was built:
 weights, gradients, optimiser and activations, for SGD, AdamW (which `ntt finetune` uses) and NTT alike. `--memory` has
-that alone.
+that alone. Torchvision's networks can have `--image-size` pixels a side and `--batch` samples.
 
 `--growth` has more outputs and weights instead. `--compile` has NTT's steps as `ntt prune --compile` takes them; plain
 ones stay as they are. `first` is the clock's time of the first NTT step, which is when compiling is done.
@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--only", choices=list(ZOO))
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -78,6 +80,9 @@ def main() -> None:
     for name, case in cases.items():
         if options.only in {None, name}:
             there = replace(case, device=options.device)
+            if case.model.startswith("torchvision:"):
+                sides = [options.image_size or side for side in case.shape[1:]]
+                there = replace(there, shape=(case.shape[0], *sides), batch=options.batch or case.batch)
             passes = compiled_passes(there) if options.compile else PLAIN
             cells = [] if options.memory else costs(there, options.steps, passes)
             table.add_row(name, *cells, *memory(there, passes))

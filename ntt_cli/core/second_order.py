@@ -8,7 +8,8 @@ recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, h
 
 Layers with more weights than inputs spend their time on the weights. In forward mode PyTorch has these act on values
 and on tangents, and later adds up two gradients of their size; here both go through them at once. Convolutions at fewer
-positions than they have output channels are matrix products here: oneDNN's gradients by the weights are slow there.
+positions than they have output channels are matrix products here: oneDNN's gradients by the weights are slow there. Of
+attention, PyTorch's tangents exponentiate all scores once more, and hold more of them than is needed.
 """
 
 from __future__ import annotations
@@ -113,6 +114,42 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return result
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    pairs = [fwAD.unpack_dual(x) for x in (query, key, value)]
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    additive = attn_mask is not None and attn_mask.dtype is not torch.bool
+    if any(pair.tangent is None for pair in pairs) or not alike or additive or dropout_p:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    (q, dq), (k, dk), (v, dv) = ([x.reshape(-1, *x.shape[-2:]) for x in pair] for pair in pairs)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    q, dq = q * factor, dq * factor
+    scores, moved = torch.bmm(q, k.mT), torch.baddbmm(torch.bmm(dq, k.mT), q, dk.mT)
+    if is_causal:
+        attn_mask = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is None:
+        weights = scores.softmax(-1)
+    else:
+        hidden = ~attn_mask.expand(*query.shape[:-2], *scores.shape[-2:]).reshape(scores.shape)
+        # Finite, so that a query for which all keys are hidden has derivatives: those of its output, zero.
+        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(hidden, 0)
+    moved = weights * moved
+    moved = moved - weights * moved.sum(-1, keepdim=True)
+    y, dy = torch.bmm(weights, v), torch.baddbmm(torch.bmm(moved, v), weights, dv)
+    shape = (*query.shape[:-1], value.shape[-1])
+    return _dual(y.view(shape), dy.view(shape))
+
+
 def _convolve(
     operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any, **named: Any
 ) -> Tensor:
@@ -154,14 +191,16 @@ def _both_at_once(operation: Operation, input: Tensor, weight: Tensor, bias: Ten
     b, db = (None, None) if bias is None else fwAD.unpack_dual(bias)
     if dw is None or (dx is not None and (w.numel() <= x.numel() or x.dim() != w.dim())):
         return operation(input, weight, bias, *geometry)
-    moved = operation(x, dw, db, *geometry)
     if dx is None:
-        return _dual(operation(x, w, b, *geometry), moved)
-    both = operation(torch.cat([x, dx]), w, None, *geometry)
-    y, dy = both[: len(x)], both[len(x) :]  # of which each may be changed in place, unlike those of `chunk`
-    if b is not None:
-        y = y + b.view(-1, *(1,) * (y.dim() - 2))
-    return _dual(y, dy + moved)
+        y, dy = operation(x, w, b, *geometry), None
+    else:
+        both = operation(torch.cat([x, dx]), w, None, *geometry)
+        y, dy = both[: len(x)], both[len(x) :]  # of which each may be changed in place, unlike those of `chunk`
+        if b is not None:
+            y = y + b.view(-1, *(1,) * (y.dim() - 2))
+    # Last, so that its derivative is taken first: the gradient by `dw`, which lets go of `dw`, before that by `w`.
+    moved = operation(x, dw, db, *geometry)
+    return _dual(y, moved if dy is None else dy + moved)
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
@@ -221,6 +260,7 @@ _TWICE: Replacements = {
     F.conv3d: partial(_convolve, F.conv3d),
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
+    F.scaled_dot_product_attention: _attention,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,
     F.normalize: _normalize,

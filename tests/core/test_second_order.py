@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +144,83 @@ def test_embeddings_in_bags_are_as_written_out(mode: str) -> None:
     assert_same(taken_apart(Bag(), x1, x2), taken_apart(Library(), x1, x2))
 
 
+class Attention(nn.Module):
+    """Attention from some positions to others, by PyTorch's function or written out, and a head."""
+
+    def __init__(self, attend: Callable[..., Tensor], **options: Any) -> None:
+        super().__init__()
+        self.attend, self.options = attend, options
+        self.embed, self.head = nn.Linear(2, 16), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.embed(x).unflatten(-1, (2, 8)).transpose(1, 2).split([3, 3, 2], -1)
+        return self.head(self.attend(query[..., :3, :], key, value, **self.options).flatten(1))
+
+
+def written_out(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, scale: float = 3**-0.5
+) -> Tensor:
+    scores = q @ k.mT * scale
+    if is_causal:
+        attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is None:
+        attn_mask = torch.zeros(1)
+    if attn_mask.dtype is not torch.bool:
+        scores, attn_mask = scores + attn_mask, torch.ones(1, dtype=torch.bool)
+    weights = scores.exp() * attn_mask
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1e-300) @ v
+
+
+ATTENTION: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "scaled": {"scale": 0.3},
+    "causal": {"is_causal": True},
+    "masked": {"attn_mask": torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]], dtype=torch.bool)},
+    "a query that sees no key": {"attn_mask": torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]).bool()},
+    "masked by sample": {"attn_mask": torch.tensor([1, 0, 1, 1], dtype=torch.bool).view(1, 1, 1, 4)},
+    "biased": {"attn_mask": torch.arange(12.0).view(3, 4).double() / 5},
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_as_written_out(name: str) -> None:
+    torch.manual_seed(0)
+    x1, x2 = torch.randn(2, 4, 2).double(), torch.randn(3, 4, 2).double()
+    found = []
+    for attend in (written_out, F.scaled_dot_product_attention):
+        torch.manual_seed(1)
+        found.append(taken_apart(Attention(attend, **ATTENTION[name]), x1, x2))
+    assert_same(*found)
+
+
+def test_queries_of_heads_that_share_their_keys_are_as_written_out() -> None:
+    def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
+
+    def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return written_out(q, k[:, :1], v[:, :1])
+
+    x1, x2 = torch.randn(2, 4, 2).double(), torch.randn(3, 4, 2).double()
+    found = []
+    for attend in (by_hand, by_torch):
+        torch.manual_seed(1)
+        found.append(taken_apart(Attention(attend), x1, x2))
+    assert_same(*found)
+
+
+def test_keys_without_a_tangent_are_attended_to() -> None:
+    """As those are that belong to no layer that learns."""
+    torch.manual_seed(0)
+    keys = torch.randn(4, 3).double()
+    x1, x2 = torch.randn(2, 4, 2).double(), torch.randn(3, 4, 2).double()
+    found = []
+    for attend in (written_out, F.scaled_dot_product_attention):
+        torch.manual_seed(1)
+        fixed = partial(lambda attend, q, k, v: attend(q, keys.expand_as(k), v), attend)
+        found.append(taken_apart(Attention(fixed), x1, x2))
+    assert_same(*found)
+
+
 class Mixed(nn.Module):
     """A layer on inputs, one on what came of them, which has more weights than inputs, and a head."""
 
@@ -242,8 +322,9 @@ def test_a_heavy_weight_acts_on_values_and_tangents_at_once() -> None:
     # `J(x2)ᵀ v`; then of each half the first layer by its weights and by their tangents, for inputs have none, and
     # the second by its weights, on values and tangents at once, and by their tangents.
     assert sorted(made.forward) == sorted([3, 3] + 2 * [3, 3, 6, 3])
-    # Of the second half the weights' tangents are held, so that the first layer by them has no gradient.
-    assert sorted(made.backward) == sorted([3, 3] + [3, 3, 6, 3] + [3, 6, 3])
+    # The second's by the tangents of its weights come first, so that these are let go of before there is a gradient by
+    # the weights. Of the second half they are held, so that the first layer by them has no gradient.
+    assert made.backward == [3, 3] + [3, 6, 3, 3] + [3, 6, 3]
 
 
 def test_convolutions_at_few_positions_are_matrix_products() -> None:
