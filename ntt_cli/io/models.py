@@ -157,6 +157,15 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
             f"{lazy[0]} has no shape yet",
             hint="pass one batch through the network before returning it, or use layers that are not lazy",
         )
+    for name, module in built.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                raise ModelError(
+                    where,
+                    f"{name}.{key}".lstrip(".") + " is the result of a computation, and cannot be copied",
+                    hint="keep none in the network; for weight normalisation there is"
+                    " torch.nn.utils.parametrizations.weight_norm",
+                )
     return built
 
 

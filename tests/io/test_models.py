@@ -340,6 +340,20 @@ def test_lazy_layers(folder: Path) -> None:
     assert "pass one batch through" in error.hint
 
 
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)))", "0.weight"),
+        ("net = nn.Linear(2, 3)\n    net.last = net(torch.ones(2))\n    return net", "last"),
+    ],
+)
+def test_results_that_cannot_be_copied(folder: Path, body: str, what: str) -> None:
+    Path("model.py").write_text(f"import torch\nfrom torch import nn\n\ndef build_model():\n    {body}\n")
+    error = failure("model.py")
+    assert str(error) == f"model.py:build_model: {what} is the result of a computation, and cannot be copied"
+    assert "torch.nn.utils.parametrizations.weight_norm" in error.hint
+
+
 def test_package_that_is_not_there(folder: Path) -> None:
     error = failure("ntt_no_such_package.nets:Net")
     assert "No module named 'ntt_no_such_package'" in str(error)
