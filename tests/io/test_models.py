@@ -340,6 +340,7 @@ def test_lazy_layers(folder: Path) -> None:
     assert "pass one batch through" in error.hint
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
 @pytest.mark.parametrize(
     ("body", "what"),
     [
