@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,27 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off. A batch
     of one sample, which has no variance, is left out.
     """
-    module = copy.deepcopy(model.module)
-    for layer in _batch_norm_layers(module).values():
-        layer.train()
-        layer.momentum = None  # a cumulative average instead of an exponential one
     fresh = untrained_statistics(model, buffers)
-    with torch.no_grad():
+    with torch.no_grad(), _averaging(model):
         for batch in batches:
             if len(batch) > 1:
-                functional_call(module, (params, fresh), (batch,))
+                functional_call(model.module, (params, fresh), (batch,))
     return fresh
+
+
+@contextmanager
+def _averaging(model: FunctionalModel) -> Generator[None]:
+    # The private module itself, not a copy: some networks hold results of their last pass, which cannot be copied.
+    layers = _batch_norm_layers(model.module).values()
+    before = [(layer, layer.training, layer.momentum) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = True
+            layer.momentum = None  # a cumulative average instead of an exponential one
+        yield
+    finally:
+        for layer, training, momentum in before:
+            layer.training, layer.momentum = training, momentum
 
 
 def with_variances_of_at_least(least: float, buffers: Params, reference: Params) -> Params:

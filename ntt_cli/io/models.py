@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ntt_cli.config import ModelOptions
@@ -150,23 +150,38 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
             f"returned a value of type {type(built).__name__}, not a torch.nn.Module",
             hint="return the network itself, no tuple, class or state dict",
         )
-    lazy = [key for key, value in [*built.named_parameters(), *built.named_buffers()] if is_lazy(value)]
-    if lazy:
-        raise ModelError(
-            where,
-            f"{lazy[0]} has no shape yet",
-            hint="pass one batch through the network before returning it, or use layers that are not lazy",
-        )
+    _check_built(built, where)
+    return built
+
+
+def _check_built(built: nn.Module, where: str) -> None:
     for name, module in built.named_modules():
+        what = name or "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            hint = "return the torch.nn.Module that it was made of"
+            raise ModelError(where, f"{what} is TorchScript, which cannot be taken apart", hint=hint)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            hint = "return the network inside, its .module; torchrun has several processes prune one network"
+            raise ModelError(where, f"{what} is wrapped in {type(module).__name__}", hint=hint)
+        if type(module).__name__ == "OptimizedModule":  # importing its class takes a second
+            hint = "return the network itself; --compile compiles the steps"
+            raise ModelError(where, f"{what} is compiled already", hint=hint)
         for key, value in vars(module).items():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
+            if isinstance(value, Tensor) and not value.is_leaf:
                 raise ModelError(
                     where,
                     f"{name}.{key}".lstrip(".") + " is the result of a computation, and cannot be copied",
                     hint="keep none in the network; for weight normalisation there is"
                     " torch.nn.utils.parametrizations.weight_norm",
                 )
-    return built
+    for key, value in [*built.named_parameters(), *built.named_buffers()]:
+        if is_lazy(value):
+            hint = "pass one batch through the network before returning it, or use layers that are not lazy"
+            raise ModelError(where, f"{key} has no shape yet", hint=hint)
+        if value.is_meta:
+            raise ModelError(
+                where, f"{key} has no values: it is on the meta device", hint="build the network on the CPU"
+            )
 
 
 def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, ker
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, kind_of, tensor_fields
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.workflows.events import EventSink, Warned
-from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.prepare import Inputs, named_gradients
 
 
 def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tuple[int, ...]:
@@ -24,7 +24,12 @@ def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tupl
     Raises:
         ModelError: if the model cannot take the inputs, or does not return finite logits `[n, ..., classes]`.
     """
-    hint = "name other data with --data, change the images with --image-size or --grayscale, or the model"
+    kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
+    hint = (
+        f"inputs are float32, and some weights {' and '.join(sorted(kinds))}: return network.float() from its factory"
+        if kinds
+        else "name other data with --data, change the images with --image-size or --grayscale, or the model"
+    )
     with torch.no_grad():
         logits = _logits(model.returned, model.pick, inputs, 2, where=where, hint=hint)
     return tuple(logits.shape[1:])
@@ -34,7 +39,8 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
     """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
 
     Raises:
-        ModelError: if that fails as in `check_forward`, or no trainable parameter acts on the output.
+        ModelError: if that fails as in `check_forward`, no trainable parameter acts on the output, or there is no
+            gradient.
     """
     copied = copy.deepcopy(module).train()
     hint = "try another --batch-size or other data with --data, or mend the model"
@@ -46,6 +52,8 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
             "has an output that no trainable parameter acts on",
             hint="check requires_grad, detach() and no_grad()",
         )
+    with named_gradients(where):
+        logits.sum().backward()
 
 
 def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -166,7 +167,7 @@ def pick_prunable(
     """Names of the weights to prune.
 
     Raises:
-        ModelError: if there are none, or some do not act on the output.
+        ModelError: if there are none, some do not act on the output, or there is no gradient.
     """
     names = prunable_names(model, exclude)
     if not names:
@@ -175,7 +176,9 @@ def pick_prunable(
             "has no prunable weights: none is trainable, of two or more dimensions and not excluded",
             hint="check --exclude and requires_grad",
         )
-    if inputs is not None and (unused := _unused(model, names, inputs)):
+    with named_gradients(where):
+        unused = _unused(model, names, inputs) if inputs else []
+    if unused:
         raise ModelError(
             where,
             f"never uses {_listed(unused)} for its output, so their share of the density would be lost",
@@ -196,6 +199,30 @@ def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> l
         return list(names)
     gradients = torch.autograd.grad(logits.sum(), [leaves[name] for name in names], allow_unused=True)
     return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+
+@contextmanager
+def named_gradients(where: str) -> Generator[None]:
+    """While it is active, torch's reason why there is no gradient is one of the model.
+
+    Yields:
+        nothing.
+
+    Raises:
+        ModelError: with that reason.
+        OutOfMemoryError: as it is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).split(";")[0].splitlines()[0]
+        raise ModelError(
+            where,
+            f"has no gradient: {reason}",
+            hint="mend that operation: the network cannot be trained; --debug shows where it is",
+        ) from error
 
 
 def _listed(names: list[str], most: int = 5) -> str:

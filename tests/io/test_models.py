@@ -340,6 +340,25 @@ def test_lazy_layers(folder: Path) -> None:
     assert "pass one batch through" in error.hint
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("value", "what", "hint"),
+    [
+        ("torch.jit.script(nn.Linear(2, 3))", "the network is TorchScript, which cannot be taken apart", "made of"),
+        ("nn.Sequential(torch.jit.script(nn.ReLU()))", "0 is TorchScript, which cannot be taken apart", "made of"),
+        ("nn.DataParallel(nn.Linear(2, 3))", "the network is wrapped in DataParallel", ".module"),
+        ("torch.compile(nn.Linear(2, 3))", "the network is compiled already", "--compile"),
+        ("nn.Linear(2, 3, device='meta')", "weight has no values: it is on the meta device", "on the CPU"),
+    ],
+)
+def test_networks_that_cannot_be_taken_apart(folder: Path, value: str, what: str, hint: str) -> None:
+    Path("model.py").write_text(f"import torch\nfrom torch import nn\n\ndef build_model():\n    return {value}\n")
+    error = failure("model.py")
+    assert str(error) == f"model.py:build_model: {what}"
+    assert hint in error.hint
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
 @pytest.mark.parametrize(
     ("body", "what"),

@@ -52,6 +52,12 @@ def test_number_of_outputs(digits: Inputs) -> None:
             "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: SystemExit: 0",
             OTHER_DATA,
         ),
+        (
+            "double",
+            "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: RuntimeError: mat1 and mat2 must"
+            " have the same dtype, but got Float and Double",
+            "inputs are float32, and some weights float64: return network.float() from its factory",
+        ),
     ],
 )
 def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str, hint: str) -> None:
@@ -105,6 +111,16 @@ def test_training_is_tried_on_a_copy(digits: Inputs) -> None:
     check_training(module, usual_logits, digits, batch_size=8, where="net.py")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert not module.training
+
+
+def test_a_network_that_training_cannot_differentiate(digits: Inputs) -> None:
+    module = loaded("overwrites").module
+    error = refusal(ModelError, check_training, module, usual_logits, digits, batch_size=4, where="net.py")
+    assert str(error).startswith(
+        "net.py: has no gradient: one of the variables needed for gradient computation has been"
+    )
+    assert ";" not in str(error)
+    assert error.hint == "mend that operation: the network cannot be trained; --debug shows where it is"
 
 
 def test_trying_to_train_draws_nothing(digits: Inputs) -> None:

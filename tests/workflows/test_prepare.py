@@ -14,6 +14,7 @@ from ntt_cli.workflows.prepare import (
     Inputs,
     channels_last,
     laid_out,
+    named_gradients,
     open_inputs,
     pick_device,
     pick_prunable,
@@ -169,3 +170,15 @@ def test_unused_weights(digits: Inputs) -> None:
     assert error.hint == "--exclude 'idle.weight' --exclude 'spare.weight'"
     error = refusal(ModelError, pick_prunable, apart("detached"), digits, exclude=(), where="net.py")
     assert "never uses fc1.weight, fc2.weight" in str(error)
+
+
+def test_weights_cannot_be_picked_without_a_gradient(digits: Inputs) -> None:
+    error = refusal(ModelError, pick_prunable, apart("overwrites"), digits, exclude=(), where="net.py")
+    assert str(error).startswith(
+        "net.py: has no gradient: one of the variables needed for gradient computation has been"
+    )
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_network() -> None:
+    with pytest.raises(torch.OutOfMemoryError), named_gradients("net.py"):
+        raise torch.OutOfMemoryError("full")
