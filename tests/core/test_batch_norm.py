@@ -12,6 +12,7 @@ from ntt_cli.core.batch_norm import (
     with_variances_of_at_least,
 )
 from ntt_cli.core.functional import FunctionalModel, functional_model
+from ntt_cli.core.kernel_product import kernel_product
 from tests.core.cases import snapshot, unchanged
 
 
@@ -133,3 +134,20 @@ def test_which_layers_have_running_statistics(module: nn.Module, running: bool, 
     assert has_batch_norm(model) is running
     assert has_untrained_statistics(model) is running
     assert coupling_layers(model) == coupling
+
+
+class Keeping(nn.Sequential):
+    """Keeps what its last pass came to, which cannot be copied."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        return self.last
+
+
+def test_a_network_may_keep_results_of_its_last_pass() -> None:
+    model, data = functional_model(Keeping(*build())), batches([4])
+    (x,) = data
+    kernel_product(model.bind(), model.params, x, x, torch.ones_like(model.bind()(model.params, x)))
+    found = estimate_statistics(model, model.params, model.buffers, data)
+    expected = estimate_statistics(functional_model(build()), model.params, model.buffers, data)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
