@@ -1,7 +1,8 @@
 """Replacements for the operations whose second derivative PyTorch lacks, gets wrong, or finds slowly.
 
-The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm` and `instance_norm`
-then treat their own statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
+The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm`, `instance_norm` and
+`batch_norm` by the statistics of its inputs, by which some networks standardise their weights, then treat these
+statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
 `hardsigmoid` have none, nor has `normalize` where its input is zero; weight normalisation and `embedding_bag` cannot be
 differentiated in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the
 recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
@@ -100,9 +101,27 @@ def _instance_norm(
 ) -> Tensor:
     if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    result = _standardise(input, range(2, input.dim()), eps)
+    return _scale_channels(_standardise(input, range(2, input.dim()), eps), weight, bias)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _scale_channels(_standardise(input, (0, *range(2, input.dim())), eps), weight, bias)
+
+
+def _scale_channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     channels = (-1, *(1,) * (input.dim() - 2))
-    result = result if weight is None else result * weight.view(channels)
+    result = input if weight is None else input * weight.view(channels)
     return result if bias is None else result + bias.view(channels)
 
 
@@ -260,6 +279,7 @@ _TWICE: Replacements = {
     F.conv3d: partial(_convolve, F.conv3d),
     F.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
+    F.batch_norm: _batch_norm,
     F.scaled_dot_product_attention: _attention,
     F.glu: _glu,
     F.hardsigmoid: _hardsigmoid,

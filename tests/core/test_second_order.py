@@ -144,6 +144,35 @@ def test_embeddings_in_bags_are_as_written_out(mode: str) -> None:
     assert_same(taken_apart(Bag(), x1, x2), taken_apart(Library(), x1, x2))
 
 
+class Standardised(nn.Module):
+    """A convolution whose weights are standardised, by batch norm's own function or written out, as NFNets do."""
+
+    def __init__(self, *, by_torch: bool) -> None:
+        super().__init__()
+        self.by_torch = by_torch
+        self.weight, self.gain = nn.Parameter(torch.randn(4, 2, 2, 2)), nn.Parameter(torch.rand(4) + 0.5)
+        self.shift, self.head = nn.Parameter(torch.randn(4)), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.flatten(1)
+        if self.by_torch:
+            rows = F.batch_norm(rows.unsqueeze(0), None, None, self.gain, self.shift, training=True, eps=1e-3)[0]
+        else:
+            centred = rows - rows.mean(1, keepdim=True)
+            rows = centred / (centred.square().mean(1, keepdim=True) + 1e-3).sqrt()
+            rows = rows * self.gain.unsqueeze(1) + self.shift.unsqueeze(1)
+        return self.head(torch.tanh(F.conv2d(x, rows.view(4, 2, 2, 2))).flatten(1))
+
+
+def test_standardised_weights_are_as_written_out() -> None:
+    x1, x2 = torch.randn(2, 2, 3, 3).double(), torch.randn(3, 2, 3, 3).double()
+    found = []
+    for by_torch in (False, True):
+        torch.manual_seed(1)
+        found.append(taken_apart(Standardised(by_torch=by_torch), x1, x2))
+    assert_same(*found)
+
+
 class Attention(nn.Module):
     """Attention from some positions to others, by PyTorch's function or written out, and a head."""
 
