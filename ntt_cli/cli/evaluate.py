@@ -19,6 +19,9 @@ from ntt_cli.config import EvaluateConfig
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import EvaluateReport
 
+MOST_CLASSES = 20
+"""That are shown."""
+
 EXAMPLES = """Examples:
 
   ntt evaluate model.py --checkpoint tuned.safetensors
@@ -72,8 +75,16 @@ def _summary(report: EvaluateReport) -> RenderableType:
     if report.agreement is not None:
         parts.append(agreement_line(report.agreement))
     if report.accuracy is not None:
-        classes = Table("class", "accuracy", box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for name, accuracy in report.accuracy.per_class.items():
-            classes.add_row(Text(name), "no samples" if accuracy is None else f"{accuracy:.2%}")
-        parts += [Text(), classes]
+        parts += [Text(), *_classes(report.accuracy.per_class)]
     return Group(*parts)
+
+
+def _classes(accuracies: dict[str, float | None]) -> list[RenderableType]:
+    table = Table("class", "accuracy", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    shown = list(accuracies.items())
+    if many := len(shown) > MOST_CLASSES:
+        shown.sort(key=lambda pair: 2.0 if pair[1] is None else pair[1])
+    for name, accuracy in shown[:MOST_CLASSES]:
+        table.add_row(Text(name), "no samples" if accuracy is None else f"{accuracy:.2%}")
+    note = Text(f"the {MOST_CLASSES} lowest of {len(shown):,} classes; --json has all", style="dim")
+    return [table, note] if many else [table]

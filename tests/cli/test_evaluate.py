@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,26 @@ def test_for_people(ntt: Ntt) -> None:
     assert rows["agreement"].startswith("with the teacher: same first choice ")
     assert set("0123456789") < rows.keys()
     assert "sample 359/359" in result.err
+
+
+def test_of_many_classes_the_lowest_are_shown(ntt: Ntt) -> None:
+    Path("wide.py").write_text(
+        "from torch import nn\n\ndef build_model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(4, 30))\n"
+    )
+    np.savez("many.npz", x=np.eye(4, dtype=np.float32).repeat(5, 0), y=np.arange(20) % 7)
+    model = ("wide.py", "--data", "many.npz", "--validation", "0", "--epochs", "1", "-o", "wide.safetensors")
+    assert ntt("finetune", *model).code == 0
+    evaluate = ("evaluate", "wide.py", "--data", "many.npz", "--checkpoint", "wide.safetensors")
+    *table, note = ntt(*evaluate).out.splitlines()[-22:]
+    assert table[0].split() == ["class", "accuracy"]
+    rows = [line.split(maxsplit=1) for line in table[1:]]
+    assert [name for name, value in rows if value.strip() != "no samples"] == [name for name, _ in rows[:7]]
+    assert len(rows) == 20
+    assert note.strip() == "the 20 lowest of 30 classes; --json has all"
+    accuracies = ntt(*evaluate, "--json").document["accuracy"]["per_class"]
+    assert len(accuracies) == 30
+    assert [f"{accuracies[name]:.2%}" for name, _ in rows[:7]] == [value.strip() for _, value in rows[:7]]
+    assert (lowest := [accuracies[name] for name, _ in rows[:7]]) == sorted(lowest)
 
 
 def test_json_and_quiet_agree(ntt: Ntt) -> None:
