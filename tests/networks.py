@@ -151,6 +151,33 @@ class Own(Net):
 def build_model():
     return Own()
 """,
+    "wrong derivative": _HEAD
+    + """
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * ctx.saved_tensors[0].detach() * tangent
+
+class Own(Net):
+    def hidden(self, x):
+        return Square.apply(super().hidden(x))
+
+def build_model():
+    return Own()
+""",
     "talkative": "import os\nprint('importing')\n"
     + _net("def forward(self, x):\n    print('running')\n    return super().forward(x)").replace(
         "    return Own()", "    print('building')\n    return Own()"

@@ -10,12 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.core.flops import uses_weights_seldom
-from ntt_cli.core.functional import FunctionalModel
+from ntt_cli.core.functional import FunctionalModel, Params
 from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, kernel_product
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, kind_of, tensor_fields
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.prepare import Inputs, named_gradients
+
+DIFFERENT = 0.05
+"""Of a gradient, relative: as much more than rounding makes of any as a wrong formula makes of most."""
+
+ROUNDED = 1e-3
+"""Of the largest gradient: a smaller one is mostly rounding."""
 
 
 def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tuple[int, ...]:
@@ -57,28 +63,28 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
 
 
 def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:
-    """Take one product with the network's kernel, and if it is to be trained, the product's derivative.
+    """Take one product with the network's kernel, and if it is to be trained, the product's derivative, in two ways.
 
     Raises:
-        ModelError: if an operation of the network lacks a derivative that this needs, or has one that is not finite.
+        ModelError: if an operation of the network lacks a derivative that this needs, or has one that is not finite, or
+            one that is wrong.
     """
     instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     x1, x2 = inputs.batch(torch.arange(2)).chunk(2)
     probe = torch.ones(1, outputs, device=inputs.device)
+    gradients: Params = {}
     try:
         if trainable:
             keep = uses_weights_seldom(model.bind(), model.params, x1)  # as the transfer will take its gradient
-            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep)
-            gradients = pullback(products)
+            products, gradients = _kernel_gradient(model, x1, x2, probe, keep_graph=keep)
         else:
-            products, gradients = kernel_product(model.bind(), model.params, x1, x2, probe), {}
+            products = kernel_product(model.bind(), model.params, x1, x2, probe)
     except RuntimeError as error:
         raise ModelError(
             where,
             f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0].rstrip('.')}",
             hint=f"write that operation in terms of torch's own{instead}; --debug shows where it is",
         ) from error
-    assert isinstance(products, KernelProduct)
     found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
     for what, value in found.items():
         if not value.isfinite().all():
@@ -87,6 +93,46 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
                 f"has an operation with a derivative that is not finite: {what} is NaN or infinite",
                 hint=f"look behind it for a norm or a square root of zero, and add a small number inside{instead}",
             )
+    if trainable and (name := _otherwise(model, x1, x2, probe, products, gradients, keep_graph=not keep)):
+        raise ModelError(
+            where,
+            f"has an operation whose second derivative is wrong: two ways to its kernel's gradient by {name} differ",
+            hint="write that operation in simpler ones (torch.linalg.solve, torch.linalg.det and orthogonal"
+            f" parametrizations are known for it){instead}",
+        )
+
+
+def _kernel_gradient(
+    model: FunctionalModel, x1: Tensor, x2: Tensor, probe: Tensor, *, keep_graph: bool
+) -> tuple[KernelProduct, Params]:
+    products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep_graph)
+    assert isinstance(products, KernelProduct)
+    return products, pullback(products)
+
+
+def _otherwise(
+    model: FunctionalModel,
+    x1: Tensor,
+    x2: Tensor,
+    probe: Tensor,
+    products: KernelProduct,
+    gradients: Params,
+    *,
+    keep_graph: bool,
+) -> str | None:
+    """A parameter whose gradient is another where derivatives are taken in another order, as no right one is."""
+    try:
+        others, again = _kernel_gradient(model, x1, x2, probe, keep_graph=keep_graph)
+    except RuntimeError:
+        return None  # this way there is none, which nobody needs
+    if not torch.allclose(others.product, products.product, rtol=1e-3):
+        return None  # the network is random
+    largest = max(float(gradient.norm()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        size = float(gradient.norm()) + ROUNDED * largest
+        if float((again[name] - gradient).norm()) > DIFFERENT * size:
+            return name
+    return None
 
 
 def find_kernel(

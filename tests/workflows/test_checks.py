@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ntt_cli.core.functional import functional_model
 from ntt_cli.core.logits import NoSuchOutput, usual_logits
 from ntt_cli.errors import DataError, ModelError, NttError
 from ntt_cli.workflows.checks import (
@@ -247,6 +248,27 @@ def test_an_operation_without_its_derivatives(digits: Inputs, trainable: bool) -
     assert not str(error).endswith(".")
     instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     assert error.hint == f"write that operation in terms of torch's own{instead}; --debug shows where it is"
+
+
+def test_an_operation_with_a_wrong_second_derivative(digits: Inputs) -> None:
+    network = apart("wrong derivative")
+    check_kernel(network, digits, outputs=10, trainable=False, where="net.py")  # the first is right
+    error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=True, where="net.py")
+    what = "has an operation whose second derivative is wrong: two ways to its kernel's gradient by fc1.weight differ"
+    assert str(error) == f"net.py: {what}"
+    assert error.hint.endswith("or match the logits alone with --kernel-weight 0")
+
+
+def test_a_random_network_has_no_two_ways(digits: Inputs) -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(64, 30), nn.Linear(30, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(nn.functional.dropout(self.inner(x.flatten(1)).tanh(), 0.5, training=True))
+
+    check_kernel(functional_model(Random()), digits, outputs=10, trainable=True, where="net.py")
 
 
 def test_a_kernel_that_is_to_be_matched_must_be_there(digits: Inputs) -> None:
