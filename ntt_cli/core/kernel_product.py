@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import jvp
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.masks import masked
@@ -267,7 +268,23 @@ def _backward(
     # A tangent of a network that is linear in its parameters depends on none of them.
     there = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
     if there:
-        torch.autograd.backward([output for output, _ in there], [g for _, g in there], inputs=list(inputs))
+        leaves = list(inputs)
+        torch.autograd.backward([output for output, _ in there], [g for _, g in there], inputs=leaves)
+        _part_gradients(leaves)
+
+
+def _part_gradients(leaves: Iterable[Tensor]) -> None:
+    """Copy gradients that lie in each other's memory: of one sample that of a class token may in that of positions.
+
+    Both would be added to at once (`backward` keeps what it gets, and looks for no other that shares it).
+    """
+    seen = set()
+    for leaf in leaves:
+        if leaf.grad is not None:
+            memory = StorageWeakRef(leaf.grad.untyped_storage())
+            if memory in seen:
+                leaf.grad.data = leaf.grad.clone()  # the leaf may be freed, and take no gradient any more
+            seen.add(memory)
 
 
 def _free(leaf: Tensor) -> None:

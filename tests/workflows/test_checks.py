@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.logits import NoSuchOutput, usual_logits
@@ -19,6 +20,7 @@ from ntt_cli.workflows.checks import (
 )
 from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.prepare import Inputs, take_apart
+from tests.core.test_operations import Around, both_ways
 from tests.workflows.parts import CPU, apart, inputs_of, loaded, refusal
 
 OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
@@ -257,6 +259,36 @@ def test_an_operation_with_a_wrong_second_derivative(digits: Inputs) -> None:
     what = "has an operation whose second derivative is wrong: two ways to its kernel's gradient by fc1.weight differ"
     assert str(error) == f"net.py: {what}"
     assert error.hint.endswith("or match the logits alone with --kernel-weight 0")
+
+
+def solved(x: Tensor) -> Tensor:
+    return (
+        torch.linalg.solve(x[:, :4].view(-1, 2, 2) + 2 * torch.eye(2), x[:, 4:].unsqueeze(-1)).flatten(1).repeat(1, 3)
+    )
+
+
+def times_determinant(x: Tensor) -> Tensor:
+    return x * torch.linalg.det(x[:, :4].view(-1, 2, 2)).view(-1, 1)
+
+
+@pytest.mark.parametrize("name", ["solve", "det", "orthogonal", "orthogonal by cayley"])
+def test_what_torch_differentiates_wrongly_is_refused(name: str) -> None:
+    """Or it is right, in a later torch."""
+    torch.manual_seed(0)
+    before, between = {
+        "solve": (nn.Linear(4, 6), solved),
+        "det": (nn.Linear(4, 6), times_determinant),
+        "orthogonal": (orthogonal(nn.Linear(4, 6)), torch.tanh),
+        "orthogonal by cayley": (orthogonal(nn.Linear(4, 6), orthogonal_map="cayley"), torch.tanh),
+    }[name]
+    module, x = Around(before, between, nn.Linear(6, 10)), torch.randn(8, 4)
+    right = all(torch.allclose(*pair, rtol=1e-3, atol=1e-4) for pair in zip(*both_ways(module, x, x), strict=True))
+    refused = False
+    try:
+        check_kernel(functional_model(module), inputs_of(x), outputs=10, trainable=True, where="net.py")
+    except ModelError:
+        refused = True
+    assert refused != right
 
 
 def test_a_random_network_has_no_two_ways(digits: Inputs) -> None:
