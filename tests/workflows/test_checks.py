@@ -291,6 +291,21 @@ def test_what_torch_differentiates_wrongly_is_refused(name: str) -> None:
     assert refused != right
 
 
+def test_rounding_to_few_bits_is_no_other_way(digits: Inputs) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+            self.layers = nn.Sequential(*layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.layers(x)
+
+    torch.manual_seed(0)
+    check_kernel(functional_model(Half()), digits, outputs=10, trainable=True, where="net.py")
+
+
 def test_a_random_network_has_no_two_ways(digits: Inputs) -> None:
     class Random(nn.Module):
         def __init__(self) -> None:
