@@ -11,6 +11,7 @@ from ntt_cli.config import EvaluateConfig
 from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.logits import counted_rows, label_loss
+from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
@@ -67,7 +68,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         )
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()}
-    kept, prunable = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+    kept, prunable = count_kept(masks), sum(m.numel() for m in masks.values())
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
     gate = config.min_accuracy
     return EvaluateReport(

@@ -12,6 +12,7 @@ import torch
 
 from ntt_cli.config import FinetuneConfig, recorded
 from ntt_cli.core.functional import Masks
+from ntt_cli.core.masks import count_kept
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.machine import describe_machine
@@ -74,7 +75,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()} if checkpoint else {}
     size = sum(mask.numel() for mask in masks.values())
-    density = sum(int(mask.sum()) for mask in masks.values()) / size if size else 1.0
+    density = count_kept(masks) / size if size else 1.0
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
     held_out = math.floor(config.validation * len(inputs))
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
