@@ -28,10 +28,10 @@ from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.training import make_optimiser, training_step
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import load_model
-from ntt_cli.workflows.keeper import keep_nothing
 from ntt_cli.workflows.prune_task import prepare
-from ntt_cli.workflows.room import Room
-from ntt_cli.workflows.transfer import run_transfer
+from ntt_cli.workflows.runs.keeper import keep_nothing
+from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.transfer.loop import run_transfer
 
 MODEL = "sample_models/lenet_300_100.py"
 TRAINING, EPOCHS, BATCH = 20_000, 10, 64

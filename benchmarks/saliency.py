@@ -23,7 +23,7 @@ from ntt_cli.core.allocation import allocate
 from ntt_cli.core.functional import Masks, Params
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.scores.saliency import saliency_scores
-from ntt_cli.workflows import transfer
+from ntt_cli.workflows.transfer import loop
 
 
 class Score:
@@ -44,7 +44,7 @@ class Score:
 
     def accuracies(self, options: argparse.Namespace, folder: Path) -> list[float]:
         """In %, by seed."""
-        with patch.object(transfer, "saliency_scores", self.scores), patch.object(transfer, "masks_at", self.masks):
+        with patch.object(loop, "saliency_scores", self.scores), patch.object(loop, "masks_at", self.masks):
             return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
 
 

@@ -20,11 +20,11 @@ from allocations import write_data
 from ntt_cli.config import DataOptions, PruneConfig
 from ntt_cli.io.data import load_samples
 from ntt_cli.workflows.agreement import measure_agreement
-from ntt_cli.workflows.keeper import keep_nothing
 from ntt_cli.workflows.prune_task import prepare
 from ntt_cli.workflows.reports import Agreement
-from ntt_cli.workflows.room import Room
-from ntt_cli.workflows.transfer import run_transfer
+from ntt_cli.workflows.runs.keeper import keep_nothing
+from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.transfer.loop import run_transfer
 
 OTHERS = 2_048
 LENGTHS = ("500", "1000", "2000", "3000", "auto")

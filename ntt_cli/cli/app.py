@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ntt_cli import __version__
-from ntt_cli.workflows.stop import leaving
+from ntt_cli.workflows.runs.stop import leaving
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",

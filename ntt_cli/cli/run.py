@@ -16,7 +16,7 @@ import typer
 
 from ntt_cli.cli.streams import Streams
 from ntt_cli.errors import NttError
-from ntt_cli.workflows.stop import Interrupted, Stop, blamed, listening
+from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
 
 INTERNAL_ERROR = 70
 

@@ -12,9 +12,9 @@ from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.workflows import finetune_task, prune, report
-from ntt_cli.workflows.compare_cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
-from ntt_cli.workflows.compare_processes import run_cells
-from ntt_cli.workflows.compare_rows import rows_of
+from ntt_cli.workflows.comparison.cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
+from ntt_cli.workflows.comparison.processes import run_cells
+from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.reports import (
     CellFailure,

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from ntt_cli.core.transfer import Student
 from ntt_cli.io.memory import memory_bytes, peak_memory_bytes
-from ntt_cli.workflows.batches import Batches
-from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.prune_task import Task
-from ntt_cli.workflows.room import Room
-from ntt_cli.workflows.transfer import take_step
+from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.transfer.batches import Batches
+from ntt_cli.workflows.transfer.course import course_of
+from ntt_cli.workflows.transfer.loop import take_step
 
 Result = TypeVar("Result")
 

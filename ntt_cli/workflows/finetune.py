@@ -19,15 +19,15 @@ from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
 from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of
-from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
-from ntt_cli.workflows.keeper import Keeper
-from ntt_cli.workflows.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
-from ntt_cli.workflows.run_outputs import claimed, finished, open_keeper
-from ntt_cli.workflows.stop import Stop
+from ntt_cli.workflows.runs.generators import global_draws_apart, seed_global_draws
+from ntt_cli.workflows.runs.keeper import Keeper
+from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
+from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
+from ntt_cli.workflows.runs.stop import Stop
+from ntt_cli.workflows.runs.world import this_world
 from ntt_cli.workflows.training_progress import Best, Training
-from ntt_cli.workflows.world import this_world
 
 EVALUATION_BATCH = 256
 

@@ -29,8 +29,8 @@ from ntt_cli.workflows.prepare import (
     take_apart,
     takes_channels_last,
 )
-from ntt_cli.workflows.run_outputs import data_sha256
-from ntt_cli.workflows.world import this_world
+from ntt_cli.workflows.runs.outputs import data_sha256
+from ntt_cli.workflows.runs.world import this_world
 
 PROBE_STEPS = 6
 

@@ -21,7 +21,7 @@ from ntt_cli.core.scores.wanda import layer_input_norms, wanda_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores, random_scores
 from ntt_cli.errors import DivergedError
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.settings import TransferSettings
+from ntt_cli.workflows.transfer.settings import TransferSettings
 
 Needs = Literal["nothing", "shape", "inputs", "labels"]
 ROUNDS = 100

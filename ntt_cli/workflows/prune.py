@@ -25,17 +25,17 @@ from ntt_cli.io.state import file_sha256
 from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
 from ntt_cli.workflows.estimate import Estimate, estimate_run
 from ntt_cli.workflows.events import EventSink
-from ntt_cli.workflows.keeper import Keeper, keep_nothing
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import pick_device, take_apart
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
-from ntt_cli.workflows.room import Room
-from ntt_cli.workflows.run_outputs import claimed, data_sha256, finished, open_keeper
-from ntt_cli.workflows.stop import Stop
-from ntt_cli.workflows.threads import threads_for
-from ntt_cli.workflows.transfer import estimate_buffers, first_student, layer_densities, run_transfer
-from ntt_cli.workflows.world import World, this_world
+from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
+from ntt_cli.workflows.runs.outputs import claimed, data_sha256, finished, open_keeper
+from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.runs.stop import Stop
+from ntt_cli.workflows.runs.threads import threads_for
+from ntt_cli.workflows.runs.world import World, this_world
+from ntt_cli.workflows.transfer.loop import estimate_buffers, first_student, layer_densities, run_transfer
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32

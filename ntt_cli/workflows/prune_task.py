@@ -29,8 +29,8 @@ from ntt_cli.workflows.prepare import (
     pick_prunable,
     take_apart,
 )
-from ntt_cli.workflows.settings import TransferSettings, settle
-from ntt_cli.workflows.transfer import estimate_buffers
+from ntt_cli.workflows.transfer.loop import estimate_buffers
+from ntt_cli.workflows.transfer.settings import TransferSettings, settle
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from ntt_cli.io.page.figures import Page
 from ntt_cli.io.page.html import is_page, page_html
 from ntt_cli.io.page.plots import draw_png
 from ntt_cli.io.report_reader import read_report
-from ntt_cli.workflows.report_comparison import comparison_page
-from ntt_cli.workflows.report_run import run_page
+from ntt_cli.workflows.pages.comparison import comparison_page
+from ntt_cli.workflows.pages.run import run_page
 from ntt_cli.workflows.reports import PageReport
 
 

@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 
 from ntt_cli.cli.app import main  # noqa: E402
-from ntt_cli.workflows.stop import leaving  # noqa: E402
+from ntt_cli.workflows.runs.stop import leaving  # noqa: E402
 from tests.networks import write_network  # noqa: E402
 
 torch.set_num_threads(1)

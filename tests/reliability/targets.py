@@ -31,7 +31,7 @@ from ntt_cli.io.data.idx import read_idx
 from ntt_cli.io.data.svhn import read_svhn
 from ntt_cli.io.metadata import SEAL, UNSEALED, read_header, seal
 from ntt_cli.io.report_reader import read_report
-from ntt_cli.workflows.report_run import run_page
+from ntt_cli.workflows.pages.run import run_page
 
 TENSORS = {"w": torch.tensor([[1.5, 0.0], [0.0, -2.0]]), "b": torch.zeros(2), "n": torch.tensor(3)}
 HASH = "0" * 64

@@ -76,13 +76,16 @@ MISTAKES = {
         "reliability/test_damage.py",
     ),
     "weights not looked at": Mistake(
-        "workflows/keeper.py",
+        "workflows/runs/keeper.py",
         "not value.isfinite().all()",
         "False",
-        "workflows/test_keeper.py::test_numbers_that_are_not_finite_are_never_saved",
+        "workflows/runs/test_keeper.py::test_numbers_that_are_not_finite_are_never_saved",
     ),
     "losses not looked at": Mistake(
-        "workflows/looks.py", "not all(finite)", "False", "workflows/test_resume.py::test_the_last_good_state_is_kept"
+        "workflows/runs/looks.py",
+        "not all(finite)",
+        "False",
+        "workflows/test_resume.py::test_the_last_good_state_is_kept",
     ),
 }
 

@@ -16,11 +16,11 @@ from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DataError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.workflows import compare
-from ntt_cli.workflows.compare_cell import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
-from ntt_cli.workflows.compare_processes import run_cells
+from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
+from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.events import CellsChanged, Event
 from ntt_cli.workflows.reports import CellResult, CompareReport
-from ntt_cli.workflows.stop import Interrupted, Stop
+from ntt_cli.workflows.runs.stop import Interrupted, Stop
 from tests.networks import write_network
 
 

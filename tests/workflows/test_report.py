@@ -14,10 +14,10 @@ from ntt_cli.io.page.figures import Figure, Page
 from ntt_cli.io.report_reader import read_report
 from ntt_cli.io.results import read_results
 from ntt_cli.workflows import compare
-from ntt_cli.workflows.compare_cell import run_cell
-from ntt_cli.workflows.report_comparison import comparison_page
-from ntt_cli.workflows.report_curves import averaged
-from ntt_cli.workflows.report_run import run_page
+from ntt_cli.workflows.comparison.cell import run_cell
+from ntt_cli.workflows.pages.comparison import comparison_page
+from ntt_cli.workflows.pages.curves import averaged
+from ntt_cli.workflows.pages.run import run_page
 from ntt_cli.workflows.reports import CellResult
 from tests.networks import write_network
 

@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from ntt_cli.config import FinetuneConfig, PruneConfig
 from ntt_cli.errors import DivergedError, OutputError, ResumeError
 from ntt_cli.io.metadata import StateRecord, read_header
-from ntt_cli.workflows import course, finetune, keeper, prune, settings
+from ntt_cli.workflows import finetune, prune
 from ntt_cli.workflows.events import Event, Noted, Warned
-from ntt_cli.workflows.stop import Interrupted, Stop
+from ntt_cli.workflows.runs import keeper
+from ntt_cli.workflows.runs.stop import Interrupted, Stop
+from ntt_cli.workflows.transfer import course, settings
 from tests.networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")

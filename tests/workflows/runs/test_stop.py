@@ -9,8 +9,8 @@ from collections.abc import Generator
 
 import pytest
 
-from ntt_cli.workflows import stop as module
-from ntt_cli.workflows.stop import Interrupted, Stop, leaving, listening
+from ntt_cli.workflows.runs import stop as module
+from ntt_cli.workflows.runs.stop import Interrupted, Stop, leaving, listening
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -92,7 +92,7 @@ def test_the_second_one_ends_at_once(number: int) -> None:
     code = f"""
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ntt_cli.workflows.stop import Stop, listening
+from ntt_cli.workflows.runs.stop import Stop, listening
 stop = Stop()
 with listening(stop):
     stop.patient = True

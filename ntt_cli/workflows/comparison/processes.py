@@ -20,9 +20,9 @@ import torch
 
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import NttError
-from ntt_cli.workflows.compare_cell import Cell, pilot_of, run_cell
+from ntt_cli.workflows.comparison.cell import Cell, pilot_of, run_cell
 from ntt_cli.workflows.events import CellsChanged, EventSink
-from ntt_cli.workflows.stop import GRACE_SECONDS, Interrupted, Stop, listening
+from ntt_cli.workflows.runs.stop import GRACE_SECONDS, Interrupted, Stop, listening
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ntt_cli.core.schedule import density_at, has_flattened, mask_update_steps
-from ntt_cli.workflows.settings import TransferSettings
+from ntt_cli.workflows.transfer.settings import TransferSettings
 
 AUTO_HORIZON = 1000
 """With `--steps auto` masks fall to their density as in a run of so many steps: over the first half of them."""

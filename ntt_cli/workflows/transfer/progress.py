@@ -14,7 +14,7 @@ from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
 from ntt_cli.core.transfer import Student, update_masks
 from ntt_cli.errors import ResumeError
 from ntt_cli.io.state import State, prefixed
-from ntt_cli.workflows.room import Room
+from ntt_cli.workflows.runs.room import Room
 
 
 @dataclass

@@ -12,8 +12,8 @@ from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.page.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.io.report_reader import Report, read_report
 from ntt_cli.io.results import read_results, read_settings
-from ntt_cli.workflows.compare_rows import rows_of
-from ntt_cli.workflows.report_curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.workflows.comparison.rows import rows_of
+from ntt_cli.workflows.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
 from ntt_cli.workflows.reports import CellResult, CompareRow
 
 SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")

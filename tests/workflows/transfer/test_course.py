@@ -5,8 +5,8 @@ from torch import nn
 
 from ntt_cli.config import PruneConfig
 from ntt_cli.core.functional import functional_model
-from ntt_cli.workflows.course import Course, course_of
-from ntt_cli.workflows.settings import settle
+from ntt_cli.workflows.transfer.course import Course, course_of
+from ntt_cli.workflows.transfer.settings import settle
 
 
 def course(*, learned: bool = True, **options: object) -> Course:

@@ -8,7 +8,7 @@ from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.core.functional import functional_model
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows.methods import METHODS
-from ntt_cli.workflows.settings import settle
+from ntt_cli.workflows.transfer.settings import settle
 from tests.networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")

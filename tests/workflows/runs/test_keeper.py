@@ -12,11 +12,11 @@ from torch import Tensor
 from ntt_cli.errors import DivergedError, OutputError
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import State, read_state
-from ntt_cli.workflows import keeper as keeper_module
 from ntt_cli.workflows.events import Event, Warned
-from ntt_cli.workflows.keeper import Keeper, keep_nothing
-from ntt_cli.workflows.stop import Interrupted, Stop
-from ntt_cli.workflows.world import World
+from ntt_cli.workflows.runs import keeper as keeper_module
+from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
+from ntt_cli.workflows.runs.stop import Interrupted, Stop
+from ntt_cli.workflows.runs.world import World
 
 PATH = Path("x.resume.safetensors")
 RUN = RunRecord(

@@ -14,13 +14,14 @@ from ntt_cli.core.exact_kernel import exact_kernel
 from ntt_cli.core.transfer import start_student
 from ntt_cli.errors import DataError
 from ntt_cli.io.report_reader import read_report
-from ntt_cli.workflows import course, prune, settings, transfer
-from ntt_cli.workflows.batches import Batches
+from ntt_cli.workflows import prune
 from ntt_cli.workflows.events import Event, TransferStarted, Validated
+from ntt_cli.workflows.pages.curves import transfer_figures
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.prune_task import Task, prepare
-from ntt_cli.workflows.report_curves import transfer_figures
-from ntt_cli.workflows.validation import Validation, held_out
+from ntt_cli.workflows.transfer import course, loop, settings
+from ntt_cli.workflows.transfer.batches import Batches
+from ntt_cli.workflows.transfer.validation import Validation, held_out
 from tests.networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -96,7 +97,7 @@ def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.Mon
         seen.append(len(inputs))
         return Batches(teacher, inputs, *more)
 
-    monkeypatch.setattr(transfer, "Batches", watched)
+    monkeypatch.setattr(loop, "Batches", watched)
     events: list[Event] = []
     report = prune.run(config(), events.append)
     assert seen == [36]

@@ -20,18 +20,18 @@ from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import UsageError
 from ntt_cli.io.memory import give_back_free_memory
-from ntt_cli.workflows.batches import Batches
-from ntt_cli.workflows.course import course_of
 from ntt_cli.workflows.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
-from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws
-from ntt_cli.workflows.keeper import Keeper
-from ntt_cli.workflows.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.room import Room
-from ntt_cli.workflows.settings import TransferSettings
-from ntt_cli.workflows.transfer_progress import Progress, restore_progress
-from ntt_cli.workflows.validation import Validation, held_out
-from ntt_cli.workflows.world import ALONE, World
+from ntt_cli.workflows.runs.generators import global_draws_apart, seed_global_draws
+from ntt_cli.workflows.runs.keeper import Keeper
+from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
+from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.runs.world import ALONE, World
+from ntt_cli.workflows.transfer.batches import Batches
+from ntt_cli.workflows.transfer.course import course_of
+from ntt_cli.workflows.transfer.progress import Progress, restore_progress
+from ntt_cli.workflows.transfer.settings import TransferSettings
+from ntt_cli.workflows.transfer.validation import Validation, held_out
 
 SALIENCY_BATCHES = 10
 LEAST_VARIANCE = 0.1

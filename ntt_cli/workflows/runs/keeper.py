@@ -15,8 +15,8 @@ from ntt_cli.io.memory import give_back_free_memory
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.state import Kind, State, write_state
 from ntt_cli.workflows.events import EventSink, Warned
-from ntt_cli.workflows.stop import Interrupted, Stop, blamed
-from ntt_cli.workflows.world import ALONE, World
+from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed
+from ntt_cli.workflows.runs.world import ALONE, World
 
 
 def keep_nothing() -> Keeper:

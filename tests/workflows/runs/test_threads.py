@@ -8,7 +8,7 @@ from ntt_cli.core.functional import functional_model
 from ntt_cli.io.data import Samples
 from ntt_cli.io.data.samples import InMemory
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.threads import threads_for
+from ntt_cli.workflows.runs.threads import threads_for
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import answers
 from ntt_cli.core.objective import transfer_loss
 from ntt_cli.core.transfer import Student
-from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.settings import TransferSettings
+from ntt_cli.workflows.transfer.batches import Batches
+from ntt_cli.workflows.transfer.settings import TransferSettings
 
 SAMPLES = 512
 SHARE = 0.1

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ntt_cli.errors import DivergedError
-from ntt_cli.workflows.keeper import keep_nothing
-from ntt_cli.workflows.looks import check_losses
+from ntt_cli.workflows.runs.keeper import keep_nothing
+from ntt_cli.workflows.runs.looks import check_losses
 
 
 def losses(*values: float, device: str = "cpu") -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ntt_cli.workflows.generators import global_draws_apart, seed_global_draws, seeded
+from ntt_cli.workflows.runs.generators import global_draws_apart, seed_global_draws, seeded
 
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1), (2**32, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (0,)]
 

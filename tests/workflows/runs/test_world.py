@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from ntt_cli.errors import UsageError
 from ntt_cli.io.state import State
-from ntt_cli.workflows.keeper import keep_nothing
-from ntt_cli.workflows.stop import Interrupted
-from ntt_cli.workflows.world import ALONE, World, this_world
+from ntt_cli.workflows.runs.keeper import keep_nothing
+from ntt_cli.workflows.runs.stop import Interrupted
+from ntt_cli.workflows.runs.world import ALONE, World, this_world
 from tests.networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")

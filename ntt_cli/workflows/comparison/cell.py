@@ -25,7 +25,7 @@ from ntt_cli.workflows import evaluate, finetune, prune
 from ntt_cli.workflows.events import Event, EventSink
 from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
-from ntt_cli.workflows.stop import Stop
+from ntt_cli.workflows.runs.stop import Stop
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
 DENSE = "dense.safetensors"

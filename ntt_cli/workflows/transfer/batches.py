@@ -11,10 +11,10 @@ from torch import Tensor
 from ntt_cli.core.compiled import CompiledAnswers
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.kernel_product import Answers, answers, draw_probe
-from ntt_cli.workflows.generators import seeded
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.settings import TransferSettings
-from ntt_cli.workflows.world import ALONE, World
+from ntt_cli.workflows.runs.generators import seeded
+from ntt_cli.workflows.runs.world import ALONE, World
+from ntt_cli.workflows.transfer.settings import TransferSettings
 
 REMEMBERED_BYTES = 2**28
 """Of the teacher's answers, how much is kept for the next time that their batch is drawn."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ntt_cli.workflows.keeper import Keeper
+from ntt_cli.workflows.runs.keeper import Keeper
 
 LOOK_EVERY = 20
 """Steps between two looks on an accelerator: at each, host and device wait for each other."""

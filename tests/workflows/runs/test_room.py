@@ -7,7 +7,7 @@ import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.workflows.events import Event, Warned
-from ntt_cli.workflows.room import Room
+from ntt_cli.workflows.runs.room import Room
 
 ON_THE_CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 

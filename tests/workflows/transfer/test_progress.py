@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from ntt_cli.core.objective import TransferLoss
-from ntt_cli.workflows.transfer_progress import History
+from ntt_cli.workflows.transfer.progress import History
 
 
 def test_gathered_losses_are_the_same_and_few() -> None:

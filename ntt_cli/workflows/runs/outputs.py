@@ -18,11 +18,11 @@ from ntt_cli.io.lock import locked
 from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.io.state import Kind, read_state
 from ntt_cli.workflows.events import EventSink, Noted, Warned
-from ntt_cli.workflows.keeper import Keeper
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import Summary
-from ntt_cli.workflows.stop import Stop
-from ntt_cli.workflows.world import World
+from ntt_cli.workflows.runs.keeper import Keeper
+from ntt_cli.workflows.runs.stop import Stop
+from ntt_cli.workflows.runs.world import World
 
 FINGERPRINT_SAMPLES = 256
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from ntt_cli.config import PruneConfig
 from ntt_cli.core.functional import FunctionalModel, Params
 from ntt_cli.core.kernel_product import KernelProduct, kernel_product
-from ntt_cli.workflows import batches as module
-from ntt_cli.workflows.batches import Batches
 from ntt_cli.workflows.prune_task import prepare
+from ntt_cli.workflows.transfer import batches as module
+from ntt_cli.workflows.transfer.batches import Batches
 from tests.networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -9,7 +9,7 @@ from ntt_cli.errors import CheckpointError
 from ntt_cli.io.metadata import AGAIN
 from ntt_cli.io.page.figures import Figure, Page, Panel, Series, Table
 from ntt_cli.io.report_reader import Report
-from ntt_cli.workflows.report_curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.workflows.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
 from ntt_cli.workflows.reports import FinetuneReport, PruneReport
 
 
