@@ -3,6 +3,8 @@
     python benchmarks/grid.py lenet_300_100 --out results/lenet_300_100 [--jobs 2] [--methods ntt,synflow]
     python benchmarks/grid.py lenet_300_100 --pretrained --out results/pretrained [--jobs 2]
 
+`deep_mlp` has ten layers of 100 units and nothing that normalises.
+
 Fashion-MNIST (of 14×14 pixels for ResNet-20): 10,000 training images, 2,000 more for validation, the whole test set;
 10 epochs of AdamW; each method's rate at each sparsity is chosen on the first seed's validation images. With
 `--pretrained` each seed's dense network is trained like that first and then pruned; the first table is of the
@@ -29,6 +31,7 @@ EVERY = (
     "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,"
     "grasp,trained-magnitude,dense"
 )
+RIVALS = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
 FEW = "ntt,synflow,snip,magnitude,random,dense"
 GRIDS = {
     "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), {}),
@@ -39,6 +42,17 @@ GRIDS = {
         (1, 2),
         (3e-3, 1e-2, 3e-2),
         {"model_arg": ("channels=1",), "data": "fashion-mnist", "image_size": "14"},
+    ),
+    "deep_mlp": (
+        RIVALS,
+        (0.99, 0.98, 0.95),
+        (1, 2, 3),
+        (1e-3, 3e-3, 1e-2, 3e-2),
+        {
+            "model": "sample_models/digits_mlp.py",
+            "model_arg": ("inputs=784", f"hidden={[100] * 9}"),
+            "data": "fashion-mnist",
+        },
     ),
 }
 """Methods, sparsities, seeds, rates, and how the model and its data differ from what its file says."""

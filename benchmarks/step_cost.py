@@ -86,9 +86,10 @@ def main() -> None:
             passes = compiled_passes(there) if options.compile else PLAIN
             cells = [] if options.memory else costs(there, options.steps, passes)
             table.add_row(name, *cells, *memory(there, passes))
-    compiled = ", NTT compiled" if options.compile else ""
-    said = f"{options.threads} threads, {options.steps} turns, torch {torch.__version__}{compiled}"
-    Console(width=140).print(said)
+    said = [f"{options.threads} threads", f"torch {torch.__version__}"]
+    said += [] if options.memory else [f"{options.steps} turns"]
+    said += ["NTT compiled"] if options.compile else []
+    Console(width=140).print(", ".join(said))
     Console(width=140).print(table)
 
 
