@@ -5,12 +5,12 @@
 
 `deep_mlp` has ten layers of 100 units and nothing that normalises.
 
-Fashion-MNIST (of 14×14 pixels for ResNet-20): 10,000 training images, 2,000 more for validation, the whole test set;
-10 epochs of AdamW; each method's rate at each sparsity is chosen on the first seed's validation images. With
-`--pretrained` each seed's dense network is trained like that first and then pruned; the first table is of the
-networks as pruned, and rates are chosen for each seed. What is done already is not done again. `--methods` does some
-of them, and the tables always have all that there are. A star marks label-free methods within one standard error of
-the best label-free one.
+Fashion-MNIST (of 14×14 pixels for ResNet-20, 16×16 for the transformer): 10,000 training images, 2,000 more for
+validation, the whole test set; 10 epochs of AdamW; each method's rate at each sparsity is chosen on the first seed's
+validation images. With `--pretrained` each seed's dense network is trained like that first and then pruned; the first
+table is of the networks as pruned, and rates are chosen for each seed. What is done already is not done again.
+`--methods` does some of them, and the tables always have all that there are. A star marks label-free methods within
+one standard error of the best label-free one.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ GRIDS = {
         (1, 2),
         (3e-3, 1e-2, 3e-2),
         {"model_arg": ("channels=1",), "data": "fashion-mnist", "image_size": "14"},
+    ),
+    "vit_tiny": (
+        RIVALS,
+        (0.95, 0.98),
+        (1, 2),
+        (1e-3, 3e-3, 1e-2),
+        {"model_arg": ("size=16",), "data": "fashion-mnist", "image_size": "16"},
     ),
     "deep_mlp": (
         RIVALS,
