@@ -65,11 +65,11 @@ GRIDS = {
 """Methods, sparsities, seeds, rates, and how the model and its data differ from what its file says."""
 
 PRETRAINED = (
-    "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size=28,ntt:data=noise:10000,magnitude,wanda,random,dense",
+    "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size={side},ntt:data=noise:10000,magnitude,wanda,random,dense",
     {"lenet_300_100": (0.95, 0.98, 0.99), "lenet5_caffe": (0.95, 0.98, 0.99), "resnet20": (0.95,)},
     (1e-3, 3e-3),
 )
-"""Methods, sparsities by network and rates where the dense network is trained first."""
+"""Methods, sparsities by network and rates where the dense network is trained first; `side` is that of its images."""
 
 Groups = dict[tuple[str, float | None], list[CellResult]]
 
@@ -104,7 +104,7 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
             same = {name: getattr(config, name) for name in shared}
             finetune.run(FinetuneConfig(**same, seed=seed, device="cpu", output=str(dense)), lambda _: None)
         changed = {
-            "methods": [methods or every],
+            "methods": [methods or every.format(side=config.image_size or 28)],
             "sparsities": sparsities[Path(config.model).stem],
             "seeds": (seed,),
             "learning_rates": rates,
