@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from grid import GRIDS
 from torch.nn import functional
 
 from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
@@ -41,21 +42,25 @@ def write_data(path: Path, *, pixels: int = 28) -> None:
     np.savez(path, **arrays)
 
 
-def trained_accuracy(network: str, sparse: str, seed: int, folder: Path) -> float:
+def model_of(network: str) -> dict[str, Any]:
+    """What `--model` and `--model-arg` say of one of grid.py's networks."""
+    changes = GRIDS[network][-1]
+    return {"model": f"sample_models/{network}.py"} | {k: v for k, v in changes.items() if k in {"model", "model_arg"}}
+
+
+def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path) -> float:
     """In %, on the images held out, of a sparse network after its training with labels."""
-    same: dict[str, Any] = {"model": network, "data": str(folder / "data.npz"), "device": "cpu"}
+    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
     tuned = str(folder / "tuned.safetensors")
     training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
     finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
-    return measured_accuracy(network, tuned, folder)
+    return measured_accuracy(model, tuned, folder)
 
 
-def measured_accuracy(network: str, checkpoint: str, folder: Path) -> float:
+def measured_accuracy(model: dict[str, Any], checkpoint: str, folder: Path) -> float:
     """In %, on the images held out."""
-    evaluating = EvaluateConfig(
-        model=network, data=str(folder / "data.npz"), device="cpu", checkpoint=checkpoint, split="test"
-    )
-    report = evaluate.run(evaluating, lambda _: None)
+    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
+    report = evaluate.run(EvaluateConfig(**same, checkpoint=checkpoint, split="test"), lambda _: None)
     assert report.accuracy is not None
     return 100 * report.accuracy.top1
 
@@ -63,11 +68,8 @@ def measured_accuracy(network: str, checkpoint: str, folder: Path) -> float:
 def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -> float:
     """In %, of one network."""
     name, own = method_of(entry)
-    same: dict[str, Any] = {
-        "model": f"sample_models/{options.network}.py",
-        "data": str(folder / "data.npz"),
-        "device": "cpu",
-    }
+    model = model_of(options.network)
+    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
     dense, sparse = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse"))
     pruning: dict[str, Any] = {
         "method": name,
@@ -83,13 +85,13 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         pruning["weights"] = dense
     prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
     if options.pretrained:
-        return measured_accuracy(same["model"], sparse, folder)
-    return trained_accuracy(same["model"], sparse, seed, folder)
+        return measured_accuracy(model, sparse, folder)
+    return trained_accuracy(model, sparse, seed, folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("network")
+    parser.add_argument("network", choices=GRIDS)
     parser.add_argument("--sparsity", type=float, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="of the transfer; its default otherwise")

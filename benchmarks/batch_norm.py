@@ -68,7 +68,7 @@ def accuracy(method: str, network: str, seed: int, options: argparse.Namespace, 
     begun = time.perf_counter()
     prune.run(PruneConfig(**same, **own, model=network, output=sparse), lambda _: None)
     seconds = time.perf_counter() - begun
-    return trained_accuracy(NETWORK, sparse, seed, folder), seconds
+    return trained_accuracy({"model": NETWORK}, sparse, seed, folder), seconds
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def accuracy(name: str, kernel_weight: float, seed: int, sparsity: float, folder
     same: dict[str, Any] = {"model": NETWORK, "data": str(data), "device": "cpu"}
     pruning: dict[str, Any] = {"weights": teacher, "sparsity": sparsity, "kernel_weight": kernel_weight}
     prune.run(PruneConfig(**same, **pruning, seed=seed, output=sparse, force=True), lambda _: None)
-    return trained_accuracy(NETWORK, sparse, seed, folder)
+    return trained_accuracy({"model": NETWORK}, sparse, seed, folder)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from allocations import accuracy, write_data
+from grid import GRIDS
 from torch import Tensor
 
 from ntt_cli.core.allocation import allocate
@@ -50,7 +51,7 @@ class Score:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("network")
+    parser.add_argument("network", choices=GRIDS)
     parser.add_argument("--sparsity", type=float, required=True)
     parser.add_argument("--exponents", default="0.25,0.125,0.0625")
     parser.add_argument("--seeds", type=int, default=5)
