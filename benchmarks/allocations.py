@@ -48,9 +48,13 @@ def model_of(network: str) -> dict[str, Any]:
     return {"model": f"sample_models/{network}.py"} | {k: v for k, v in changes.items() if k in {"model", "model_arg"}}
 
 
+def _on_data(model: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return model | {"data": str(folder / "data.npz"), "device": "cpu"}
+
+
 def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path) -> float:
     """In %, on the images held out, of a sparse network after its training with labels."""
-    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
+    same = _on_data(model, folder)
     tuned = str(folder / "tuned.safetensors")
     training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
     finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
@@ -59,7 +63,7 @@ def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path
 
 def measured_accuracy(model: dict[str, Any], checkpoint: str, folder: Path) -> float:
     """In %, on the images held out."""
-    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
+    same = _on_data(model, folder)
     report = evaluate.run(EvaluateConfig(**same, checkpoint=checkpoint, split="test"), lambda _: None)
     assert report.accuracy is not None
     return 100 * report.accuracy.top1
@@ -69,7 +73,7 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
     """In %, of one network."""
     name, own = method_of(entry)
     model = model_of(options.network)
-    same: dict[str, Any] = {**model, "data": str(folder / "data.npz"), "device": "cpu"}
+    same = _on_data(model, folder)
     dense, sparse = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse"))
     pruning: dict[str, Any] = {
         "method": name,

@@ -175,6 +175,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the tables alone")
     parser.add_argument("--on", choices=("test", "validation"), default="test", help="which accuracy the table has")
     options = parser.parse_args()
+    if options.pretrained and options.network not in PRETRAINED[1]:
+        parser.error(f"--pretrained takes {', '.join(PRETRAINED[1])}")
     config = config_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
     out = Path(options.out)
     if options.pretrained:
