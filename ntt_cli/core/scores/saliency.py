@@ -10,21 +10,29 @@ from torch import Tensor
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe, transposed_product
 
+ACROSS_LAYERS, WITHIN_LAYERS = 1 / 4, 1 / 16
+"""How much of a weight's sensitivity counts: where layers compete for the weights, and where each keeps its number."""
 
-def saliency_scores(params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """`|w| · E[(∂(v·f)/∂w)²]^¼`: the geometric mean of a weight's magnitude and of its effect on the logits.
 
-    The effect, `|w| · E[(∂(v·f)/∂w)²]^½`, is how far the logits move, to first order, when the weight is removed: the
-    root of optimal brain damage's saliency (LeCun et al. 1990) with the Gauss-Newton diagonal for its Hessian, on
-    logits, so that no label is needed. It knows the paths: a weight into a unit that leads nowhere scores zero, and
-    layers can be compared. Half-way to the magnitude, masks gave better networks than at either end.
+def saliency_scores(
+    params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, across_layers: bool
+) -> dict[str, Tensor]:
+    """`|w| · E[(∂(v·f)/∂w)²]^¼` across layers, and with `¹⁄₁₆` within each.
+
+    With an exponent of ½ it is how far the logits move, to first order, when the weight is removed: the root of optimal
+    brain damage's saliency (LeCun et al. 1990) with the Gauss-Newton diagonal for its Hessian, on logits, so that no
+    label is needed. With 0 it is the magnitude. Any exponent between knows the paths: a weight into a unit that leads
+    nowhere scores zero. A large one also tells which layer needs its weights; within a layer it leaves deep networks
+    too few units. Both values gave better networks than others (docs/experiments.md, 10 and 18).
 
     Args:
         params: the dense parameters, pruned entries at the values they would return with.
         sensitivities: of `logit_sensitivities`.
         names: the weights to score.
+        across_layers: the scores of different layers will be compared.
     """
-    return {name: params[name].detach().abs() * sensitivities[name].pow(0.25) for name in names}
+    exponent = ACROSS_LAYERS if across_layers else WITHIN_LAYERS
+    return {name: params[name].detach().abs() * sensitivities[name].pow(exponent) for name in names}
 
 
 def logit_sensitivities(

@@ -265,7 +265,8 @@ def _score(
     sensitivities = logit_sensitivities(
         student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
     )
-    return saliency_scores(student.params, sensitivities, student.mask_bits)
+    across = settings.allocation == "global"
+    return saliency_scores(student.params, sensitivities, student.mask_bits, across_layers=across)
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:

@@ -16,10 +16,12 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_saliency_by_hand() -> None:
+@pytest.mark.parametrize(("across_layers", "expected"), [(True, 2.0 * 16), (False, 2.0 * 2)])
+def test_saliency_by_hand(across_layers: bool, expected: float) -> None:
     params = {"a": torch.tensor([[-2.0, 1.0]], requires_grad=True), "b": torch.tensor([3.0])}
-    scores = saliency_scores(params, {"a": torch.tensor([[81.0, 0.0]]), "b": torch.tensor([1.0])}, ["a"])
-    assert {name: score.tolist() for name, score in scores.items()} == {"a": [[6.0, 0.0]]}
+    sensitivities = {"a": torch.tensor([[2.0**16, 0.0]]), "b": torch.tensor([1.0])}
+    scores = saliency_scores(params, sensitivities, ["a"], across_layers=across_layers)
+    assert {name: score.tolist() for name, score in scores.items()} == {"a": [[expected, 0.0]]}
     assert not scores["a"].requires_grad
 
 
@@ -62,7 +64,7 @@ def test_a_weight_on_a_path_that_leads_nowhere_scores_exactly_zero() -> None:
     params["2.weight"][:, 1] = 0
     apply = functional_model(module).bind()
     sensitivities = logit_sensitivities(apply, params, [torch.ones(8, 3).double()], outputs=2, generator=seeded())
-    score = saliency_scores(params, sensitivities, ["0.weight"])["0.weight"]
+    score = saliency_scores(params, sensitivities, ["0.weight"], across_layers=False)["0.weight"]
     assert torch.equal(score[1], torch.zeros(3).double())
     assert (score[[0, 2, 3]] > 0).all()
 
@@ -73,7 +75,7 @@ def test_a_pruned_weight_can_return_at_its_dense_value() -> None:
     sensitivities = logit_sensitivities(
         model.bind(), apply_masks(model.params, masks), [x], outputs=3, generator=seeded()
     )
-    score = saliency_scores(model.params, sensitivities, ["0.weight"])["0.weight"]
+    score = saliency_scores(model.params, sensitivities, ["0.weight"], across_layers=False)["0.weight"]
     assert (score[~masks["0.weight"]] > 0).any()
 
 
