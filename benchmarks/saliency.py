@@ -2,9 +2,9 @@
 
     python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 [--exponents 0.25,0.0625] [--seeds 5] [--steps 500]
 
-The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`, a quarter by default (`core/scores/saliency.py`). Where layers compete
-for the weights, a quarter says how many each keeps, whatever chooses among a layer's own. All else is as in
-allocations.py.
+The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. ntt's own exponent is ¹⁄₁₆ within layers, and ¼ where layers compete for
+the weights (`core/scores/saliency.py`); there a quarter goes on saying how many each keeps, whatever chooses among a
+layer's own. All else is as in allocations.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class Score:
         self.exponent = exponent
         self.for_counts: dict[str, Tensor] = {}
 
-    def scores(self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-        self.for_counts = saliency_scores(params, sensitivities, names)
+    def scores(
+        self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, across_layers: bool
+    ) -> dict[str, Tensor]:
+        self.for_counts = saliency_scores(params, sensitivities, names, across_layers=across_layers)
         return {name: params[name].detach().abs() * sensitivities[name].pow(self.exponent) for name in self.for_counts}
 
     def masks(

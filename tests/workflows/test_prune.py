@@ -20,6 +20,7 @@ from ntt_cli.io.models import load_model
 from ntt_cli.workflows import agreement, prune
 from ntt_cli.workflows.events import Event, MasksUpdated, StepsDone, TransferStarted, Warned
 from ntt_cli.workflows.reports import PruneReport
+from ntt_cli.workflows.transfer import loop
 from tests.networks import write_network
 
 OUT = "sparse.safetensors"
@@ -249,6 +250,19 @@ def test_magnitude_keeps_the_largest() -> None:
         size = network().get_parameter(name).detach().abs()
         assert int(mask.sum()) == mask.numel() // 4
         assert size[mask].min() >= size[~mask].max()
+
+
+@pytest.mark.parametrize(("allocation", "exponent"), [("erk", 1 / 16), ("layerwise", 1 / 16), ("global", 1 / 4)])
+def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation: str, exponent: float) -> None:
+    """With sensitivities that are made up; one step, so that masks are chosen once, on the teacher's weights."""
+    sizes = {name: weight.detach().abs() for name, weight in network().named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    made_up = {name: torch.randn(size.shape, generator=generator).exp() ** 8 for name, size in sizes.items()}
+    monkeypatch.setattr(loop, "logit_sensitivities", lambda *_, **__: made_up)
+    run(steps=1, allocation=allocation)
+    masks = read_checkpoint(Path(OUT)).masks
+    scores = {name: sizes[name] * made_up[name] ** exponent for name in masks}
+    assert all(scores[name][mask].min() > scores[name][~mask].max() for name, mask in masks.items())
 
 
 def test_random_masks_follow_the_seed() -> None:
