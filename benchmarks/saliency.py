@@ -2,8 +2,8 @@
 
     python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 [--exponents 0.25,0.0625] [--seeds 5] [--steps 500]
 
-The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. ntt's own exponent is ¹⁄₁₆ within layers, and ¼ where layers compete for
-the weights (`core/scores/saliency.py`); there a quarter goes on saying how many each keeps, whatever chooses among a
+The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. Ours is 1 / 2(L − 1) for `L` layers, and ¼ where layers compete for the
+weights (`core/scores/saliency.py`); there a quarter goes on saying how many each keeps, whatever chooses among a
 layer's own. All else is as in allocations.py.
 """
 
@@ -35,10 +35,10 @@ class Score:
         self.for_counts: dict[str, Tensor] = {}
 
     def scores(
-        self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, across_layers: bool
+        self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, exponent: float
     ) -> dict[str, Tensor]:
-        self.for_counts = saliency_scores(params, sensitivities, names, across_layers=across_layers)
-        return {name: params[name].detach().abs() * sensitivities[name].pow(self.exponent) for name in self.for_counts}
+        self.for_counts = saliency_scores(params, sensitivities, names, exponent=exponent)
+        return saliency_scores(params, sensitivities, names, exponent=self.exponent)
 
     def masks(
         self, scores: dict[str, Tensor], *, allocation: str, density: float, by_hand: Mapping[str, float] | None = None

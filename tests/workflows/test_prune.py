@@ -252,7 +252,7 @@ def test_magnitude_keeps_the_largest() -> None:
         assert size[mask].min() >= size[~mask].max()
 
 
-@pytest.mark.parametrize(("allocation", "exponent"), [("erk", 1 / 16), ("layerwise", 1 / 16), ("global", 1 / 4)])
+@pytest.mark.parametrize(("allocation", "exponent"), [("erk", 1 / 2), ("layerwise", 1 / 2), ("global", 1 / 4)])
 def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation: str, exponent: float) -> None:
     """With sensitivities that are made up; one step, so that masks are chosen once, on the teacher's weights."""
     sizes = {name: weight.detach().abs() for name, weight in network().named_parameters()}

@@ -10,28 +10,36 @@ from torch import Tensor
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe, transposed_product
 
-ACROSS_LAYERS, WITHIN_LAYERS = 1 / 4, 1 / 16
-"""How much of a weight's sensitivity counts: where layers compete for the weights, and where each keeps its number."""
+ACROSS_LAYERS = 1 / 4
+"""The exponent of the sensitivities where layers compete for the weights."""
+
+
+def within_layers(layers: int) -> float:
+    """`1 / 2(L − 1)`: the exponent where each of `L` layers keeps a number of its own, of at least two.
+
+    The root of a sensitivity goes with the product of the `L − 1` other weights on a path, and this power of it
+    with their geometric mean: together they count for one weight, at any depth. With a larger exponent deep networks
+    keep too few units (docs/experiments.md, 18). Layers side by side are counted as if in a row.
+    """
+    return 1 / (2 * max(1, layers - 1))
 
 
 def saliency_scores(
-    params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, across_layers: bool
+    params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, exponent: float
 ) -> dict[str, Tensor]:
-    """`|w| · E[(∂(v·f)/∂w)²]^¼` across layers, and with `¹⁄₁₆` within each.
+    """`|w| · E[(∂(v·f)/∂w)²]^exponent`.
 
     With an exponent of ½ it is how far the logits move, to first order, when the weight is removed: the root of optimal
     brain damage's saliency (LeCun et al. 1990) with the Gauss-Newton diagonal for its Hessian, on logits, so that no
-    label is needed. With 0 it is the magnitude. Any exponent between knows the paths: a weight into a unit that leads
-    nowhere scores zero. A large one also tells which layer needs its weights; within a layer it leaves deep networks
-    too few units. Both values gave better networks than others (docs/experiments.md, 10 and 18).
+    label is needed. With 0 it would be the magnitude. All between know the paths: a weight into a unit that leads
+    nowhere scores zero.
 
     Args:
         params: the dense parameters, pruned entries at the values they would return with.
         sensitivities: of `logit_sensitivities`.
         names: the weights to score.
-        across_layers: the scores of different layers will be compared.
+        exponent: above 0.
     """
-    exponent = ACROSS_LAYERS if across_layers else WITHIN_LAYERS
     return {name: params[name].detach().abs() * sensitivities[name].pow(exponent) for name in names}
 
 

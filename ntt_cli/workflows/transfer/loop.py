@@ -15,7 +15,7 @@ from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.rounds import masks_at, on_the_way
-from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
+from ntt_cli.core.scores.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import UsageError
@@ -265,8 +265,9 @@ def _score(
     sensitivities = logit_sensitivities(
         student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
     )
-    across = settings.allocation == "global"
-    return saliency_scores(student.params, sensitivities, student.mask_bits, across_layers=across)
+    names = student.mask_bits
+    exponent = ACROSS_LAYERS if settings.allocation == "global" else within_layers(len(names))
+    return saliency_scores(student.params, sensitivities, names, exponent=exponent)
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:

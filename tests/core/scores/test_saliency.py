@@ -6,7 +6,7 @@ from torch import nn
 
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.masks import apply_masks
-from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores
+from ntt_cli.core.scores.saliency import logit_sensitivities, saliency_scores, within_layers
 from tests.core.cases import MODEL_CASES, ModelCase, every_model, jacobian, random_masks, snapshot, unchanged
 
 MLP = MODEL_CASES[0]
@@ -16,13 +16,36 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("across_layers", "expected"), [(True, 2.0 * 16), (False, 2.0 * 2)])
-def test_saliency_by_hand(across_layers: bool, expected: float) -> None:
+@pytest.mark.parametrize(("exponent", "expected"), [(1 / 4, 2.0 * 16), (1 / 16, 2.0 * 2)])
+def test_saliency_by_hand(exponent: float, expected: float) -> None:
     params = {"a": torch.tensor([[-2.0, 1.0]], requires_grad=True), "b": torch.tensor([3.0])}
     sensitivities = {"a": torch.tensor([[2.0**16, 0.0]]), "b": torch.tensor([1.0])}
-    scores = saliency_scores(params, sensitivities, ["a"], across_layers=across_layers)
+    scores = saliency_scores(params, sensitivities, ["a"], exponent=exponent)
     assert {name: score.tolist() for name, score in scores.items()} == {"a": [[expected, 0.0]]}
     assert not scores["a"].requires_grad
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5, 10])
+def test_within_layers_a_path_counts_by_its_geometric_mean(layers: int) -> None:
+    """A chain of single units: a weight scores its magnitude times the geometric mean of the others'."""
+    size = torch.rand(layers, generator=seeded()).double() + 0.5
+    module = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(layers))).double()
+    for layer, value in zip(module, size, strict=True):
+        nn.init.constant_(layer.weight, float(value))
+    model = functional_model(module)
+    sensitivities = logit_sensitivities(
+        model.bind(), model.params, [torch.ones(1, 1).double()], outputs=1, generator=seeded()
+    )
+    probe = torch.randn(1, 1, generator=seeded(), dtype=torch.float64)
+    exponent = within_layers(layers)
+    scores = saliency_scores(model.params, sensitivities, model.params, exponent=exponent)
+    for i, score in enumerate(scores.values()):
+        others = (size.prod() / size[i]) ** (1 / (layers - 1))
+        torch.testing.assert_close(score.view(()), size[i] * others * probe.abs().view(()) ** (2 * exponent))
+
+
+def test_one_layer_has_an_exponent_too() -> None:
+    assert within_layers(1) == 1 / 2
 
 
 @every_model
@@ -64,7 +87,7 @@ def test_a_weight_on_a_path_that_leads_nowhere_scores_exactly_zero() -> None:
     params["2.weight"][:, 1] = 0
     apply = functional_model(module).bind()
     sensitivities = logit_sensitivities(apply, params, [torch.ones(8, 3).double()], outputs=2, generator=seeded())
-    score = saliency_scores(params, sensitivities, ["0.weight"], across_layers=False)["0.weight"]
+    score = saliency_scores(params, sensitivities, ["0.weight"], exponent=1 / 4)["0.weight"]
     assert torch.equal(score[1], torch.zeros(3).double())
     assert (score[[0, 2, 3]] > 0).all()
 
@@ -75,7 +98,7 @@ def test_a_pruned_weight_can_return_at_its_dense_value() -> None:
     sensitivities = logit_sensitivities(
         model.bind(), apply_masks(model.params, masks), [x], outputs=3, generator=seeded()
     )
-    score = saliency_scores(model.params, sensitivities, ["0.weight"], across_layers=False)["0.weight"]
+    score = saliency_scores(model.params, sensitivities, ["0.weight"], exponent=1 / 4)["0.weight"]
     assert (score[~masks["0.weight"]] > 0).any()
 
 
