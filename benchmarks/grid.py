@@ -3,14 +3,14 @@
     python benchmarks/grid.py lenet_300_100 --out results/lenet_300_100 [--jobs 2] [--methods ntt,synflow]
     python benchmarks/grid.py lenet_300_100 --pretrained --out results/pretrained [--jobs 2]
 
-`deep_mlp` has ten layers of 100 units and nothing that normalises.
+`deep_mlp` has ten layers of 100 units and nothing that normalises; `deep_conv` eight convolutions, likewise.
 
-Fashion-MNIST (of 14×14 pixels for ResNet-20, 16×16 for the transformer): 10,000 training images, 2,000 more for
-validation, the whole test set; 10 epochs of AdamW; each method's rate at each sparsity is chosen on the first seed's
-validation images. With `--pretrained` each seed's dense network is trained like that first and then pruned; the first
-table is of the networks as pruned, and rates are chosen for each seed. What is done already is not done again.
-`--methods` does some of them, and the tables always have all that there are. A star marks label-free methods within
-one standard error of the best label-free one.
+Fashion-MNIST (14×14 pixels for ResNet-20 and the deep convolutions, 16×16 for the transformer): 10,000 training images,
+2,000 more for validation, the whole test set; 10 epochs of AdamW; each method's rate at each sparsity is chosen on the
+first seed's validation images. With `--pretrained` each seed's dense network is trained like that first and then
+pruned; the first table is of the networks as pruned, and rates are chosen for each seed. What is done already is not
+done again. `--methods` does some of them, and the tables always have all that there are. A star marks label-free
+methods within one standard error of the best label-free one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ntt_cli.config import REFERENCES, CompareConfig, FinetuneConfig
 from ntt_cli.io.results import read_results
@@ -33,7 +34,7 @@ EVERY = (
 )
 RIVALS = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
 FEW = "ntt,synflow,snip,magnitude,random,dense"
-GRIDS = {
+GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...], dict[str, Any]]] = {
     "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), {}),
     "lenet5_caffe": (EVERY, (0.97, 0.9, 0.99), (1, 2, 3), (3e-3, 1e-2, 3e-2), {}),
     "resnet20": (
@@ -60,6 +61,13 @@ GRIDS = {
             "model_arg": ("inputs=784", f"hidden={[100] * 9}"),
             "data": "fashion-mnist",
         },
+    ),
+    "deep_conv": (
+        RIVALS,
+        (0.98, 0.95),
+        (1, 2, 3),
+        (1e-3, 3e-3, 1e-2, 3e-2),
+        {"model": "benchmarks/deep_conv.py", "data": "fashion-mnist", "image_size": "14"},
     ),
 }
 """Methods, sparsities, seeds, rates, and how the model and its data differ from what its file says."""
