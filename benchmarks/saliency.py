@@ -58,11 +58,12 @@ def main() -> None:
     parser.add_argument("--exponents", default="0.25,0.125,0.0625")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="of the transfer")
+    parser.add_argument("--pixels", type=int, default=28, help="of a side of an image: 28, 14 or 7")
     options = parser.parse_args()
     options.pretrained = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder / "data.npz")
+        write_data(folder / "data.npz", pixels=options.pixels)
         print(f"| exponent | {options.network}, {options.sparsity:.0%} |\n|---|---|")
         for exponent in map(float, options.exponents.split(",")):
             found = Score(exponent).accuracies(options, folder)
