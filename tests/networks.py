@@ -86,6 +86,10 @@ def build_model():
     "small batches fail": _HEAD
     + "def build_model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))\n",
     "dropout": _net("def hidden(self, x):\n    return nn.functional.dropout(super().hidden(x), 0.5, self.training)"),
+    "four layers": _net(
+        "def prepare(self):\n    self.first = nn.Linear(64, 64)\n    self.second = nn.Linear(64, 64)",
+        "def hidden(self, x):\n    return super().hidden(self.second(torch.relu(self.first(x.flatten(1)))))",
+    ),
     "tied": _net(
         "def prepare(self):\n    self.first = nn.Linear(64, 64)\n    self.second = nn.Linear(64, 64)\n"
         "    self.second.weight = self.first.weight",
