@@ -110,8 +110,9 @@ def _explain(where: str, problem: Any) -> tuple[str, str]:
         return where, "is required"
     in_our_words = {"tuple_type": "should be a list", "string_pattern_mismatch": "is not of this form"}
     message = in_our_words.get(problem["type"], problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    shown = f"{where} {problem['input']}" if problem["loc"] else where
-    return shown, message[0].lower() + message[1:]
+    given = problem["input"]
+    typed = ",".join(map(str, given)) if isinstance(given, list | tuple) else given
+    return f"{where} {typed}" if problem["loc"] else where, message[0].lower() + message[1:]
 
 
 def _option(name: str) -> str:

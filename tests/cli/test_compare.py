@@ -80,7 +80,7 @@ def test_one_cell_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
 def test_lists(ntt: Ntt) -> None:
     result = ntt("compare", MODEL, "--methods", "ntt,synfow")
     assert result.code == 2
-    assert "synfow is no method; did you mean synflow?" in result.err
+    assert "error: --methods ntt,synfow: synfow is no method; did you mean synflow?" in result.err
     Path("c.toml").write_text("methods = ['random', 'snip']\nsparsities = [0.9]\nseeds = [1, 2]\n")
     planned = ntt("compare", MODEL, "--config", "c.toml", "--limit", "100", "--plan", "--json").document
     assert len(planned["cells"]) == 4
