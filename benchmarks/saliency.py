@@ -2,9 +2,9 @@
 
     python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 [--exponents 0.25,0.0625] [--seeds 5] [--steps 500]
 
-The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. Ours is 1 / 2(L − 1) for `L` layers, and ¼ where layers compete for the
-weights (`core/scores/saliency.py`); there a quarter goes on saying how many each keeps, whatever chooses among a
-layer's own. All else is as in allocations.py.
+The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. Ours is 1 / 2(L − 1) for `L` layers among a layer's own weights, which
+this script changes, and ¼ where layers compete for the weights (`core/scores/saliency.py`). All else is as in
+allocations.py.
 """
 
 from __future__ import annotations
@@ -12,43 +12,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from unittest.mock import patch
 
 from allocations import accuracy, write_data
 from grid import GRIDS
-from torch import Tensor
 
-from ntt_cli.core.allocation import allocate
-from ntt_cli.core.functional import Masks, Params
-from ntt_cli.core.masks import choose_masks
-from ntt_cli.core.scores.saliency import saliency_scores
 from ntt_cli.workflows.transfer import loop
 
 
-class Score:
-    """Takes the place of the transfer's own."""
-
-    def __init__(self, exponent: float) -> None:
-        self.exponent = exponent
-        self.for_counts: dict[str, Tensor] = {}
-
-    def scores(
-        self, params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, exponent: float
-    ) -> dict[str, Tensor]:
-        self.for_counts = saliency_scores(params, sensitivities, names, exponent=exponent)
-        return saliency_scores(params, sensitivities, names, exponent=self.exponent)
-
-    def masks(
-        self, scores: dict[str, Tensor], *, allocation: str, density: float, by_hand: Mapping[str, float] | None = None
-    ) -> Masks:
-        return choose_masks(scores, allocate(allocation, self.for_counts, density=density, by_hand=by_hand))
-
-    def accuracies(self, options: argparse.Namespace, folder: Path) -> list[float]:
-        """In %, by seed."""
-        with patch.object(loop, "saliency_scores", self.scores), patch.object(loop, "masks_at", self.masks):
-            return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
+def accuracies(exponent: float, options: argparse.Namespace, folder: Path) -> list[float]:
+    """In %, by seed."""
+    with patch.object(loop, "within_layers", lambda _: exponent):
+        return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
 
 
 def main() -> None:
@@ -58,15 +34,15 @@ def main() -> None:
     parser.add_argument("--exponents", default="0.25,0.125,0.0625")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="of the transfer")
+    parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
     parser.add_argument("--pixels", type=int, default=28, help="of a side of an image: 28, 14 or 7")
     options = parser.parse_args()
-    options.pretrained = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder / "data.npz", pixels=options.pixels)
         print(f"| exponent | {options.network}, {options.sparsity:.0%} |\n|---|---|")
         for exponent in map(float, options.exponents.split(",")):
-            found = Score(exponent).accuracies(options, folder)
+            found = accuracies(exponent, options, folder)
             spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
             print(f"| {exponent:g} | {statistics.fmean(found):.2f}{spread} |", flush=True)
 

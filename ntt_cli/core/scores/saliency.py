@@ -11,11 +11,11 @@ from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe, transposed_product
 
 ACROSS_LAYERS = 1 / 4
-"""The exponent of the sensitivities where layers compete for the weights."""
+"""The exponent of the sensitivities where layers compete, and scores say how many weights each keeps."""
 
 
 def within_layers(layers: int) -> float:
-    """`1 / 2(L − 1)`: the exponent where each of `L` layers keeps a number of its own, of at least two.
+    """`1 / 2(L − 1)`: the exponent among a layer's own weights, of `L` layers, at least two.
 
     The root of a sensitivity goes with the product of the `L − 1` other weights on a path, and this power of it
     with their geometric mean: together they count for one weight, at any depth. With a larger exponent deep networks

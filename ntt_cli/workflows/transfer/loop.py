@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
 from ntt_cli.core.compiled import CompilationError, CompiledGradients
 from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.masks import apply_masks
+from ntt_cli.core.masks import apply_masks, choose_masks
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.rounds import masks_at, on_the_way
 from ntt_cli.core.scores.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
@@ -248,26 +249,29 @@ def _choose(
     student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, density: float, room: Room
 ) -> Masks:
     by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
-    scores = room.run(lambda chunk: _score(student, inputs, outputs, settings, chunk))
-    return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
+    names = student.mask_bits
+    if settings.score == "magnitude":
+        scores = magnitude_scores(student.params, names)
+        return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
+    sensitivities = room.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
+    across = saliency_scores(student.params, sensitivities, names, exponent=ACROSS_LAYERS)
+    counts = allocate(settings.allocation, across, density=density, by_hand=by_hand)
+    del across  # before there are the others
+    within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
+    return choose_masks(within, counts)
 
 
-def _score(
+def _sensitivities(
     student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, chunk: int | None
 ) -> dict[str, Tensor]:
-    if settings.score == "magnitude":
-        return magnitude_scores(student.params, student.mask_bits)
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     batches = (
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
         for _ in range(SALIENCY_BATCHES)
     )
-    sensitivities = logit_sensitivities(
+    return logit_sensitivities(
         student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
     )
-    names = student.mask_bits
-    exponent = ACROSS_LAYERS if settings.allocation == "global" else within_layers(len(names))
-    return saliency_scores(student.params, sensitivities, names, exponent=exponent)
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
