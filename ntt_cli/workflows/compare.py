@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
@@ -16,6 +18,7 @@ from ntt_cli.workflows.comparison.cell import SHARED, Cell, cells_of, pilot_of, 
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.prepare import pick_prunable, take_apart
 from ntt_cli.workflows.reports import (
     CellFailure,
     ComparePlan,
@@ -40,6 +43,8 @@ def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
     loaded = load_model(config, seed=config.seeds[0])
     _check_test_data(config, loaded)
     finetune_task.prepare(_finetune_config(config), lambda _: None)
+    network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
+    pick_prunable(network, None, exclude=config.exclude, where=config.model)
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:

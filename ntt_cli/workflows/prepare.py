@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Generator, Iterator
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +169,12 @@ def pick_prunable(
 
     Raises:
         ModelError: if there are none, some do not act on the output, or there is no gradient.
+        UsageError: if a pattern of `exclude` matches no parameter.
     """
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name, _ in model.module.named_parameters()):
+            others = _listed(prunable_names(model))
+            raise UsageError(f"--exclude {pattern}", "matches no parameter", hint=f"the weights to prune are {others}")
     names = prunable_names(model, exclude)
     if not names:
         raise ModelError(
@@ -225,6 +231,6 @@ def named_gradients(where: str) -> Generator[None]:
         ) from error
 
 
-def _listed(names: list[str], most: int = 5) -> str:
+def _listed(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -328,6 +328,10 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
 def test_errors_come_before_any_cell() -> None:
     with pytest.raises(NttError):
         report_of(config("dict"))
+    with pytest.raises(UsageError, match=r"--exclude fc3.\*: matches no parameter"):
+        report_of(config(exclude=("fc3.*",)))
+    with pytest.raises(NttError, match="has no prunable weights"):
+        report_of(config("no weights"))
     assert not Path("comparison").exists()
 
 

@@ -164,6 +164,16 @@ def test_nothing_to_prune(digits: Inputs, name: str, exclude: tuple[str, ...]) -
     assert "--exclude" in error.hint
 
 
+def test_a_pattern_that_excludes_nothing(digits: Inputs) -> None:
+    error = refusal(UsageError, pick_prunable, apart("plain"), digits, exclude=("fc2.*", "fc3.*"), where="net.py")
+    assert str(error) == "--exclude fc3.*: matches no parameter"
+    assert error.hint == "the weights to prune are fc1.weight, fc2.weight"
+    for kept_anyway in ("fc1.bias", "*.bias"):
+        assert len(pick_prunable(apart("plain"), digits, exclude=(kept_anyway,), where="net.py")) == 2
+    frozen = pick_prunable(apart("partly frozen"), digits, exclude=("fc1.*",), where="net.py")
+    assert frozen == ("fc2.weight",)
+
+
 def test_unused_weights(digits: Inputs) -> None:
     error = refusal(ModelError, pick_prunable, apart("unused"), digits, exclude=(), where="net.py")
     assert "net.py: never uses idle.weight, spare.weight for its output" in str(error)
