@@ -264,10 +264,10 @@ def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation:
     within = {name: sizes[name] * made_up[name] ** (1 / 6) for name in masks}
     assert all(within[name][mask].min() > within[name][~mask].max() for name, mask in masks.items())
     if allocation == "global":
-        across = torch.cat([(sizes[name] * made_up[name] ** (1 / 4)).flatten() for name in masks])
-        lowest = across.sort(descending=True).values[sum(int(mask.sum()) for mask in masks.values()) - 1]
-        for name, mask in masks.items():
-            assert int(mask.sum()) == int((sizes[name] * made_up[name] ** (1 / 4) >= lowest).sum())
+        across = {name: sizes[name] * made_up[name] ** (1 / 4) for name in masks}
+        total = sum(int(mask.sum()) for mask in masks.values())
+        lowest = torch.cat([score.flatten() for score in across.values()]).sort(descending=True).values[total - 1]
+        assert all(int(mask.sum()) == int((across[name] >= lowest).sum()) for name, mask in masks.items())
 
 
 def test_random_masks_follow_the_seed() -> None:
