@@ -18,12 +18,12 @@ from unittest.mock import patch
 from allocations import accuracy, write_data
 from grid import GRIDS
 
-from ntt_cli.workflows.transfer import loop
+from ntt_cli.workflows.transfer import choice
 
 
 def accuracies(exponent: float, options: argparse.Namespace, folder: Path) -> list[float]:
     """In %, by seed."""
-    with patch.object(loop, "within_layers", lambda _: exponent):
+    with patch.object(choice, "within_layers", lambda _: exponent):
         return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
 
 

@@ -94,7 +94,7 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
     named = list(private.named_parameters())
     values = {name: p.detach() for name, p in named}
     for _, p in named:
-        p.data = p.data.new_empty(()).expand(p.shape)  # its values are always passed in; here they would be a copy
+        p.data = p.data.new_zeros(()).expand(p.shape)  # its values are always passed in; here they would be a copy
     return FunctionalModel(
         module=private,
         params={name: values[name] for name, p in named if p.requires_grad},

@@ -20,7 +20,7 @@ from ntt_cli.io.models import load_model
 from ntt_cli.workflows import agreement, prune
 from ntt_cli.workflows.events import Event, MasksUpdated, StepsDone, TransferStarted, Warned
 from ntt_cli.workflows.reports import PruneReport
-from ntt_cli.workflows.transfer import loop
+from ntt_cli.workflows.transfer import choice
 from tests.networks import write_network
 
 OUT = "sparse.safetensors"
@@ -254,14 +254,20 @@ def test_magnitude_keeps_the_largest() -> None:
 
 @pytest.mark.parametrize("allocation", ["erk", "layerwise", "global"])
 def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation: str) -> None:
-    """With sensitivities that are made up; one step, so that masks are chosen once, on the teacher's weights."""
+    """By numbers that are made up, in one step, so that masks are chosen once, on the teacher's weights."""
     sizes = {name: weight.detach().abs() for name, weight in network("four layers").named_parameters()}
     generator = torch.Generator().manual_seed(0)
     made_up = {name: torch.randn(size.shape, generator=generator).exp() ** 8 for name, size in sizes.items()}
-    monkeypatch.setattr(loop, "logit_sensitivities", lambda *_, **__: made_up)
+    related = {name: torch.rand(sizes[name].shape, generator=generator) for name in ("fc1.weight", "first.weight")}
+    monkeypatch.setattr(choice, "logit_sensitivities", lambda *_, **__: made_up)
+    monkeypatch.setattr(choice, "input_correlations", lambda *_: iter(related.items()))
     run("four layers", steps=1, allocation=allocation)
     masks = read_checkpoint(Path(OUT)).masks
     within = {name: sizes[name] * made_up[name] ** (1 / 6) for name in masks}
+    for name, correlations in related.items():
+        kept_per_unit = int(masks[name].sum()) / len(masks[name])
+        assert kept_per_unit > 10
+        within[name] *= torch.exp(min(kept_per_unit - 10, 10) * (correlations - 1))
     assert all(within[name][mask].min() > within[name][~mask].max() for name, mask in masks.items())
     if allocation == "global":
         across = {name: sizes[name] * made_up[name] ** (1 / 4) for name in masks}

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ntt_cli.core.allocation import allocate
 from ntt_cli.core.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
 from ntt_cli.core.compiled import CompilationError, CompiledGradients
 from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
-from ntt_cli.core.masks import apply_masks, choose_masks
+from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
-from ntt_cli.core.rounds import masks_at, on_the_way
-from ntt_cli.core.scores.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
-from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import UsageError
 from ntt_cli.io.memory import give_back_free_memory
@@ -29,12 +25,12 @@ from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.runs.room import Room
 from ntt_cli.workflows.runs.world import ALONE, World
 from ntt_cli.workflows.transfer.batches import Batches
+from ntt_cli.workflows.transfer.choice import choose
 from ntt_cli.workflows.transfer.course import course_of
 from ntt_cli.workflows.transfer.progress import Progress, restore_progress
 from ntt_cli.workflows.transfer.settings import TransferSettings
 from ntt_cli.workflows.transfer.validation import Validation, held_out
 
-SALIENCY_BATCHES = 10
 LEAST_VARIANCE = 0.1
 """Of a channel of the student, relative to the teacher's."""
 
@@ -116,7 +112,7 @@ def run_transfer(
                 density, masks = settings.density, held
                 if masks is None:
                     density = course.density(step)
-                    masks = _choose_once(progress.student, training, outputs, settings, density, room, world)
+                    masks = _choose_once(progress.student, teacher, training, outputs, settings, density, room, world)
                 on_event(_update(progress, masks, density, teacher, training, world))
                 give_back_free_memory()
             loss = _advance(progress, batches, settings, room, keeper)
@@ -185,7 +181,7 @@ def first_student(
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
     student = _start(teacher, inputs, names, settings)
-    masks = held or _choose(student, inputs, outputs, settings, settings.density, room)
+    masks = held or choose(student, teacher, inputs, outputs, settings, settings.density, room)
     buffers = _student_buffers(teacher, student.params, masks, inputs)
     return update_masks(student, masks, density=settings.density, apply=teacher.bind(buffers))
 
@@ -233,6 +229,7 @@ def _update(
 
 def _choose_once(
     student: Student,
+    teacher: FunctionalModel,
     inputs: Inputs,
     outputs: int,
     settings: TransferSettings,
@@ -241,37 +238,11 @@ def _choose_once(
     world: World,
 ) -> Masks:
     """The first process's choice: others might round a score to the other side of the last one kept."""
-    masks = _choose(student, inputs, outputs, settings, density, room) if world.first else student.masks
+    if world.first:
+        masks = choose(student, teacher, inputs, outputs, settings, density, room)
+    else:
+        masks = student.masks
     return world.from_first(masks)
-
-
-def _choose(
-    student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, density: float, room: Room
-) -> Masks:
-    by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
-    names = student.mask_bits
-    if settings.score == "magnitude":
-        scores = magnitude_scores(student.params, names)
-        return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
-    sensitivities = room.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
-    across = saliency_scores(student.params, sensitivities, names, exponent=ACROSS_LAYERS)
-    counts = allocate(settings.allocation, across, density=density, by_hand=by_hand)
-    del across  # before there are the others
-    within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
-    return choose_masks(within, counts)
-
-
-def _sensitivities(
-    student: Student, inputs: Inputs, outputs: int, settings: TransferSettings, chunk: int | None
-) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
-    batches = (
-        inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
-        for _ in range(SALIENCY_BATCHES)
-    )
-    return logit_sensitivities(
-        student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk
-    )
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:

@@ -28,6 +28,7 @@ class TransferSettings:
         steps: so many, or with `auto` at most.
         auto: the transfer ends when the validation distance has flattened.
         objective: form and weights of the loss.
+        affinity: with saliency, units prefer inputs that vary together.
         active: take the kernel over kept entries only.
         compiled: steps of whole batches are compiled.
         by_hand: densities of the weights that `--layer-density` names.
@@ -38,6 +39,7 @@ class TransferSettings:
     density: float
     objective: Objective
     score: str
+    affinity: bool
     allocation: str
     schedule: str
     active: bool
@@ -96,6 +98,7 @@ def settle(
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
+        affinity=config.weights is None,  # trained weights know what belongs together
         allocation=config.allocation or allocation or _allocation(teacher),
         schedule=config.schedule,
         active=config.kernel_params == "active",
