@@ -7,7 +7,7 @@ function are all seen. A weight that is used in any way not observed is found by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,11 @@ class RecordedPass:
 
     logits: Tensor
     calls: dict[str, list[LayerCall]]
+
+    def output_layers(self) -> set[str]:
+        """The weights whose products become logits with no other such weight in between."""
+        made = {call.output.node: name for name, calls in self.calls.items() for call in calls}
+        return {made[node] for node in _graph_nodes(self.logits, up_to=made) if node in made}
 
 
 def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
@@ -159,12 +164,14 @@ class _CallRecorder(TorchFunctionMode):
             self.calls[name].append(LayerCall(positions, inputs, output, channel_axis, embeds))
 
 
-def _graph_nodes(logits: Tensor) -> set[Node]:
+def _graph_nodes(logits: Tensor, *, up_to: Collection[Node] = ()) -> set[Node]:
+    """All that logits come from; of `up_to`, not what these come from."""
     seen: set[Node] = set()
     waiting = [logits.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            waiting.extend(parent for parent, _ in node.next_functions)
+            if node not in up_to:
+                waiting.extend(parent for parent, _ in node.next_functions)
     return seen

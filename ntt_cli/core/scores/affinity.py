@@ -40,8 +40,8 @@ def input_correlations(
 ) -> Iterator[tuple[str, Float[Tensor, "o *i"]]]:
     """How each input of a unit correlates with that of the unit's strongest weight, over samples and positions.
 
-    Of weights that act through Linear and Conv2d layers alone; others are left out. An input that does not vary
-    correlates with nothing but itself.
+    Of weights that act through Linear and Conv2d layers alone; others are left out, and those that make the logits,
+    which are to see as much as there is. An input that does not vary correlates with nothing but itself.
 
     Args:
         apply: the network.
@@ -53,10 +53,13 @@ def input_correlations(
         A weight's name and, in its shape, `r` of -1 to 1.
     """
     moments: dict[str, _Moments] = {}
+    output_layers: set[str] | None = None
     for recorded in _passes(apply, params, names, batches):
+        if output_layers is None:
+            output_layers = recorded.output_layers()
         for name in names:
             for call in recorded.calls.get(name, []):
-                if call.embeds:
+                if call.embeds or name in output_layers:
                     continue
                 rows = call.inputs()
                 if name not in moments:
