@@ -4,7 +4,9 @@
 
 Each mask is put on new random weights and trained alike: AdamW at 1e-2, cosine, 10 epochs on 20,000 images; 40,000
 others measure it. Masks: random over all hidden units, by ERK's counts; as many weights, random over the first 150 + 50
-and 110 + 35 units; NTT's; magnitude at initialisation; and as a ceiling magnitude pruned gradually, with labels.
+and 110 + 35 units; random, but each first-layer unit on pixels near one of them (Gaussian, 3 pixels wide), or on those
+that vary as one of them does (`exp(10 r)` by their correlation); NTT's; magnitude at initialisation; and as a ceiling
+magnitude pruned gradually, with labels.
 """
 
 from __future__ import annotations
@@ -99,6 +101,29 @@ def random_masks(
     return masks
 
 
+def on_pixels_alike(masks: Masks, likeness: Tensor, generator: torch.Generator) -> Masks:
+    """The first layer's weights drawn anew, each unit's in proportion to `exp(likeness)` to one pixel."""
+    name, mask = next(iter(masks.items()))
+    units, pixels = mask.shape
+    kept, more = divmod(int(mask.sum()), units)
+    centres = torch.randint(pixels, (units,), generator=generator)
+    gumbel = -torch.log(-torch.log(torch.rand(units, pixels, generator=generator).clamp(1e-9, 1 - 1e-7)))
+    drawn = (likeness[centres] + gumbel).sort(dim=1, descending=True).indices
+    chosen = torch.zeros_like(mask)
+    for unit in range(units):
+        chosen[unit, drawn[unit, : kept + (unit < more)]] = True
+    return masks | {name: chosen}
+
+
+def likenesses(data: Data) -> dict[str, Tensor]:
+    """Of all pairs of pixels."""
+    places = torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0))
+    return {
+        "random, near pixels": -torch.cdist(places, places).square() / (2 * 3**2),
+        "random, pixels alike": 10 * torch.corrcoef(data.x.flatten(1).T).nan_to_num(0.0),
+    }
+
+
 def ntt_masks(seed: int, *, density: float) -> Masks:
     """By default `ntt prune`, on as many images."""
     config = PruneConfig(model=MODEL, sparsity=1 - density, seed=seed, limit=TRAINING, device="cpu")
@@ -141,6 +166,8 @@ def main() -> None:
             f"random, {one} + {two} units": random_masks(shapes, (one, two), density=density, generator=generator)
             for one, two in ((300, 100), (150, 50), (110, 35))
         }
+        for name, likeness in likenesses(data).items():
+            candidates[name] = on_pixels_alike(candidates["random, 300 + 100 units"], likeness, generator)
         candidates["magnitude at initialisation"] = masks_at(
             magnitude_scores(teacher, teacher), allocation="erk", density=density
         )

@@ -1,10 +1,11 @@
-"""How much should NTT's score see of a weight's effect on the logits? Accuracy on training images that were held out.
+"""The exponents of NTT's score. Accuracy on training images that were held out.
 
-    python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 [--exponents 0.25,0.0625] [--seeds 5] [--steps 500]
+    python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 --exponents 0.25,0.0625 [--seeds 5] [--steps 500]
+    python benchmarks/saliency.py lenet_300_100 --sparsity 0.95 --affinities 0,5,10,20
 
-The score is `|w| · E[(∂(v·f)/∂w)²]^exponent`. Ours is 1 / 2(L − 1) for `L` layers among a layer's own weights, which
-this script changes, and ¼ where layers compete for the weights (`core/scores/saliency.py`). All else is as in
-allocations.py.
+The score is `|w| · E[(∂(v·f)/∂w)²]^exponent · exp(affinity · (r − 1))`. The exponent is 1 / 2(L − 1) for `L` layers
+among a layer's own weights, which this script changes, and ¼ where layers compete for the weights
+(`core/scores/saliency.py`). The affinity is 10 at most (`core/scores/affinity.py`). All else is as in allocations.py.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest.mock import patch
 
 from allocations import accuracy, write_data
 from grid import GRIDS
 
+from ntt_cli.core.scores import affinity
 from ntt_cli.workflows.transfer import choice
 
 
-def accuracies(exponent: float, options: argparse.Namespace, folder: Path) -> list[float]:
-    """In %, by seed."""
-    with patch.object(choice, "within_layers", lambda _: exponent):
+def accuracies(value: float, options: argparse.Namespace, folder: Path) -> list[float]:
+    """In %, by seed, with this exponent or affinity."""
+    changed: AbstractContextManager[object] = patch.object(choice, "within_layers", lambda _: value)
+    if options.affinities:
+        changed = patch.object(affinity, "STRONGEST", value)
+    with changed:
         return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
 
 
@@ -31,7 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("network", choices=GRIDS)
     parser.add_argument("--sparsity", type=float, required=True)
-    parser.add_argument("--exponents", default="0.25,0.125,0.0625")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--exponents", help="of the sensitivities, with commas between")
+    asked.add_argument("--affinities", help="the largest, with commas between")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="of the transfer")
     parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
@@ -40,11 +48,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder / "data.npz", pixels=options.pixels)
-        print(f"| exponent | {options.network}, {options.sparsity:.0%} |\n|---|---|")
-        for exponent in map(float, options.exponents.split(",")):
-            found = accuracies(exponent, options, folder)
+        what = "affinity" if options.affinities else "exponent"
+        print(f"| {what} | {options.network}, {options.sparsity:.0%} |\n|---|---|")
+        for value in map(float, (options.affinities or options.exponents).split(",")):
+            found = accuracies(value, options, folder)
             spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-            print(f"| {exponent:g} | {statistics.fmean(found):.2f}{spread} |", flush=True)
+            print(f"| {value:g} | {statistics.fmean(found):.2f}{spread} |", flush=True)
 
 
 if __name__ == "__main__":

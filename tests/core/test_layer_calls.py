@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.layer_calls import RecordedPass, record_calls
@@ -62,3 +62,26 @@ def test_an_embedding_that_divides_its_gradient_is_no_layer_call() -> None:
     model = functional_model(nn.Sequential(nn.Embedding(4, 3, scale_grad_by_freq=True), nn.Flatten()))
     leaves = {name: p.requires_grad_() for name, p in model.params.items()}
     assert not any(record_calls(model.bind(), leaves, torch.tensor([[1, 1]])).calls.values())
+
+
+class Branches(nn.Module):
+    """The logits are a sum of two layers' products, one of which the other has seen too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3, 3)
+        self.one = nn.Linear(3, 3)
+        self.other = nn.Linear(3, 3)
+        self.aside = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one: Tensor = self.one(self.hidden(x).relu())
+        self.aside(one)
+        return (one + self.other(one.relu())).log_softmax(dim=1)
+
+
+def test_output_layers() -> None:
+    """Those from which there is a way to the logits past all others."""
+    model = functional_model(Branches())
+    leaves = {name: p.clone().requires_grad_() for name, p in model.params.items()}
+    assert record_calls(model.bind(), leaves, torch.randn(2, 3)).output_layers() == {"one.weight", "other.weight"}
