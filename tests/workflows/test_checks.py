@@ -261,6 +261,28 @@ def test_an_operation_with_a_wrong_second_derivative(digits: Inputs) -> None:
     assert error.hint.endswith("or match the logits alone with --kernel-weight 0")
 
 
+@pytest.mark.usefixtures("folder")
+def test_one_pair_of_samples_is_not_enough_to_refuse() -> None:
+    """Rounding may put a unit of one of them on the other side of its threshold."""
+
+    class WrongOnOne(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = loaded("wrong derivative").module
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x) if float(x[0, 0]) > 0 else self.inner.fc2(self.inner.fc1(x).relu().square())
+            return out
+
+    network = functional_model(WrongOnOne())
+    x = torch.rand(40, 64, generator=torch.Generator().manual_seed(0)) - 1
+    x[:38, 0] = 1.0
+    check_kernel(network, inputs_of(x), outputs=10, trainable=True, where="net.py")
+    x[38:, 0] = 1.0
+    error = refusal(ModelError, check_kernel, network, inputs_of(x), outputs=10, trainable=True, where="net.py")
+    assert "second derivative is wrong" in str(error)
+
+
 def solved(x: Tensor) -> Tensor:
     return (
         torch.linalg.solve(x[:, :4].view(-1, 2, 2) + 2 * torch.eye(2), x[:, 4:].unsqueeze(-1)).flatten(1).repeat(1, 3)
