@@ -260,7 +260,7 @@ def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation:
     made_up = {name: torch.randn(size.shape, generator=generator).exp() ** 8 for name, size in sizes.items()}
     related = {name: torch.rand(sizes[name].shape, generator=generator) for name in ("fc1.weight", "first.weight")}
     monkeypatch.setattr(choice, "logit_sensitivities", lambda *_, **__: made_up)
-    monkeypatch.setattr(choice, "input_correlations", lambda *_: iter(related.items()))
+    monkeypatch.setattr(choice, "input_correlations", lambda *_: dict(related))
     run("four layers", steps=1, allocation=allocation)
     masks = read_checkpoint(Path(OUT)).masks
     within = {name: sizes[name] * made_up[name] ** (1 / 6) for name in masks}

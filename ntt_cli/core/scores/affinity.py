@@ -11,33 +11,38 @@ from torch import Tensor
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.layer_calls import RecordedPass, record_calls
 
-FEW = 10
+FEW = 10.0
 """Inputs of a unit that are not chosen for their likeness: with so few, each is to tell it something else."""
 
-STRONGEST = 10
+STRONGEST = 10.0
 """The largest exponent."""
 
 AT_ONCE = 2**24
 """Numbers of a layer's inputs that are looked at together: 64 MiB."""
 
 
-def affinity(correlations: Tensor, *, kept_per_unit: float) -> Tensor:
-    """`exp(−β (1 − r))`: by what a weight's score is multiplied. `β` is `k − 10`, at least 0 and at most 10.
+def affinity_exponent(kept_per_unit: float) -> float:
+    """`β = k − 10`, at least 0 and at most 10, of a layer whose units keep `k` inputs on average.
 
     A unit whose inputs vary together sees one thing: with pixels for inputs, one place. Where there are weights enough,
     such units are better than ones whose inputs are anywhere; where there are few, worse (docs/experiments.md, 20).
+    """
+    return min(max(kept_per_unit - FEW, 0.0), STRONGEST)
+
+
+def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
+    """`exp(−β (1 − r))`: by what a weight's score is multiplied.
 
     Args:
         correlations: `r`, of `input_correlations`.
-        kept_per_unit: `k`, how many inputs the units of the layer keep on average.
+        exponent: `β`.
     """
-    strength = min(max(kept_per_unit - FEW, 0), STRONGEST)
-    return torch.exp(strength * (correlations - 1))
+    return (correlations - 1).mul_(exponent).exp_()
 
 
 def input_correlations(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
-) -> Iterator[tuple[str, Float[Tensor, "o *i"]]]:
+) -> dict[str, Float[Tensor, "o *i"]]:
     """How each input of a unit correlates with that of the unit's strongest weight, over samples and positions.
 
     Of weights that act through Linear and Conv2d layers alone; others are left out, and those that make the logits,
@@ -47,10 +52,10 @@ def input_correlations(
         apply: the network.
         params: its parameters; the strongest weight of a unit is that of largest magnitude, ties by lowest index.
         names: the weights to look at, `[o, i...]`.
-        batches: unlabelled inputs; a few at a time go through the network, so that all of a layer's fit.
+        batches: unlabelled inputs; fewer go through the network at once where all of a layer's would take much memory.
 
-    Yields:
-        A weight's name and, in its shape, `r` of -1 to 1.
+    Returns:
+        `r`, from -1 to 1, by weight.
     """
     moments: dict[str, _Moments] = {}
     output_layers: set[str] | None = None
@@ -65,8 +70,7 @@ def input_correlations(
                 if name not in moments:
                     moments[name] = _Moments(rows, params[name].detach().flatten(1).abs().argmax(dim=1))
                 moments[name].add(rows)
-    for name in list(moments):
-        yield name, moments.pop(name).correlations().view(params[name].shape)
+    return {name: moments.pop(name).correlations().view(params[name].shape) for name in list(moments)}
 
 
 def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]) -> Iterator[RecordedPass]:
@@ -99,10 +103,11 @@ class _Moments:
         self._products.addmm_(rows[:, self._strongest].T, rows)
 
     def correlations(self) -> Float[Tensor, "o i"]:
+        """In place of the sums."""
         mean = self._sum / self._count
         variance = (self._squares / self._count - mean.square()).clamp_min(0)
         rounding = (self._origin + mean).square() * 1e-10
         deviation = variance.sqrt().masked_fill(variance <= rounding, torch.inf)
-        covariance = (self._products / self._count).addr_(mean[self._strongest], mean, alpha=-1)
+        covariance = self._products.div_(self._count).addr_(mean[self._strongest], mean, alpha=-1)
         found = covariance.div_(deviation[self._strongest][:, None]).div_(deviation).clamp_(-1, 1)
         return found.scatter_(1, self._strongest[:, None], 1.0)

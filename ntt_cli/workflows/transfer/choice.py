@@ -9,7 +9,7 @@ from ntt_cli.core.allocation import allocate
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.rounds import masks_at, on_the_way
-from ntt_cli.core.scores.affinity import affinity, input_correlations
+from ntt_cli.core.scores.affinity import affinity, affinity_exponent, input_correlations
 from ntt_cli.core.scores.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
 from ntt_cli.core.scores.weights_alone import magnitude_scores
 from ntt_cli.core.transfer import Student
@@ -18,7 +18,7 @@ from ntt_cli.workflows.runs.room import Room
 from ntt_cli.workflows.transfer.settings import TransferSettings
 
 SALIENCY_BATCHES = 10
-AFFINITY_SAMPLES, AFFINITY_BATCH = 1000, 100
+AFFINITY_SAMPLES = 1000
 
 
 def choose(
@@ -53,11 +53,19 @@ def choose(
     within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
     del sensitivities
     if settings.affinity:
-        samples = inputs.some(AFFINITY_SAMPLES).in_order(AFFINITY_BATCH)
-        for name, correlations in input_correlations(teacher.bind(), teacher.params, names, samples):
-            kept_in_the_end = counts[name] * settings.density / density
-            within[name] *= affinity(correlations, kept_per_unit=kept_in_the_end / len(correlations))
+        kept = {name: counts[name] * settings.density / density for name in names}  # in the end
+        exponents = {name: affinity_exponent(kept[name] / len(within[name])) for name in names}
+        asked = [name for name in names if exponents[name]]
+        correlations = room.run(lambda chunk: _correlations(teacher, asked, inputs, chunk or room.batch_size // 2))
+        for name in list(correlations):
+            within[name] *= affinity(correlations.pop(name), exponent=exponents[name])
     return choose_masks(within, counts)
+
+
+def _correlations(teacher: FunctionalModel, names: list[str], inputs: Inputs, at_once: int) -> dict[str, Tensor]:
+    """Of the teacher: what the student's units have in common is what earlier masks left them."""
+    batches = inputs.some(AFFINITY_SAMPLES).in_order(at_once) if names else []
+    return input_correlations(teacher.bind(), teacher.params, names, batches)
 
 
 def _sensitivities(

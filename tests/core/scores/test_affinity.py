@@ -10,15 +10,20 @@ from torch import Tensor, nn
 
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.scores import affinity as subject
-from ntt_cli.core.scores.affinity import affinity, input_correlations
+from ntt_cli.core.scores.affinity import affinity, affinity_exponent, input_correlations
 from tests.core.cases import snapshot, unchanged
 
 
-@pytest.mark.parametrize(("kept", "strength"), [(0.0, 0.0), (9.5, 0.0), (12.5, 2.5), (20.0, 10.0), (400.0, 10.0)])
-def test_affinity_by_hand(kept: float, strength: float) -> None:
+@pytest.mark.parametrize(("kept", "exponent"), [(0.0, 0.0), (9.5, 0.0), (12.5, 2.5), (20.0, 10.0), (400.0, 10.0)])
+def test_exponent_by_hand(kept: float, exponent: float) -> None:
+    assert affinity_exponent(kept) == exponent
+
+
+def test_affinity_by_hand() -> None:
     correlations = torch.tensor([[1.0, 0.5, 0.0, -1.0]]).double()
-    expected = [[1.0, math.exp(-strength / 2), math.exp(-strength), math.exp(-2 * strength)]]
-    torch.testing.assert_close(affinity(correlations, kept_per_unit=kept), torch.tensor(expected).double())
+    expected = [[1.0, math.exp(-1.25), math.exp(-2.5), math.exp(-5.0)]]
+    torch.testing.assert_close(affinity(correlations, exponent=2.5), torch.tensor(expected).double())
+    assert correlations.tolist() == [[1.0, 0.5, 0.0, -1.0]]
 
 
 def by_numpy(rows: Tensor, weight: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ def test_correlations_equal_numpys(network: Network, monkeypatch: pytest.MonkeyP
     model, x = functional_model(network), inputs()
     before = snapshot(model, {}, x)
     names = [name for name, p in network.named_parameters() if p.dim() > 1]
-    found = dict(input_correlations(model.bind(), model.params, names, x.split([20, 23, 7])))
+    found = input_correlations(model.bind(), model.params, names, x.split([20, 23, 7]))
     assert set(found) == {"conv.weight", "twice.weight"}
     one, two, _ = network.hidden(x)
     rows = {
@@ -89,7 +94,7 @@ def test_an_input_that_does_not_vary_belongs_to_nothing() -> None:
     x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     x[:, 0] = 1 / 3
     model = functional_model(network)
-    found = dict(input_correlations(model.bind(), model.params, ["0.weight"], [x]))["0.weight"]
+    found = input_correlations(model.bind(), model.params, ["0.weight"], [x])["0.weight"]
     assert found[0].tolist() == [1, 0, 0]
     assert found[1].tolist() == [0, pytest.approx(float(np.corrcoef(x[:, 1], x[:, 2])[0, 1]), abs=1e-5), 1]
 
@@ -103,5 +108,5 @@ def test_few_samples_go_through_at_a_time(network: Network, monkeypatch: pytest.
         sizes.append(len(x))
         return model.bind()(params, x)
 
-    list(input_correlations(apply, model.params, ["conv.weight", "last.weight"], inputs(21).split([3, 18])))
+    input_correlations(apply, model.params, ["conv.weight", "last.weight"], inputs(21).split([3, 18]))
     assert sizes == [1, 1, 1, 8, 8, 2]
