@@ -92,6 +92,32 @@ def allocate(
     return by_shape({name: score.shape for name, score in scores.items()}, density=density)
 
 
+def allocate_global_with_shares(
+    scores: Mapping[str, Tensor], *, density: float, by_hand: Mapping[str, float], share: float
+) -> Counts:
+    """As `global`, but each layer keeps at least this share of what ERK would keep, rounded down.
+
+    What layers are given that fall short of it, the others lose by their scores.
+
+    Args:
+        scores: by weight.
+        density: over all weights together.
+        by_hand: densities of single weights, which need no such share.
+        share: from 0 to 1.
+
+    Raises:
+        ValueError: if `density` or what is left of it cannot be met.
+    """
+    erk = allocate("erk", scores, density=density, by_hand=by_hand)
+    fixed = dict(by_hand)
+    while True:
+        counts = allocate("global", scores, density=density, by_hand=fixed)
+        short = [name for name in scores if name not in fixed and counts[name] < int(share * erk[name])]
+        if not short:
+            return counts
+        fixed |= {name: int(share * erk[name]) / scores[name].numel() for name in short}
+
+
 def layer_sizes(shapes: Shapes) -> dict[str, int]:
     """The number of weights in each layer."""
     return {name: torch.Size(shape).numel() for name, shape in shapes.items()}

@@ -14,6 +14,7 @@ from ntt_cli.core.allocation import (
     allocate,
     allocate_erk,
     allocate_global,
+    allocate_global_with_shares,
     allocate_layerwise,
     layer_sizes,
     total_to_keep,
@@ -120,6 +121,39 @@ def test_global_equals_sorting_all_scores(layers: list[list[float]], density: fl
     for _, index in rest[: n_keep - len(layers)]:
         expected[index] += 1
     assert list(allocate_global(scores, density=density).values()) == expected
+
+
+def test_shares_by_hand() -> None:
+    """Of 20 weights ERK keeps 9, 8 and 3, in proportion to 11, 11 and 4; by score the first layer has nearly all."""
+    scores = {"a": torch.arange(30.0).view(5, 6) + 100, "b": torch.arange(30.0).view(6, 5) + 50, "c": torch.ones(2, 2)}
+    none: dict[str, float] = {}
+    counts = {
+        share: list(allocate_global_with_shares(scores, density=20 / 64, by_hand=none, share=share).values())
+        for share in (0.0, 0.12, 0.25, 0.5, 1.0)
+    }
+    assert counts == {0: [18, 1, 1], 0.12: [18, 1, 1], 0.25: [17, 2, 1], 0.5: [15, 4, 1], 1: [9, 8, 3]}
+    by_hand = allocate_global_with_shares(scores, density=20 / 64, by_hand={"b": 1 / 30}, share=0.5)
+    assert by_hand == {"a": 17, "b": 1, "c": 2}
+
+
+@settings(deadline=None, max_examples=200)
+@given(shapes=SHAPES, density=DENSITIES, share=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_every_layer_has_its_share(shapes: Shapes, density: float, share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = layer_sizes(shapes)
+    if round(density * sum(sizes.values())) < len(sizes):
+        return
+    scores = {
+        name: torch.rand(tuple(shape), generator=generator) * (torch.randn(1, generator=generator) * 3).exp()
+        for name, shape in shapes.items()
+    }
+    least = {name: int(share * count) for name, count in allocate_erk(shapes, density=density).items()}
+    counts = allocate_global_with_shares(scores, density=density, by_hand={}, share=share)
+    assert sum(counts.values()) == total_to_keep(sizes, density=density)
+    assert all(max(1, least[name]) <= counts[name] <= sizes[name] for name in sizes)
+    freely = allocate_global(scores, density=density)
+    if all(freely[name] >= least[name] for name in sizes):
+        assert counts == freely
 
 
 def test_by_name() -> None:

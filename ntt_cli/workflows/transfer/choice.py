@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ntt_cli.core.allocation import allocate
+from ntt_cli.core.allocation import allocate, allocate_global_with_shares
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.masks import choose_masks
 from ntt_cli.core.rounds import masks_at, on_the_way
@@ -16,6 +16,9 @@ from ntt_cli.core.transfer import Student
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.runs.room import Room
 from ntt_cli.workflows.transfer.settings import TransferSettings
+
+LEAST_SHARE = 0.1
+"""Of what ERK would keep, for each of the layers that compete: the last of ResNet-50's were left with one weight."""
 
 SALIENCY_BATCHES = 10
 AFFINITY_SAMPLES = 1000
@@ -48,7 +51,10 @@ def choose(
         return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
     sensitivities = room.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
     across = saliency_scores(student.params, sensitivities, names, exponent=ACROSS_LAYERS)
-    counts = allocate(settings.allocation, across, density=density, by_hand=by_hand)
+    if settings.allocation == "global":
+        counts = allocate_global_with_shares(across, density=density, by_hand=by_hand, share=LEAST_SHARE)
+    else:
+        counts = allocate(settings.allocation, across, density=density, by_hand=by_hand)
     del across  # before there are the others
     within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
     del sensitivities
