@@ -48,7 +48,8 @@ def command() -> Callable[..., None]:
 
 def prune(ctx: typer.Context, **values: Any) -> None:
     common = common_of(values)
-    with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
+    again = None if values["dry_run"] else command_line(ctx, "--resume")
+    with guarded(common.streams, debug=common.debug, again=again) as stop:
         config = build_config(PruneConfig, ctx, common.config)
 
         from ntt_cli.workflows import prune as workflow  # imports torch, which takes seconds

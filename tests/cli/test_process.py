@@ -107,19 +107,19 @@ def test_signals(number: signal.Signals, code: int, word: str) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_signal_before_the_first_step() -> None:
+@pytest.mark.parametrize(
+    ("more", "hints"), [([], ["hint: go on with: ntt prune slow.py -s 0.9 --resume"]), (["--dry-run"], [])]
+)
+def test_a_signal_before_the_first_step(more: list[str], hints: list[str]) -> None:
     Path("slow.py").write_text("import sys, time\nprint('building', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
-    process = subprocess.Popen([*NTT, "prune", "slow.py", "-s", "0.9"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*NTT, "prune", "slow.py", "-s", "0.9", *more], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     with process:
         assert process.stderr.readline() == "building\n"
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert err.splitlines() == [
-        "warning: terminated; no file is half-written",
-        "hint: go on with: ntt prune slow.py -s 0.9 --resume",
-    ]
+    assert err.splitlines() == ["warning: terminated; no file is half-written", *hints]
     assert {path.name for path in content()} == {MODEL, "slow.py"}
 
 
