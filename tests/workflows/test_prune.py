@@ -276,6 +276,21 @@ def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation:
         assert all(int(mask.sum()) == int((across[name] >= lowest).sum()) for name, mask in masks.items())
 
 
+def test_inputs_that_vary_together_count_for_random_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def none_found(*about: object) -> dict[str, Tensor]:
+        asked.append(about)
+        return {}
+
+    monkeypatch.setattr(choice, "input_correlations", none_found)
+    save_file(network(seed=7).state_dict(), "dense.safetensors")
+    run(weights="dense.safetensors")
+    assert not asked
+    run(force=True)
+    assert asked
+
+
 def test_random_masks_follow_the_seed() -> None:
     run(method="random", seed=1)
     run(method="random", seed=2, output="b.safetensors")
