@@ -58,13 +58,14 @@ def input_correlations(
         `r`, from -1 to 1, by weight.
     """
     moments: dict[str, _Moments] = {}
-    output_layers: set[str] | None = None
+    asked: list[str] | None = None
     for recorded in _passes(apply, params, names, batches):
-        if output_layers is None:
+        if asked is None:
             output_layers = recorded.output_layers()
-        for name in names:
+            asked = [name for name in names if name not in output_layers]
+        for name in asked:
             for call in recorded.calls.get(name, []):
-                if call.embeds or name in output_layers:
+                if call.embeds:
                     continue
                 rows = call.inputs()
                 if name not in moments:

@@ -112,7 +112,10 @@ def run_transfer(
                 density, masks = settings.density, held
                 if masks is None:
                     density = course.density(step)
-                    masks = _choose_once(progress.student, teacher, training, outputs, settings, density, room, world)
+                    masks = progress.student.masks
+                    if world.first:  # others might round a score to the other side of the last one kept
+                        masks = choose(progress.student, teacher, training, outputs, settings, density, room)
+                    masks = world.from_first(masks)
                 on_event(_update(progress, masks, density, teacher, training, world))
                 give_back_free_memory()
             loss = _advance(progress, batches, settings, room, keeper)
@@ -225,24 +228,6 @@ def _update(
         buffers = world.from_first(_student_buffers(teacher, progress.student.params, masks, inputs))
     changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
-
-
-def _choose_once(
-    student: Student,
-    teacher: FunctionalModel,
-    inputs: Inputs,
-    outputs: int,
-    settings: TransferSettings,
-    density: float,
-    room: Room,
-    world: World,
-) -> Masks:
-    """The first process's choice: others might round a score to the other side of the last one kept."""
-    if world.first:
-        masks = choose(student, teacher, inputs, outputs, settings, density, room)
-    else:
-        masks = student.masks
-    return world.from_first(masks)
 
 
 def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
