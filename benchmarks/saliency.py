@@ -5,7 +5,8 @@
 
 The score is `|w| · E[(∂(v·f)/∂w)²]^exponent · exp(affinity · (r − 1))`. The exponent is 1 / 2(L − 1) for `L` layers
 among a layer's own weights, which this script changes, and ¼ where layers compete for the weights
-(`core/scores/saliency.py`). The affinity is 10 at most (`core/scores/affinity.py`). All else is as in allocations.py.
+(`core/scores/saliency.py`). The affinity is at most 10, and 30 / (L − 1) (`core/scores/affinity.py`). All else is as in
+allocations.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def accuracies(value: float, options: argparse.Namespace, folder: Path) -> list[
     """In %, by seed, with this exponent or affinity."""
     changed: AbstractContextManager[object] = patch.object(choice, "within_layers", lambda _: value)
     if options.affinities:
-        changed = patch.object(affinity, "STRONGEST", value)
+        changed = patch.object(affinity, "strongest", lambda _: value)
     with changed:
         return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
 

@@ -14,20 +14,25 @@ from ntt_cli.core.layer_calls import RecordedPass, record_calls
 FEW = 10.0
 """Inputs of a unit that are not chosen for their likeness: with so few, each is to tell it something else."""
 
-STRONGEST = 10.0
-"""The largest exponent."""
-
 AT_ONCE = 2**24
 """Numbers of a layer's inputs that are looked at together: 64 MiB."""
 
 
-def affinity_exponent(kept_per_unit: float) -> float:
-    """`β = k − 10`, at least 0 and at most 10, of a layer whose units keep `k` inputs on average.
+def strongest(layers: int) -> float:
+    """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
+
+    Deep networks lose where every layer's units see one thing (docs/experiments.md, 20).
+    """
+    return min(10.0, 30.0 / max(1, layers - 1))
+
+
+def affinity_exponent(kept_per_unit: float, *, layers: int) -> float:
+    """`β = k − 10`, at least 0 and at most `strongest(layers)`, of a layer whose units keep `k` inputs on average.
 
     A unit whose inputs vary together sees one thing: with pixels for inputs, one place. Where there are weights enough,
     such units are better than ones whose inputs are anywhere; where there are few, worse (docs/experiments.md, 20).
     """
-    return min(max(kept_per_unit - FEW, 0.0), STRONGEST)
+    return min(max(kept_per_unit - FEW, 0.0), strongest(layers))
 
 
 def affinity(correlations: Tensor, *, exponent: float) -> Tensor:

@@ -60,7 +60,7 @@ def choose(
     del sensitivities
     if settings.affinity:
         kept = {name: counts[name] * settings.density / density for name in names}  # in the end
-        exponents = {name: affinity_exponent(kept[name] / len(within[name])) for name in names}
+        exponents = {name: affinity_exponent(kept[name] / len(within[name]), layers=len(names)) for name in names}
         asked = [name for name in names if exponents[name]]
         correlations = room.run(lambda chunk: _correlations(teacher, asked, inputs, chunk or room.batch_size // 2))
         for name in list(correlations):

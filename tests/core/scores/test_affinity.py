@@ -14,9 +14,22 @@ from ntt_cli.core.scores.affinity import affinity, affinity_exponent, input_corr
 from tests.core.cases import snapshot, unchanged
 
 
-@pytest.mark.parametrize(("kept", "exponent"), [(0.0, 0.0), (9.5, 0.0), (12.5, 2.5), (20.0, 10.0), (400.0, 10.0)])
-def test_exponent_by_hand(kept: float, exponent: float) -> None:
-    assert affinity_exponent(kept) == exponent
+@pytest.mark.parametrize(
+    ("kept", "layers", "exponent"),
+    [
+        (0.0, 3, 0.0),
+        (9.5, 3, 0.0),
+        (12.5, 3, 2.5),
+        (20.0, 3, 10.0),
+        (400.0, 1, 10.0),
+        (400.0, 4, 10.0),
+        (400.0, 5, 7.5),
+        (12.5, 11, 2.5),
+        (400.0, 11, 3.0),
+    ],
+)
+def test_exponent_by_hand(kept: float, layers: int, exponent: float) -> None:
+    assert affinity_exponent(kept, layers=layers) == exponent
 
 
 def test_affinity_by_hand() -> None:
