@@ -17,7 +17,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from ntt_cli.errors import NttError
+from ntt_cli.errors import ModelError, NttError
 
 
 def load_python(path: Path, error: type[NttError]) -> ModuleType:
@@ -28,7 +28,9 @@ def load_python(path: Path, error: type[NttError]) -> ModuleType:
     """
     if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
         what, hint = _why_missing(path)
-        raise error(path, what, hint=hint)
+        raise error(
+            path, what, hint=hint or (f"ntt init {path} writes one" if error is ModelError else "check the path")
+        )
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     name = re.sub(r"\W", "_", path.stem) + "_" + digest
     loader = SourceFileLoader(name, str(path))
@@ -91,15 +93,15 @@ def _forget_namesakes(folder: Path) -> None:
                 del sys.modules[stale]
 
 
-def _why_missing(path: Path) -> tuple[str, str]:
+def _why_missing(path: Path) -> tuple[str, str | None]:
     if os.path.isdir(path):
         return "is a folder, not a Python file", "name a .py file"
     if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}", "check the path"
     names = sorted(entry.name for entry in path.parent.glob("*.py"))
     near = difflib.get_close_matches(path.name, names, n=1)
-    hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names) or 'none'}"
-    return "there is no such file", hint
+    hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names)}"
+    return "there is no such file", hint if names else None
 
 
 def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:

@@ -107,6 +107,14 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         load_python(tmp_path, ModelError)
 
 
+def test_an_empty_folder_offers_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    for error, hint in ((ModelError, f"ntt init {path} writes one"), (DataError, "check the path")):
+        with pytest.raises(error, match="there is no such file") as caught:
+            load_python(path, error)
+        assert caught.value.hint == hint
+
+
 def test_errors_with_a_remedy_and_interrupts_pass_unchanged(tmp_path: Path) -> None:
     original = CheckpointError("a.safetensors", "is broken", hint="make another")
     with pytest.raises(CheckpointError) as caught, user_code(tmp_path / "model.py", ModelError):
