@@ -21,9 +21,11 @@ AT_ONCE = 2**24
 def strongest(layers: int) -> float:
     """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
 
-    Deep networks lose where every layer's units see one thing (docs/experiments.md, 20).
+    Deep networks lose where every layer's units see one thing (docs/experiments.md, 20). Below 1 it would be worth less
+    than its correlations cost, and is 0.
     """
-    return min(10.0, 30.0 / max(1, layers - 1))
+    exponent = min(10.0, 30.0 / max(1, layers - 1))
+    return exponent if exponent >= 1 else 0.0
 
 
 def affinity_exponent(kept_per_unit: float, *, layers: int) -> float:

@@ -26,6 +26,8 @@ from tests.core.cases import snapshot, unchanged
         (400.0, 5, 7.5),
         (12.5, 11, 2.5),
         (400.0, 11, 3.0),
+        (400.0, 31, 1.0),
+        (400.0, 32, 0.0),
     ],
 )
 def test_exponent_by_hand(kept: float, layers: int, exponent: float) -> None:
