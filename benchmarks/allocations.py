@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from grid import GRIDS
+from grid import GRIDS, WARMUP
 from torch.nn import functional
 
 from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
@@ -52,11 +52,17 @@ def _on_data(model: dict[str, Any], folder: Path) -> dict[str, Any]:
     return model | {"data": str(folder / "data.npz"), "device": "cpu"}
 
 
-def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path) -> float:
+def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path, *, warmup: float = WARMUP) -> float:
     """In %, on the images held out, of a sparse network after its training with labels."""
     same = _on_data(model, folder)
     tuned = str(folder / "tuned.safetensors")
-    training: dict[str, Any] = {"checkpoint": sparse, "learning_rate": RATE, "validation": 0, "output": tuned}
+    training: dict[str, Any] = {
+        "checkpoint": sparse,
+        "learning_rate": RATE,
+        "warmup": warmup,
+        "validation": 0,
+        "output": tuned,
+    }
     finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
     return measured_accuracy(model, tuned, folder)
 
@@ -85,12 +91,13 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
     if METHODS[name].score is None:
         pruning["steps"] = options.steps
     if options.pretrained:
-        finetune.run(FinetuneConfig(**same, validation=0, output=dense, seed=seed, force=True), lambda _: None)
+        training = FinetuneConfig(**same, warmup=WARMUP, validation=0, output=dense, seed=seed, force=True)
+        finetune.run(training, lambda _: None)
         pruning["weights"] = dense
     prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
     if options.pretrained:
         return measured_accuracy(model, sparse, folder)
-    return trained_accuracy(model, sparse, seed, folder)
+    return trained_accuracy(model, sparse, seed, folder, warmup=options.warmup)
 
 
 def main() -> None:
@@ -102,6 +109,7 @@ def main() -> None:
     parser.add_argument("--methods", default=ENTRIES)
     parser.add_argument("--pixels", type=int, default=28, help="of a side of an image: 28, 14 or 7")
     parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
+    parser.add_argument("--warmup", type=float, default=WARMUP, help="as of ntt finetune")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder) / "data.npz", pixels=options.pixels)

@@ -79,6 +79,9 @@ PRETRAINED = (
 )
 """Methods, sparsities by network and rates where the dense network is trained first; `side` is that of its images."""
 
+WARMUP = 0.0
+"""The figures are of before `ntt finetune` warmed up (docs/experiments.md, 21)."""
+
 Groups = dict[tuple[str, float | None], list[CellResult]]
 
 
@@ -94,6 +97,7 @@ def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> Compare
         "sparsities": sparsities,
         "seeds": seeds,
         "learning_rates": rates,
+        "warmup": WARMUP,
         "device": "cpu",
         "jobs": jobs,
         "output": out,
@@ -110,7 +114,8 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
             dense.parent.mkdir(parents=True, exist_ok=True)
             shared = ("model", "model_arg", "data", "image_size", "limit", "validation")
             same = {name: getattr(config, name) for name in shared}
-            finetune.run(FinetuneConfig(**same, seed=seed, device="cpu", output=str(dense)), lambda _: None)
+            options = FinetuneConfig(**same, warmup=WARMUP, seed=seed, device="cpu", output=str(dense))
+            finetune.run(options, lambda _: None)
         changed = {
             "methods": [methods or every.format(side=config.image_size or 28)],
             "sparsities": sparsities[Path(config.model).stem],

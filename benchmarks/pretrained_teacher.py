@@ -15,6 +15,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from grid import WARMUP
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +48,8 @@ def main() -> None:
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             dense = f"{folder}/dense.safetensors"
-            finetune.run(FinetuneConfig(model=MODEL, seed=seed, limit=limit, output=dense), lambda _: None)
+            training = FinetuneConfig(model=MODEL, seed=seed, limit=limit, warmup=WARMUP, output=dense)
+            finetune.run(training, lambda _: None)
             found["dense", ""].append(accuracy(dense))
             for sparsity in SPARSITIES:
                 for method, options in METHODS.items():

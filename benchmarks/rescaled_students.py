@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from grid import config_of
+from grid import WARMUP, config_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -71,6 +71,7 @@ def main() -> None:
                         validation=grid.validation,
                         seed=seed,
                         learning_rate=RATE,
+                        warmup=WARMUP,
                         device="cpu",
                         output=str(end),
                         force=True,

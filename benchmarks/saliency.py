@@ -19,7 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from allocations import accuracy, write_data
-from grid import GRIDS
+from grid import GRIDS, WARMUP
 
 from ntt_cli.core.scores import affinity
 from ntt_cli.workflows.transfer import choice
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="of the transfer")
     parser.add_argument("--pretrained", action="store_true", help="prune trained networks, and train them no more")
     parser.add_argument("--pixels", type=int, default=28, help="of a side of an image: 28, 14 or 7")
+    parser.add_argument("--warmup", type=float, default=WARMUP, help="as of ntt finetune")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

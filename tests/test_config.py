@@ -74,6 +74,7 @@ BAD: list[tuple[type[Options], str, Any]] = [
     *((FinetuneConfig, "epochs", value) for value in (0, 1.5)),
     *((FinetuneConfig, "validation", value) for value in (-0.1, 1, math.nan)),
     *((FinetuneConfig, "learning_rate", value) for value in (0, -1)),
+    *((FinetuneConfig, "warmup", value) for value in (-0.1, 1, math.nan)),
     (FinetuneConfig, "batch_size", 0),
     (FinetuneConfig, "weight_decay", -1),
     (FinetuneConfig, "optimiser", "adam"),

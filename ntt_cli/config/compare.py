@@ -19,6 +19,7 @@ from ntt_cli.config.options import (
     DataOptions,
     ModelOptions,
     TransferSteps,
+    Warmup,
 )
 from ntt_cli.config.prune import Method, PruneConfig
 
@@ -117,6 +118,7 @@ class CompareConfig(ModelOptions, DataOptions):
         ),
         TRAINING,
     ] = ()
+    warmup: Warmup = 0.05
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
     jobs: Annotated[int, Field(ge=1, description="Cells side by side."), MACHINE] = 1
     cell: Annotated[

@@ -35,6 +35,13 @@ TransferSteps = Annotated[
 ]
 
 
+Warmup = Annotated[
+    float,
+    Field(ge=0, lt=1, description="Fraction of the steps over which the rate rises to its peak, in a straight line."),
+    TRAINING,
+]
+
+
 class ModelOptions(Options):
     """Which network."""
 

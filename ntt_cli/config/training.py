@@ -17,6 +17,7 @@ from ntt_cli.config.options import (
     ModelOptions,
     OutputOptions,
     Split,
+    Warmup,
 )
 
 
@@ -39,6 +40,7 @@ class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     rate_schedule: Annotated[
         Literal["cosine", "constant"], Field(description="How the rate changes over the steps."), TRAINING
     ] = "cosine"
+    warmup: Warmup = 0.05
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay, decoupled with AdamW."), TRAINING] = 0.0
     validation: Annotated[
         float, Field(ge=0, lt=1, description="Fraction of the samples held out to choose the best epoch."), TRAINING

@@ -14,7 +14,7 @@ from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.workflows import finetune_task, prune, report
-from ntt_cli.workflows.comparison.cell import SHARED, Cell, cells_of, pilot_of, pruning_of, result_of
+from ntt_cli.workflows.comparison.cell import SHARED, TRAINING, Cell, cells_of, pilot_of, pruning_of, result_of
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink
@@ -122,15 +122,8 @@ def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
-    options = {name: getattr(config, name) for name in SHARED}
-    return FinetuneConfig(
-        **options,
-        seed=config.seeds[0],
-        epochs=config.epochs,
-        optimiser=config.optimiser,
-        validation=config.validation,
-        checkpoint=config.weights,
-    )
+    options = {name: getattr(config, name) for name in (*SHARED, *TRAINING)}
+    return FinetuneConfig(**options, seed=config.seeds[0], checkpoint=config.weights)
 
 
 def _numbered(cells: Sequence[Cell], number: int) -> Cell:

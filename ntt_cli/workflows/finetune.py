@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.core.logits import counted_rows, label_loss
@@ -176,12 +177,17 @@ def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_ev
         training.best = Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
 
 
-def _rate_schedule(
-    config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if config.rate_schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+def _rate_schedule(config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, steps: int) -> lr_scheduler.LRScheduler:
+    rising = math.floor(config.warmup * steps)
+    after = (
+        lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps - rising)
+        if config.rate_schedule == "cosine"
+        else lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    )
+    if not rising:
+        return after
+    first = lr_scheduler.LinearLR(optimiser, start_factor=1 / (rising + 1), total_iters=rising)
+    return lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[rising])
 
 
 def _validate(task: Task, keeper: Keeper, epoch: int) -> tuple[float | None, float]:

@@ -146,6 +146,15 @@ def test_a_cell_leaves_its_files_and_its_result() -> None:
     assert result.validation_accuracy == best == result.validation_by_rate[f"{result.learning_rate:g}"]
 
 
+def test_all_are_fine_tuned_as_the_comparison_says() -> None:
+    said: dict[str, Any] = {"epochs": 2, "optimiser": "sgd", "validation": 0.3, "warmup": 0.25}
+    chosen = config(**said, learning_rates=(1e-3,))
+    finish(chosen)
+    record = read_checkpoint(folder_of(chosen, cells_of(chosen)[0]) / "tuned-0.001.safetensors").record
+    assert record is not None
+    assert {name: record.config[name] for name in said} == said
+
+
 def test_later_seeds_take_the_rate_of_the_first() -> None:
     chosen = config(seeds=(1, 2), learning_rates=(1e-3, 0.1))
     later = compare.prepare(chosen, write=True)[1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ntt_cli.config import FinetuneConfig, ModelOptions, PruneConfig
-from ntt_cli.core.training import default_learning_rate
+from ntt_cli.core.training import default_learning_rate, training_step
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
@@ -142,6 +143,7 @@ def test_the_best_epoch_is_kept() -> None:
         "optimiser": "sgd",
         "validation": 0.4,
         "rate_schedule": "constant",
+        "warmup": 0,
         "batch_size": 8,
     }
     report = run(**options)
@@ -199,14 +201,29 @@ def test_the_default_rate_knows_the_density() -> None:
     assert run(learning_rate=0.5, force=True).learning_rate == 0.5
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_rate_follows_its_schedule(schedule: str) -> None:
-    run(rate_schedule=schedule, optimiser="sgd", epochs=2)
-    other = "constant" if schedule == "cosine" else "cosine"
-    run(rate_schedule=other, optimiser="sgd", epochs=2, output="b.safetensors")
-    start = load_model(ModelOptions(model="plain.py"), seed=0).module.state_dict()["fc2.weight"]
-    moved = [float((load_file(path)["fc2.weight"] - start).norm()) for path in (DENSE, "b.safetensors")]
-    assert (moved[0] < moved[1]) == (schedule == "cosine")
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"warmup": 0}, [8, 4 * (1 + math.sqrt(3) / 2), 6, 4, 2, 4 * (1 - math.sqrt(3) / 2)]),
+        ({"warmup": 0.2}, [4, 8, 5 + math.sqrt(5), 3 + math.sqrt(5), 5 - math.sqrt(5), 3 - math.sqrt(5)]),
+        ({}, [8, 4 * (1 + math.sqrt(3) / 2), 6, 4, 2, 4 * (1 - math.sqrt(3) / 2)]),  # 5% of six steps is no step
+        ({"warmup": 0, "rate_schedule": "constant"}, [8] * 6),
+        ({"warmup": 0.5, "rate_schedule": "constant"}, [2, 4, 6, 8, 8, 8]),
+    ],
+)
+def test_the_rate_follows_its_schedule(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: list[float], optimiser: str
+) -> None:
+    rates: list[float] = []
+
+    def step(module: nn.Module, used: torch.optim.Optimizer, *args: Any, **rest: Any) -> Tensor:
+        rates.append(used.param_groups[0]["lr"] * 1000)
+        return training_step(module, used, *args, **rest)
+
+    monkeypatch.setattr(finetune, "training_step", step)
+    run(**options, optimiser=optimiser, learning_rate=0.008, validation=0, batch_size=100, epochs=3)
+    assert rates == pytest.approx(expected)
 
 
 def test_standardisation_travels() -> None:

@@ -113,6 +113,8 @@ CASES: dict[str, Callable[[], PruneConfig | FinetuneConfig]] = {
     "finetune channels last": lambda: tuning(data="digits").model_copy(update={"model": two_convolutions()}),
     "prune channels last": lambda: pruning(data="digits").model_copy(update={"model": two_convolutions()}),
     "finetune constant": lambda: tuning("tied", rate_schedule="constant", validation=0.0),
+    "finetune warming up": lambda: tuning(warmup=0.7),
+    "finetune warmed up": lambda: tuning(warmup=0.4, rate_schedule="constant"),
 }
 
 

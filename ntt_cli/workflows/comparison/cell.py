@@ -28,6 +28,7 @@ from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
 from ntt_cli.workflows.runs.stop import Stop
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
+TRAINING = ("epochs", "optimiser", "validation", "warmup")
 DENSE = "dense.safetensors"
 """The trained network that `trained-magnitude` prunes."""
 
@@ -207,7 +208,7 @@ def _resuming(config: CompareConfig) -> dict[str, Any]:
 
 
 def _training(config: CompareConfig) -> dict[str, Any]:
-    return {"epochs": config.epochs, "optimiser": config.optimiser, "validation": config.validation}
+    return {name: getattr(config, name) for name in TRAINING}
 
 
 def _ignore(event: Event) -> None:
