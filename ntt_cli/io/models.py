@@ -72,7 +72,7 @@ def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedM
 
 
 def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
-    module = load_python(path, ModelError)
+    module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
     data, input_shape = _declared_data(module, path), _declared_shape(module, path)
     if not name and not hasattr(module, "build_model"):
         # Never a guess: with one candidate today and two tomorrow, the same command would change its meaning.

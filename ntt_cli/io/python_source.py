@@ -17,20 +17,19 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from ntt_cli.errors import ModelError, NttError
+from ntt_cli.errors import NttError
 
 
-def load_python(path: Path, error: type[NttError]) -> ModuleType:
+def load_python(path: Path, error: type[NttError], *, otherwise: str = "check the path") -> ModuleType:
     """The module that the file defines, executed anew by every call.
 
     It can import its neighbours. It is registered under a name of its own, so it shadows nothing and `model.py` in one
-    folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails.
+    folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails; where its
+    folder has no Python files, the hint is what to do `otherwise`.
     """
     if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
-        what, hint = _why_missing(path)
-        raise error(
-            path, what, hint=hint or (f"ntt init {path} writes one" if error is ModelError else "check the path")
-        )
+        what, hint = _why_missing(path, otherwise)
+        raise error(path, what, hint=hint)
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     name = re.sub(r"\W", "_", path.stem) + "_" + digest
     loader = SourceFileLoader(name, str(path))
@@ -93,7 +92,7 @@ def _forget_namesakes(folder: Path) -> None:
                 del sys.modules[stale]
 
 
-def _why_missing(path: Path) -> tuple[str, str | None]:
+def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
     if os.path.isdir(path):
         return "is a folder, not a Python file", "name a .py file"
     if not os.path.isdir(path.parent):
@@ -101,7 +100,7 @@ def _why_missing(path: Path) -> tuple[str, str | None]:
     names = sorted(entry.name for entry in path.parent.glob("*.py"))
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names)}"
-    return "there is no such file", hint if names else None
+    return "there is no such file", hint if names else otherwise
 
 
 def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ntt_cli.config import ModelOptions
 from ntt_cli.errors import CheckpointError, DataError, ModelError
+from ntt_cli.io.models import load_model
 from ntt_cli.io.python_source import load_python, user_code
 
 
@@ -109,10 +111,12 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
 
 def test_an_empty_folder_offers_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
-    for error, hint in ((ModelError, f"ntt init {path} writes one"), (DataError, "check the path")):
-        with pytest.raises(error, match="there is no such file") as caught:
-            load_python(path, error)
-        assert caught.value.hint == hint
+    with pytest.raises(ModelError, match="there is no such file") as caught:
+        load_model(ModelOptions(model=str(path)), seed=0)
+    assert caught.value.hint == f"ntt init {path} writes one"
+    with pytest.raises(DataError, match="there is no such file") as caught_data:
+        load_python(path, DataError)
+    assert caught_data.value.hint == "check the path"
 
 
 def test_errors_with_a_remedy_and_interrupts_pass_unchanged(tmp_path: Path) -> None:
