@@ -80,7 +80,7 @@ PRETRAINED = (
 """Methods, sparsities by network and rates where the dense network is trained first; `side` is that of its images."""
 
 WARMUP = 0.0
-"""The figures are of before `ntt finetune` warmed up (docs/experiments.md, 21)."""
+"""Of trained networks and studies, whose figures are of before `ntt finetune` warmed up (docs/experiments.md, 21)."""
 
 Groups = dict[tuple[str, float | None], list[CellResult]]
 
@@ -97,7 +97,6 @@ def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> Compare
         "sparsities": sparsities,
         "seeds": seeds,
         "learning_rates": rates,
-        "warmup": WARMUP,
         "device": "cpu",
         "jobs": jobs,
         "output": out,
@@ -121,6 +120,7 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
             "sparsities": sparsities[Path(config.model).stem],
             "seeds": (seed,),
             "learning_rates": rates,
+            "warmup": WARMUP,
             "weights": str(dense),
             "output": str(folder),
         }

@@ -68,6 +68,11 @@ def test_every_figure_is_there_and_described(page: Page) -> None:
         assert all(series.y.size for panel in figure.panels for series in panel.series)
 
 
+def test_facts(page: Page) -> None:
+    assert page.facts["data"] == "digits"  # named by the model
+    assert page.facts["rates"].startswith("0.001, 0.01: by method and sparsity")
+
+
 def test_the_table(compared: Path, page: Page) -> None:
     (table,) = page.tables
     assert table.head == ("method", "labels before training", "dense", "80%", "90%")
@@ -164,6 +169,7 @@ def test_one_sparsity_one_seed_and_what_is_missing(compared: Path, tmp_path: Pat
         large.unlink()
     page = comparison_page(folder)
     assert [figure.name for figure in page.figures] == ["methods"]
+    assert page.facts["data"] == "that of the model"
     assert "±" not in "".join("".join(row) for row in page.tables[0].rows)
     shutil.rmtree(folder / "cells")
     with pytest.raises(OutputError, match="without a single result"):

@@ -19,10 +19,13 @@ from ntt_cli.io.page.figures import Figure, Panel, Series
 COLOURS = (
     "#e8543f", "#2f8fd8", "#27a17c", "#b06fd0", "#c99700", "#7f8c99",
     "#d65f9b", "#6f9a2e", "#a9754f", "#6674d9", "#1fa5b0", "#b9564f",
+    "#d98a3d", "#8f5bd6", "#8c8433", "#4fb3e8",
 )  # fmt: skip
-"""Told apart by most eyes, and seen on white and on black."""
+"""As many as a comparison has methods, told apart by most eyes, and seen on white and on black."""
 
-MARKERS = "osD^vPX<>*hd"
+MARKERS = "osD^vPX<>*hdp"
+"""Not as many, so that series of one colour have other markers."""
+
 REFERENCES = {"teacher", "dense"}
 """Series that others are held against, in the colour of the text."""
 

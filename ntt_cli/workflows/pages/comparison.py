@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,13 @@ def comparison_page(folder: Path) -> Page:
     rows = rows_of(sorted(cells.values(), key=lambda result: (result.method, result.sparsity or 0, result.seed)))
     methods = _ranked(rows)
     seeds = sorted({result.seed for result in cells.values()})
+    pruned = {cell: report for cell in cells if (report := _report(cell / "sparse.safetensors")) is not None}
     facts = {
         "model": str(settings.get("model")),
-        "data": str(settings.get("data") or "that of the model"),
+        "data": str(settings.get("data") or _data_of(pruned.values()) or "that of the model"),
         "teacher": str(settings.get("weights") or "random weights, by seed"),
         "training": f"{settings.get('epochs')} epochs of {settings.get('optimiser')}, the same for every method",
+        "rates": _rates(settings),
         "seeds": ", ".join(map(str, seeds)),
         "cells": str(len(cells)),
     }
@@ -50,10 +53,23 @@ def comparison_page(folder: Path) -> Page:
     if settings.get("weights"):
         tables.append(_table(rows, methods, lambda row: f"{100 * row.mean_as_pruned:.2f}", BEFORE))
     figures = [*_accuracy(rows, methods), *_training(cells, methods)]
-    pruned = {cell: report for cell in cells if (report := _report(cell / "sparse.safetensors")) is not None}
     for part in (_layers, _transfers, _kernels):
         figures += part(cells, pruned, methods)
     return Page(f"Comparison: {folder.resolve().name}", facts, tuple(tables), tuple(figures), tuple(methods))
+
+
+def _data_of(reports: Iterable[Report]) -> str | None:
+    """What the model named, as the first run that saw data says."""
+    return next((data for report in reports if (data := report.summary.get("data"))), None)
+
+
+def _rates(settings: Mapping[str, Any]) -> str:
+    rates = [f"{rate:g}" for rate in settings.get("learning_rates") or ()]
+    if not rates:
+        return "ntt finetune's own"
+    if len(rates) == 1:
+        return rates[0]
+    return f"{', '.join(rates)}: by method and sparsity, the best on validation samples of the first seed"
 
 
 def _ranked(rows: Sequence[CompareRow]) -> list[str]:

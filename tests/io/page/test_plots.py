@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ntt_cli.io.page.figures import Figure, Panel, Series
-from ntt_cli.io.page.plots import COLOURS, INK, draw_png, draw_svg
+from ntt_cli.io.page.plots import COLOURS, INK, MARKERS, draw_png, draw_svg
+from ntt_cli.workflows.methods import METHODS
 
 X = np.array([1.0, 2.0, 4.0])
 LINES = (
@@ -93,6 +95,14 @@ def test_a_label_keeps_its_colour_from_figure_to_figure() -> None:
     svg = draw_svg(alone, ["ntt", "teacher", "random & co"])
     assert COLOURS[0] not in svg
     assert coordinates(svg, COLOURS[1])
+
+
+def test_no_two_of_a_comparisons_methods_look_alike() -> None:
+    methods = [*METHODS, "trained-magnitude"]
+    lines = tuple(Series(method, X, X + i) for i, method in enumerate(methods))
+    svg = draw_svg(figure(Panel("A panel", "sparsity", "%", lines, form="marked")))
+    assert [len(coordinates(svg, colour)) for colour in COLOURS[: len(methods)]] == [len(X)] * len(methods)
+    assert math.gcd(len(COLOURS), len(MARKERS)) == 1  # further series differ in one of the two
 
 
 def test_identifiers_of_two_figures_do_not_meet() -> None:
