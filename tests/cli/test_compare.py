@@ -20,11 +20,11 @@ COMMAND = ["compare", MODEL, *GRID, "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-def finish(output: str = "comparison") -> None:
+def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "snip")) -> None:
     """The grid's cells, in this process."""
     config = CompareConfig(
         model=MODEL,
-        methods=("random", "snip"),
+        methods=methods,
         sparsities=(0.9,),
         seeds=(1, 2),
         epochs=1,
@@ -41,6 +41,7 @@ def test_a_finished_comparison(ntt: Ntt) -> None:
     human = ntt(*COMMAND)
     assert human.code == 0
     assert human.out.splitlines()[1] == "test accuracy in %, mean ± standard deviation over 2 seeds"
+    assert human.out.splitlines()[2].split() == ["method", "labels", "before", "training", "90%"]
     rows = {line.split()[0]: line.split()[1:] for line in human.out.splitlines()[3:]}
     assert (rows["random"][0], rows["snip"][0]) == ("no", "yes")
     assert "see comparison/report.html" in human.err
@@ -49,6 +50,14 @@ def test_a_finished_comparison(ntt: Ntt) -> None:
     mean = 50 * sum(result["accuracy"] for result in document["results"] if result["method"] == "snip")
     assert rows["snip"][1] == f"{mean:.2f}"
     assert ntt(*COMMAND, "-q").out == "comparison\n"
+
+
+def test_the_dense_network_has_a_column_where_it_takes_part(ntt: Ntt) -> None:
+    finish(methods=("random", "snip", "dense"))
+    head, *rows = ntt(*COMMAND, "--methods", "random,snip,dense").out.splitlines()[2:]
+    assert head.split() == ["method", "labels", "before", "training", "dense", "90%"]
+    dense = next(row for row in rows if row.startswith("dense"))
+    assert len(dense.rstrip()) == head.index("dense") + len("dense")  # the last number stands below its heading
 
 
 def test_the_plan(ntt: Ntt) -> None:
