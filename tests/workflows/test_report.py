@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_every_figure_is_there_and_described(page: Page) -> None:
 def test_facts(page: Page) -> None:
     assert page.facts["data"] == "digits"  # named by the model
     assert page.facts["rates"].startswith("0.001, 0.01: by method and sparsity")
+
+
+def test_data_of_one_method_are_not_those_of_the_comparison(compared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(compared, folder)
+    for path in folder.glob("cells/*/result.json"):
+        result = json.loads(path.read_text())
+        if result["method"] == "ntt":
+            path.write_text(json.dumps(result | {"method": "ntt:data=noise:10"}))
+        else:
+            shutil.rmtree(path.parent)
+    assert comparison_page(folder).facts["data"] == "that of the model"
 
 
 def test_the_table(compared: Path, page: Page) -> None:

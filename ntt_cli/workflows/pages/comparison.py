@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ntt_cli.config import REFERENCES
+from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.page.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.io.report_reader import Report, read_report
@@ -42,7 +42,7 @@ def comparison_page(folder: Path) -> Page:
     pruned = {cell: report for cell in cells if (report := _report(cell / "sparse.safetensors")) is not None}
     facts = {
         "model": str(settings.get("model")),
-        "data": str(settings.get("data") or _data_of(pruned.values()) or "that of the model"),
+        "data": str(settings.get("data") or _data_of(cells, pruned) or "that of the model"),
         "teacher": str(settings.get("weights") or "random weights, by seed"),
         "training": f"{settings.get('epochs')} epochs of {settings.get('optimiser')}, the same for every method",
         "rates": _rates(settings),
@@ -58,9 +58,10 @@ def comparison_page(folder: Path) -> Page:
     return Page(f"Comparison: {folder.resolve().name}", facts, tuple(tables), tuple(figures), tuple(methods))
 
 
-def _data_of(reports: Iterable[Report]) -> str | None:
-    """What the model named, as the first run that saw data says."""
-    return next((data for report in reports if (data := report.summary.get("data"))), None)
+def _data_of(cells: Cells, pruned: Mapping[Path, Report]) -> str | None:
+    """What the model named, as the first run says that saw data and had none of its own."""
+    shared = (report for cell, report in pruned.items() if "data" not in method_of(cells[cell].method)[1])
+    return next((data for report in shared if (data := report.summary.get("data"))), None)
 
 
 def _rates(settings: Mapping[str, Any]) -> str:
