@@ -17,6 +17,7 @@ from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, wit
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import OUTPUT, CompareConfig
+from ntt_cli.workflows.comparison.rows import columns_of
 
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import ComparePlan, CompareReport, CompareRow
@@ -72,18 +73,17 @@ def compare(ctx: typer.Context, **values: Any) -> None:
 
 
 def _summary(report: CompareReport) -> RenderableType:
-    levels: list[float | None] = [None] if any(row.sparsity is None for row in report.rows) else []
-    levels += sorted({row.sparsity for row in report.rows if row.sparsity is not None})
+    columns = columns_of(report.rows)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method", no_wrap=True)
     table.add_column("labels before training", no_wrap=True)
-    for level in levels:
-        table.add_column("dense" if level is None else f"{100 * level:.6g}%", justify="right", no_wrap=True)
+    for heading in columns.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     methods = dict.fromkeys(row.method for row in report.rows)
     for method in methods:
         rows = {row.sparsity: row for row in report.rows if row.method == method}
         labels = "yes" if any(row.labels_before_training for row in rows.values()) else "no"
-        table.add_row(method, labels, *(_cell(rows.get(level)) for level in levels))
+        table.add_row(method, labels, *(_cell(rows.get(level)) for level in columns))
     count = len({result.seed for result in report.results})
     head = Text(f"test accuracy in %, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
     return Group(Text(report.output, style="bold"), head, table)

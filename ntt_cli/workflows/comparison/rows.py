@@ -34,3 +34,15 @@ def rows_of(results: Sequence[CellResult]) -> list[CompareRow]:
         if row.sparsity is not None:
             best[row.sparsity] = max(row.mean, best.get(row.sparsity, 0.0))
     return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]
+
+
+def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
+    """The columns of a table of them: headings by sparsity; dense, which has none, first, where it takes part."""
+    levels = sorted({row.sparsity for row in rows if row.sparsity is not None})
+    dense = {None: "dense"} if any(row.sparsity is None for row in rows) else {}
+    return dense | {level: percent(level) for level in levels}
+
+
+def percent(sparsity: float) -> str:
+    """As a reader knows it: 90% for 0.9."""
+    return f"{100 * sparsity:.6g}%"

@@ -13,7 +13,7 @@ from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.page.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.io.report_reader import Report, read_report
 from ntt_cli.io.results import read_results, read_settings
-from ntt_cli.workflows.comparison.rows import rows_of
+from ntt_cli.workflows.comparison.rows import columns_of, percent, rows_of
 from ntt_cli.workflows.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
 from ntt_cli.workflows.reports import CellResult, CompareRow
 
@@ -90,23 +90,18 @@ def _spread(mean: float, std: float | None) -> str:
     return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
 
 
-def _percent(sparsity: float) -> str:
-    return f"{100 * sparsity:.6g}%"
-
-
 def _table(
     rows: Sequence[CompareRow], methods: Sequence[str], show: Callable[[CompareRow], str], caption: str
 ) -> Table:
-    levels: list[float | None] = [None] if any(row.sparsity is None for row in rows) else []
-    levels += _levels(rows)
+    columns = columns_of(rows)
     by_cell = {(row.method, row.sparsity): row for row in rows}
     lines, strong = [], set()
     for number, method in enumerate(methods):
-        own = [by_cell.get((method, level)) for level in levels]
+        own = [by_cell.get((method, level)) for level in columns]
         sees = any(row.labels_before_training for row in own if row)
         lines.append((method, "yes" if sees else "no", *(show(row) if row else "" for row in own)))
         strong |= {(number, column + 2) for column, row in enumerate(own) if row and row.best}
-    head = ("method", "labels before training", *("dense" if level is None else _percent(level) for level in levels))
+    head = ("method", "labels before training", *columns.values())
     return Table(head, tuple(lines), caption, frozenset(strong))
 
 
@@ -124,7 +119,7 @@ def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure
         if dense is not None:
             ends = np.array([100 * (1 - levels[0]), 100 * (1 - levels[-1])])
             series.append(_band("dense", ends, [dense, dense], dashed=False))
-        ticks = tuple((100 * (1 - level), _percent(level)) for level in levels)
+        ticks = tuple((100 * (1 - level), percent(level)) for level in levels)
         panel = Panel(
             "Test accuracy",
             "sparsity",
@@ -148,7 +143,7 @@ def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure
         spread = np.array([100 * (row.std or 0) for row in own])
         values = np.array([100 * row.mean for row in own])
         dots = Series("", values, np.arange(len(own), dtype=np.float64), spread)
-        panels.append(Panel(f"{_percent(level)} sparse", "test accuracy, %", "", (dots,), form="dots", ticks=names))
+        panels.append(Panel(f"{percent(level)} sparse", "test accuracy, %", "", (dots,), form="dots", ticks=names))
     caption = "The same by sparsity, best first; bars are one standard deviation over seeds."
     figures.append(figure(("methods", "Methods at each sparsity", caption), panels))
     return figures
@@ -185,7 +180,7 @@ def _training(cells: Cells, methods: Sequence[str]) -> list[Figure]:
                 stacked = np.stack([values[:length] for values in found])
                 spread = stacked.std(axis=0, ddof=1) if len(found) > 1 else None
                 series.append(Series(method, np.arange(1.0, length + 1), stacked.mean(axis=0), spread))
-        panels.append(Panel(f"{_percent(level)} sparse", "epoch", "validation accuracy, %", tuple(series)))
+        panels.append(Panel(f"{percent(level)} sparse", "epoch", "validation accuracy, %", tuple(series)))
     if not panels:
         return []
     caption = (
@@ -209,7 +204,7 @@ def _layers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str])
     ticks = tuple((float(i), name) for i, name in enumerate(names))
     panels = [
         Panel(
-            f"{_percent(level)} sparse",
+            f"{percent(level)} sparse",
             "",
             "kept, %",
             tuple(
@@ -230,7 +225,7 @@ def _layers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str])
 def _transfers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
     first = min(result.seed for result in cells.values())
     runs = {
-        f"{cells[cell].method}, {_percent(cells[cell].sparsity or 0)}": report
+        f"{cells[cell].method}, {percent(cells[cell].sparsity or 0)}": report
         for cell, report in sorted(pruned.items(), key=lambda item: _place(cells[item[0]], methods))
         if cells[cell].seed == first and cells[cell].method not in SAME_TRANSFER
     }
@@ -245,7 +240,7 @@ def _kernels(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str]
             (cell for cell in pruned if cells[cell].sparsity == level and cells[cell].seed == first),
             key=lambda cell: _place(cells[cell], methods),
         )
-        panels = kernel_panels(f"{_percent(level)} sparse", {cells[cell].method: pruned[cell] for cell in chosen})
+        panels = kernel_panels(f"{percent(level)} sparse", {cells[cell].method: pruned[cell] for cell in chosen})
         if panels is not None:
             spectra.append(panels[0])
             predictions.append(panels[1])
