@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ntt_cli.errors import OutputError
 from ntt_cli.io.files import check_writable, write_atomically
+from ntt_cli.workflows.reports import ModelFile
 
 
-def run(path: Path, *, force: bool) -> Path:
-    """Write a commented model file that every command takes as it is, and return where it lies.
+def run(path: Path, *, force: bool) -> ModelFile:
+    """Write a commented model file that every command takes as it is.
 
     Raises:
         OutputError: if `path` is no `.py` file, exists and `force` is not set, or cannot be written.
@@ -25,4 +26,4 @@ def run(path: Path, *, force: bool) -> Path:
     check_writable(path, force=True)
     template = files("ntt_cli").joinpath("data", "model_template.py").read_text(encoding="utf-8")
     write_atomically(path, template.replace("model.py", shlex.quote(path.name)).encode())
-    return path
+    return ModelFile(output=str(path))

@@ -230,3 +230,9 @@ class PageReport(Summary):
     bytes: int
     figures: list[str]
     pictures: list[str]
+
+
+class ModelFile(Summary):
+    """What `ntt init` wrote."""
+
+    output: str

@@ -25,3 +25,19 @@ def test_an_existing_file_is_kept(ntt: Ntt) -> None:
     assert Path("my net.py").read_text() == "mine"
     assert ntt("init", "my net.py", "--force").err == "next: ntt prune 'my net.py' --sparsity 0.9\n"
     assert "def build_model" in Path("my net.py").read_text()
+
+
+def test_a_script_gets_the_path_alone_or_json(ntt: Ntt) -> None:
+    result = ntt("init", "quiet.py", "-q")
+    assert (result.code, result.out, result.err) == (0, "quiet.py\n", "")
+    result = ntt("init", "json.py", "--json")
+    assert (result.code, result.document) == (0, {"output": "json.py"})
+
+
+def test_a_traceback_with_debug_alone(ntt: Ntt) -> None:
+    Path("model.py").touch()
+    assert "Traceback" not in ntt("init").err
+    result = ntt("init", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert "error: model.py: exists already" in result.err

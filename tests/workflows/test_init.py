@@ -19,7 +19,7 @@ def refusal(path: Path, *, force: bool = False) -> OutputError:
 
 
 def test_the_written_file_is_a_model(tmp_path: Path) -> None:
-    path = init.run(tmp_path / "model.py", force=False)
+    path = Path(init.run(tmp_path / "model.py", force=False).output)
     assert path == tmp_path / "model.py"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.py"]
 
@@ -36,7 +36,7 @@ def test_the_written_file_is_a_model(tmp_path: Path) -> None:
     ("name", "shown"), [("net.py", "net.py"), ("my net.py", "'my net.py'"), ('a"""b.py', '\'a"""b.py\'')]
 )
 def test_the_commands_name_the_written_file(tmp_path: Path, name: str, shown: str) -> None:
-    path = init.run(tmp_path / name, force=False)
+    path = Path(init.run(tmp_path / name, force=False).output)
     text = path.read_text()
     assert "model.py" not in text
     assert [f"ntt {command} {shown}" in text for command in ("prune", "finetune", "evaluate")] == [True] * 3
