@@ -8,9 +8,14 @@
 Fashion-MNIST (14×14 pixels for ResNet-20 and the deep convolutions, 16×16 for the transformer): 10,000 training images,
 2,000 more for validation, the whole test set; 10 epochs of AdamW; each method's rate at each sparsity is chosen on the
 first seed's validation images. With `--pretrained` each seed's dense network is trained like that first and then
-pruned; the first table is of the networks as pruned, and rates are chosen for each seed. What is done already is not
-done again. `--methods` does some of them, and the tables always have all that there are. A star marks label-free
-methods within one standard error of the best label-free one.
+pruned, and rates are chosen for each seed; the table has the networks as pruned, then as fine-tuned. What is done
+already is not done again. `--methods` does some of them, and the table always has all that there are. A star marks
+label-free methods within one standard error of the best label-free one.
+
+`--keep FILE` writes every cell's result as a line of JSON. Those of the README's tables lie beside this script:
+
+    python benchmarks/grid.py lenet_300_100 --show --out benchmarks/results/lenet_300_100.jsonl
+    python benchmarks/grid.py lenet_300_100 --pretrained --show --out benchmarks/results/lenet_300_100_pretrained.jsonl
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,50 +132,54 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
         compare.run(CompareConfig.model_validate(config.model_dump() | changed), _tell)
 
 
-def show(folders: Iterable[Path], value: Callable[[CellResult], float]) -> None:
-    """Print what is there as Markdown, best mean over sparsities first."""
+def results_of(out: Path, *, pretrained: bool) -> list[CellResult]:
+    """All results below a folder, or those that a file keeps."""
+    if out.is_file():
+        return [CellResult.model_validate_json(line) for line in out.read_text().splitlines()]
+    folders = sorted(path for path in out.glob("seed*") if path.is_dir()) if pretrained else [out]
+    return [result for folder in folders for result in read_results(folder, CellResult).values()]
+
+
+def show(results: Iterable[CellResult], figures: Mapping[str, Callable[[CellResult], float]]) -> None:
+    """Print figures, by what a column's title says of them, as Markdown; best mean of the first one first."""
     groups: Groups = {}
-    for folder in folders:
-        for result in read_results(folder, CellResult).values():
-            groups.setdefault((result.method, result.sparsity), []).append(result)
-    values = {cell: [100 * value(result) for result in results] for cell, results in groups.items()}
-    labels = {method: results[0].labels_before_training for (method, _), results in groups.items()}
+    for result in results:
+        groups.setdefault((result.method, result.sparsity), []).append(result)
+    labels = {method: cell[0].labels_before_training for (method, _), cell in groups.items()}
     levels = sorted({level for _, level in groups if level is not None})
-    best = {level: _best_without_labels(values, labels, level) for level in levels}
+    columns = [(level, title, figure) for title, figure in figures.items() for level in levels]
 
     def rank(method: str) -> tuple[bool, float]:
-        means = [statistics.fmean(numbers) for (name, _), numbers in values.items() if name == method]
+        figure = next(iter(figures.values()))
+        means = [statistics.fmean(map(figure, cell)) for (name, _), cell in groups.items() if name == method]
         return method in REFERENCES, -statistics.fmean(means)
 
-    print("| method | labels before training | " + " | ".join(f"{level:.0%}" for level in levels) + " |")
-    print("|---|---|" + "---|" * len(levels))
-    for method in sorted(labels, key=rank):
-        rival = not labels[method] and method not in REFERENCES
-        own = [values.get((method, None if method == "dense" else level), []) for level in levels]
-        cells = [_cell(numbers, best[level], rival=rival) for numbers, level in zip(own, levels, strict=True)]
-        print(f"| `{method}` | {'yes' if labels[method] else 'no'} | " + " | ".join(cells) + " |")
+    ranked = sorted(labels, key=rank)
+    rows = {method: [method, "yes" if labels[method] else "no"] for method in ranked}
+    for level, _, figure in columns:
+        values = {method: _values(groups, method, level, figure) for method in ranked}
+        rivals = {method for method in ranked if values[method] and not labels[method] and method not in REFERENCES}
+        best = max((values[method] for method in rivals), key=statistics.fmean)
+        near = statistics.fmean(best) - (statistics.stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0)
+        for method, own in values.items():
+            rows[method].append(_cell(own) + " *" * (method in rivals and statistics.fmean(own) >= near))
+    print(
+        "| method | labels before training | " + " | ".join(f"{level:.0%}{title}" for level, title, _ in columns) + " |"
+    )
+    print("|---|---|" + "---|" * len(columns))
+    for method, *cells in rows.values():
+        print(f"| `{method}` | " + " | ".join(cells) + " |")
 
 
-def _best_without_labels(
-    values: dict[tuple[str, float | None], list[float]], labels: dict[str, bool], level: float
-) -> tuple[float, float]:
-    """Mean of the best, and its standard error."""
-    rivals = [
-        numbers
-        for (method, sparsity), numbers in values.items()
-        if sparsity == level and method not in REFERENCES and not labels[method]
-    ]
-    best = max(rivals, key=statistics.fmean)
-    return statistics.fmean(best), statistics.stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0
+def _values(groups: Groups, method: str, level: float, figure: Callable[[CellResult], float]) -> list[float]:
+    """In %, of each seed."""
+    return [100 * figure(result) for result in groups.get((method, None if method == "dense" else level), [])]
 
 
-def _cell(numbers: list[float], best: tuple[float, float], *, rival: bool) -> str:
+def _cell(numbers: list[float]) -> str:
     if not numbers:
         return ""
-    text = f"{statistics.fmean(numbers):.2f}"
-    if len(numbers) > 1:
-        text += f" ± {statistics.stdev(numbers):.2f}"
-    return f"{text} *" if rival and statistics.fmean(numbers) >= best[0] - best[1] else text
+    return f"{statistics.fmean(numbers):.2f}" + (f" ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else "")
 
 
 def _tell(event: Event) -> None:
@@ -181,27 +190,31 @@ def _tell(event: Event) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("network", choices=GRIDS)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", required=True, help="the folder of the comparison; with --show, or what --keep wrote")
     parser.add_argument("--methods")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--pretrained", action="store_true", help="prune networks that were trained first")
-    parser.add_argument("--show", action="store_true", help="print the tables alone")
+    parser.add_argument("--show", action="store_true", help="print the table alone")
+    parser.add_argument("--keep", metavar="FILE", help="write all results to it, a line of JSON each")
     parser.add_argument("--on", choices=("test", "validation"), default="test", help="which accuracy the table has")
     options = parser.parse_args()
     if options.pretrained and options.network not in PRETRAINED[1]:
         parser.error(f"--pretrained takes {', '.join(PRETRAINED[1])}")
     config = config_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
-    out = Path(options.out)
-    if options.pretrained:
-        if not options.show:
-            compare_pretrained(config, options.methods)
-        folders = sorted(path for path in out.glob("seed*") if path.is_dir())
-        show(folders, lambda result: result.accuracy_as_pruned)
-        show(folders, lambda result: result.accuracy)
-        return
     if not options.show:
-        compare.run(config, _tell)
-    show([out], lambda result: (result.validation_accuracy or 0.0) if options.on == "validation" else result.accuracy)
+        if options.pretrained:
+            compare_pretrained(config, options.methods)
+        else:
+            compare.run(config, _tell)
+    results = results_of(Path(options.out), pretrained=options.pretrained)
+    if options.keep:
+        Path(options.keep).write_text("".join(result.model_dump_json() + "\n" for result in results))
+    if options.pretrained:
+        show(results, {", as pruned": lambda cell: cell.accuracy_as_pruned, ", fine-tuned": lambda cell: cell.accuracy})
+    elif options.on == "validation":
+        show(results, {"": lambda cell: cell.validation_accuracy or 0.0})
+    else:
+        show(results, {"": lambda cell: cell.accuracy})
 
 
 if __name__ == "__main__":

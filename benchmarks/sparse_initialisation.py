@@ -70,8 +70,6 @@ def run(case: Case, seed: int, rate: float, out: Path) -> dict[str, Any]:
     if record.exists():
         return dict(json.loads(record.read_text()))
 
-    from grid import WARMUP
-
     from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
     from ntt_cli.workflows import evaluate, finetune, prune
 
@@ -99,7 +97,6 @@ def run(case: Case, seed: int, rate: float, out: Path) -> dict[str, Any]:
                 limit=case.limit,
                 epochs=EPOCHS,
                 learning_rate=rate,
-                warmup=WARMUP,
                 output=tuned,
             ),
             lambda _: None,

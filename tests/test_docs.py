@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_the_reference_is_what_help_prints() -> None:
         [sys.executable, "docs/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kept", sorted((ROOT / "benchmarks/results").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_tables_of_comparisons_are_those_of_the_kept_results(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    network = kept.stem.removesuffix("_pretrained")
+    options = [network, "--show", "--out", str(kept), *(["--pretrained"] if network != kept.stem else [])]
+    monkeypatch.setattr(sys, "argv", ["grid.py", *options])
+    import_module("grid").main()
+    printed = capsys.readouterr().out
+    assert printed.count("\n") > 6
+    assert printed in README
 
 
 def test_every_local_link_leads_somewhere() -> None:
