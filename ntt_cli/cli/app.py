@@ -24,6 +24,11 @@ COMMANDS = {
     "init": "Write a commented model.py to start from.",
 }
 
+SPINS = "1000"
+"""How often a thread of torch looks whether the others are done before it sleeps. libgomp takes this where it knows of
+more threads than processors, but it does not know of other programs, and else looks 300,000 times: on a busy machine
+threads that wait then hold the processors which those at work are waiting for (`benchmarks/busy_machine.py`)."""
+
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
     """The application for these arguments: the command they name in full, the others by name alone."""
@@ -54,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with the exit code, always.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
     with leaving():
         make_app(given)(given, prog_name="ntt", obj=given)
     raise SystemExit(0)

@@ -198,3 +198,19 @@ def test_the_installed_command_is_the_same() -> None:
     result = subprocess.run([script, "inspect", "sparse.safetensors"], capture_output=True, text=True, check=False)
     assert result.stdout == shell("ntt inspect sparse.safetensors").stdout
     assert result.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux alone")
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+    ids=["ntt's", "the user's", "the user's policy"],
+)
+@pytest.mark.usefixtures("checkpoints")
+def test_threads_do_not_wait_long_for_each_other(
+    given: dict[str, str], count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    result = shell(f"ntt evaluate {MODEL} -c sparse.safetensors -q", OMP_DISPLAY_ENV="verbose", **given)
+    assert result.returncode == 0, result.stderr
+    assert f"GOMP_SPINCOUNT = '{count}'" in result.stderr
