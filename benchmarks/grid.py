@@ -45,7 +45,7 @@ GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...
     "resnet20": (
         FEW,
         (0.95,),
-        (1, 2),
+        (1, 2, 3, 4, 5),
         (3e-3, 1e-2, 3e-2),
         {"model_arg": ("channels=1",), "data": "fashion-mnist", "image_size": "14"},
     ),
@@ -79,10 +79,14 @@ GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...
 
 PRETRAINED = (
     "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size={side},ntt:data=noise:10000,magnitude,wanda,random,dense",
-    {"lenet_300_100": (0.95, 0.98, 0.99), "lenet5_caffe": (0.95, 0.98, 0.99), "resnet20": (0.95,)},
+    {
+        "lenet_300_100": ((0.95, 0.98, 0.99), (1, 2, 3, 4, 5)),
+        "lenet5_caffe": ((0.95, 0.98, 0.99), (1, 2, 3)),
+        "resnet20": ((0.95,), (1, 2)),
+    },
     (1e-3, 3e-3),
 )
-"""Methods, sparsities by network and rates where the dense network is trained first; `side` is that of its images."""
+"""Methods, sparsities and seeds by network, and rates, of networks trained first; `side` is that of their images."""
 
 WARMUP = 0.0
 """Of trained networks and studies, whose figures are of before `ntt finetune` warmed up (docs/experiments.md, 21)."""
@@ -110,8 +114,9 @@ def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> Compare
 
 def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
     """A comparison for each seed, of networks pruned from the one that the seed trained."""
-    every, sparsities, rates = PRETRAINED
-    for seed in config.seeds:
+    every, networks, rates = PRETRAINED
+    sparsities, seeds = networks[Path(config.model).stem]
+    for seed in seeds:
         folder = Path(config.output) / f"seed{seed}"
         dense = folder.with_suffix(".safetensors")
         if not dense.exists():
@@ -122,7 +127,7 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
             finetune.run(options, lambda _: None)
         changed = {
             "methods": [methods or every.format(side=config.image_size or 28)],
-            "sparsities": sparsities[Path(config.model).stem],
+            "sparsities": sparsities,
             "seeds": (seed,),
             "learning_rates": rates,
             "warmup": WARMUP,
