@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 
 class NttError(Exception):
@@ -24,6 +26,10 @@ class NttError(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+    def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
+        """So that a process of a pool can hand the error on: `hint` is not among the `args` that pickle keeps."""
+        return partial(type(self), self.where, self.what, hint=self.hint), ()
 
 
 class UsageError(NttError):
