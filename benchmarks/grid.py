@@ -41,7 +41,7 @@ RIVALS = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,i
 FEW = "ntt,synflow,snip,magnitude,random,dense"
 GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...], dict[str, Any]]] = {
     "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), {}),
-    "lenet5_caffe": (EVERY, (0.97, 0.9, 0.99), (1, 2, 3), (3e-3, 1e-2, 3e-2), {}),
+    "lenet5_caffe": (EVERY, (0.97, 0.9, 0.99), (1, 2, 3, 4, 5, 6), (3e-3, 1e-2, 3e-2), {}),
     "resnet20": (
         FEW,
         (0.95,),
@@ -145,6 +145,11 @@ def results_of(out: Path, *, pretrained: bool) -> list[CellResult]:
     return [result for folder in folders for result in read_results(folder, CellResult).values()]
 
 
+def keep(results: Iterable[CellResult], path: Path) -> None:
+    """Write results to a file that `results_of` reads."""
+    path.write_text("".join(result.model_dump_json() + "\n" for result in results))
+
+
 def show(results: Iterable[CellResult], figures: Mapping[str, Callable[[CellResult], float]]) -> None:
     """Print figures, by what a column's title says of them, as Markdown; best mean of the first one first."""
     groups: Groups = {}
@@ -213,7 +218,7 @@ def main() -> None:
             compare.run(config, _tell)
     results = results_of(Path(options.out), pretrained=options.pretrained)
     if options.keep:
-        Path(options.keep).write_text("".join(result.model_dump_json() + "\n" for result in results))
+        keep(results, Path(options.keep))
     if options.pretrained:
         show(results, {", as pruned": lambda cell: cell.accuracy_as_pruned, ", fine-tuned": lambda cell: cell.accuracy})
     elif options.on == "validation":

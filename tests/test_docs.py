@@ -89,18 +89,38 @@ def test_the_reference_is_what_help_prints() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("kept", sorted((ROOT / "benchmarks/results").glob("*.jsonl")), ids=lambda path: path.stem)
+def _printed(script: str, *options: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script in `benchmarks/` prints."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *options])
+    import_module(script).main()
+    return capsys.readouterr().out
+
+
+def _kept(pattern: str) -> pytest.MarkDecorator:
+    files = sorted(path for path in (ROOT / "benchmarks/results").glob("*.jsonl") if re.fullmatch(pattern, path.stem))
+    return pytest.mark.parametrize("kept", files, ids=lambda path: path.stem)
+
+
+@_kept(r".*(?<!_held_out)")
 def test_tables_of_comparisons_are_those_of_the_kept_results(
     kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     network = kept.stem.removesuffix("_pretrained")
     options = [network, "--show", "--out", str(kept), *(["--pretrained"] if network != kept.stem else [])]
-    monkeypatch.setattr(sys, "argv", ["grid.py", *options])
-    import_module("grid").main()
-    printed = capsys.readouterr().out
+    printed = _printed("grid", *options, monkeypatch=monkeypatch, capsys=capsys)
     assert printed.count("\n") > 6
     assert printed in README
+
+
+@_kept(r".*_held_out")
+def test_tables_of_held_out_images_are_those_of_the_kept_results(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [kept.stem.removesuffix("_held_out"), "--out", str(kept)]
+    printed = _printed("held_out", *options, monkeypatch=monkeypatch, capsys=capsys)
+    assert printed.count("\n") > 10
+    assert printed in (ROOT / "docs/experiments.md").read_text()
 
 
 def test_every_local_link_leads_somewhere() -> None:
