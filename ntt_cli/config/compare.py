@@ -107,9 +107,11 @@ class CompareConfig(ModelOptions, DataOptions):
         Field(ge=0, lt=1, description="Fraction of the training samples held out to choose epochs and rates."),
         TRAINING,
     ] = 0.1
-    optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
-        "adamw"
-    )
+    optimiser: Annotated[
+        Literal["adamw", "sgd"],
+        Field(description="AdamW, or SGD with momentum 0.9, gradients cut to norm 1."),
+        TRAINING,
+    ] = "adamw"
     learning_rates: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...],
         Field(

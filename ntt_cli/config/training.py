@@ -31,9 +31,11 @@ class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     ] = None
     epochs: Annotated[int, Field(ge=1, description="Passes over the training samples."), TRAINING] = 10
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64
-    optimiser: Annotated[Literal["adamw", "sgd"], Field(description="AdamW, or SGD with momentum 0.9."), TRAINING] = (
-        "adamw"
-    )
+    optimiser: Annotated[
+        Literal["adamw", "sgd"],
+        Field(description="AdamW, or SGD with momentum 0.9, gradients cut to norm 1."),
+        TRAINING,
+    ] = "adamw"
     learning_rate: Annotated[
         float | None, Field(gt=0, description="Peak rate. Default: by optimiser and density, see the README."), TRAINING
     ] = None

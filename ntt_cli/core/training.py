@@ -21,6 +21,13 @@ OptimiserName = Literal["adamw", "sgd"]
 _DENSE_RATE = {"adamw": 1e-3, "sgd": 2e-2}
 _MOST = 10.0
 
+LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
+"""The norm over all kept weights to which an optimiser's gradients are cut; Adam divides by their size itself.
+
+The first gradients of a sparse network without normalisation are several times as long as later ones, and at the rate
+that is best for these, SGD's steps along them end in numbers that are not finite.
+"""
+
 
 def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
     """The dense network's usual rate over `sqrt(density)`, at most ten times as high.
@@ -34,7 +41,7 @@ def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
 def make_optimiser(
     name: OptimiserName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9."""
+    """AdamW, or SGD with momentum 0.9; what cuts its gradients is the step."""
     trained = list(parameters)
     # torch's fused optimisers are one kernel for all parameters; some devices have none.
     fused = all(p.device.type in {"cpu", "cuda"} for p in trained)
@@ -52,6 +59,7 @@ def training_step(
     pick: Pick = usual_logits,
     parameters: Mapping[str, nn.Parameter],
     mask_bits: Masks,
+    longest: float | None = None,
     total: Sum = alone,
 ) -> Float[Tensor, ""]:
     """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
@@ -64,6 +72,7 @@ def training_step(
         pick: the logits among what the module returns.
         parameters: the module's.
         mask_bits: masks by parameter, from `as_bits`.
+        longest: the gradient of a longer norm, over all that is not pruned, is scaled down to it.
         total: sums over the processes that share the batch; all of them move the same network in the same way.
 
     Raises:
@@ -77,6 +86,10 @@ def training_step(
     sums = total(moved | {"": loss.detach()})
     for name in moved:
         parameters[name].grad = sums[name]
+    if longest is not None:
+        for name in moved.keys() & mask_bits.keys():
+            zero_pruned(sums[name], mask_bits[name])
+        nn.utils.clip_grad_norm_([parameters[name] for name in moved], longest)
     advance(optimiser)
     for name, mask in mask_bits.items():
         zero_pruned(parameters[name], mask)  # momentum and decay may have moved them

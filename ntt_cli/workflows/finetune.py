@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import as_bits
-from ntt_cli.core.training import make_optimiser, training_step
+from ntt_cli.core.training import LONGEST_GRADIENT, make_optimiser, training_step
 from ntt_cli.io.checkpoint import write_checkpoint
 from ntt_cli.io.files import report_path
 from ntt_cli.io.metadata import RunRecord
@@ -146,6 +146,7 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
                 pick=task.loaded.pick,
                 parameters=parameters,
                 mask_bits=mask_bits,
+                longest=LONGEST_GRADIENT[task.config.optimiser],
                 total=keeper.world.sum,
             )
         except FloatingPointError as error:

@@ -226,6 +226,19 @@ def test_the_rate_follows_its_schedule(
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("optimiser", "longest"), [("sgd", 1.0), ("adamw", None)])
+def test_gradients_of_sgd_are_cut(monkeypatch: pytest.MonkeyPatch, optimiser: str, longest: float | None) -> None:
+    given: set[float | None] = set()
+
+    def step(*args: Any, **rest: Any) -> Tensor:
+        given.add(rest["longest"])
+        return training_step(*args, **rest)
+
+    monkeypatch.setattr(finetune, "training_step", step)
+    run(optimiser=optimiser)
+    assert given == {longest}
+
+
 def test_standardisation_travels() -> None:
     sparse(mean="0.4", std="2")
     run(checkpoint=str(SPARSE), data=blobs())
@@ -321,13 +334,15 @@ def test_an_output_may_replace_its_checkpoint() -> None:
 
 
 def test_the_network_of_the_user_is_trained_as_it_is() -> None:
-    """One step of plain SGD by hand."""
+    """One step of SGD by hand, along a gradient that is cut to norm 1."""
     np.savez("data.npz", x=np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32), y=np.arange(6))
     run(data="data.npz", optimiser="sgd", validation=0, rate_schedule="constant", learning_rate=0.1, mean="0", std="1")
     network = load_model(ModelOptions(model="plain.py"), seed=0).module
     data = np.load("data.npz")
     loss = nn.functional.cross_entropy(network(torch.from_numpy(data["x"])), torch.from_numpy(data["y"]))
-    loss.backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None
-        assert torch.allclose(load_file(DENSE)[name], parameter - 0.1 * parameter.grad, atol=1e-6)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert norm > 1
+    for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+        assert torch.allclose(load_file(DENSE)[name], parameter - 0.1 * gradient / norm, atol=1e-6)
