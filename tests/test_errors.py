@@ -13,7 +13,7 @@ from ntt_cli import errors
 @pytest.mark.parametrize(
     "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.NttError)]
 )
-def test_an_error_survives_the_way_between_two_processes(kind):
+def test_an_error_survives_the_way_between_two_processes(kind: type[errors.NttError]) -> None:
     error = kind(Path("model.py"), "there is no such file", hint="look again")
 
     copy = pickle.loads(pickle.dumps(error))

@@ -24,8 +24,7 @@ _MOST = 10.0
 LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
 """The norm over all kept weights to which an optimiser's gradients are cut; Adam divides by their size itself.
 
-The first gradients of a sparse network without normalisation are several times as long as later ones, and at the rate
-that is best for these, SGD's steps along them end in numbers that are not finite.
+Without it, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/experiments.md, 23).
 """
 
 
