@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ntt_cli import __version__
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import CheckpointError
@@ -93,6 +94,8 @@ def write_checkpoint(
     model: LoadedModel,
     config: dict[str, Any],
     standardisation: Standardisation | None,
+    class_names: tuple[str, ...] | None = None,
+    weights: str | None = None,
     run_sha256: str | None = None,
 ) -> None:
     """Write a state dict under its masks, with its record.
@@ -107,6 +110,9 @@ def write_checkpoint(
         config=config,
         layers=layer_records(masks),
         standardisation=standardisation_record(standardisation),
+        class_names=class_names,
+        weights=weights,
+        versions={"ntt": __version__, "torch": torch.__version__},
         run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )

@@ -92,13 +92,30 @@ class FileRecord(Record):
 
 
 class CheckpointRecord(FileRecord):
-    """Everything under the key `ntt` of a checkpoint."""
+    """Everything under the key `ntt` of a checkpoint. What older files lack has a default.
+
+    Attributes:
+        model: whose weights these are.
+        config: every option that decided the bytes, with what the defaults settled on; of a path the name alone.
+        layers: the pruned weights.
+        standardisation: what raw inputs are normalised with; `None` if they are taken as they are or it is not known.
+        standardisation_source: who named that, in words; `None` where it is not known.
+        class_names: in the order of the network's outputs; `None` where they are not known.
+        weights: the file of weights that the run began with and how its tensors were mapped, in words; `None` for
+            random weights.
+        versions: of the packages that decide the bytes, ntt and torch.
+        run_sha256: of the run that wrote the file.
+    """
 
     kind: Literal["prune", "finetune"]
     model: ModelRecord
     config: dict[str, Any]
     layers: dict[str, LayerRecord]
     standardisation: StandardisationRecord | None
+    standardisation_source: str | None = None
+    class_names: tuple[str, ...] | None = None
+    weights: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
     run_sha256: str | None = None
 
 

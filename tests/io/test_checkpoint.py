@@ -40,9 +40,11 @@ STATE = {
 }
 MASKS = {"fc.weight": torch.tensor([[True, False], [True, True]])}
 METADATA = (
-    '{"config":{"seed":0,"sparsity":0.25},"file_sha256":"FILE","format_version":1,"kind":"prune","layers":{"fc.weight":{"kept":3,'
-    '"mask_sha256":"MASK","shape":[2,2]}},"model":{"sha256":"00","source":"net.py"},'
-    '"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"}}'
+    '{"class_names":["cat","dog"],"config":{"seed":0,"sparsity":0.25},"file_sha256":"FILE","format_version":1,'
+    '"kind":"prune","layers":{"fc.weight":{"kept":3,"mask_sha256":"MASK","shape":[2,2]}},'
+    '"model":{"sha256":"00","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"standardisation_source":null,"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"},'
+    '"versions":{"ntt":"1.2.3","torch":"4.5.6"},"weights":"teacher.safetensors"}'
 )
 
 
@@ -76,8 +78,11 @@ def tampered(path: Path, edit: Any) -> Path:
     return path
 
 
-def test_golden_bytes(tmp_path: Path) -> None:
-    data = write(tmp_path / "x.safetensors").read_bytes()
+def test_golden_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ntt_cli.io.checkpoint.__version__", "1.2.3")
+    monkeypatch.setattr(torch, "__version__", "4.5.6")
+    path = write(tmp_path / "x.safetensors", class_names=("cat", "dog"), weights="teacher.safetensors")
+    data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     expected = {
@@ -99,7 +104,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
     digest = json.loads(header["__metadata__"]["ntt"])["file_sha256"]
     assert header["__metadata__"]["ntt"] == golden.replace("FILE", digest)
     assert digest == sha256_of(data.replace(digest.encode(), b"0" * 64))
-    assert sha256_of(data) == "ed07db42dc00c18c124b9cca74a0814dc8652140af58c44d4eb968ed0f58cd62"
+    assert sha256_of(data) == "662556b746df50b24fbc3de3607426f77c3c300e39f7afce37e4f50ba1c57277"
 
 
 def test_anyone_can_load_it(tmp_path: Path) -> None:

@@ -29,14 +29,27 @@ RECORD = CheckpointRecord(
         "a.weight": LayerRecord(shape=(1, 2), kept=2, mask_sha256="ef"),
     },
     standardisation=StandardisationRecord(mean=(0.5,), std=(0.25,)),
+    standardisation_source="--mean and --std",
+    class_names=("cat", "dog"),
+    weights="teacher.safetensors",
+    versions={"torch": "2.9", "ntt": "0.1"},
     tensors={"b.weight": "01", "a.weight": "23"},
 )
 ENCODED = (
+    '{"class_names":["cat","dog"],"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '",'
+    '"format_version":1,"kind":"prune","layers":{'
+    '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
+    '"model":{"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"standardisation_source":"--mean and --std","tensors":{"a.weight":"23","b.weight":"01"},'
+    '"versions":{"ntt":"0.1","torch":"2.9"},"weights":"teacher.safetensors"}'
+)
+OLD = (
     '{"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '","format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
     '"model":{"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"tensors":{"a.weight":"23","b.weight":"01"}}'
 )
+"""As ntt wrote it before checkpoints said whose classes and whose versions they are of."""
 
 
 def written(path: Path, text: str | None) -> Path:
@@ -67,6 +80,14 @@ def test_read(tmp_path: Path) -> None:
         "b.weight": TensorRecord(dtype="F32", shape=(2, 1)),
     }
     assert list(header.tensors) == ["a.weight", "b.weight"]
+
+
+def test_read_a_file_of_before(tmp_path: Path) -> None:
+    record = read_header(written(tmp_path / "x.safetensors", OLD)).record
+    assert isinstance(record, CheckpointRecord)
+    assert record.standardisation == RECORD.standardisation
+    assert (record.standardisation_source, record.class_names, record.weights) == (None, None, None)
+    assert record.versions == {}
 
 
 def test_read_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
