@@ -106,7 +106,7 @@ def write_checkpoint(
     tensors = masked_state(state, masks)
     record = CheckpointRecord(
         kind=kind,
-        model=ModelRecord(source=model.source, sha256=model.sha256),
+        model=ModelRecord(source=model.source, sha256=model.sha256, modules=model.modules),
         config=config,
         layers=layer_records(masks),
         standardisation=standardisation_record(standardisation),

@@ -44,10 +44,17 @@ class Record(BaseModel):
 
 
 class ModelRecord(Record):
-    """Where the network came from; `sha256` is of its Python file, where it has one."""
+    """Where the network came from.
+
+    Attributes:
+        source: as the user named it.
+        sha256: of its Python file, where it has one.
+        modules: local Python modules that it imports, and SHA-256 of each one's file.
+    """
 
     source: str
     sha256: str | None
+    modules: dict[str, str] = {}
 
 
 class LayerRecord(Record):
@@ -134,7 +141,7 @@ class RunRecord(Record):
         config: every option that matters, defaults settled.
         model: the network's source.
         weights_sha256: of the file of weights that it starts from, if there is one.
-        data_sha256: of some of the samples.
+        data_sha256: of all samples; `None` without data, or where samples are others each time that they are read.
         machine: what the last bits depend on besides.
     """
 

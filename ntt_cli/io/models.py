@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.errors import ModelError
-from ntt_cli.io.python_source import load_python, user_code
+from ntt_cli.io.python_source import load_python, local_modules, user_code
 
 Factory = Callable[..., object]
 
@@ -37,6 +37,7 @@ class LoadedModel:
             file's folder, `images/` for example; anything else is left as it is.
         input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
         pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
+        modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class LoadedModel:
     data: str | None
     input_shape: tuple[int, ...] | None
     pick: Pick = usual_logits
+    modules: dict[str, str] = field(default_factory=dict)
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
@@ -88,6 +90,7 @@ def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, objec
         data=data,
         input_shape=input_shape,
         pick=_declared_pick(module, path),
+        modules=local_modules(path),
     )
 
 
@@ -96,7 +99,9 @@ def _from_package(source: str, target: str, name: str, arguments: Mapping[str, o
     with user_code(here, ModelError):
         factory = _find_factory(importlib.import_module(target), target, name)
     built = _build(factory, source, here, arguments)
-    return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=None)
+    return LoadedModel(
+        module=built, source=source, sha256=None, data=None, input_shape=None, modules=local_modules(here)
+    )
 
 
 def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import SourceFileLoader
@@ -18,6 +19,12 @@ from pathlib import Path
 from types import ModuleType
 
 from ntt_cli.errors import NttError
+
+_INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+_OWN = Path(__file__).resolve().parents[1]
+
+_BROUGHT: dict[Path, dict[str, str]] = {}
+"""By the file whose code imported them first: local modules, and SHA-256 of their files at that moment."""
 
 
 def load_python(path: Path, error: type[NttError], *, otherwise: str = "check the path") -> ModuleType:
@@ -30,8 +37,8 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
     if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
         what, hint = _why_missing(path, otherwise)
         raise error(path, what, hint=hint)
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = re.sub(r"\W", "_", path.stem) + "_" + digest
+    _forget_edited()
+    name = _own_name(path)
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_loader(name, loader)
     assert spec is not None  # a loader of source files always has one
@@ -50,6 +57,14 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
     return module
 
 
+def local_modules(path: Path) -> dict[str, str]:
+    """The modules that code of this file has imported so far, with SHA-256 of their files.
+
+    Only those that somebody may edit: not of Python, not installed, not ntt's own.
+    """
+    return dict(sorted(_BROUGHT.get(path.resolve(), {}).items()))
+
+
 @contextmanager
 def user_code(path: Path, error: type[NttError]) -> Generator[None]:
     """A context to run code of this file in: its neighbours can be imported, and what it prints goes to stderr.
@@ -59,6 +74,7 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
     """
     folder = path.resolve().parent
     _forget_namesakes(folder)
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         with redirect_stdout(sys.stderr):  # stdout carries the result alone
@@ -71,6 +87,39 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
     finally:
         if str(folder) in sys.path:  # the code may have taken it away itself
             sys.path.remove(str(folder))
+        brought = _BROUGHT.setdefault(path.resolve(), {})
+        for name in sys.modules.keys() - before:
+            if (file := _local_file(name)) is not None and name != _own_name(path):
+                brought[name] = _sha256(file)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _own_name(path: Path) -> str:
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return re.sub(r"\W", "_", path.stem) + "_" + digest
+
+
+def _local_file(name: str) -> Path | None:
+    """The file of a module that is not Python's, installed or ntt's own."""
+    origin = getattr(sys.modules[name], "__file__", None)
+    if not isinstance(origin, str) or not os.path.isfile(origin):
+        return None
+    file = Path(origin).resolve()
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return None if installed or any(file.is_relative_to(folder) for folder in (*_INSTALLED, _OWN)) else file
+
+
+def _forget_edited() -> None:
+    """Forget local modules of which one was edited since: a file's code runs anew, and so must what it imports."""
+    for brought in _BROUGHT.values():
+        files = {name: _local_file(name) for name in brought if name in sys.modules}
+        if any(file is None or _sha256(file) != brought[name] for name, file in files.items()):
+            for name in files:
+                del sys.modules[name]
+            brought.clear()
 
 
 def _forget_namesakes(folder: Path) -> None:

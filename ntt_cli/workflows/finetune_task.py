@@ -15,6 +15,7 @@ from ntt_cli.core.functional import Masks
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
+from ntt_cli.io.data import data_sha256
 from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import LoadedModel, load_model
@@ -29,7 +30,6 @@ from ntt_cli.workflows.prepare import (
     take_apart,
     takes_channels_last,
 )
-from ntt_cli.workflows.runs.outputs import data_sha256
 from ntt_cli.workflows.runs.world import this_world
 
 PROBE_STEPS = 6
@@ -96,9 +96,9 @@ def run_record(task: Task) -> RunRecord:
     config, loaded = task.config, task.loaded
     return RunRecord(
         config=recorded(config),
-        model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
+        model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
         weights_sha256=None if config.checkpoint is None else file_sha256(Path(config.checkpoint)),
-        data_sha256=data_sha256(task.training),
+        data_sha256=data_sha256(task.training.samples, task.validation.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )
 

@@ -16,6 +16,7 @@ from ntt_cli.core.initialise import rescale
 from ntt_cli.core.masks import apply_masks, count_kept
 from ntt_cli.core.transfer import Student
 from ntt_cli.io.checkpoint import write_checkpoint
+from ntt_cli.io.data import data_sha256
 from ntt_cli.io.files import report_path
 from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
@@ -30,7 +31,7 @@ from ntt_cli.workflows.prepare import pick_device, take_apart
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
-from ntt_cli.workflows.runs.outputs import claimed, data_sha256, finished, open_keeper
+from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
 from ntt_cli.workflows.runs.room import Room
 from ntt_cli.workflows.runs.stop import Stop
 from ntt_cli.workflows.runs.threads import threads_for
@@ -192,9 +193,9 @@ def _run_record(task: Task) -> RunRecord:
     config, loaded = task.config, task.loaded
     return RunRecord(
         config=recorded(config) | task.settings.recorded(),
-        model=ModelRecord(source=loaded.source, sha256=loaded.sha256),
+        model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
         weights_sha256=None if config.weights is None else file_sha256(Path(config.weights)),
-        data_sha256=None if task.inputs is None else data_sha256(task.inputs),
+        data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )
 

@@ -39,14 +39,14 @@ ENCODED = (
     '{"class_names":["cat","dog"],"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '",'
     '"format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
-    '"model":{"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"model":{"modules":{},"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"standardisation_source":"--mean and --std","tensors":{"a.weight":"23","b.weight":"01"},'
     '"versions":{"ntt":"0.1","torch":"2.9"},"weights":"teacher.safetensors"}'
 )
 OLD = (
     '{"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '","format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
-    '"model":{"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"model":{"modules":{},"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"tensors":{"a.weight":"23","b.weight":"01"}}'
 )
 """As ntt wrote it before checkpoints said whose classes and whose versions they are of."""

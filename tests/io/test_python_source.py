@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from ntt_cli.config import ModelOptions
 from ntt_cli.errors import CheckpointError, DataError, ModelError
 from ntt_cli.io.models import load_model
-from ntt_cli.io.python_source import load_python, user_code
+from ntt_cli.io.python_source import load_python, local_modules, user_code
 
 
 def write(path: Path, text: str) -> Path:
@@ -46,6 +47,41 @@ def test_a_neighbour_named_like_an_installed_module_does_not_replace_it(tmp_path
     write(tmp_path / "torch.py", "raise AssertionError('shadowed')\n")
     path = write(tmp_path / "model.py", "import torch\nversion = torch.__version__\n")
     assert load_python(path, ModelError).version == sys.modules["torch"].__version__
+
+
+def sha256(*paths: Path) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_local_modules_are_those_that_its_code_imports_and_somebody_may_edit(tmp_path: Path) -> None:
+    package = write(tmp_path / "ntt_test_local" / "__init__.py", "from . import blocks\n")
+    blocks = write(tmp_path / "ntt_test_local" / "blocks.py", "size = 1\n")
+    late = write(tmp_path / "lib" / "ntt_test_late.py", "size = 2\n")
+    text = "import wave\nimport ntt_test_local\nimport ntt_cli.io.lock\ndef f():\n    import ntt_test_late\n"
+    path = write(tmp_path / "model.py", text)
+    module = load_python(path, ModelError)
+    assert list(local_modules(path)) == ["ntt_test_local", "ntt_test_local.blocks"]
+    with user_code(path, ModelError):
+        sys.path.insert(0, str(tmp_path / "lib"))
+        module.f()
+    sys.path.remove(str(tmp_path / "lib"))
+    assert list(local_modules(path)) == ["ntt_test_late", "ntt_test_local", "ntt_test_local.blocks"]
+    assert list(local_modules(path).values()) == sha256(late, package, blocks)
+    load_python(path, ModelError)  # which imports nothing for the first time
+    assert len(local_modules(path)) == 3
+    assert local_modules(tmp_path / "other.py") == {}
+
+
+def test_a_module_that_was_edited_is_imported_anew(tmp_path: Path) -> None:
+    helper = write(tmp_path / "ntt_test_helper.py", "size = 1\n")
+    path = write(tmp_path / "model.py", "import ntt_test_helper\nsize = ntt_test_helper.size\n")
+    assert load_python(path, ModelError).size == 1
+    kept = sys.modules["ntt_test_helper"]
+    load_python(path, ModelError)
+    assert sys.modules["ntt_test_helper"] is kept
+    write(helper, "size = 1 + 1\n")
+    assert load_python(path, ModelError).size == 2
+    assert list(local_modules(path).values()) == sha256(helper)
 
 
 def test_dataclasses_find_their_module(tmp_path: Path) -> None:

@@ -209,6 +209,17 @@ def test_nothing_is_overwritten_by_surprise(make: Callable[..., PruneConfig | Fi
     written()
 
 
+def test_a_module_that_the_model_imports_was_edited() -> None:
+    Path("ntt_test_parts.py").write_text("from torch import nn\nActivation = nn.Tanh\n")
+    text = "from torch import nn\nfrom ntt_test_parts import Activation\ndef build_model():\n"
+    Path("parts.py").write_text(f"{text}    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Activation())\n")
+    config = pruning(data="digits").model_copy(update={"model": "parts.py"})
+    interrupted(config, 2)
+    Path("ntt_test_parts.py").write_text("from torch import nn\nActivation = nn.Sigmoid\n")
+    with pytest.raises(ResumeError, match="the module ntt_test_parts was [0-9a-f]{12}… and is [0-9a-f]{12}…$"):
+        resumed(config)
+
+
 def test_other_weights() -> None:
     run(tuning())
     FILES[0].rename("dense.safetensors")
@@ -221,10 +232,12 @@ def test_other_weights() -> None:
 
 
 def test_other_conditions() -> None:
-    np.save("x.npy", np.random.default_rng(0).normal(size=(20, 1, 8, 8)).astype(np.float32))
-    config = pruning(data="x.npy")
+    values = np.random.default_rng(0).normal(size=(20, 1, 8, 8)).astype(np.float32)
+    np.save("x.npy", values)
+    config = pruning(data="x.npy", limit=None)
     interrupted(config, 3)
-    np.save("x.npy", np.random.default_rng(1).normal(size=(20, 1, 8, 8)).astype(np.float32))
+    values[7, 0, 3, 3] += 0.001
+    np.save("x.npy", values)
     with pytest.raises(ResumeError, match="was saved under other conditions: the data was"):
         resumed(config)
     threads = torch.get_num_threads()

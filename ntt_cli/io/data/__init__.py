@@ -1,6 +1,7 @@
 """Data sources: whatever the user names becomes `Samples`."""
 
+from ntt_cli.io.data.digest import data_sha256
 from ntt_cli.io.data.load import load_samples
 from ntt_cli.io.data.samples import InputSource, Samples
 
-__all__ = ["InputSource", "Samples", "load_samples"]
+__all__ = ["InputSource", "Samples", "data_sha256", "load_samples"]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
-
-import torch
 
 from ntt_cli.config import FinetuneConfig, PruneConfig
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
@@ -18,13 +15,10 @@ from ntt_cli.io.lock import locked
 from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.io.state import Kind, read_state
 from ntt_cli.workflows.events import EventSink, Noted, Warned
-from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import Summary
 from ntt_cli.workflows.runs.keeper import Keeper
 from ntt_cli.workflows.runs.stop import Stop
 from ntt_cli.workflows.runs.world import World
-
-FINGERPRINT_SAMPLES = 256
 
 S = TypeVar("S", bound=Summary)
 
@@ -58,26 +52,6 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on
                 hint="go on with --resume, or start from the beginning with --force",
             )
         yield
-
-
-def data_sha256(inputs: Inputs) -> str | None:
-    """Of the number of samples, and of some of them, with their labels: cheap, however many there are.
-
-    `None` where a sample is another each time that it is fetched, as of a data set that augments.
-    """
-    samples = inputs.samples
-    count = min(FINGERPRINT_SAMPLES, len(samples))
-    some = torch.linspace(0, len(samples) - 1, count, dtype=torch.float64).long()
-    found = [_digest(len(samples), samples.inputs(some), samples.labels) for _ in range(2)]
-    return found[0] if found[0] == found[1] else None
-
-
-def _digest(count: int, inputs: torch.Tensor, labels: torch.Tensor | None) -> str:
-    digest = hashlib.sha256(str(count).encode())
-    for values in (inputs, labels):
-        if values is not None:
-            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
@@ -149,6 +123,12 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     what = [_differs(_flag(name), then.get(name), now.get(name)) for name in options]
     if left_by.model.sha256 != run.model.sha256:
         what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
+    modules, modules_now = left_by.model.modules, run.model.modules
+    what += [
+        _differs(f"the module {name}", modules.get(name), modules_now.get(name))
+        for name in sorted({*modules, *modules_now})
+        if modules.get(name) != modules_now.get(name)
+    ]
     if left_by.weights_sha256 != run.weights_sha256:
         what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
     if what:
