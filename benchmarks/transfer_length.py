@@ -19,7 +19,8 @@ from allocations import write_data
 
 from ntt_cli.config import DataOptions, PruneConfig
 from ntt_cli.io.data import load_samples
-from ntt_cli.workflows.agreement import measure_agreement
+from ntt_cli.workflows.agreement import measure_agreement, measure_kernel_distance
+from ntt_cli.workflows.prune_measures import STEP_PASSES
 from ntt_cli.workflows.prune_task import prepare
 from ntt_cli.workflows.reports import Agreement
 from ntt_cli.workflows.runs.keeper import keep_nothing
@@ -46,15 +47,12 @@ def transfer(config: PruneConfig) -> tuple[int, Agreement]:
         on_event=lambda _: None,
     )
     others = replace(task.inputs, samples=load_samples(DataOptions(data=config.data), split="test")).some(OTHERS)
-    agreement = measure_agreement(
-        task.teacher.bind(student.buffers),
-        student.params,
-        task.teacher.bind(),
-        task.teacher.params,
-        others,
-        classes=task.classes,
-    )
-    return len(student.history["total"]), agreement
+    networks = (task.teacher.bind(student.buffers), student.params, task.teacher.bind(), task.teacher.params)
+    agreement = measure_agreement(*networks, others, classes=task.classes)
+    steps = len(student.history["total"])
+    run_passes = STEP_PASSES * steps * task.settings.batch_size
+    distance = measure_kernel_distance(*networks, others, outputs=task.outputs, run_passes=run_passes)
+    return steps, agreement.model_copy(update={"kernel_distance": distance})
 
 
 def main() -> None:

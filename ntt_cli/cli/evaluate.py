@@ -56,7 +56,8 @@ def _main_figure(report: EvaluateReport) -> str:
     if report.accuracy is not None:
         return f"{report.accuracy.top1:.4f}"
     assert report.agreement is not None
-    return f"{report.agreement.top1_agreement:.4f}"
+    choice = report.agreement.top1_agreement
+    return f"{report.agreement.logit_distance if choice is None else choice:.4f}"
 
 
 def _summary(report: EvaluateReport) -> RenderableType:

@@ -30,17 +30,13 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
 
 
 def agreement_line(agreement: Agreement) -> Text:
-    """The distances to the teacher in a line."""
+    """How near the teacher is, in a line."""
+    choice = "" if agreement.top1_agreement is None else f"same first choice {agreement.top1_agreement:.2%}, "
     kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
-    return Text(
-        f"agreement with the teacher: same first choice {agreement.top1_agreement:.2%},"
-        f" logit distance {agreement.logit_distance:.4f}{kernel}"
-    )
+    return Text(f"agreement with the teacher: {choice}logit distance {agreement.logit_distance:.4f}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:
     """What the two kernels have in common, in a line."""
-    return Text(
-        f"kernels on {kernels.extent}: alignment {kernels.alignment:.4f},"
-        f" effective rank {kernels.effective_rank_student:.1f}, the teacher's {kernels.effective_rank_teacher:.1f}"
-    )
+    alignment = "" if kernels.alignment is None else f"alignment {kernels.alignment:.4f}, "
+    return Text(f"kernels on {kernels.extent}: {alignment}effective rank {kernels.ranks}")

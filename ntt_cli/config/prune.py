@@ -168,6 +168,14 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         ),
         MACHINE,
     ] = False
+    kernels: Annotated[
+        bool,
+        Field(
+            description="Look at both networks' kernels in the end: their distance, alignment and spectra. Always so"
+            " where the transfer has a kernel term."
+        ),
+        MACHINE,
+    ] = False
     kernel_memory: Annotated[
         int,
         Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ntt_cli.config.options import (
     DATA,
@@ -66,7 +66,16 @@ class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
         Field(description="Weights to compare with, a .safetensors file of the same model; needs no labels."),
         MODEL,
     ] = None
+    kernels: Annotated[
+        bool, Field(description="With --teacher: also the distance between the two networks' kernels."), OUTPUT
+    ] = False
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a forward pass."), MACHINE] = 256
     min_accuracy: Annotated[
         float | None, Field(ge=0, le=1, description="Exit 1 if the accuracy is below this, 0.97 means 97%."), OUTPUT
     ] = None
+
+    @model_validator(mode="after")
+    def _two_kernels(self) -> EvaluateConfig:
+        if self.kernels and self.teacher is None:
+            raise ValueError("kernels are compared with a teacher's: give --teacher too")
+        return self

@@ -20,6 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.layer_calls import RecordedPass, record_calls
 
@@ -65,6 +66,22 @@ def exact_kernel(
                     if symmetric and not diagonal:
                         kernel[j : j + step, i : i + step] += share.permute(1, 0, 3, 2)
     return kernel
+
+
+def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"], *, samples: int, outputs: int) -> int:
+    """About how many floating-point operations the kernel of so many samples and outputs with itself takes."""
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    recorded = record_calls(apply, leaves, x)
+    pair = 0
+    for name, leaf in leaves.items():
+        calls = recorded.calls.get(name, [])
+        by_rows = outputs**2 * leaf.numel()
+        by_factors = _by_factors(
+            leaf.shape, sum(call.positions for call in calls), outputs, any(call.embeds for call in calls)
+        )
+        pair += 2 * (min(by_rows, by_factors) if calls else by_rows)
+    forward = count_flops(apply, params, x, {}).dense
+    return samples * (samples + 1) // 2 * pair + samples * (1 + 2 * outputs) * forward
 
 
 class _Slot(NamedTuple):
@@ -172,10 +189,13 @@ def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tupl
 
 
 def _factors_are_cheaper(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> bool:
-    """Compare multiplications for a pair of samples, as `_Derivative.times` makes them."""
+    return _by_factors(shape, positions, outputs, embeds) < outputs**2 * math.prod(shape)
+
+
+def _by_factors(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> int:
+    """Multiplications for a pair of samples, as `_Derivative.times` makes them."""
     fan_out, fan_in = _fans(shape, embeds)
-    by_factors = positions * (positions * (fan_in + outputs * fan_out) + outputs**2 * fan_out)
-    return by_factors < outputs**2 * math.prod(shape)
+    return positions * (positions * (fan_in + outputs * fan_out) + outputs**2 * fan_out)
 
 
 def _fans(shape: Sequence[int], embeds: bool) -> tuple[int, int]:

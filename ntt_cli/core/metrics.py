@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+TIED = 8
+"""Roundings of the largest logit within which two are tied."""
+
 
 def top_k_correct(logits: Float[Tensor, "n c"], labels: Int[Tensor, "n"], *, k: int) -> Int[Tensor, "n"]:
     """1 where the label is among the `k` highest logits, else 0."""
@@ -20,6 +23,17 @@ def per_class_accuracy(correct: Int[Tensor, "n"], labels: Int[Tensor, "n"], *, c
     return [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)]
 
 
-def agreement(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    """The fraction of samples on which both have the same first choice."""
-    return (student.argmax(dim=1) == teacher.argmax(dim=1)).double().mean()
+def same_first_choice(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> tuple[int, int]:
+    """On how many of how many samples both have the same first choice.
+
+    A sample does not count where the teacher's two best are as good as tied: rounding makes the choice there.
+    """
+    best = teacher.topk(2, dim=1).values
+    decided = best[:, 0] - best[:, 1] > TIED * torch.finfo(teacher.dtype).eps * teacher.abs().amax(dim=1)
+    same = (student.argmax(dim=1) == teacher.argmax(dim=1)) & decided
+    return int(same.count_nonzero()), int(decided.count_nonzero())
+
+
+def squares(values: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """`Σ x²`, in single precision at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32)).square().sum()

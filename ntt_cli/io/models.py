@@ -48,6 +48,11 @@ class LoadedModel:
     pick: Pick = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def declares_logits(self) -> bool:
+        """Whether `logits(outputs)` in the file picks them, which is to put the classes last."""
+        return self.pick is not usual_logits and not isinstance(self.pick, partial)
+
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     """Build the network that the options name, its weights drawn from `seed`; the global generator is left as it was.

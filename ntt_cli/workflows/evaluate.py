@@ -16,7 +16,12 @@ from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError
 from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.models import load_model
-from ntt_cli.workflows.agreement import measure_agreement
+from ntt_cli.workflows.agreement import (
+    measure_agreement,
+    measure_kernel_distance,
+    number_of_choices,
+    warned_of,
+)
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import Evaluated, EventSink
 from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
@@ -36,7 +41,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     load_into(loaded.module, checkpoint)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     inputs = open_inputs(config, loaded, split=config.split, device=device, known=checkpoint.standardisation)
-    require_samples(inputs, 1 if config.teacher is None else 2)  # a kernel is one of two samples or more
+    require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
@@ -54,18 +59,20 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         teacher = take_apart(
             loaded.module, device, lambda _: None, pick=loaded.pick
         )  # what there is to say has been said
-        outputs = math.prod(shape)
-        has_kernel = find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model)
+        networks = (model.bind(), model.params, teacher.bind(), teacher.params)
         agreement = measure_agreement(
-            model.bind(),
-            model.params,
-            teacher.bind(),
-            teacher.params,
-            inputs,
-            classes=shape[-1],
-            with_kernel=has_kernel,
-            batch_size=config.batch_size,
+            *networks, inputs, classes=number_of_choices(shape, loaded), batch_size=config.batch_size
         )
+        outputs = math.prod(shape)
+        if config.kernels and find_kernel(
+            teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
+        ):
+            distance = warned_of(
+                "distance between the kernels",
+                lambda: measure_kernel_distance(*networks, inputs, outputs=outputs, batch_size=config.batch_size),
+                on_event,
+            )
+            agreement = agreement.model_copy(update={"kernel_distance": distance})
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
     masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()}
     kept, prunable = count_kept(masks), sum(m.numel() for m in masks.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,13 @@ from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.io.state import file_sha256
-from ntt_cli.workflows.agreement import KernelComparison, compare_kernels, measure_agreement
-from ntt_cli.workflows.estimate import Estimate, estimate_run
+from ntt_cli.workflows.estimate import PROBE_STEPS, Estimate, estimate_run
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import pick_device, take_apart
+from ntt_cli.workflows.prune_measures import Measures, check_outputs, measure
 from ntt_cli.workflows.prune_task import Task, prepare
-from ntt_cli.workflows.reports import Agreement, LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
 from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
 from ntt_cli.workflows.runs.room import Room
@@ -38,8 +37,6 @@ from ntt_cli.workflows.runs.threads import threads_for
 from ntt_cli.workflows.runs.world import World, this_world
 from ntt_cli.workflows.transfer.loop import estimate_buffers, first_student, layer_densities, run_transfer
 
-AGREEMENT_SAMPLES = 2048
-SPECTRUM_SAMPLES = 32
 FRESH_SEED = 1_000_003
 """Added to the seed for weights that `ntt-fresh` draws anew."""
 
@@ -79,10 +76,8 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         with keeper.finishing():
             student = _prune(task, room, keeper, world, on_event)
             if not world.first:
-                return _report(task, student, None, None)
-            agreement = _agreement(task, student, room, keeper)
-            kernels = _kernels(task, student)
-            report = _report(task, student, agreement, kernels)
+                return _report(task, student, Measures())
+            check_outputs(task, student.params, student.buffers, room, keeper)
             write_checkpoint(
                 output,
                 task.teacher.state_dict(student.params, student.buffers),
@@ -93,9 +88,11 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 standardisation=task.standardisation,
                 run_sha256=this.sha256,
             )
+            measures = measure(task, student.params, student.buffers, room, keeper, on_event, steps=task.settings.steps)
+            report = _report(task, student, measures)
             write_report(
                 report_path(output),
-                _report_tensors(student, kernels),
+                _report_tensors(student, measures),
                 kind="prune report",
                 summary=report,
                 run_sha256=this.sha256,
@@ -151,8 +148,7 @@ def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, 
 
     def finish(student: Student) -> None:
         ended = _masked(task, student.params, student.masks)
-        _agreement(task, ended, room, keep_nothing())
-        _kernels(task, ended)
+        measure(task, ended.params, ended.buffers, room, keep_nothing(), on_event, steps=PROBE_STEPS)
 
     with threads_for(task.teacher, inputs):
         return estimate_run(task, room, choose=choose, finish=finish, before=before)
@@ -219,50 +215,7 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
     return _Student(masked, buffers, masks, history or {})
 
 
-def _agreement(task: Task, student: _Student, room: Room, keeper: Keeper) -> Agreement | None:
-    """With the teacher, on samples of the data.
-
-    Raises:
-        DivergedError: if the student's logits or kernel are not finite.
-    """
-    if task.inputs is None:
-        return None
-    inputs = task.inputs.some(AGREEMENT_SAMPLES)
-    agreement = room.run(
-        lambda chunk: measure_agreement(
-            task.teacher.bind(student.buffers),
-            student.params,
-            task.teacher.bind(),
-            task.teacher.params,
-            inputs,
-            classes=task.classes,
-            with_kernel=task.has_kernel,
-            batch_size=task.settings.batch_size,
-            chunk=chunk,
-        )
-    )
-    if not all(math.isfinite(value) for value in agreement.model_dump().values() if value is not None):
-        raise keeper.diverged("the student", "its logits or its kernel are no longer finite")
-    return agreement
-
-
-def _kernels(task: Task, student: _Student) -> KernelComparison | None:
-    if task.inputs is None:
-        return None
-    return compare_kernels(
-        task.teacher.bind(student.buffers),
-        student.params,
-        task.teacher.bind(),
-        task.teacher.params,
-        task.inputs.some(SPECTRUM_SAMPLES),
-        outputs=task.outputs,
-        memory_bytes=task.config.kernel_memory * 2**20,
-    )
-
-
-def _report(
-    task: Task, student: _Student, agreement: Agreement | None, kernels: KernelComparison | None
-) -> PruneReport:
+def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
     output = Path(task.config.output)
     kept, prunable = count_kept(student.masks), sum(task.sizes.values())
     return PruneReport(
@@ -278,8 +231,8 @@ def _report(
         kept=kept,
         sparsity=1 - kept / prunable,
         density=kept / prunable,
-        agreement=agreement,
-        kernels=kernels.summary if kernels else None,
+        agreement=measures.agreement,
+        kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),
     )
 
@@ -297,12 +250,12 @@ def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:
     ]
 
 
-def _report_tensors(student: _Student, kernels: KernelComparison | None) -> dict[str, Tensor]:
+def _report_tensors(student: _Student, measures: Measures) -> dict[str, Tensor]:
     tensors = mask_tensors(student.masks) | history_tensors(student.history)
     for name, mask in student.masks.items():
         tensors[f"layer.{name}.density"] = mask.double().mean()
         tensors[f"layer.{name}.kept"] = mask.sum()
         tensors[f"layer.{name}.norm"] = student.params[name].norm()
-    if kernels is not None:
-        tensors |= kernels.tensors
+    if measures.kernels is not None:
+        tensors |= measures.kernels.tensors
     return tensors

@@ -17,6 +17,7 @@ from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
 from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.workflows.agreement import number_of_choices
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, Method, Sight
@@ -45,9 +46,10 @@ class Task:
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         standardisation: how the network's inputs are standardised, where that is known.
         names: the prunable weights.
-        classes: length of a row of logits; 0 without inputs.
+        classes: of which the outputs choose one; `None` where they do not.
         outputs: number of logits, of one sample; 0 without inputs.
-        has_kernel: products with the network's kernel can be taken.
+        with_kernels: the networks' kernels are looked at in the end.
+        has_kernel: that is so, and products with them can be taken.
         settings: of the transfer, every default settled.
     """
 
@@ -58,8 +60,9 @@ class Task:
     inputs: Inputs | None
     standardisation: Standardisation | None
     names: tuple[str, ...]
-    classes: int
+    classes: int | None
     outputs: int
+    with_kernels: bool
     has_kernel: bool
     settings: TransferSettings
 
@@ -81,7 +84,11 @@ class Task:
 
 
 def prepare(config: PruneConfig, on_event: EventSink) -> Task:
-    """Find and check everything that a run needs, before any work."""
+    """Find and check everything that a run needs, before any work.
+
+    Raises:
+        UsageError: if `--kernels` is asked for without inputs.
+    """
     method = METHODS[config.method]
     if config.compile:
         keep_compiled_code_private()
@@ -95,7 +102,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     inputs = _open(config, method, loaded, weights, device)
     shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
-    classes, outputs = (shape[-1], math.prod(shape)) if inputs else (0, 0)
+    outputs = math.prod(shape) if inputs else 0
     if inputs:
         teacher = laid_out(teacher, inputs)
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
@@ -104,13 +111,31 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
     _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
-    has_kernel = inputs is not None and find_kernel(
-        teacher, inputs, on_event, outputs=outputs, matched=matched, where=config.model
+    with_kernels = matched or config.kernels
+    if config.kernels and inputs is None:
+        raise UsageError("--kernels", "needs inputs", hint="name them with --data")
+    has_kernel = (
+        inputs is not None
+        and with_kernels
+        and find_kernel(teacher, inputs, on_event, outputs=outputs, matched=matched, where=config.model)
     )
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
     standardisation = inputs.standardisation if inputs else known_standardisation(weights)
-    return Task(config, method, loaded, teacher, inputs, standardisation, names, classes, outputs, has_kernel, settings)
+    return Task(
+        config=config,
+        method=method,
+        loaded=loaded,
+        teacher=teacher,
+        inputs=inputs,
+        standardisation=standardisation,
+        names=names,
+        classes=number_of_choices(shape, loaded),
+        outputs=outputs,
+        with_kernels=with_kernels,
+        has_kernel=has_kernel,
+        settings=settings,
+    )
 
 
 def _open(

@@ -15,33 +15,43 @@ class Agreement(Summary):
     """How well the network agrees with its teacher; needs no labels.
 
     Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`, the kernel's estimated with Gaussian
-    probes, `None` for a network that cannot be differentiated in forward mode; `top1_agreement` is the fraction of
-    samples on which both have the same first choice.
+    probes, `None` where it was not looked at or cannot be; `top1_agreement` is the fraction of samples on which both
+    have the same first choice, `None` where the outputs are no choice, or the teacher has none.
     """
 
     logit_distance: float
     kernel_distance: float | None
-    top1_agreement: float
+    top1_agreement: float | None
 
 
 class KernelSummary(Summary):
     """The exact kernels of teacher and student on `samples` samples and `outputs` of the `of_outputs` outputs.
 
-    `alignment` is the cosine between them; an effective rank is the exponential of the entropy of the eigenvalues.
+    `alignment` is the cosine between them; an effective rank is the exponential of the entropy of the eigenvalues. A
+    kernel of zeros has neither.
     """
 
     samples: int
     outputs: int
     of_outputs: int
-    alignment: float
-    effective_rank_teacher: float
-    effective_rank_student: float
+    alignment: float | None
+    effective_rank_teacher: float | None
+    effective_rank_student: float | None
 
     @property
     def extent(self) -> str:
         """What the kernels are of, in words."""
         few = "" if self.outputs == self.of_outputs else f", {self.outputs} of {self.of_outputs:,} outputs"
         return f"{self.samples} sample{'s' * (self.samples != 1)}{few}"
+
+    @property
+    def ranks(self) -> str:
+        """The effective ranks, in words."""
+        student, teacher = (
+            "none" if rank is None else f"{rank:.1f}"
+            for rank in (self.effective_rank_student, self.effective_rank_teacher)
+        )
+        return f"{student}, the teacher's {teacher}"
 
 
 class LayerSummary(Summary):

@@ -17,7 +17,7 @@ from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.models import load_model
-from ntt_cli.workflows import agreement, prune
+from ntt_cli.workflows import agreement, prune, prune_measures
 from ntt_cli.workflows.events import Event, MasksUpdated, StepsDone, TransferStarted, Warned
 from ntt_cli.workflows.reports import PruneReport
 from ntt_cli.workflows.transfer import choice
@@ -94,8 +94,8 @@ def test_the_same_run_writes_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"kernel_weight": 0}, {"batches": 2}], ids=str)
 def test_a_batch_in_parts_is_the_same_batch(options: dict[str, Any]) -> None:
-    whole = run(**options)
-    parts = run(**options, micro_batch=5, output="parts.safetensors")
+    whole = run(**options, kernels=True)
+    parts = run(**options, kernels=True, micro_batch=5, output="parts.safetensors")
     assert parts.kept == whole.kept
     first, second = load_file(OUT), load_file("parts.safetensors")
     for name, value in first.items():
@@ -221,7 +221,7 @@ def test_the_memory_of_the_kernels_is_an_option(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_removed() -> None:
-    report = run(sparsity=0)
+    report = run(sparsity=0, kernels=True)
     teacher = network().state_dict()
     assert all(torch.equal(value, teacher[name]) for name, value in load_file(OUT).items())
     assert (report.kept, report.sparsity, report.steps) == (1184, 0, 0)
@@ -409,7 +409,7 @@ def test_less_than_one_weight_a_layer(sparsity: float) -> None:
     ("options", "words"),
     [
         ({"steps": 1, "learning_rate": 1e38}, "the student's weights are no longer finite"),
-        ({"steps": 1, "learning_rate": 1e12}, "its logits or its kernel are no longer finite"),
+        ({"steps": 1, "learning_rate": 1e12}, "its outputs are no longer finite"),
         ({"steps": 60, "learning_rate": 1e9}, "no longer finite"),
     ],
 )
@@ -447,7 +447,10 @@ def test_networks_that_cannot_be_pruned(name: str) -> None:
 def test_a_network_without_a_kernel_is_pruned_by_its_logits(values: dict[str, Any]) -> None:
     """Derivatives that are not needed are not asked for."""
     events: list[Event] = []
-    report = prune.run(config("one derivative", **values), events.append)
+    assert prune.run(config("one derivative", **values), events.append).kernels is None
+    assert not events or not isinstance(events[0], Warned)
+    events.clear()
+    report = prune.run(config("one derivative", kernels=True, force=True, **values), events.append)
     (warning,) = [event.message for event in events if isinstance(event, Warned)]
     assert warning.startswith("one_derivative.py: has an operation without the derivatives that its kernel needs: ")
     assert warning.endswith("; no kernel distance is measured")
@@ -502,3 +505,58 @@ def test_labels_play_no_part() -> None:
         outputs.append(load_file(f"{i}.safetensors"))
     for other in outputs[1:]:
         assert all(torch.equal(value, outputs[0][name]) for name, value in other.items())
+
+
+@pytest.mark.parametrize("what", ["measure_agreement", "measure_kernel_distance", "compare_kernels"])
+def test_what_cannot_be_measured_is_left_out(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The checkpoint is there before anything is measured."""
+    whole = run()
+    first = digest()
+
+    def fails(*_: Any, **__: Any) -> None:
+        assert digest() == first
+        raise RuntimeError("view size is not compatible\nwith much more")
+
+    monkeypatch.setattr(prune_measures, what, fails)
+    Path(OUT).unlink()
+    events: list[Event] = []
+    report = prune.run(config(force=True), events.append)
+    (warning,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warning.endswith(": not measured, RuntimeError: view size is not compatible")
+    assert read_header(Path(report.report)).record.summary == report.model_dump(mode="json")
+    found = (report.agreement is not None, report.agreement and report.agreement.kernel_distance, report.kernels)
+    missing = ["measure_agreement", "measure_kernel_distance", "compare_kernels"].index(what)
+    assert found[missing] is (False if missing == 0 else None)
+    assert whole.kernels is not None
+
+
+def test_a_run_killed_while_it_measures_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    whole, report = digest(), digest("sparse.report.safetensors")
+    for path in (OUT, "sparse.report.safetensors"):
+        Path(path).unlink()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune_measures, "measure_agreement", killed)
+        with pytest.raises(Killed):
+            run()
+    assert digest() == whole
+    assert not Path("sparse.report.safetensors").exists()
+    run(resume=True)
+    assert (digest(), digest("sparse.report.safetensors")) == (whole, report)
+
+
+def test_kernels_are_looked_at_where_they_were_matched_or_asked_for() -> None:
+    assert run(kernel_weight=0).kernels is None
+    asked = run(kernel_weight=0, kernels=True, force=True)
+    assert asked.kernels is not None
+    assert asked.agreement.kernel_distance is not None
+    assert run(method="magnitude", force=True).kernels is None
+    assert run(method="magnitude", kernels=True, force=True).kernels is not None
+    assert "--kernels: needs inputs" in str(refusal(UsageError, "tokens", method="magnitude", kernels=True, force=True))

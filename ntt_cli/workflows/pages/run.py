@@ -39,12 +39,14 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         facts["logit distance"] = f"{summary.agreement.logit_distance:.4g}"
         if summary.agreement.kernel_distance is not None:
             facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
-        facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
+        if summary.agreement.top1_agreement is not None:
+            facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
     if summary.kernels is not None:
-        facts["kernels' alignment"] = f"{summary.kernels.alignment:.4g} on {summary.kernels.extent}"
-        facts["effective rank"] = (
-            f"{summary.kernels.effective_rank_student:.4g}, the teacher's {summary.kernels.effective_rank_teacher:.4g}"
+        alignment, ranks = summary.kernels.alignment, summary.kernels.ranks
+        facts["kernels' alignment"] = (
+            f"{'none' if alignment is None else f'{alignment:.4g}'} on {summary.kernels.extent}"
         )
+        facts["effective rank"] = ranks
     table = Table(
         head=("layer", "shape", "kept", "of", "density"),
         rows=tuple(
