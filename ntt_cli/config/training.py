@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,13 +15,34 @@ from ntt_cli.config.options import (
     DataOptions,
     MachineOptions,
     ModelOptions,
+    Options,
     OutputOptions,
     Split,
     Warmup,
 )
 
 
-class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
+class ZerosOptions(Options):
+    """What the zeros of a checkpoint are that says nothing of them: ntt did not write it."""
+
+    keep_zeros: Annotated[
+        bool,
+        Field(
+            description="Hold every zero of a checkpoint that ntt did not write as pruned. Default: where a weight has"
+            " many, with a warning."
+        ),
+        MODEL,
+    ] = False
+    dense: Annotated[bool, Field(description="Take the checkpoint's zeros for weights like all others."), MODEL] = False
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Self:
+        if self.keep_zeros and self.dense:
+            raise ValueError("give either keep_zeros or dense, not both")
+        return self
+
+
+class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt finetune`."""
 
     checkpoint: Annotated[
@@ -55,8 +76,14 @@ class FinetuneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         OUTPUT,
     ] = None
 
+    @model_validator(mode="after")
+    def _zeros_of_a_file(self) -> Self:
+        if self.checkpoint is None and (self.keep_zeros or self.dense):
+            raise ValueError("keep_zeros and dense are about a checkpoint's zeros, and there is no checkpoint")
+        return self
 
-class EvaluateConfig(ModelOptions, DataOptions, MachineOptions):
+
+class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     """`ntt evaluate`."""
 
     checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), MODEL]

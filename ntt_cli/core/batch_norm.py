@@ -72,8 +72,16 @@ def has_batch_norm(model: FunctionalModel) -> bool:
 
 
 def has_untrained_statistics(model: FunctionalModel) -> bool:
-    """Whether any running statistics were never updated."""
-    return any(int(layer.num_batches_tracked or 0) == 0 for layer in _batch_norm_layers(model.module).values())
+    """Whether any running statistics are still those before any batch, mean 0 and variance 1.
+
+    Their counter does not say: weights from elsewhere often come without it.
+    """
+    for prefix in _batch_norm_layers(model.module):
+        path = f"{prefix}." if prefix else ""
+        mean, variance = model.buffers[f"{path}running_mean"], model.buffers[f"{path}running_var"]
+        if (mean == 0).all() and (variance == 1).all():
+            return True
+    return False
 
 
 def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:

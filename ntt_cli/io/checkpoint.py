@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ntt_cli import __version__
 from ntt_cli.core.functional import Masks
@@ -30,6 +30,7 @@ from ntt_cli.io.metadata import (
 )
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.sealed import DTYPES, tensor_hashes, write_sealed
+from ntt_cli.io.shards import WeightFiles, find_weights
 
 
 @dataclass(frozen=True)
@@ -120,26 +121,42 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check the whole of it.
+    """Read a checkpoint, of one file or of several, and check the whole of it.
 
     Raises:
-        CheckpointError: if the file cannot be read, is damaged, or holds a number that is not finite.
+        CheckpointError: if a file cannot be read or is damaged.
     """
+    files = find_weights(path)
+    if files.index is not None:
+        return Checkpoint(path=path, tensors=_read_shards(files), masks={}, record=None)
     header = read_header(path)
     record = header.record
     if not isinstance(record, CheckpointRecord | None):
         what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
         raise CheckpointError(path, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
     tensors = load_tensors(path, header)
-    for name, value in tensors.items():
-        if (value.is_floating_point() or value.is_complex()) and not _is_finite(value):
-            raise CheckpointError(path, f"{name} holds NaN or infinity", hint="train or prune the network again")
     if record is None:
         return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
     masks = {name: tensors[name] != 0 for name in record.layers}
     if layer_records(masks) != record.layers:
         raise CheckpointError(path, "its zeros are not its recorded masks", hint=AGAIN)
     return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+
+
+def _read_shards(files: WeightFiles) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for shard in files.files:
+        header = read_header(shard)
+        if header.record is not None:
+            raise CheckpointError(shard, "is a file of ntt, not a shard", hint="name it alone")
+        for name, tensor in load_tensors(shard, header).items():
+            if files.where.get(name) != shard:
+                raise CheckpointError(shard, f"holds {name:.99}, which its index puts elsewhere", hint=AGAIN)
+            tensors[name] = tensor
+    for name, shard in files.where.items():
+        if name not in tensors:
+            raise CheckpointError(shard, f"lacks {name:.99}, which its index puts there", hint="download it again")
+    return tensors
 
 
 def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
@@ -155,39 +172,6 @@ def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's tensors into `module`, strictly; of a tied tensor one name is enough.
-
-    Raises:
-        CheckpointError: if any tensor is missing, extra or of another shape; all of them are listed.
-    """
-    expected = module.state_dict(keep_vars=True)  # the parameters themselves, which are the same where they are tied
-    there = {id(expected[name]): value for name, value in checkpoint.tensors.items() if name in expected}
-    found = {name: there[id(own)] for name, own in expected.items() if id(own) in there}
-    problems = [f"missing {name} {_shape(expected[name])}" for name in expected if name not in found]
-    for name, value in checkpoint.tensors.items():
-        if name not in expected:
-            problems.append(f"extra {name} {_shape(value)}")
-        elif value.shape != expected[name].shape:
-            problems.append(f"{name} is {_shape(value)}, the model has {_shape(expected[name])}")
-    if problems:
-        raise CheckpointError(
-            checkpoint.path,
-            "belongs to another model:\n  " + "\n  ".join(problems),
-            hint="name the model, and the --model-arg values, that it was made with",
-        )
-    module.load_state_dict(found | checkpoint.tensors, strict=True)
-
-
 def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:
     """What a checkpoint records of it."""
     return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)
-
-
-def _is_finite(value: Tensor) -> bool:
-    wide = value.float() if value.itemsize == 1 else value  # torch has no isfinite for some floats of one byte
-    return bool(wide.isfinite().all())
-
-
-def _shape(value: Tensor) -> str:
-    return str(list(value.shape))

@@ -143,3 +143,9 @@ def _is_alive(number: int) -> bool:
 def sha256_of(data: bytes | memoryview) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

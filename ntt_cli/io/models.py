@@ -38,6 +38,7 @@ class LoadedModel:
         input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
         pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
         modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
+        trained: `TRAINED` in the file: its factory brings trained weights along.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class LoadedModel:
     input_shape: tuple[int, ...] | None
     pick: Pick = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
+    trained: bool = False
 
     @property
     def declares_logits(self) -> bool:
@@ -96,6 +98,7 @@ def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, objec
         input_shape=input_shape,
         pick=_declared_pick(module, path),
         modules=local_modules(path),
+        trained=_declared_trained(module, path),
     )
 
 
@@ -269,6 +272,14 @@ def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
             hint="give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)",
         )
     return shape
+
+
+def _declared_trained(module: ModuleType, path: Path) -> bool:
+    trained = getattr(module, "TRAINED", False)
+    if not isinstance(trained, bool):
+        hint = "write TRAINED = True if build_model() loads trained weights"
+        raise ModelError(path, f"TRAINED is {trained!r:.99}, not True or False", hint=hint)
+    return trained
 
 
 def _declared_pick(module: ModuleType, path: Path) -> Pick:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +82,6 @@ def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
             raise ResumeError(path, f"{name:.99} cannot be laid out as it says", hint=remedy)
         tensors[name] = torch.empty_strided(plain.shape, strides, dtype=plain.dtype).copy_(plain)
     return State(step=record.step, tensors=tensors, values=record.values), record.run
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_permuted(value: Tensor) -> bool:

@@ -14,8 +14,8 @@ from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError
-from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.models import load_model
+from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.agreement import (
     measure_agreement,
     measure_kernel_distance,
@@ -24,8 +24,9 @@ from ntt_cli.workflows.agreement import (
 )
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import Evaluated, EventSink
-from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
+from ntt_cli.workflows.prepare import Inputs, known_standardisation, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
+from ntt_cli.workflows.weights import describe_sparse_teacher, held_masks, open_weights
 
 
 def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
@@ -37,10 +38,12 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     """
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
-    checkpoint = read_checkpoint(Path(config.checkpoint))
-    load_into(loaded.module, checkpoint)
+    weights = open_weights(config.checkpoint, loaded, on_event)
+    masks = held_masks(weights, loaded.module, config, on_event)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
-    inputs = open_inputs(config, loaded, split=config.split, device=device, known=checkpoint.standardisation)
+    inputs = open_inputs(
+        config, loaded, split=config.split, device=device, known=known_standardisation(weights.checkpoint)
+    )
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None
@@ -54,8 +57,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         )
     agreement = None
     if config.teacher is not None:
-        teacher_checkpoint = read_checkpoint(Path(config.teacher))
-        load_into(loaded.module, teacher_checkpoint)
+        describe_sparse_teacher(open_weights(config.teacher, loaded, on_event, role="teacher"), on_event)
         teacher = take_apart(
             loaded.module, device, lambda _: None, pick=loaded.pick
         )  # what there is to say has been said
@@ -74,7 +76,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
             )
             agreement = agreement.model_copy(update={"kernel_distance": distance})
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
-    masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()}
+    masks = {name: mask.to(device) for name, mask in masks.items()}
     kept, prunable = count_kept(masks), sum(m.numel() for m in masks.values())
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
     gate = config.min_accuracy
@@ -92,7 +94,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         density=kept / prunable if prunable else 1.0,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
-        file_bytes=Path(config.checkpoint).stat().st_size,
+        file_bytes=find_weights(Path(config.checkpoint)).bytes,
         sparse_bytes=_sparse_bytes(model, masks),
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,

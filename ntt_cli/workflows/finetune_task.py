@@ -14,12 +14,11 @@ from ntt_cli.config import FinetuneConfig, recorded
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
-from ntt_cli.io.checkpoint import load_into, read_checkpoint
 from ntt_cli.io.data import data_sha256
 from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import LoadedModel, load_model
-from ntt_cli.io.state import file_sha256
+from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.prepare import (
@@ -31,6 +30,7 @@ from ntt_cli.workflows.prepare import (
     takes_channels_last,
 )
 from ntt_cli.workflows.runs.world import this_world
+from ntt_cli.workflows.weights import held_masks, open_weights
 
 PROBE_STEPS = 6
 
@@ -62,18 +62,16 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     """Find and check everything that a run needs, before any work."""
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
-    checkpoint = None
-    if config.checkpoint is not None:
-        checkpoint = read_checkpoint(Path(config.checkpoint))
-        load_into(loaded.module, checkpoint)
+    weights = open_weights(config.checkpoint, loaded, on_event)
+    masks = held_masks(weights, loaded.module, config, on_event)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
-    inputs = open_inputs(config, loaded, split="train", device=device, known=known_standardisation(checkpoint))
+    inputs = open_inputs(config, loaded, split="train", device=device, known=known_standardisation(weights.checkpoint))
     require_samples(inputs, 2)
     shape = check_forward(model, inputs, where=config.model)
     check_labels(inputs, shape=shape, purpose="fine-tuning needs them")
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
-    masks = {name: mask.to(device) for name, mask in checkpoint.masks.items()} if checkpoint else {}
+    masks = {name: mask.to(device) for name, mask in masks.items()}
     size = sum(mask.numel() for mask in masks.values())
     density = count_kept(masks) / size if size else 1.0
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
@@ -97,7 +95,7 @@ def run_record(task: Task) -> RunRecord:
     return RunRecord(
         config=recorded(config),
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
-        weights_sha256=None if config.checkpoint is None else file_sha256(Path(config.checkpoint)),
+        weights_sha256=None if config.checkpoint is None else find_weights(Path(config.checkpoint)).sha256,
         data_sha256=data_sha256(task.training.samples, task.validation.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )

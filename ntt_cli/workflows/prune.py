@@ -21,7 +21,7 @@ from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
-from ntt_cli.io.state import file_sha256
+from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.estimate import PROBE_STEPS, Estimate, estimate_run
 from ntt_cli.workflows.events import EventSink
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
@@ -190,7 +190,7 @@ def _run_record(task: Task) -> RunRecord:
     return RunRecord(
         config=recorded(config) | task.settings.recorded(),
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
-        weights_sha256=None if config.weights is None else file_sha256(Path(config.weights)),
+        weights_sha256=None if config.weights is None else find_weights(Path(config.weights)).sha256,
         data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
     )
@@ -223,7 +223,7 @@ def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
         report=str(report_path(output)),
         model=task.config.model,
         method=task.config.method,
-        teacher=task.config.weights or f"random weights, seed {task.config.seed}",
+        teacher=_teacher(task),
         data=task.inputs.samples.spec if task.inputs else None,
         steps=len(student.history["total"]) if student.history else 0,
         parameters=sum(p.numel() for p in task.teacher.params.values()),
@@ -235,6 +235,12 @@ def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
         kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),
     )
+
+
+def _teacher(task: Task) -> str:
+    if task.weights.origin == "factory":
+        return "the factory's own weights"
+    return task.config.weights or f"random weights, seed {task.config.seed}"
 
 
 def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:

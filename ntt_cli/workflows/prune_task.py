@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -14,12 +13,11 @@ from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import UsageError
-from ntt_cli.io.checkpoint import Checkpoint, load_into, read_checkpoint
 from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.workflows.agreement import number_of_choices
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
-from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.prepare import (
     Inputs,
@@ -32,6 +30,7 @@ from ntt_cli.workflows.prepare import (
 )
 from ntt_cli.workflows.transfer.loop import estimate_buffers
 from ntt_cli.workflows.transfer.settings import TransferSettings, settle
+from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, heeds_seed, open_weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Task:
         config: as the user gave it.
         method: how masks are chosen.
         loaded: the model's source; its module has shapes alone.
+        weights: the teacher's.
         teacher: calibrated, on its device.
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         standardisation: how the network's inputs are standardised, where that is known.
@@ -56,6 +56,7 @@ class Task:
     config: PruneConfig
     method: Method
     loaded: LoadedModel
+    weights: Weights
     teacher: FunctionalModel
     inputs: Inputs | None
     standardisation: Standardisation | None
@@ -94,10 +95,9 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         keep_compiled_code_private()
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
-    weights = None
-    if config.weights is not None:
-        weights = read_checkpoint(Path(config.weights))
-        load_into(loaded.module, weights)
+    weights = open_weights(config.weights, loaded, on_event)
+    describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
+    _check_origin(config, method, loaded, weights, on_event)
     teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     inputs = _open(config, method, loaded, weights, device)
@@ -108,7 +108,14 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
     if inputs and method.needs == "labels":
         check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
-    settings = settle(config, teacher, names, samples=len(inputs) if inputs else 0, allocation=method.allocation)
+    settings = settle(
+        config,
+        teacher,
+        names,
+        samples=len(inputs) if inputs else 0,
+        trained=weights.trained,
+        allocation=method.allocation,
+    )
     _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels = matched or config.kernels
@@ -121,11 +128,12 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     )
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
-    standardisation = inputs.standardisation if inputs else known_standardisation(weights)
+    standardisation = inputs.standardisation if inputs else known_standardisation(weights.checkpoint)
     return Task(
         config=config,
         method=method,
         loaded=loaded,
+        weights=weights,
         teacher=teacher,
         inputs=inputs,
         standardisation=standardisation,
@@ -138,13 +146,37 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     )
 
 
+def _check_origin(
+    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, on_event: EventSink
+) -> None:
+    """Warn of a factory whose weights are the same under every seed, as trained ones are.
+
+    Raises:
+        UsageError: if the method would draw other weights, and the factory has one set alone.
+    """
+    if weights.origin == "factory" and method.mask == "fresh":
+        raise UsageError(
+            f"--method {config.method}",
+            f"puts the mask on other random weights, and {config.model} says TRAINED: it always builds the same",
+            hint="choose another method",
+        )
+    if weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
+        on_event(
+            Warned(
+                f"{config.model} builds the same weights under every seed. If they are trained, write TRAINED = True in"
+                " model.py, and NTT matches outputs alone, as with --weights; if it sets a seed itself, leave that to"
+                " --seed"
+            )
+        )
+
+
 def _open(
-    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Checkpoint | None, device: torch.device
+    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, device: torch.device
 ) -> Inputs | None:
     named = config.data is not None or loaded.data is not None
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
         return None
-    known = known_standardisation(weights)
+    known = known_standardisation(weights.checkpoint)
     inputs = open_inputs(config, loaded, split="train", device=device, known=known)
     if method.needs != "labels":
         inputs = replace(inputs, samples=inputs.samples.without_labels())

@@ -16,6 +16,7 @@ from ntt_cli.errors import OutputError
 from ntt_cli.io.files import (
     check_outputs,
     check_writable,
+    file_sha256,
     remove_durably,
     remove_orphans,
     report_path,
@@ -224,3 +225,8 @@ def test_removing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_sha256() -> None:
     assert sha256_of(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ntt_cli.errors import CheckpointError, ResumeError
 from ntt_cli.io.metadata import ModelRecord, RunRecord, StateRecord
 from ntt_cli.io.report_reader import read_report
-from ntt_cli.io.state import Kind, State, file_sha256, prefixed, read_state, write_state
+from ntt_cli.io.state import Kind, State, prefixed, read_state, write_state
 
 RUN = RunRecord(
     config={"seed": 1},
@@ -109,8 +109,3 @@ def test_a_run_is_known_by_all_but_its_machine() -> None:
     assert RUN.sha256 == RUN.model_copy(update={"machine": {"threads": "2"}}).sha256
     for change in ({"config": {"seed": 2}}, {"weights_sha256": "ef"}, {"data_sha256": None}):
         assert RUN.model_copy(update=change).sha256 != RUN.sha256
-
-
-def test_the_hash_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

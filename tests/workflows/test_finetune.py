@@ -18,7 +18,7 @@ from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows import finetune, prune
-from ntt_cli.workflows.events import EpochDone, Event, TrainingStarted, TrainingStepsDone, Warned
+from ntt_cli.workflows.events import EpochDone, Event, Noted, TrainingStarted, TrainingStepsDone, Warned
 from ntt_cli.workflows.finetune_task import prepare
 from ntt_cli.workflows.reports import FinetuneReport
 from tests.networks import write_network
@@ -187,7 +187,8 @@ def test_the_report_repeats_the_run() -> None:
     assert tensors["history.train_loss"].tolist() == pytest.approx([epoch.train_loss for epoch in report.epochs])
     assert tensors["history.accuracy"].tolist() == pytest.approx([epoch.accuracy for epoch in report.epochs])
     assert {name for name in tensors if name.startswith("mask.")} == {"mask.fc1.weight", "mask.fc2.weight"}
-    assert events[0] == TrainingStarted(epochs=3, steps_per_epoch=3)  # 180 samples, the short batch dropped
+    assert events[0] == Noted("weights: sparse.safetensors (by ntt prune): 4 tensors")
+    assert events[1] == TrainingStarted(epochs=3, steps_per_epoch=3)  # 180 samples, the short batch dropped
     assert [event for event in events if isinstance(event, EpochDone)] == [
         EpochDone(epoch.epoch, epoch.train_loss, epoch.accuracy) for epoch in report.epochs
     ]

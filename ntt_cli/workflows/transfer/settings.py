@@ -65,7 +65,13 @@ class TransferSettings:
 
 
 def settle(
-    config: PruneConfig, teacher: FunctionalModel, names: Sequence[str], *, samples: int, allocation: str | None
+    config: PruneConfig,
+    teacher: FunctionalModel,
+    names: Sequence[str],
+    *,
+    samples: int,
+    trained: bool,
+    allocation: str | None,
 ) -> TransferSettings:
     """The settings of a run.
 
@@ -74,6 +80,7 @@ def settle(
         teacher: the dense network.
         names: its prunable weights.
         samples: how many there are to learn from; 0 where there are none.
+        trained: the teacher's weights are more than a draw of the initialisation.
         allocation: the method's default; `None` for the network's.
 
     Raises:
@@ -81,10 +88,10 @@ def settle(
     """
     kernel_weight = config.kernel_weight
     if kernel_weight is None:
-        kernel_weight = 1.0 if config.weights is None else 0.0
+        kernel_weight = 0.0 if trained else 1.0
     penalty = config.weight_penalty
     if penalty is None:
-        penalty = _weight_penalty(config, teacher)
+        penalty = _weight_penalty(config, teacher, trained=trained)
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
@@ -98,7 +105,7 @@ def settle(
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
         score=config.score,
-        affinity=config.weights is None,  # trained weights know what belongs together
+        affinity=not trained,  # trained weights know what belongs together
         allocation=config.allocation or allocation or _allocation(teacher),
         schedule=config.schedule,
         active=config.kernel_params == "active",
@@ -113,8 +120,8 @@ def settle(
     )
 
 
-def _weight_penalty(config: PruneConfig, teacher: FunctionalModel) -> float:
-    if config.preset != "paper" or config.weights is not None:
+def _weight_penalty(config: PruneConfig, teacher: FunctionalModel, *, trained: bool) -> float:
+    if config.preset != "paper" or trained:
         return 0.0
     return 1e-5 if _convolves(teacher) else 1e-4
 

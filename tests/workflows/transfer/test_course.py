@@ -12,7 +12,7 @@ from ntt_cli.workflows.transfer.settings import settle
 def course(*, learned: bool = True, **options: object) -> Course:
     config = PruneConfig.model_validate({"model": "x", "sparsity": 0.9} | options)
     model = functional_model(nn.Linear(4, 3))
-    settings = settle(config, model, ["weight"], samples=100, allocation=None)
+    settings = settle(config, model, ["weight"], samples=100, trained=config.weights is not None, allocation=None)
     return course_of(settings, learned=learned)
 
 

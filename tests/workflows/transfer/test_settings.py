@@ -38,7 +38,8 @@ def test_what_the_user_leaves_out(name: str, given: dict[str, Any], used: dict[s
     model = write_network(name)
     teacher = functional_model(load_model(ModelOptions(model=model), seed=0).module)
     config = PruneConfig(model=model, sparsity=0.5, **given)
-    settings = settle(config, teacher, [], samples=100, allocation=METHODS[config.method].allocation)
+    trained, allocation = config.weights is not None, METHODS[config.method].allocation
+    settings = settle(config, teacher, [], samples=100, trained=trained, allocation=allocation)
     if name == "convolutional" and "weight_penalty" in used:
         used = used | {"weight_penalty": used["weight_penalty"] / 10}
     if name == "convolutional" and given == {}:

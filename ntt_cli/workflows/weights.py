@@ -1,0 +1,165 @@
+"""Which weights a network has, from a file, from its factory or at random, and what the zeros among them mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
+from ntt_cli.core.functional import Masks
+from ntt_cli.core.masks import count_kept
+from ntt_cli.core.zeros import looks_pruned
+from ntt_cli.errors import UsageError
+from ntt_cli.io.checkpoint import Checkpoint, read_checkpoint
+from ntt_cli.io.models import LoadedModel, load_model
+from ntt_cli.io.shards import find_weights
+from ntt_cli.io.weights import load_into
+from ntt_cli.workflows.events import EventSink, Noted, Warned
+
+Origin = Literal["ntt", "foreign", "factory", "random"]
+
+OTHER_SEED = 1
+"""Added to the seed to see whether the factory heeds it."""
+
+MOST_NAMED = 4
+"""Layers that a line names."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network's weights are.
+
+    Attributes:
+        origin: a file that ntt wrote, a file from elsewhere, the factory (`TRAINED = True`), or a seed.
+        checkpoint: the file, where there is one.
+        masks: of its pruned weights, as the file records them or, where it is foreign, as its zeros show them.
+        recorded: the file itself says which weights are pruned.
+    """
+
+    origin: Origin
+    checkpoint: Checkpoint | None
+    masks: Masks
+    recorded: bool
+
+    @property
+    def trained(self) -> bool:
+        """Whether they are more than a draw of the initialisation."""
+        return self.origin != "random"
+
+    @property
+    def pruned(self) -> dict[str, float]:
+        """The fraction of zeros in each weight that has pruned ones."""
+        sparsities = {name: 1 - float(mask.double().mean()) for name, mask in self.masks.items()}
+        return {name: sparsity for name, sparsity in sparsities.items() if sparsity > 0}
+
+
+def open_weights(path: str | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights") -> Weights:
+    """Load the file into the network, and say how its tensors were mapped; without one, the network's own weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or belongs to another model.
+    """
+    if path is None:
+        return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
+    checkpoint = read_checkpoint(Path(path))
+    found = load_into(loaded.module, checkpoint)
+    by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""
+    shards = len(find_weights(Path(path)).files)
+    count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")
+    on_event(Noted(", ".join([f"{role}: {path}{by}: {count}", *found.notes])))
+    recorded = checkpoint.record is not None or bool(found.masks)
+    return Weights(
+        origin="foreign" if checkpoint.record is None else "ntt",
+        checkpoint=checkpoint,
+        masks=found.masks if recorded else _masks_of_zeros(loaded.module, found.tensors),
+        recorded=recorded,
+    )
+
+
+def _masks_of_zeros(module: nn.Module, tensors: Mapping[str, Tensor]) -> Masks:
+    embeddings = {
+        f"{prefix}.weight" if prefix else "weight"
+        for prefix, layer in module.named_modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+    }
+    return {
+        name: tensors[name] != 0
+        for name, p in module.named_parameters()
+        if p.requires_grad and p.ndim > 1 and name in tensors and looks_pruned(tensors[name], embeds=name in embeddings)
+    }
+
+
+def held_masks(
+    weights: Weights, module: nn.Module, options: FinetuneConfig | EvaluateConfig, on_event: EventSink
+) -> Masks:
+    """The masks under which the network is trained and measured; zeros that no record explains are named.
+
+    Raises:
+        UsageError: if an option about zeros decides nothing.
+    """
+    path = options.checkpoint
+    if options.dense and not weights.masks:
+        raise UsageError("--dense", f"does nothing: no zeros of {path} would be held", hint="leave it out")
+    if options.keep_zeros:
+        if weights.recorded:
+            hint = "leave it out, or train them with --dense"
+            raise UsageError("--keep-zeros", f"does nothing: {path} says itself which zeros are held", hint=hint)
+        trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1}
+        masks = {name: p != 0 for name, p in trained.items() if (p == 0).any()}
+        if not masks:
+            raise UsageError("--keep-zeros", f"does nothing: no weight of {path} holds a zero", hint="leave it out")
+        return masks
+    if options.dense:
+        on_event(Noted(f"zeros are weights like all others: {described(weights.pruned)}"))
+        return {}
+    if weights.masks and not weights.recorded:
+        on_event(
+            Warned(
+                f"{path} does not say which of its weights are pruned; its zeros are held as such:"
+                f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
+            )
+        )
+    return weights.masks
+
+
+def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: float | None = None) -> None:
+    """Say that a teacher has pruned weights, and what becomes of them where it is pruned further."""
+    if not weights.pruned:
+        return
+    size = sum(mask.numel() for mask in weights.masks.values())
+    share = 1 - count_kept(weights.masks) / size
+    what = f"the teacher is sparse already, {share:.1%} of {size:,} weights: {described(weights.pruned)}"
+    if sparsity is not None:
+        what += "; the student starts from its zeros and may use them again"
+        if sparsity < share:
+            what += f", and --sparsity {sparsity:g} asks for less"
+    on_event(Warned(what))
+
+
+def described(sparsities: Mapping[str, float]) -> str:
+    """Layers and their fraction of zeros, the first of them by name."""
+    shown = [f"{name} {sparsity:.1%}" for name, sparsity in list(sparsities.items())[:MOST_NAMED]]
+    more = f" and {len(sparsities) - MOST_NAMED} more" if len(sparsities) > MOST_NAMED else ""
+    return ", ".join(shown) + more
+
+
+def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:
+    """Whether the factory's weights are another draw under another seed: most of those that are no constants.
+
+    A factory that loads trained weights builds the same again, as does one that sets its own seed.
+    """
+    other = dict(load_model(options, seed=seed + OTHER_SEED).module.named_parameters())
+    same = different = 0
+    for name, p in module.named_parameters():
+        if p.ndim < 2 or p.numel() < 2 or bool((p == p.flatten()[0]).all()):
+            continue
+        if name in other and torch.equal(p, other[name]):
+            same += p.numel()
+        else:
+            different += p.numel()
+    return different >= same

@@ -1,0 +1,244 @@
+"""Weights as users have them: published in many forms, sparse without a record, brought along by a factory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
+from ntt_cli.errors import CheckpointError, NttError, UsageError
+from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows.events import Event, Noted, Warned
+from ntt_cli.workflows.prune_task import prepare
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+MODEL = """import torch
+from torch import nn
+DATA = "digits"
+
+def build_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 10))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+    return tmp_path
+
+
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 10))
+    net.train()(torch.randn(64, 64) * 5)
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def sparse_state(share: float = 0.9) -> dict[str, Tensor]:
+    """One layer pruned at random, the other not."""
+    tensors = state()
+    keep = torch.rand(24, 64, generator=torch.Generator().manual_seed(1)) >= share
+    return tensors | {"1.weight": tensors["1.weight"] * keep}
+
+
+class Events(list[Event]):
+    def of(self, kind: type[Warned] | type[Noted]) -> list[str]:
+        return [event.message for event in self if isinstance(event, kind)]
+
+
+def evaluated(path: str, **options: object) -> tuple[evaluate.EvaluateReport, Events]:
+    events = Events()
+    config = EvaluateConfig(model="model.py", checkpoint=path, limit=50, device="cpu", **options)  # type: ignore[arg-type]
+    return evaluate.run(config, events.append), events
+
+
+def shards(tensors: dict[str, Tensor]) -> str:
+    names = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for shard in set(names.values()):
+        save_file({name: value for name, value in tensors.items() if names[name] == shard}, shard)
+    Path("model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return "model.safetensors.index.json"
+
+
+def one(tensors: dict[str, Tensor]) -> str:
+    save_file(tensors, "x.safetensors")
+    return "x.safetensors"
+
+
+FORMS: dict[str, tuple[Callable[[], str], str]] = {
+    "plain": (lambda: one(state()), "x.safetensors: 9 tensors"),
+    "prefix": (
+        lambda: one({f"module.{name}": value for name, value in state().items()}),
+        "x.safetensors: 9 tensors, prefix module. dropped",
+    ),
+    "no counters": (
+        lambda: one({name: value for name, value in state().items() if "num_batches" not in name}),
+        "x.safetensors: 8 tensors, 1 counter num_batches_tracked missing and set to 0",
+    ),
+    "extra": (
+        lambda: one(state() | {"extra": torch.ones(3)}),
+        "x.safetensors: 10 tensors, left out extra, which no layer has",
+    ),
+    "shards": (lambda: shards(state()), "model.safetensors.index.json: 9 tensors in 2 shards"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_commands_read_published_weights_and_say_how(form: str) -> None:
+    write, line = FORMS[form]
+    expected, _ = evaluated(one(state()))
+    path = write()
+    report, events = evaluated(path, teacher=path)
+    assert events.of(Noted) == [f"weights: {line}", f"teacher: {line}"]
+    assert report.accuracy == expected.accuracy
+    assert report.agreement is not None
+    assert (report.agreement.top1_agreement, report.agreement.logit_distance) == (1.0, 0.0)
+    task = prepare(PruneConfig(model="model.py", sparsity=0.5, weights=path, limit=20, device="cpu"), Events().append)
+    assert (task.weights.origin, task.settings.affinity, task.settings.steps) == ("foreign", False, 9000)
+    for name, value in task.teacher.buffers.items():  # trained statistics, not those of the 20 samples
+        if "running" in name:
+            assert torch.equal(value, state()[name])
+    tuned = Events()
+    config = FinetuneConfig(model="model.py", checkpoint=path, epochs=1, limit=100, device="cpu")
+    finetune.run(config, tuned.append)
+    assert f"weights: {line}" in tuned.of(Noted)
+
+
+def test_a_file_without_its_head() -> None:
+    path = one({name: value for name, value in state().items() if not name.startswith("4.")})
+    with pytest.raises(CheckpointError) as caught:
+        evaluated(path)
+    assert str(caught.value).splitlines() == [
+        "x.safetensors: lacks the network's last layer, 4, as files do that were saved without a head:",
+        "  missing 4.weight [10, 24]",
+        "  missing 4.bias [10]",
+    ]
+
+
+def tune(path: str | None, **options: object) -> Events:
+    events = Events()
+    config = FinetuneConfig(model="model.py", checkpoint=path, epochs=1, limit=100, device="cpu", force=True, **options)  # type: ignore[arg-type]
+    finetune.run(config, events.append)
+    return events
+
+
+def test_zeros_of_a_foreign_file_are_held_with_a_warning() -> None:
+    tensors = sparse_state()
+    share = float((tensors["1.weight"] == 0).float().mean())
+    message = (
+        "x.safetensors does not say which of its weights are pruned; its zeros are held as such:"
+        f" 1.weight {share:.1%}; --keep-zeros says that this is meant, --dense that they are weights"
+    )
+    path = one(tensors)
+    report, events = evaluated(path)
+    assert events.of(Warned) == [message]
+    kept = int(tensors["1.weight"].count_nonzero())
+    assert (report.kept, report.prunable) == (kept, 24 * 64)
+    assert (report.flops_dense, report.flops_sparse) == (2 * (24 * 64 + 240), 2 * (kept + 240))
+    assert tune(path).of(Warned) == [message]
+    assert torch.equal(load_file("tuned.safetensors")["1.weight"] == 0, tensors["1.weight"] == 0)
+    assert evaluated("tuned.safetensors")[1].of(Warned) == []  # it says so itself now
+
+
+def test_options_decide_what_zeros_are() -> None:
+    path = one(sparse_state(0.005))  # too few to be noticed
+    assert evaluated(path)[0].prunable == 0
+    report, events = evaluated(path, keep_zeros=True)
+    assert (report.prunable, events.of(Warned)) == (24 * 64, [])
+    assert report.kept == int(sparse_state(0.005)["1.weight"].count_nonzero()) < report.prunable
+    path = one(sparse_state())
+    report, events = evaluated(path, dense=True)
+    assert (report.prunable, report.flops_sparse) == (0, report.flops_dense)
+    assert events.of(Warned) == []
+    assert any(line.startswith("zeros are weights like all others: 1.weight") for line in events.of(Noted))
+    tune(path, dense=True)
+    assert load_file("tuned.safetensors")["1.weight"].count_nonzero() > 0.9 * 24 * 64
+
+
+def refusal(kind: type[NttError], work: Callable[[], object]) -> tuple[str, str]:
+    with pytest.raises(kind) as caught:
+        work()
+    assert caught.value.exit_code == 2
+    return str(caught.value), caught.value.hint
+
+
+def test_an_option_about_zeros_that_decides_nothing() -> None:
+    dense, sparse = one(state()), "y.safetensors"
+    for option in ({"dense": True}, {"keep_zeros": True}):
+        what, hint = refusal(UsageError, lambda option=option: evaluated(dense, **option))  # type: ignore[misc]
+        assert "does nothing: no " in what
+        assert hint == "leave it out"
+        with pytest.raises(ValueError, match="there is no checkpoint"):
+            FinetuneConfig(model="model.py", **option)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="give either keep_zeros or dense"):
+        EvaluateConfig(model="model.py", checkpoint=dense, dense=True, keep_zeros=True)
+    options = {"sparsity": 0.5, "method": "magnitude", "weights": dense, "limit": 20, "device": "cpu"}
+    prune.run(PruneConfig(model="model.py", output=sparse, **options), Events().append)  # type: ignore[arg-type]
+    what, _ = refusal(UsageError, lambda: evaluated(sparse, keep_zeros=True))
+    assert what == "--keep-zeros: does nothing: y.safetensors says itself which zeros are held"
+    assert evaluated(sparse, dense=True)[0].prunable == 0
+
+
+def test_a_sparse_teacher_is_named() -> None:
+    path = one(sparse_state())
+    share = float((sparse_state()["1.weight"] == 0).float().mean())
+    what = f"the teacher is sparse already, {share:.1%} of 1,536 weights: 1.weight {share:.1%}"
+    assert what in evaluated(path, teacher=path)[1].of(Warned)
+    for sparsity, more in ((0.95, ""), (0.5, ", and --sparsity 0.5 asks for less")):
+        events = Events()
+        prepare(PruneConfig(model="model.py", sparsity=sparsity, weights=path, limit=20, device="cpu"), events.append)
+        assert events.of(Warned) == [f"{what}; the student starts from its zeros and may use them again{more}"]
+
+
+def prepared(**options: object) -> tuple[prune.Task, list[str]]:
+    events = Events()
+    config = PruneConfig(model="model.py", sparsity=0.5, limit=20, device="cpu", **options)  # type: ignore[arg-type]
+    return prepare(config, events.append), events.of(Warned)
+
+
+def test_a_factory_that_brings_trained_weights() -> None:
+    save_file(state(), "own.safetensors")
+    own = MODEL.replace("    return ", "    net = ") + (
+        "    import safetensors.torch, pathlib\n"
+        "    here = pathlib.Path(__file__).parent\n"
+        '    net.load_state_dict(safetensors.torch.load_file(here / "own.safetensors"))\n'
+        "    return net\n"
+    )
+    Path("model.py").write_text(own)
+    task, warned = prepared()
+    assert task.weights.origin == "random"
+    assert len(warned) == 1
+    assert warned[0].startswith("model.py builds the same weights under every seed. If they are trained, write TRAINED")
+    Path("model.py").write_text(own + "TRAINED = True\n")
+    task, warned = prepared()
+    assert (task.weights.origin, warned) == ("factory", [])
+    settings = task.settings
+    assert (settings.objective.kernel_weight, settings.affinity, settings.steps) == (0, False, 9000)
+    assert (
+        prune.run(task.config.model_copy(update={"steps": 2}), Events().append).teacher == "the factory's own weights"
+    )
+    what, _ = refusal(UsageError, lambda: prepared(method="ntt-fresh"))
+    assert what.startswith("--method ntt-fresh: puts the mask on other random weights, and model.py says TRAINED")
+
+
+def test_a_factory_that_heeds_the_seed_is_not_suspected() -> None:
+    task, warned = prepared()
+    assert (task.weights.origin, warned) == ("random", [])
+    assert task.settings.affinity
+    Path("model.py").write_text(MODEL.replace("    return", "    torch.manual_seed(3)\n    return"))
+    assert "builds the same weights under every seed" in prepared()[1][0]
+
+
+def test_trained_is_true_or_false() -> None:
+    Path("model.py").write_text(MODEL + 'TRAINED = "yes"\n')
+    what, hint = refusal(NttError, prepared)
+    assert what == "model.py: TRAINED is 'yes', not True or False"
+    assert hint == "write TRAINED = True if build_model() loads trained weights"
