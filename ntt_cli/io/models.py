@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.errors import ModelError
+from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
 
 Factory = Callable[..., object]
@@ -57,7 +58,7 @@ class LoadedModel:
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
-    """Build the network that the options name, its weights drawn from `seed`; the global generator is left as it was.
+    """Build the network that the options name, its weights drawn from `seed`; global generators are left as they were.
 
     Raises:
         ModelError: if there is no such model, its code fails, or what it builds is no network.
@@ -68,8 +69,8 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
 
 def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
     target, colon, name = source.partition(":")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
+    with global_draws_apart():
+        seed_as_users_do(seed)
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
         if target.endswith(".py") and bool(name) == bool(colon):

@@ -42,7 +42,12 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     masks = held_masks(weights, loaded.module, config, on_event)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     inputs = open_inputs(
-        config, loaded, split=config.split, device=device, known=known_standardisation(weights.checkpoint)
+        config,
+        loaded,
+        split=config.split,
+        device=device,
+        known=known_standardisation(weights.checkpoint),
+        on_event=on_event,
     )
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)

@@ -15,6 +15,7 @@ from ntt_cli.core.masks import as_bits
 from ntt_cli.core.training import LONGEST_GRADIENT, make_optimiser, training_step
 from ntt_cli.io.checkpoint import write_checkpoint
 from ntt_cli.io.files import report_path
+from ntt_cli.io.global_draws import global_draws_apart, seed_global_draws
 from ntt_cli.io.metadata import RunRecord
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
@@ -22,7 +23,6 @@ from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, Trai
 from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
-from ntt_cli.workflows.runs.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.runs.keeper import Keeper
 from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
@@ -136,7 +136,8 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
     shuffled = torch.randperm(len(task.training), generator=training.order)
     for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
         seed_global_draws(task.config.seed, training.step, keeper.world.rank)
-        x, labels = task.training.batch(indices), task.training.labels(indices)
+        x = task.training.batch(indices, (task.config.seed, training.step))
+        labels = task.training.labels(indices)
         try:
             loss = training_step(
                 module,

@@ -20,6 +20,7 @@ from ntt_cli.core.scores.synflow import synflow_scores
 from ntt_cli.core.scores.wanda import layer_input_norms, wanda_scores
 from ntt_cli.core.scores.weights_alone import magnitude_scores, random_scores
 from ntt_cli.errors import DivergedError
+from ntt_cli.io.data import Reading
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.transfer.settings import TransferSettings
 
@@ -59,11 +60,13 @@ class Sight:
 
     def batches(self) -> Iterator[Tensor]:
         """Some inputs, without labels."""
-        return (self._inputs.batch(indices) for indices in self._indices())
+        return (self._inputs.batch(indices, reading) for indices, reading in self._draws())
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some inputs with their labels."""
-        return ((self._inputs.batch(indices), self._inputs.labels(indices)) for indices in self._indices())
+        return (
+            (self._inputs.batch(indices, reading), self._inputs.labels(indices)) for indices, reading in self._draws()
+        )
 
     def ones(self) -> Tensor:
         """One sample of ones, in double precision unless the network takes integers."""
@@ -95,11 +98,11 @@ class Sight:
         assert self.inputs is not None
         return self.inputs
 
-    def _indices(self) -> Iterator[Tensor]:
+    def _draws(self) -> Iterator[tuple[Tensor, Reading]]:
         # The same samples in every round: rounds differ by their masks alone.
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        shape = (self.settings.batch_size,)
-        return (torch.randint(len(self._inputs), shape, generator=generator) for _ in range(BATCHES))
+        generator, shape = torch.Generator().manual_seed(self.settings.seed), (self.settings.batch_size,)
+        for number in range(BATCHES):
+            yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
 
 
 Score = Callable[[Sight, Masks], dict[str, Tensor]]

@@ -20,10 +20,10 @@ from ntt_cli.core.prunable import prunable_names
 from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
 from ntt_cli.errors import ModelError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint
-from ntt_cli.io.data import Samples, load_samples
+from ntt_cli.io.data import Reading, Samples, load_samples
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.sealed import can_hold
-from ntt_cli.workflows.events import EventSink, Warned
+from ntt_cli.workflows.events import EventSink, Noted, Warned
 
 STATISTICS_BATCH = 1024
 
@@ -65,9 +65,9 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """The inputs at `indices`, `[b, ...]`."""
-        return standardise(self.samples.inputs(indices), self.standardisation).to(self.device)
+    def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        """The inputs at `indices`, `[b, ...]`; random ones as they are drawn in this reading."""
+        return standardise(self.samples.inputs(indices, reading), self.standardisation).to(self.device)
 
     def labels(self, indices: Tensor) -> Tensor:
         """The labels at `indices`, `[b]`."""
@@ -91,9 +91,19 @@ def open_inputs(
     split: Split,
     device: torch.device,
     known: Standardisation | None,
+    on_event: EventSink,
+    labelled: bool = True,
 ) -> Inputs:
     """The samples of `split`, standardised by `--mean` and `--std`, else as `known`, else by their own statistics."""
-    samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape)
+    samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled)
+    on_event(Noted(f"data: {samples.described()}" + "; labels are not looked at" * (not labelled)))
+    if samples.changes == "always":
+        on_event(
+            Warned(
+                f"{samples.spec}: its items differ in each reading though torch, NumPy and random are seeded, so that"
+                " neither the same command nor --resume will give the same bytes"
+            )
+        )
     standardisation = parse_standardisation(options.mean, options.std) or known
     if standardisation is None:
         batches = torch.arange(len(samples)).split(STATISTICS_BATCH)

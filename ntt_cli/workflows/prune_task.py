@@ -100,7 +100,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     _check_origin(config, method, loaded, weights, on_event)
     teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
-    inputs = _open(config, method, loaded, weights, device)
+    inputs = _open(config, method, loaded, weights, device, on_event)
     shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
     outputs = math.prod(shape) if inputs else 0
     if inputs:
@@ -171,15 +171,20 @@ def _check_origin(
 
 
 def _open(
-    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, device: torch.device
+    config: PruneConfig,
+    method: Method,
+    loaded: LoadedModel,
+    weights: Weights,
+    device: torch.device,
+    on_event: EventSink,
 ) -> Inputs | None:
     named = config.data is not None or loaded.data is not None
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
         return None
-    known = known_standardisation(weights.checkpoint)
-    inputs = open_inputs(config, loaded, split="train", device=device, known=known)
-    if method.needs != "labels":
-        inputs = replace(inputs, samples=inputs.samples.without_labels())
+    known, labelled = known_standardisation(weights.checkpoint), method.needs == "labels"
+    inputs = open_inputs(
+        config, loaded, split="train", device=device, known=known, on_event=on_event, labelled=labelled
+    )
     require_samples(inputs, 4 if config.steps == "auto" else 2)
     return inputs
 

@@ -30,4 +30,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def digits(folder: Path) -> Inputs:
-    return open_inputs(DataOptions(data="digits"), loaded("plain"), split="train", device=CPU, known=None)
+    options = DataOptions(data="digits")
+    return open_inputs(options, loaded("plain"), split="train", device=CPU, known=None, on_event=lambda _: None)

@@ -9,7 +9,7 @@ from ntt_cli.config import DataOptions
 from ntt_cli.core.functional import functional_model
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import DataError, ModelError, UsageError
-from ntt_cli.workflows.events import Event, Warned
+from ntt_cli.workflows.events import Event, Noted, Warned
 from ntt_cli.workflows.prepare import (
     Inputs,
     channels_last,
@@ -22,6 +22,10 @@ from ntt_cli.workflows.prepare import (
     takes_channels_last,
 )
 from tests.workflows.parts import CPU, apart, inputs_of, loaded, refusal
+
+
+def nobody(event: Event) -> None:
+    """Hears what is told."""
 
 
 @pytest.mark.parametrize(("name", "takes"), [("convolutional", True), ("flattens by view", False), ("plain", False)])
@@ -64,10 +68,32 @@ def test_devices() -> None:
 def test_inputs_are_standardised_by_their_own_statistics() -> None:
     x = np.random.default_rng(0).normal(3, 5, (50, 4)).astype(np.float32)
     np.save("x.npy", x)
-    inputs = open_inputs(DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None)
+    inputs = open_inputs(
+        DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None, on_event=nobody
+    )
     batch = inputs.batch(torch.arange(50)).numpy()
     assert np.allclose(batch, (x - x.mean(0)) / x.std(0), atol=1e-5)
     assert (len(inputs), inputs.batch(torch.tensor([7, 3])).shape) == (50, (2, 4))
+
+
+@pytest.mark.usefixtures("folder")
+def test_it_is_told_what_the_data_are() -> None:
+    heard: list[Event] = []
+    for options, labelled in (({"data": "digits"}, True), ({"data": "digits", "limit": 5}, False)):
+        open_inputs(
+            DataOptions(**options),
+            loaded("plain"),
+            split="train",
+            device=CPU,
+            known=None,
+            on_event=heard.append,
+            labelled=labelled,
+        )
+    classes = "in 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert heard == [
+        Noted(f"data: digits, 1,438 images of [1, 8, 8] {classes}"),
+        Noted(f"data: digits, 5 images of [1, 8, 8] {classes}; labels are not looked at"),
+    ]
 
 
 @pytest.mark.usefixtures("folder")
@@ -76,7 +102,12 @@ def test_given_statistics_go_before_known_ones_and_those_before_the_datas() -> N
     known = Standardisation(mean=(6.0,), std=(4.0,))
     for options, knows, expected in (({"mean": "4", "std": "8"}, known, 0.5), ({}, known, 0.5), ({}, None, 0.0)):
         inputs = open_inputs(
-            DataOptions(data="x.npy", **options), loaded("plain"), split="train", device=CPU, known=knows
+            DataOptions(data="x.npy", **options),
+            loaded("plain"),
+            split="train",
+            device=CPU,
+            known=knows,
+            on_event=nobody,
         )
         assert inputs.batch(torch.arange(5)).unique().tolist() == [expected]
 
@@ -84,16 +115,20 @@ def test_given_statistics_go_before_known_ones_and_those_before_the_datas() -> N
 @pytest.mark.usefixtures("folder")
 def test_tokens_are_left_as_they_are() -> None:
     np.save("x.npy", np.arange(12).reshape(4, 3))
-    inputs = open_inputs(DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None)
+    inputs = open_inputs(
+        DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None, on_event=nobody
+    )
     assert inputs.standardisation is None
     assert inputs.batch(torch.arange(4)).tolist() == np.arange(12).reshape(4, 3).tolist()
 
 
 @pytest.mark.usefixtures("folder")
 def test_the_models_data_stand_in_for_data_that_is_not_named() -> None:
-    inputs = open_inputs(DataOptions(), loaded("plain"), split="test", device=CPU, known=None)
+    inputs = open_inputs(DataOptions(), loaded("plain"), split="test", device=CPU, known=None, on_event=nobody)
     assert (inputs.samples.spec, len(inputs)) == ("digits", 359)
-    error = refusal(DataError, open_inputs, DataOptions(), loaded("tokens"), split="train", device=CPU, known=None)
+    error = refusal(
+        DataError, open_inputs, DataOptions(), loaded("tokens"), split="train", device=CPU, known=None, on_event=nobody
+    )
     assert "--data" in error.hint
     assert "DATA = " in error.hint
 

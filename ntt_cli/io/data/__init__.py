@@ -2,6 +2,6 @@
 
 from ntt_cli.io.data.digest import data_sha256
 from ntt_cli.io.data.load import load_samples
-from ntt_cli.io.data.samples import InputSource, Samples
+from ntt_cli.io.data.samples import InputSource, Reading, Samples
 
-__all__ = ["InputSource", "Samples", "data_sha256", "load_samples"]
+__all__ = ["InputSource", "Reading", "Samples", "data_sha256", "load_samples"]

@@ -19,7 +19,7 @@ from ntt_cli.io.checkpoint import load_tensors
 from ntt_cli.io.data import samples
 from ntt_cli.io.data.convert import Array, as_inputs, as_labels, count_samples
 from ntt_cli.io.data.images import format_images
-from ntt_cli.io.data.samples import PARTS, InMemory, Samples, Selection, draw, to_unit_range
+from ntt_cli.io.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
 from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import read_header
 
@@ -38,9 +38,9 @@ class MappedFile:
     def __len__(self) -> int:
         return len(self.array)
 
-    def fetch(self, indices: Tensor) -> Tensor:
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
         x = as_inputs(np.asarray(self.array[indices.numpy()]), self.where, numbers=indices)
-        return to_unit_range(format_images(x, self.options, self.where))
+        return format_images(x, self.options, self.where)
 
 
 def from_arrays(
@@ -74,7 +74,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
     return Samples(spec=spec, source=mapped if len(chosen) == n else Selection(mapped, chosen))
 
 
-def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
+def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
     """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`.
 
     Raises:
@@ -85,7 +85,7 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions) -> Sa
         if not isinstance(archive, np.lib.npyio.NpzFile):
             hint = f"rename it to {path.with_suffix('.npy')}"
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
-        found = _pick(archive.files, spec, split)
+        found = _pick(archive.files, spec, split, labelled=labelled)
         with ZipFile(file) as zipped:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in zipped.infolist()}
         names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
@@ -99,11 +99,11 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions) -> Sa
     return _samples(arrays, found, spec, options)
 
 
-def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
+def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
     """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
     with _reading(spec):
         header = read_header(path)
-        found = _pick(header.tensors, spec, split)
+        found = _pick(header.tensors, spec, split, labelled=labelled)
         tensors = load_tensors(path, header)
     return _samples(tensors, found, spec, options)
 
@@ -119,13 +119,13 @@ def _samples(arrays: Mapping[str, Array], found: _Found, spec: str, options: Dat
     return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
 
 
-def _pick(names: Collection[str], spec: str, split: Split) -> _Found:
+def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) -> _Found:
     parts = [part for parts in PARTS.values() for part in parts]
     divided = any(f"{name}_{part}" in names for name in INPUT_NAMES for part in parts)
     suffixes = [f"_{part}" for part in PARTS[split]] if divided else [""]
     for suffix in suffixes:
         inputs = [f"{name}{suffix}" for name in INPUT_NAMES if f"{name}{suffix}" in names]
-        labels = [f"{name}{suffix}" for name in LABEL_NAMES if f"{name}{suffix}" in names]
+        labels = [f"{name}{suffix}" for name in LABEL_NAMES if labelled and f"{name}{suffix}" in names]
         if len(inputs) > 1 or len(labels) > 1:
             several = inputs if len(inputs) > 1 else labels
             raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")

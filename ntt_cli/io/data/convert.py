@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from ntt_cli.errors import DataError
 from ntt_cli.io.free_memory import require_memory
 
 Array = npt.NDArray[Any] | Tensor
+
+WITHOUT_LABELS = "ntt prune takes any data, for it looks at no labels"
+
+
+ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in model.py make the others of it"
 
 
 def count_samples(raw: Array, where: str | Path) -> int:
@@ -89,7 +95,10 @@ def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
         raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
     if y is None or y.is_floating_point():
         raise DataError(
-            where, f"has labels of type {raw.dtype}", hint="save labels as whole numbers: y.astype('int64')"
+            where,
+            f"has labels of type {raw.dtype} and shape {shape}",
+            hint="save the number of each sample's class, by y.astype('int64'), of one-hot rows by y.argmax(1);"
+            f" other targets cannot be trained on; {WITHOUT_LABELS}",
         )
     y = y.long()
     negative = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
@@ -125,3 +134,45 @@ def _channels_first(x: Tensor) -> Tensor:
     if x.dim() == 4 and x.shape[3] in channels and x.shape[1] not in channels:
         return x.movedim(3, 1).contiguous()
     return x
+
+
+def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
+    """Refuse tokens with what looks like their attention mask, or segments, in the place of labels.
+
+    Raises:
+        DataError: if all pairs are of that kind.
+    """
+    if pairs and all(_is_mask(tokens, mask) for tokens, mask in pairs):
+        what = "has tokens, and with them what looks like their attention mask, which would be taken for labels"
+        raise DataError(where, what, hint=f"return the tokens alone; {ONE_TENSOR}")
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words of a bounded length."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return f"a Tensor of shape {list(value.shape)}"
+    name = kind.__name__ if kind.__module__ in {"builtins", "torch"} else f"{kind.__module__}.{kind.__name__}"
+    if isinstance(value, Mapping):
+        return f"a {name} of {', '.join(map(str, value)):.99}"
+    if isinstance(value, (tuple, list)) and value:
+        return f"a {name} of {len(value):,}, the first a {type(value[0]).__name__}"
+    return f"a {name}"
+
+
+def _is_mask(tokens: object, mask: object) -> bool:
+    """Whether it is as long as the tokens, and each of its rows ones before zeros, or zeros before ones."""
+    if not all(
+        isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biuf")
+        for values in (tokens, mask)
+    ):
+        return False
+    x, y = (torch.as_tensor(values).detach().cpu() for values in (tokens, mask))
+    if x.dtype in {torch.uint8, torch.bool} or x.is_floating_point() or x.is_complex():
+        return False
+    if x.ndim == 0 or x.shape[-1] < 3 or x.numel() == 0 or x.numel() != y.numel():
+        return False
+    if x.max() < 2 or not ((y == 0) | (y == 1)).all():
+        return False
+    steps = y.reshape(-1, x.shape[-1]).int().diff(dim=1)
+    return bool(((steps >= 0).all(dim=1) | (steps <= 0).all(dim=1)).all())

@@ -14,6 +14,9 @@ from ntt_cli.errors import DataError
 from ntt_cli.io.data.image_files import SUFFIXES, open_images
 from ntt_cli.io.data.samples import PARTS, Samples, draw
 
+ALIASES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
+"""Other names that the parts of a divided folder have, in any case."""
+
 
 @dataclass(frozen=True)
 class ImageTree:
@@ -27,19 +30,20 @@ class ImageTree:
 def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
     """The images below a folder, hidden files and files that are no images left out.
 
-    A folder in which `train/`, `test/` and `val/` are all there is, is divided, and the one for `split` is read.
+    A folder whose images are all in `train/`, `test/` and `val/` is divided, and the one for `split` is read.
+
+    Raises:
+        DataError: if there are images beside such parts, or what else is wrong with a folder.
     """
-    parts = {sub.name: sub for sub in _subfolders(folder)}
-    known = {name for names in PARTS.values() for name in names}
-    divided = bool(parts) and parts.keys() <= known and not _images_in(folder)
-    tree = _find_part(parts, spec=spec, split=split) if divided else find_images(folder)
+    parts = _parts(folder)
+    tree = _find_part(parts, spec=spec, split=split) if parts else find_images(folder)
     chosen = draw(len(tree.paths), options.limit).tolist()
     return Samples(
         spec=spec,
         source=open_images([tree.paths[i] for i in chosen], options),
         labels=None if tree.labels is None else torch.tensor([tree.labels[i] for i in chosen]),
         class_names=tree.class_names,
-        split=split if divided else None,
+        split=split if parts else None,
     )
 
 
@@ -75,14 +79,43 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     return ImageTree([path for found in below.values() for path in found], labels, known)
 
 
+def _parts(folder: Path) -> dict[str, Path]:
+    """The parts of a divided folder, by the names in `PARTS`; none where it is not divided.
+
+    Raises:
+        DataError: if it is divided, but not only.
+    """
+    parts: dict[str, Path] = {}
+    others = [path.name for path in _images_in(folder)[:1]]
+    for sub in _subfolders(folder):
+        name = ALIASES.get(sub.name.lower(), sub.name.lower())
+        if name not in {name for names in PARTS.values() for name in names}:
+            others += [f"{sub.name}/"] if any(_walk(sub)) else []
+        elif name in parts:
+            both = f"{parts[name].name}/ and {sub.name}/"
+            raise DataError(folder, f"has both {both}", hint="join them, or name one of them as the data")
+        else:
+            parts[name] = sub
+    if others and len(parts) == 1:
+        return {}  # a class of trains
+    if others and parts:
+        there = ", ".join(others[:5]) + ", …" * (len(others) > 5)
+        names = " and ".join(f"{sub.name}/" for sub in parts.values())
+        raise DataError(
+            folder,
+            f"has {names}, and images beside them: {there}",
+            hint=f"move those elsewhere, or name one folder, like {next(iter(parts.values()))}",
+        )
+    return parts
+
+
 def _find_part(parts: dict[str, Path], *, spec: str, split: Split) -> ImageTree:
     wanted = [name for name in PARTS[split] if name in parts]
     if not wanted:
         missing = " or ".join(f"{name}/" for name in PARTS[split])
-        raise DataError(
-            spec, f"has {'/, '.join(parts)}/ but no {missing}", hint=f"add {missing}, or name a folder within"
-        )
-    classes = None if split == "train" else find_images(parts["train"]).class_names
+        there = ", ".join(f"{sub.name}/" for sub in parts.values())
+        raise DataError(spec, f"has {there} but no {missing}", hint=f"add {missing}, or name a folder within")
+    classes = None if split == "train" or "train" not in parts else find_images(parts["train"]).class_names
     return find_images(parts[wanted[0]], classes=classes)
 
 

@@ -19,7 +19,7 @@ from ntt_cli.config import DataOptions
 from ntt_cli.errors import DataError
 from ntt_cli.io.data import images, samples
 from ntt_cli.io.data.images import fit, image_size
-from ntt_cli.io.data.samples import InMemory, InputSource, to_unit_range
+from ntt_cli.io.data.samples import InMemory, InputSource, Reading
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -59,8 +59,8 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def fetch(self, indices: Tensor) -> Tensor:
-        return to_unit_range(torch.stack([self.decode(i) for i in indices.tolist()]))
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return torch.stack([self.decode(i) for i in indices.tolist()])
 
     def decode(self, i: int) -> Tensor:
         """Image `i` as uint8 `[c, h, w]`.

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def load_samples(
     default: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     seed: int = 0,
+    labelled: bool = True,
 ) -> Samples:
     """The samples that `options` name.
 
@@ -41,6 +43,8 @@ def load_samples(
         default: what the model file names as its data, for want of `options.data`.
         input_shape: of one sample, from the model file, for `noise:N` for want of `options.input_shape`.
         seed: of `noise:N`.
+        labelled: whether labels are looked at; if not, there are none in the samples, and those in the data may be
+            anything.
 
     Raises:
         DataError: if no data is named, or it cannot be found, read or used.
@@ -52,17 +56,24 @@ def load_samples(
             "none is named",
             hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
         )
+    samples = _load(spec, options, split, input_shape, seed, labelled=labelled)
+    return samples if labelled else replace(samples, labels=None)
+
+
+def _load(
+    spec: str, options: DataOptions, split: Split, input_shape: tuple[int, ...] | None, seed: int, *, labelled: bool
+) -> Samples:
     if spec in NAMES:
         return read_named(spec, split=split, options=options)
     if spec == "noise" or spec.startswith("noise:"):
         return _noise(spec, options, input_shape, seed)
     if python := re.fullmatch(r"(.+\.py)(?::(\w+))?", spec):
         path, name = Path(python[1]).expanduser(), python[2] or DEFAULT_FACTORY
-        return read_factory(path, name, spec=spec, split=split, options=options)
-    return _read_path(Path(spec).expanduser(), spec, split, options)
+        return read_factory(path, name, spec=spec, split=split, options=options, labelled=labelled)
+    return _read_path(Path(spec).expanduser(), spec, split, options, labelled=labelled)
 
 
-def _read_path(path: Path, spec: str, split: Split, options: DataOptions) -> Samples:
+def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, labelled: bool) -> Samples:
     suffix = path.suffix.lower()
     if not spec or not os.path.exists(path):  # of a name that is too long, `Path.exists` raises
         raise _unknown(path, spec)
@@ -71,9 +82,9 @@ def _read_path(path: Path, spec: str, split: Split, options: DataOptions) -> Sam
     if suffix == ".npy":
         return read_npy(path, spec=spec, options=options)
     if suffix == ".npz":
-        return read_npz(path, spec=spec, split=split, options=options)
+        return read_npz(path, spec=spec, split=split, options=options, labelled=labelled)
     if suffix == ".safetensors":
-        return read_safetensors(path, spec=spec, split=split, options=options)
+        return read_safetensors(path, spec=spec, split=split, options=options, labelled=labelled)
     if suffix in PICKLES:
         raise DataError(
             spec,

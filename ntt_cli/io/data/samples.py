@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,17 +13,28 @@ from ntt_cli.config import Split
 EAGER_BYTES = 2 * 2**30
 """Inputs up to this size are read and checked at once and kept in memory; larger ones are read as they are needed."""
 
+NAMES_SHOWN = 10
+NAME_LENGTH = 20
+"""Of class names, in the description of data."""
+
 PARTS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 """What the parts of divided data may be called: arrays `x_train`, folders `train/`."""
 
 
+Reading = tuple[int, ...]
+"""A seed and a number, such as a step's. Random samples are others in each reading; any others are always the same."""
+
+Changes = Literal["never", "seeded", "always"]
+"""Whether samples are others in each reading: seeded, they are the same once more in the same reading."""
+
+
 class InputSource(Protocol):
-    """Raw inputs, before standardisation."""
+    """Raw inputs, as they are stored."""
 
     def __len__(self) -> int: ...
 
-    def fetch(self, indices: Tensor) -> Tensor:
-        """The samples at these indices: float32 (images as `[b, c, h, w]` in [0, 1]), or int64 tokens."""
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        """The samples at these indices: uint8 images `[b, c, h, w]`, float32 or int64 tokens."""
         ...
 
 
@@ -36,8 +47,8 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.values)
 
-    def fetch(self, indices: Tensor) -> Tensor:
-        return to_unit_range(self.values[indices])
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return self.values[indices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +61,8 @@ class Selection:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def fetch(self, indices: Tensor) -> Tensor:
-        return self.source.fetch(self.indices[indices])
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return self.source.fetch(self.indices[indices], reading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +75,7 @@ class Samples:
         labels: int64 `[n]`, or None where the data has none.
         class_names: in the order of the labels, where they are known.
         split: the part of the data that this is; None where the data is not divided, so that both are the same samples.
+        changes: whether the inputs are others in each reading.
     """
 
     spec: str
@@ -71,24 +83,33 @@ class Samples:
     labels: Tensor | None = None
     class_names: tuple[str, ...] | None = None
     split: Split | None = None
+    changes: Changes = "never"
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def inputs(self, indices: Tensor) -> Tensor:
-        return self.source.fetch(indices)
+    def described(self) -> str:
+        """How many samples of what kind in which classes, in a line of bounded length."""
+        x = self.source.fetch(torch.arange(1))[0]
+        kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
+        what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {list(x.shape)}"
+        if self.class_names is not None:
+            names = [name if len(name) <= NAME_LENGTH else name[:NAME_LENGTH] + "…" for name in self.class_names]
+            more = ", …" * (len(names) > NAMES_SHOWN)
+            plural = "es" * (len(names) != 1)
+            what += f" in {len(names):,} class{plural}: {', '.join(names[:NAMES_SHOWN])}{more}"
+        if self.changes != "never":
+            what += "; its items are random, and drawn anew in each reading"
+        return what
 
-    def without_labels(self) -> Samples:
-        return replace(self, labels=None, class_names=None)
+    def inputs(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        """Images in [0, 1]; anything else as it is stored."""
+        x = self.source.fetch(indices, reading)
+        return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def subset(self, indices: Tensor) -> Samples:
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, source=Selection(self.source, indices), labels=labels)
-
-
-def to_unit_range(x: Tensor) -> Tensor:
-    """The uint8 values of images as float32 in [0, 1]; anything else as it is."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def draw(n: int, limit: int | None) -> Tensor:

@@ -42,7 +42,8 @@ class Batches:
     """What a transfer is shown. A batch depends on the seed and its number alone, not on those before it.
 
     The teacher never changes, so that what it says of samples that return is asked once: with logits alone that is all
-    of them, and with kernels it is that of whole batches with their probes, where `settings.batches` recur.
+    of them, and with kernels it is that of whole batches with their probes, where `settings.batches` recur. Inputs that
+    are random are others in each batch, and the same where it recurs.
 
     Attributes:
         teacher: calibrated.
@@ -73,7 +74,7 @@ class Batches:
         indices = torch.randint(len(self.inputs), (settings.batch_size,), generator=generator)
         first, second = indices.chunk(2)
         mine = [self.world.share(half) for half in (first, second)]
-        x1, x2 = self.inputs.batch(torch.cat(mine)).split([len(half) for half in mine])
+        x1, x2 = self.inputs.batch(torch.cat(mine), (settings.seed, number)).split([len(half) for half in mine])
         if not settings.objective.kernel_weight:
             return Batch(x1, x2, None, self._logits_of(torch.cat(mine), x1, x2, chunk))
         whole = draw_probe((len(second), self.outputs), like=self._like, generator=generator)
@@ -92,14 +93,15 @@ class Batches:
 
     def _remember(self, number: int, new: Answers) -> None:
         size = sum(getattr(new, part.name).nbytes for part in fields(new))
-        if self.settings.batches is not None and self._remembered + size <= REMEMBERED_BYTES:
+        again = self.settings.batches is not None and self.inputs.samples.changes != "always"
+        if again and self._remembered + size <= REMEMBERED_BYTES:
             self._answers[number] = new
             self._remembered += size
 
     def _logits_of(self, indices: Tensor, x1: Tensor, x2: Tensor, chunk: int | None) -> Answers:
         drawn = self.settings.steps * self.settings.batch_size
         size = len(self.inputs) * self.outputs * self._like.element_size()
-        if drawn < len(self.inputs) or size > REMEMBERED_BYTES:
+        if drawn < len(self.inputs) or size > REMEMBERED_BYTES or self.inputs.samples.changes != "never":
             return answers(self.teacher.bind(), self.teacher.params, x1, x2, None, chunk=chunk)
         if self._logits is None:
             apply = self.teacher.bind()

@@ -79,8 +79,8 @@ def _sensitivities(
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     batches = (
-        inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator))
-        for _ in range(SALIENCY_BATCHES)
+        inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
+        for number in range(SALIENCY_BATCHES)
     )
     return logit_sensitivities(
         student.apply, student.masked_params, batches, outputs=outputs, generator=generator, chunk=chunk

@@ -16,10 +16,10 @@ from ntt_cli.core.masks import apply_masks
 from ntt_cli.core.objective import TransferLoss
 from ntt_cli.core.transfer import Student, start_student, transfer_step, update_masks
 from ntt_cli.errors import UsageError
+from ntt_cli.io.global_draws import global_draws_apart, seed_global_draws
 from ntt_cli.io.memory import give_back_free_memory
 from ntt_cli.workflows.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
 from ntt_cli.workflows.prepare import Inputs
-from ntt_cli.workflows.runs.generators import global_draws_apart, seed_global_draws
 from ntt_cli.workflows.runs.keeper import Keeper
 from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.runs.room import Room

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ntt_cli.config import DataOptions
-from ntt_cli.io.data import Samples, load_samples, samples
+from ntt_cli.io.data import Samples, data_sha256, load_samples, samples
+from ntt_cli.io.global_draws import global_state
 from tests.io.data.refusal import refusal
 
 PREAMBLE = """
@@ -110,30 +111,185 @@ return Counting(range(100))"""
 
 
 def test_a_dataset_too_large_for_memory_is_asked_again(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = """class Fading(Items):
-    reads = 0
+    body = """import os
+class Fading(Items):
     def __getitem__(self, i):
-        self.reads += 1
-        if self.reads > 30:
+        fading = os.environ.get("NTT_TEST_FADING")
+        if fading == "gone":
             raise OSError("disk gone")
-        if self.reads > 28:
+        if fading == "shape":
             return torch.zeros(5), i
-        return torch.tensor([i, i], dtype=torch.uint8), i
+        return torch.tensor([i, i], dtype=torch.uint8), i + (fading == "label")
 return Fading(range(40))"""
     monkeypatch.setattr(samples, "EAGER_BYTES", 39)
     data = load(write(body), limit=20)
     drawn = samples.draw(40, 20)
+    assert data.changes == "never"
     assert data.labels is not None
     assert data.labels.tolist() == drawn.tolist()
     expected = drawn[[3, 19]].float() / 255
     torch.testing.assert_close(data.inputs(torch.tensor([3, 19])), torch.stack([expected, expected], dim=1))
-    data.inputs(torch.arange(5))
-    with refusal(f"input {drawn[4]} of its Dataset is float32 [5], others are uint8 [2]", hint="one shape"):
-        data.inputs(torch.tensor([4]))
-    with refusal("is float32 [5]", hint="one shape"):
-        data.inputs(torch.tensor([4]))
-    with refusal(f"{data.spec}: raised OSError: disk gone (line {FIRST_LINE + 5})", hint="--debug"):
-        data.inputs(torch.tensor([4]))
+    for fading, what, hint in (
+        ("shape", f"input {drawn[4]} of its Dataset is float32 [5], others are uint8 [2]", "one shape"),
+        ("label", f"item {drawn[4]} of its Dataset has label {drawn[4] + 1} now, and had {drawn[4]} before", "same"),
+        ("gone", f"{data.spec}: raised OSError: disk gone (line {FIRST_LINE + 5})", "--debug"),
+    ):
+        monkeypatch.setenv("NTT_TEST_FADING", fading)
+        with refusal(what, hint=hint):
+            data.inputs(torch.tensor([4]))
+
+
+AUGMENTED = {
+    "torch": "torch.randn(2)",
+    "numpy": "float(np.random.randn())",
+    "python": "random.random()",
+    "seldom": "(torch.rand(()) < 1e-9)",  # by values alone, no reading would ever show it
+}
+READ = torch.tensor([5, 1, 5])
+
+
+@pytest.mark.parametrize("noise", AUGMENTED.values(), ids=AUGMENTED)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_random_items_are_drawn_anew_in_each_reading_and_alike_in_the_same(write, noise: str, labelled: bool) -> None:
+    body = f"""import random
+class Noisy(Items):
+    def __getitem__(self, i):
+        return torch.full((2,), float(i)) + {noise}, i
+return Noisy(range(40))"""
+    before = global_state()
+    first, again = (
+        load_samples(DataOptions(data=str(write(body)), limit=20), split="train", labelled=labelled) for _ in range(2)
+    )
+    assert first.changes == "seeded"
+    assert (first.labels is None) == (not labelled)
+    for reading in ((), (0, 1), (0, 2), (1, 1)):
+        assert torch.equal(first.inputs(READ, reading), again.inputs(READ, reading))
+        # Neither what is read with it nor its place in a subset changes an item.
+        assert torch.equal(first.inputs(READ, reading)[:1], first.subset(READ).inputs(torch.tensor([0]), reading))
+    if "e-9" not in noise:
+        others = [tuple(first.inputs(READ, reading)[0].tolist()) for reading in ((), (0, 1), (0, 2), (1, 1))]
+        assert len(set(others)) == 4
+    assert data_sha256(first) == data_sha256(again) is not None
+    assert global_state() == before
+
+
+@pytest.mark.parametrize("noise", ["float(self.own.normal())", "next(self.count)"])
+def test_items_that_no_seed_repeats(write, noise: str) -> None:
+    body = f"""import itertools
+class Noisy(Items):
+    own, count = np.random.default_rng(0), itertools.count()
+    def __getitem__(self, i):
+        return torch.full((2,), float(i)) + {noise}, i
+return Noisy(range(40))"""
+    data = load(write(body))
+    assert data.changes == "always"
+    assert not torch.equal(data.inputs(READ), data.inputs(READ))
+    assert data_sha256(data) is None
+
+
+def test_a_few_items_that_are_random(write) -> None:
+    """Those that are tried are not; that numbers were drawn shows it."""
+    body = """class Noisy(Items):
+    def __getitem__(self, i):
+        return torch.ones(2) + (torch.rand(2) if i == 11 else 0), i
+return Noisy(range(1000))"""
+    data = load(write(body))
+    assert data.changes == "seeded"
+    assert not torch.equal(data.inputs(torch.tensor([11]), (0, 1)), data.inputs(torch.tensor([11]), (0, 2)))
+
+
+def test_a_label_that_is_random_is_refused(write) -> None:
+    body = """class Turned(Items):
+    def __getitem__(self, i):
+        turns = int(torch.randint(4, ()))
+        return torch.eye(3).rot90(turns), turns
+return Turned(range(40))"""
+    data = load(write(body))
+    data.inputs(torch.arange(40))
+    with refusal("now, and had", hint="the same label whenever it is read"):
+        data.inputs(torch.arange(40), (0, 1))
+    unlabelled = load_samples(DataOptions(data=data.spec), split="train", labelled=False)
+    assert unlabelled.inputs(torch.arange(40), (0, 1)).shape == (40, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "body", ["x = torch.randn(3, 2) + np.random.randn() + random.random()\nreturn x", "return TOP"]
+)
+def test_what_a_factory_draws_it_draws_alike(write, tmp_path: Path, body: str) -> None:
+    path = write("import random\n" + body)
+    path.write_text(path.read_text().replace("def build_data", "TOP = torch.randn(3, 2)\ndef build_data"))
+    torch.manual_seed(int(torch.randint(1000, ())))
+    before = global_state()
+    assert torch.equal(everything(load(path)), everything(load(path)))
+    assert global_state() == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return torch.ones(4, 2), torch.rand(4)",
+        "return (torch.ones(4, 2),) * 2",
+        "return torch.ones(4, 2), torch.rand(4, 5)",
+        "return torch.ones(4, 2), 'abcd'",
+        "return torch.ones(4, 2), {'boxes': 3}",
+        "return torch.ones(4, 2), np.array([None] * 4)",
+        "return torch.ones(4, 2), torch.full((4,), torch.nan)",
+        "return torch.ones(4, 2), torch.tensor(-7)",
+        "return Items([(torch.ones(2), label) for label in (None, 'a', {}, 0.5)])",
+        "return Items([(torch.ones(2), torch.ones(2)), torch.ones(2), (torch.ones(2),), [torch.ones(2), 1]])",
+    ],
+)
+def test_labels_that_nobody_looks_at_may_be_anything(write, body: str) -> None:
+    data = load_samples(DataOptions(data=str(write(body))), split="train", labelled=False)
+    assert data.labels is None
+    assert torch.equal(everything(data), torch.ones(4, 2))
+
+
+IDS = """ids = torch.randint(5, 900, (20, 8))
+mask = torch.arange(8) < (torch.arange(20) % 8 + 1)[:, None]
+"""
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "ids, mask.long()",
+        "ids, mask",
+        "ids, mask.float()",
+        "ids, mask.long().flip(1)",
+        "ids.numpy(), mask.numpy().astype('int32')",
+        "ids, torch.ones_like(ids)",
+        "ids, mask.long()[:, None, None]",
+        "TensorDataset(ids, mask.long())",
+        "Items(list(zip(ids, mask)))",
+    ],
+)
+def test_an_attention_mask_is_not_taken_for_labels(write, returned: str, labelled: bool) -> None:
+    data = DataOptions(data=str(write(f"{IDS}return {returned}")))
+    with refusal("has tokens, and with them what looks like their attention mask", hint="a wrapper in model.py"):
+        load_samples(data, split="train", labelled=labelled)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "ids, ids",
+        "ids[:, :-1], ids[:, 1:]",
+        "ids, ids % 2",
+        "ids % 2, mask.long()",
+        "ids, (ids[:, 0] % 2)",
+        "ids[:, :1], (ids[:, 0] % 2)",
+        "ids[:, :2], ids[:, :2] % 2",
+        "ids.float(), mask.long()",
+        "ids.to(torch.uint8), mask.long()",
+    ],
+)
+def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
+    path = write(f"{IDS}return {returned}")
+    data = load(path)
+    assert data.labels is not None
+    assert len(data) == len(data.labels) == 20
 
 
 @pytest.mark.parametrize(
@@ -141,10 +297,32 @@ return Fading(range(40))"""
     [
         ("return [1, 2]", "returned a list", "a torch Dataset"),
         ("return None", "returned a NoneType", "a torch Dataset"),
-        ("return torch.zeros(2, 2), torch.zeros(2, 2), 1", "returned a tuple", "a torch Dataset"),
+        (
+            "return torch.zeros(2, 2), torch.zeros(2, 2), 1",
+            "returned a tuple of 3, the first a Tensor",
+            "a wrapper in model.py",
+        ),
+        ("return {'a': torch.zeros(2), 'b': 1}", "returned a dict of a, b", "a wrapper in model.py"),
+        ("return (torch.zeros(2, 2), torch.zeros(2, 2)), [0, 1]", "returned a tuple of 2, the first a tuple", "inputs"),
+        ("return [torch.zeros(2), torch.zeros(3)]", "returned a list of 2, the first a Tensor", "torch.stack"),
+        (
+            "return torch.utils.data.DataLoader([torch.zeros(2)])",
+            "returned a torch.utils.data.dataloader.DataLoader",
+            "loader.dataset",
+        ),
+        (
+            "class Short(Items):\n    def __len__(self):\n        return 3\nreturn Short([torch.zeros(2)] * 2)",
+            "item 2 of its Dataset, which by its __len__ has 3, raised IndexError('list index out of range')",
+            "how many items there are",
+        ),
+        (
+            "class Long(Items):\n    def __len__(self):\n        return 10**18\nreturn Long([torch.zeros(2)] * 2)",
+            "GiB of memory to read",
+            "fewer items",
+        ),
         ("return [[1.0]], [0]", "returned a tuple", "(inputs, labels)"),
         ("return torch.zeros(2, 2), 'ab'", "returned str labels", "whole numbers"),
-        ("return torch.zeros(2, 2), [0.5, 1]", "has labels of type float64", "astype"),
+        ("return torch.zeros(2, 2), [0.5, 1]", "has labels of type float64 and shape [2]", "astype"),
         ("return torch.zeros(2, 2), [0]", "has 2 inputs but 1 labels", "one label"),
         ("return torch.zeros(0, 2)", "holds no samples", "not empty"),
         ("return torch.full((2, 2), torch.nan)", "sample 0 holds a value that is not a finite float32", "NaN"),
@@ -152,11 +330,15 @@ return Fading(range(40))"""
         ("return Items([])", "its Dataset is empty", "items"),
         (
             "class Stream(IterableDataset):\n    __iter__ = None\nreturn Stream()",
-            "its Stream has no length",
+            "its Stream is an IterableDataset, which has no items by number",
             "__getitem__",
         ),
-        ("return Items([{'x': 1}])", "input 0 of its Dataset is a dict", "return such an x"),
-        ("return Items([(torch.tensor(1.), 0)])", "input 0 of its Dataset is a Tensor, not", "return such an x"),
+        ("return Items([{'x': 1}])", "input 0 of its Dataset is a dict of x, not", "a wrapper in model.py"),
+        (
+            "return Items([(torch.tensor(1.), 0)])",
+            "input 0 of its Dataset is a Tensor of shape [], not",
+            "return such an x",
+        ),
         ("return Items([torch.zeros(2), 5])", "input 1 of its Dataset is a int", "return such an x"),
         ("return Items([(torch.zeros(2), 1, 2)])", "item 0 of its Dataset has 3 parts", "(x, y)"),
         ("return Items([(torch.zeros(2), 0.5)])", "the label of item 0 of its Dataset is 0.5", "number of the class"),

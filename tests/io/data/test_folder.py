@@ -121,11 +121,33 @@ def test_a_divided_folder_without_the_split(tmp_path: Path) -> None:
         load(tmp_path, split="train")
 
 
-def test_images_beside_the_parts_are_not_lost(tmp_path: Path) -> None:
-    plant(tmp_path, "train/0.png", "test/0.png", "top.png")
-    data = load(tmp_path)
-    assert sorted(brightness(data)) == [0, 1, 2]
-    assert data.split is None
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [("top.png", "top.png"), ("extra/0.png", "extra/"), ("a/0.png", "a/, b/"), ("models/old/0.png", "models/")],
+)
+def test_images_beside_the_parts_are_refused(tmp_path: Path, beside: str, named: str) -> None:
+    """They would make three classes called so, or put test images among the others."""
+    plant(tmp_path, "train/a/0.png", "train/b/0.png", "test/a/0.png", beside, *["b/0.png"] * (beside[0] == "a"))
+    with refusal(f"{tmp_path}: has test/ and train/, and images beside them: {named}", hint=f"{tmp_path / 'test'}"):
+        load(tmp_path)
+
+
+def test_what_lies_beside_the_parts_without_images_is_passed_over(tmp_path: Path) -> None:
+    plant(tmp_path, "train/a/0.png", "train/b/0.png", "test/a/0.png", ".git/0.png")
+    (tmp_path / "models").mkdir()
+    for name in ("README.txt", "models/best.safetensors", "labels.csv"):
+        (tmp_path / name).write_text("no image")
+    train, test = load(tmp_path), load(tmp_path, split="test")
+    assert (train.class_names, brightness(train), brightness(test)) == (("a", "b"), [0, 1], [2])
+
+
+@pytest.mark.parametrize(("first", "second"), [("Train", "Test"), ("training", "validation"), ("TRAIN", "valid")])
+def test_parts_under_other_names(tmp_path: Path, first: str, second: str) -> None:
+    plant(tmp_path, f"{first}/0.png", f"{second}/0.png")
+    assert (brightness(load(tmp_path)), brightness(load(tmp_path, split="test"))) == ([0], [1])
+    plant(tmp_path, "train/0.png" if first != "training" else "Train/0.png")
+    with refusal("has both", hint="join them"):
+        load(tmp_path)
 
 
 def test_train_can_be_a_class(tmp_path: Path) -> None:

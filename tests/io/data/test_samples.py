@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,16 +22,35 @@ def test_a_subset_of_a_subset_fetches_from_the_original() -> None:
     assert (subset.spec, subset.class_names, subset.split) == ("some", ("a", "b", "c"), "train")
 
 
-def test_labels_can_be_dropped() -> None:
-    inputs_only = small_set().without_labels()
-    assert inputs_only.labels is None
-    assert inputs_only.class_names is None
-    assert len(inputs_only.subset(torch.tensor([1, 2]))) == 2
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Samples("d", InMemory(torch.zeros(1234, 3, 5, 6, dtype=torch.uint8))), "d, 1,234 images of [3, 5, 6]"),
+        (Samples("d", InMemory(torch.zeros(1, 20))), "d, 1 sample of [20]"),
+        (Samples("d", InMemory(torch.zeros(2, 9).long())), "d, 2 sequences of [9]"),
+        (
+            Samples("d", InMemory(torch.zeros(2, 9)), class_names=("models", "test", "train")),
+            "d, 2 samples of [9] in 3 classes: models, test, train",
+        ),
+        (Samples("d", InMemory(torch.zeros(2, 9)), class_names=("a",)), "d, 2 samples of [9] in 1 class: a"),
+        (
+            Samples("d", InMemory(torch.zeros(2, 9)), class_names=("n" * 300,) * 1000),
+            f"d, 2 samples of [9] in 1,000 classes: {', '.join(['n' * 20 + '…'] * 10)}, …",
+        ),
+        (
+            Samples("d", InMemory(torch.zeros(2, 9)), changes="seeded"),
+            "d, 2 samples of [9]; its items are random, and drawn anew in each reading",
+        ),
+    ],
+)
+def test_what_they_are_in_a_line(data: Samples, words: str) -> None:
+    assert data.described() == words
 
 
-def test_images_are_scaled_when_they_are_fetched() -> None:
-    images = InMemory(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1))
-    assert images.fetch(torch.tensor([2, 1, 0])).flatten().tolist() == [1.0, torch.tensor(51 / 255).item(), 0.0]
+def test_images_are_scaled_when_they_are_asked_for() -> None:
+    images = Samples("some", InMemory(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)))
+    expected = [1.0, torch.tensor(51 / 255).item(), 0.0]
+    assert images.inputs(torch.tensor([2, 1, 0])).flatten().tolist() == expected
 
 
 @given(n=st.integers(1, 200), limit=st.none() | st.integers(1, 300))
