@@ -18,7 +18,7 @@ from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
 from ntt_cli.io.models import load_model
 from ntt_cli.workflows import agreement, prune, prune_measures
-from ntt_cli.workflows.events import Event, MasksUpdated, StepsDone, TransferStarted, Warned
+from ntt_cli.workflows.events import Event, MasksUpdated, Noted, StepsDone, TransferStarted, Warned
 from ntt_cli.workflows.reports import PruneReport
 from ntt_cli.workflows.transfer import choice
 from tests.networks import write_network
@@ -150,7 +150,8 @@ def test_the_report_repeats_the_checkpoint() -> None:
     assert tensors["history.mask_update_step"].tolist() == [event.step for event in updates]
     assert tensors["history.mask_changes"].tolist() == [event.changes for event in updates]
     assert updates[-1].density == pytest.approx(0.2)
-    assert events[0] == TransferStarted(40, {"fc1.weight": 1024, "fc2.weight": 160})
+    assert isinstance(events[0], Noted)  # of the data
+    assert events[1] == TransferStarted(40, {"fc1.weight": 1024, "fc2.weight": 160})
     assert [event.step for event in events if isinstance(event, StepsDone)][-1] == 40
     assert report.kernels is not None
     assert report.kernels.samples == 6

@@ -84,7 +84,9 @@ def resumed(config: PruneConfig | FinetuneConfig, **changes: Any) -> list[Event]
 
 
 def messages(events: list[Event]) -> list[str]:
-    return [event.message for event in events if isinstance(event, Noted | Warned)]
+    """All that is told but what the data are."""
+    told = [event.message for event in events if isinstance(event, Noted | Warned)]
+    return [message for message in told if not message.startswith("data: ")]
 
 
 def two_convolutions() -> str:
