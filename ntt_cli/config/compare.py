@@ -75,6 +75,14 @@ class CompareConfig(ModelOptions, DataOptions):
     exclude: Annotated[
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
     ] = ()
+    include: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Prune parameters whose name matches this pattern too: embeddings, tables and norms, which stay"
+            " dense otherwise. Repeatable."
+        ),
+        MODEL,
+    ] = ()
     test_data: Annotated[
         str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA
     ] = None

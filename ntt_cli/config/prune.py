@@ -60,6 +60,14 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     exclude: Annotated[
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
     ] = ()
+    include: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Prune parameters whose name matches this pattern too: embeddings, tables and norms, which stay"
+            " dense otherwise. Repeatable."
+        ),
+        MODEL,
+    ] = ()
     method: Annotated[
         Method,
         Field(
@@ -174,7 +182,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             description="Look at both networks' kernels in the end: their distance, alignment and spectra. Always so"
             " where the transfer has a kernel term."
         ),
-        MACHINE,
+        TRANSFER,
     ] = False
     kernel_memory: Annotated[
         int,

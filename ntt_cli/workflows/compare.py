@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,9 +43,16 @@ def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
     """
     loaded = load_model(config, seed=config.seeds[0])
     _check_test_data(config, loaded)
-    finetune_task.prepare(_finetune_config(config), lambda _: None)
+    training = finetune_task.prepare(_finetune_config(config), lambda _: None).training
     network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
-    pick_prunable(network, None, exclude=config.exclude, where=config.model)
+    pick_prunable(
+        network,
+        dataclasses.replace(training, device=torch.device("cpu")),
+        lambda _: None,
+        exclude=config.exclude,
+        include=config.include,
+        where=config.model,
+    )
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:

@@ -16,7 +16,8 @@ from ntt_cli.core.batch_norm import coupling_layers
 from ntt_cli.core.flops import seldom_used
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.logits import Pick, usual_logits
-from ntt_cli.core.prunable import prunable_names
+from ntt_cli.core.multiplied import multiplied_parameters
+from ntt_cli.core.prunable import others, prunable_names
 from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
 from ntt_cli.errors import ModelError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint
@@ -173,25 +174,48 @@ def channels_last(params: Params, but: Container[str] = ()) -> Params:
 
 
 def pick_prunable(
-    model: FunctionalModel, inputs: Inputs | None, *, exclude: tuple[str, ...], where: str
+    model: FunctionalModel,
+    inputs: Inputs | None,
+    on_event: EventSink,
+    *,
+    exclude: tuple[str, ...],
+    include: tuple[str, ...] = (),
+    where: str,
 ) -> tuple[str, ...]:
-    """Names of the weights to prune.
+    """Names of the weights to prune; a note says which they are.
 
     Raises:
         ModelError: if there are none, some do not act on the output, or there is no gradient.
-        UsageError: if a pattern of `exclude` matches no parameter.
+        UsageError: if a pattern of `exclude` matches no parameter, or one of `include` none that it makes prunable.
     """
+    multiplied = set[str]()
+    if inputs:
+        multiplied = multiplied_parameters(model.bind(), model.params, inputs.batch(torch.arange(1)))
+    usual = prunable_names(model, multiplied=multiplied)
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name, _ in model.module.named_parameters()):
-            others = _listed(prunable_names(model))
-            raise UsageError(f"--exclude {pattern}", "matches no parameter", hint=f"the weights to prune are {others}")
-    names = prunable_names(model, exclude)
+            hint = f"the weights to prune are {_listed(usual)}"
+            raise UsageError(f"--exclude {pattern}", "matches no parameter", hint=hint)
+    left_alone = others(model, multiplied=multiplied)
+    if inputs is None:
+        left_alone = {n: "of unknown use without --data" if r == "table" else r for n, r in left_alone.items()}
+    for pattern in include:
+        if not set(prunable_names(model, exclude, (pattern,), multiplied=multiplied)) - set(usual):
+            raise UsageError(
+                f"--include {pattern}",
+                "makes no more weights prunable",
+                hint=f"those to name are {_listed(list(left_alone))}" if left_alone else "all are; leave it out",
+            )
+    names = prunable_names(model, exclude, include, multiplied=multiplied)
     if not names:
         raise ModelError(
             where,
             "has no prunable weights: none is trainable, of two or more dimensions and not excluded",
-            hint="check --exclude and requires_grad",
+            hint=f"--include {next(iter(left_alone))!r} prunes it too"
+            if left_alone
+            else "check --exclude and requires_grad",
         )
+    on_event(Noted(_what_is_prunable(model, names, left_alone)))
     with named_gradients(where):
         unused = _unused(model, names, inputs) if inputs else []
     if unused:
@@ -201,6 +225,13 @@ def pick_prunable(
             hint=" ".join(f"--exclude {name!r}" for name in unused),
         )
     return names
+
+
+def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone: dict[str, str]) -> str:
+    size = sum(model.params[name].numel() for name in names)
+    prunable = f"prunable: {size:,} weights in {len(names):,} layer{'s' * (len(names) != 1)}"
+    dense = [f"{name} ({role})" for name, role in left_alone.items() if name not in names]
+    return f"{prunable}; not: {_listed(dense, 3)}, which --include NAME would prune" if dense else prunable
 
 
 def known_standardisation(checkpoint: Checkpoint | None) -> Standardisation | None:

@@ -105,7 +105,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     outputs = math.prod(shape) if inputs else 0
     if inputs:
         teacher = laid_out(teacher, inputs)
-    names = pick_prunable(teacher, inputs, exclude=config.exclude, where=config.model)
+    names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=config.model)
     if inputs and method.needs == "labels":
         check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from ntt_cli.core.functional import functional_model
-from ntt_cli.core.prunable import prunable_names
+from ntt_cli.core.prunable import others, prunable_names
 from tests.core.cases import MODEL_CASES
 
 CASES = {case.name: case for case in MODEL_CASES}
@@ -38,9 +39,9 @@ class Tokens(nn.Module):
         (lambda: nn.LayerNorm((3, 4)), []),
         (
             Tokens,
-            ["position", "embedding.weight", "attention.in_proj_weight", "attention.out_proj.weight", "head.weight"],
+            ["attention.in_proj_weight", "attention.out_proj.weight", "head.weight"],
         ),
-        (CASES["tied embedding"].build, ["embedding.weight", "mix.weight"]),
+        (CASES["tied embedding"].build, ["mix.weight"]),
         (CASES["unused"].build, ["body.weight", "idle.weight", "dropped.weight", "head.weight"]),
         (CASES["recurrent"].build, ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.weight"]),
         (lambda: nn.Linear(1, 1), ["weight"]),
@@ -72,7 +73,29 @@ def test_a_weight_shared_by_two_layers_is_counted_once() -> None:
         def forward(self, tokens: Tensor) -> Tensor:
             return self.head(self.embedding(tokens))
 
-    assert prunable_names(functional_model(Tied())) == ("embedding.weight",)
+    model = functional_model(Tied())
+    assert prunable_names(model) == ()
+    assert others(model) == {"embedding.weight": "embedding"}
+    assert prunable_names(model, include=["*"]) == ("embedding.weight",)
+
+
+def test_what_is_left_alone_has_a_role_and_can_be_included() -> None:
+    model = functional_model(Tokens())
+    norms = dict.fromkeys(["norm.weight", "norm.bias"], "normalisation")
+    assert others(model) == {"position": "table", "embedding.weight": "embedding"} | norms
+    assert "position" in prunable_names(model, multiplied={"position"})
+    usual = prunable_names(model)
+    with_token = prunable_names(model, include=["class_token", "norm.*"])
+    assert set(with_token) - set(usual) == {"class_token", "norm.weight", "norm.bias"}
+    assert prunable_names(model, exclude=["class*"], include=["class_token"]) == usual
+
+
+@pytest.mark.parametrize("way", [weight_norm, spectral_norm, nn.utils.spectral_norm])
+def test_parametrised_weights_are_those_of_their_layer(way: Callable[[nn.Module], nn.Module]) -> None:
+    model = functional_model(nn.Sequential(way(nn.Linear(5, 4)), way(nn.Embedding(5, 4))))
+    (name,) = prunable_names(model)
+    assert name.startswith("0.")
+    assert set(others(model).values()) == {"embedding"}
 
 
 @pytest.mark.parametrize(

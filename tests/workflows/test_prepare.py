@@ -179,9 +179,13 @@ def test_frozen_parameters_are_named(folder: object) -> None:
     assert events[1].message.endswith("0.weight, 0.bias, 1.weight, 1.bias, 2.weight and 3 more")
 
 
+def ignore(_: object) -> None:
+    pass
+
+
 def test_prunable_weights(digits: Inputs) -> None:
     def pick(name: str, *exclude: str) -> tuple[str, ...]:
-        return pick_prunable(apart(name), digits, exclude=exclude, where="net.py")
+        return pick_prunable(apart(name), digits, ignore, exclude=exclude, where="net.py")
 
     assert pick("plain") == ("fc1.weight", "fc2.weight")
     assert pick("plain", "fc2.*") == ("fc1.weight",)
@@ -194,31 +198,53 @@ def test_prunable_weights(digits: Inputs) -> None:
     ("name", "exclude"), [("no weights", ()), ("frozen", ()), ("plain", ("*",)), ("plain", ("fc1.weight", "fc2*"))]
 )
 def test_nothing_to_prune(digits: Inputs, name: str, exclude: tuple[str, ...]) -> None:
-    error = refusal(ModelError, pick_prunable, apart(name), digits, exclude=exclude, where="net.py")
+    error = refusal(ModelError, pick_prunable, apart(name), digits, ignore, exclude=exclude, where="net.py")
     assert "net.py: has no prunable weights" in str(error)
     assert "--exclude" in error.hint
 
 
 def test_a_pattern_that_excludes_nothing(digits: Inputs) -> None:
-    error = refusal(UsageError, pick_prunable, apart("plain"), digits, exclude=("fc2.*", "fc3.*"), where="net.py")
+    error = refusal(
+        UsageError, pick_prunable, apart("plain"), digits, ignore, exclude=("fc2.*", "fc3.*"), where="net.py"
+    )
     assert str(error) == "--exclude fc3.*: matches no parameter"
     assert error.hint == "the weights to prune are fc1.weight, fc2.weight"
     for kept_anyway in ("fc1.bias", "*.bias"):
-        assert len(pick_prunable(apart("plain"), digits, exclude=(kept_anyway,), where="net.py")) == 2
-    frozen = pick_prunable(apart("partly frozen"), digits, exclude=("fc1.*",), where="net.py")
+        assert len(pick_prunable(apart("plain"), digits, ignore, exclude=(kept_anyway,), where="net.py")) == 2
+    frozen = pick_prunable(apart("partly frozen"), digits, ignore, exclude=("fc1.*",), where="net.py")
     assert frozen == ("fc2.weight",)
 
 
+@pytest.mark.usefixtures("folder")
+def test_embeddings_are_pruned_where_they_are_named() -> None:
+    tokens = inputs_of(torch.randint(20, (6, 5)))
+    events: list[Event] = []
+
+    def pick(*include: str) -> tuple[str, ...]:
+        return pick_prunable(apart("tokens"), tokens, events.append, exclude=(), include=include, where="net.py")
+
+    assert pick() == ("fc.weight",)
+    assert pick("emb*") == ("embedding.weight", "fc.weight")
+    assert events == [
+        Noted("prunable: 24 weights in 1 layer; not: embedding.weight (embedding), which --include NAME would prune"),
+        Noted("prunable: 184 weights in 2 layers"),
+    ]
+    for nothing in ("fc.*", "*.bias", "missing"):
+        error = refusal(UsageError, pick, nothing)
+        assert str(error) == f"--include {nothing}: makes no more weights prunable"
+        assert error.hint == "those to name are embedding.weight"
+
+
 def test_unused_weights(digits: Inputs) -> None:
-    error = refusal(ModelError, pick_prunable, apart("unused"), digits, exclude=(), where="net.py")
+    error = refusal(ModelError, pick_prunable, apart("unused"), digits, ignore, exclude=(), where="net.py")
     assert "net.py: never uses idle.weight, spare.weight for its output" in str(error)
     assert error.hint == "--exclude 'idle.weight' --exclude 'spare.weight'"
-    error = refusal(ModelError, pick_prunable, apart("detached"), digits, exclude=(), where="net.py")
+    error = refusal(ModelError, pick_prunable, apart("detached"), digits, ignore, exclude=(), where="net.py")
     assert "never uses fc1.weight, fc2.weight" in str(error)
 
 
 def test_weights_cannot_be_picked_without_a_gradient(digits: Inputs) -> None:
-    error = refusal(ModelError, pick_prunable, apart("overwrites"), digits, exclude=(), where="net.py")
+    error = refusal(ModelError, pick_prunable, apart("overwrites"), digits, ignore, exclude=(), where="net.py")
     assert str(error).startswith(
         "net.py: has no gradient: one of the variables needed for gradient computation has been"
     )

@@ -150,6 +150,7 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
         "sparsity": cell.sparsity or 0.0,
         "weights": weights,
         "exclude": config.exclude,
+        "include": config.include,
         "steps": config.steps,
         "output": str(folder / "sparse.safetensors"),
     }
