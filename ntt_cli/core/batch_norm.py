@@ -66,6 +66,14 @@ def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     return fresh
 
 
+def is_statistic(name: str) -> bool:
+    """Whether a buffer of this name holds running statistics: they must be finite, as all that is trained.
+
+    Other buffers need not: causal masks, best values so far and observers' ranges begin with infinity.
+    """
+    return name.rpartition(".")[2] in {"running_mean", "running_var"}
+
+
 def has_batch_norm(model: FunctionalModel) -> bool:
     """Whether any layer normalises by running batch statistics."""
     return bool(_batch_norm_layers(model.module))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ntt_cli.core.batch_norm import is_statistic
 from ntt_cli.core.functional import Masks
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io.checkpoint import Checkpoint
@@ -224,7 +225,7 @@ def _shape_problems(state: Mapping[str, Tensor], own: _Own) -> list[str]:
 
 def _check_finite(checkpoint: Checkpoint, state: Mapping[str, Tensor], own: _Own) -> None:
     for name, value in own.tensors.items():
-        if id(value) not in own.parameters or not _is_real(value) or bool(_wide(value).isfinite().all()):
+        if not (value.requires_grad or is_statistic(name)) or bool(_wide(value).isfinite().all()):
             continue
         if name in state and bool(_wide(state[name]).isfinite().all()):
             what, hint = f"{name} holds numbers beyond {_type(value)}", "build the network in a wider type"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
+from ntt_cli.core.batch_norm import is_statistic
 from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import as_bits
 from ntt_cli.core.training import LONGEST_GRADIENT, make_optimiser, training_step
@@ -220,6 +221,8 @@ def _evaluate(loaded: LoadedModel, inputs: Inputs, keeper: Keeper, epoch: int) -
 
 
 def _check_finite(module: nn.Module, epoch: int, keeper: Keeper) -> None:
-    for name, value in module.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    statistics = {name: value for name, value in module.named_buffers() if is_statistic(name)}
+    for name, value in (trained | statistics).items():
+        if not value.isfinite().all():
             raise keeper.diverged(f"epoch {epoch}", f"{name} is no longer finite")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, Split
-from ntt_cli.core.batch_norm import coupling_layers
+from ntt_cli.core.batch_norm import coupling_layers, is_statistic
 from ntt_cli.core.flops import seldom_used
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.logits import Pick, usual_logits
@@ -118,7 +118,8 @@ def take_apart(
     """The network as functions on `device`, its frozen parameters named.
 
     Raises:
-        ModelError: if a value is not finite, or could not be written, or samples of a batch would depend on each other.
+        ModelError: if a trainable value or a running statistic is not finite, or any value could not be written, or
+            samples of a batch would depend on each other.
     """
     model = functional_model(module.to(device), pick)
     for name, value in (model.params | model.buffers).items():
@@ -126,7 +127,7 @@ def take_apart(
             kind = value.dtype if value.layout is torch.strided else value.layout
             what = f"is of type {str(kind).removeprefix('torch.')}, which no safetensors file holds"
             raise ModelError(name, what, hint="mend build_model(): register it as another type, dense")
-        if value.is_floating_point() and not value.isfinite().all():
+        if (name in model.params or is_statistic(name)) and not value.isfinite().all():
             raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
     if coupling := coupling_layers(model):
         raise ModelError(
@@ -134,9 +135,21 @@ def take_apart(
             "normalises by the statistics of its batch, in evaluation too, so that samples depend on each other",
             hint="build it with track_running_stats=True",
         )
+    if quantised := [name for name, layer in model.module.named_modules() if _fakes_quantisation(layer)]:
+        on_event(
+            Warned(
+                f"fake quantisation moves its ranges by what it sees, in evaluation too, and has no kernel:"
+                f" {_listed(quantised)}; better prune the network before it is prepared for quantisation"
+            )
+        )
     if frozen := [name for name, p in model.module.named_parameters() if not p.requires_grad]:
         on_event(Warned(f"frozen parameters stay as they are and dense: {_listed(frozen)}"))
     return model
+
+
+def _fakes_quantisation(layer: nn.Module) -> bool:
+    # By name: torch has moved this class between packages, and warns of the one that it lies in.
+    return any(kind.__name__ == "FakeQuantizeBase" for kind in type(layer).__mro__)
 
 
 def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:

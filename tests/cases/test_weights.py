@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-from ntt_cli.errors import CheckpointError, NttError, UsageError
+from ntt_cli.errors import CheckpointError, ModelError, NttError, UsageError
 from ntt_cli.workflows import evaluate, finetune, prune
 from ntt_cli.workflows.events import Event, Noted, Warned
 from ntt_cli.workflows.prune_task import prepare
@@ -242,3 +243,61 @@ def test_trained_is_true_or_false() -> None:
     what, hint = refusal(NttError, prepared)
     assert what == "model.py: TRAINED is 'yes', not True or False"
     assert hint == "write TRAINED = True if build_model() loads trained weights"
+
+
+MASKED = """import torch
+from torch import nn
+DATA = "digits"
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 10)
+        self.register_buffer("mask", torch.full((8, 8), float("-inf")).triu(1))
+        self.register_buffer("best", torch.tensor(float("nan")))
+        self.frozen = nn.Parameter(torch.tensor([float("inf")]), requires_grad=False)
+
+    def forward(self, x):
+        rows = self.first(x[:, 0])
+        return self.last(((rows @ rows.mT + self.mask).softmax(-1) @ rows).mean(1))
+
+def build_model():
+    return Net()
+"""
+
+
+def test_buffers_may_hold_infinity_and_nan() -> None:
+    Path("model.py").write_text(MASKED)
+    options = {"sparsity": 0.5, "limit": 40, "steps": 2, "device": "cpu", "checkpoint_every": 0}
+    prune.run(PruneConfig(model="model.py", **options), Events().append)  # type: ignore[arg-type]
+    tune("sparse.safetensors", checkpoint_every=0)
+    report, _ = evaluated("tuned.safetensors")
+    assert report.accuracy is not None
+    assert load_file("tuned.safetensors")["mask"].isinf().sum() == 28
+
+
+def test_running_statistics_must_be_finite() -> None:
+    """Divided by an infinite variance, a channel is zero, and no output tells."""
+    path = one(state() | {"2.running_var": torch.full((24,), math.inf)})
+    what, _ = refusal(CheckpointError, lambda: evaluated(path))
+    assert what == "x.safetensors: 2.running_var holds NaN or infinity"
+
+
+QUANTISED = MODEL.replace("    return ", "    net = ") + (
+    "    import torch.ao.quantization as q\n"
+    "    net.qconfig = q.get_default_qat_qconfig('qnnpack')\n"
+    "    return q.prepare_qat(net.train())\n"
+)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Please use quant_min")
+def test_fake_quantisation_is_named() -> None:
+    Path("model.py").write_text(QUANTISED)
+    events = Events()
+    config = PruneConfig(model="model.py", sparsity=0.5, limit=20, steps=1, kernel_weight=0, device="cpu")
+    prune.run(config, events.append)
+    assert events.of(Warned)[0].startswith("fake quantisation moves its ranges by what it sees, in evaluation too")
+    assert tune("sparse.safetensors").of(Warned)[0].startswith("fake quantisation")
+    what, hint = refusal(ModelError, lambda: prepare(config.model_copy(update={"kernel_weight": 1.0}), events.append))
+    assert "has an operation without the derivatives that its kernel needs" in what
+    assert "--kernel-weight 0" in hint

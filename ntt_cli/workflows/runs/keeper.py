@@ -9,6 +9,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
+from ntt_cli.core.batch_norm import is_statistic
 from ntt_cli.errors import DivergedError, OutputError
 from ntt_cli.io.files import remove_durably
 from ntt_cli.io.memory import give_back_free_memory
@@ -135,8 +138,10 @@ class Keeper:
         if state.step == self._saved or not self.world.first:
             return
         # What does not recover; an optimiser's squares may be infinite for a while.
-        for name, value in (state.part("param") | state.part("buffer")).items():
-            if value.is_floating_point() and not value.isfinite().all():
+        statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}
+        for name, value in (state.part("param") | statistics).items():
+            frozen = isinstance(value, nn.Parameter) and not value.requires_grad
+            if not frozen and not value.isfinite().all():
                 raise self.diverged(f"step {state.step}", f"{name} is no longer finite")
         give_back_free_memory()
         write_state(self.path, state, kind=self.kind, run=self.run)

@@ -112,7 +112,7 @@ def test_what_was_found_is_kept_until_there_is_more(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", ["param.w", "buffer.mean"])
+@pytest.mark.parametrize("name", ["param.w", "buffer.bn.running_mean"])
 def test_numbers_that_are_not_finite_are_never_saved(clock: Clock, name: str, value: float) -> None:
     keeper = keeper_of(every=0)
     keeper.offer(lambda: state_of(1))
@@ -121,6 +121,8 @@ def test_numbers_that_are_not_finite_are_never_saved(clock: Clock, name: str, va
     assert str(caught.value) == f"step 2: {name.partition('.')[2]} is no longer finite"
     assert caught.value.hint == f"try a smaller --learning-rate; {PATH} holds step 1"
     assert saved() == 1
+    keeper.offer(lambda: state_of(2, **{"buffer.mask": torch.tensor([value])}))
+    assert saved() == 2
 
 
 def test_squares_and_counts_may_be_anything(clock: Clock) -> None:
