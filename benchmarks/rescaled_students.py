@@ -54,7 +54,6 @@ def main() -> None:
                 loaded = load_model(ModelOptions(model=grid.model), seed=seed)
                 for name, power in POWERS.items():
                     tensors = rescaled(checkpoint, loaded.module.state_dict(), power)
-                    standardisation = checkpoint.standardisation
                     write_checkpoint(
                         start,
                         tensors,
@@ -62,7 +61,7 @@ def main() -> None:
                         kind="prune",
                         model=loaded,
                         config={},
-                        standardisation=standardisation,
+                        normalisation=checkpoint.normalisation,
                     )
                     config = FinetuneConfig(
                         model=grid.model,

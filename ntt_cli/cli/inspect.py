@@ -16,10 +16,13 @@ from rich.text import Text
 from ntt_cli.cli.render import layer_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.io.metadata import CheckpointRecord, StateRecord
+from ntt_cli.io.metadata import CheckpointRecord, StateRecord, describe_inputs
 from ntt_cli.workflows import inspect as workflow
 from ntt_cli.workflows.inspect import Inspection
 from ntt_cli.workflows.reports import LayerSummary
+
+MOST_NAMES = 10
+"""Classes that a line shows."""
 
 EXAMPLES = """Examples:
 
@@ -75,14 +78,28 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
     model = Text(f"made by ntt {record.kind} from {record.model.source}")
     if record.model.sha256:
         model.append(f" (SHA-256 {record.model.sha256[:12]}…)")
+    if record.versions:
+        model.append(", with " + " and ".join(f"{name} {version}" for name, version in record.versions.items()))
+    head = [model, Text(f"inputs: {_inputs(record)}")]
+    if record.class_names is not None:
+        more = f" and {len(record.class_names) - MOST_NAMES:,} more" if len(record.class_names) > MOST_NAMES else ""
+        head.append(Text(f"{len(record.class_names):,} classes: {', '.join(record.class_names[:MOST_NAMES])}{more}"))
     if not size:
-        return [model, Text("dense: nothing is pruned")]
+        return [*head, Text("dense: nothing is pruned")]
     layers = [
         LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
         for name, layer in record.layers.items()
     ]
     return [
-        model,
+        *head,
         Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse"),
         layer_table(layers),
     ]
+
+
+def _inputs(record: CheckpointRecord) -> str:
+    """What the network's inputs go through, and who named that."""
+    if record.standardisation is None and record.standardisation_source is None:
+        return "no normalisation is recorded"
+    named = f" ({record.standardisation_source})" if record.standardisation_source else ""
+    return describe_inputs(record.standardisation) + named

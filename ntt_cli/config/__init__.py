@@ -7,7 +7,17 @@ The classes are frozen and checked where they are made.
 from __future__ import annotations
 
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
-from ntt_cli.config.options import GROUPS, OUTPUT, DataOptions, Group, ModelOptions, Options, Split, recorded
+from ntt_cli.config.options import (
+    GROUPS,
+    OUTPUT,
+    DataOptions,
+    Group,
+    ModelOptions,
+    Options,
+    Split,
+    name_of,
+    recorded,
+)
 from ntt_cli.config.prune import PAPER_PRESET, Method, PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
 
@@ -28,6 +38,7 @@ __all__ = [
     "PruneConfig",
     "Split",
     "method_of",
+    "name_of",
     "recorded",
 ]
 

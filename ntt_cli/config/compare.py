@@ -13,6 +13,7 @@ from ntt_cli.config.options import (
     DATA,
     MACHINE,
     MODEL,
+    NAMED,
     OUTPUT,
     TRAINING,
     TRANSFER,
@@ -71,6 +72,7 @@ class CompareConfig(ModelOptions, DataOptions):
         str | None,
         Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights, by seed."),
         MODEL,
+        NAMED,
     ] = None
     exclude: Annotated[
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
@@ -84,7 +86,7 @@ class CompareConfig(ModelOptions, DataOptions):
         MODEL,
     ] = ()
     test_data: Annotated[
-        str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA
+        str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA, NAMED
     ] = None
     methods: Annotated[
         tuple[str, ...],

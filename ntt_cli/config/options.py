@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,10 @@ class Group(str):
 GROUPS = MODEL, DATA, TRANSFER, TRAINING, MACHINE, OUTPUT = tuple(
     map(Group, ("Model", "Data", "Transfer", "Training", "Machine", "Output"))
 )
+
+
+NAMED = "named"
+"""Field metadata: the option names a file or folder, of which a record keeps the name alone."""
 
 
 class Options(BaseModel):
@@ -49,6 +54,7 @@ class ModelOptions(Options):
         str,
         Field(description="model.py, model.py:factory, package.module:factory or torchvision:NAME."),
         MODEL,
+        NAMED,
     ]
     model_arg: Annotated[
         tuple[str, ...],
@@ -75,8 +81,9 @@ class DataOptions(Options):
             " .safetensors file, data.py:factory or noise:N. Default: DATA in model.py."
         ),
         DATA,
+        NAMED,
     ] = None
-    data_root: Annotated[str, Field(description="Folder that holds the named data sets."), DATA] = "data"
+    data_root: Annotated[str, Field(description="Folder that holds the named data sets."), DATA, NAMED] = "data"
     download: Annotated[bool, Field(description="Download a named data set that is not there."), DATA] = False
     limit: Annotated[
         int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
@@ -95,12 +102,18 @@ class DataOptions(Options):
     ] = None
     mean: Annotated[
         str | None,
-        Field(description="Subtract this, one number or one a channel, instead of the training inputs' mean."),
+        Field(
+            description="Subtract this, one number or one a channel. Default: MEAN in model.py; of random weights the"
+            " training inputs' mean, of weights from elsewhere nothing."
+        ),
         DATA,
     ] = None
     std: Annotated[
         str | None,
-        Field(description="Divide by this, one number or one a channel, instead of the training inputs' deviation."),
+        Field(
+            description="Divide by this, one number or one a channel. Default: STD in model.py; of random weights the"
+            " training inputs' deviation, of weights from elsewhere nothing."
+        ),
         DATA,
     ] = None
 
@@ -138,8 +151,15 @@ class OutputOptions(Options):
 
 
 def recorded(config: Options) -> dict[str, Any]:
-    """What a checkpoint records of a configuration: all that decides its bytes, nothing that says where they go."""
-    fields = type(config).model_fields
-    return {
-        name: value for name, value in config.model_dump(mode="json").items() if OUTPUT not in fields[name].metadata
-    }
+    """What a checkpoint records of a configuration: all that decides its bytes, nothing that says where files lie."""
+    found = {}
+    for name, value in config.model_dump(mode="json").items():
+        metadata = type(config).model_fields[name].metadata
+        if OUTPUT not in metadata:
+            found[name] = name_of(value) if NAMED in metadata and value is not None else value
+    return found
+
+
+def name_of(path: str) -> str:
+    """The last part of a path, with the factory after its colon if it names one; any other name as it is."""
+    return PurePath(path).name or path

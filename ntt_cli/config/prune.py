@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ntt_cli.config.options import (
     MACHINE,
     MODEL,
+    NAMED,
     OUTPUT,
     TRANSFER,
     DataOptions,
@@ -56,6 +57,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         str | None,
         Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights."),
         MODEL,
+        NAMED,
     ] = None
     exclude: Annotated[
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL

@@ -10,6 +10,7 @@ from ntt_cli.config.options import (
     DATA,
     MACHINE,
     MODEL,
+    NAMED,
     OUTPUT,
     TRAINING,
     DataOptions,
@@ -49,6 +50,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         str | None,
         Field(description="Sparse or dense .safetensors file to start from. Default: random weights."),
         MODEL,
+        NAMED,
     ] = None
     epochs: Annotated[int, Field(ge=1, description="Passes over the training samples."), TRAINING] = 10
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64

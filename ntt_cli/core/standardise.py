@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ntt_cli.errors import DataError, UsageError
@@ -21,8 +21,21 @@ class Standardisation:
     std: tuple[float, ...]
 
 
-def fit_standardisation(batches: Iterable[Shaped[Tensor, "_ ..."]]) -> Standardisation | None:
-    """Mean and population deviation of all batches together; None for integers, which are tokens and have neither.
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network's raw inputs go through.
+
+    Attributes:
+        by: what to subtract and to divide by; `None`: nothing, the network takes them as they are.
+        source: who named that, in words.
+    """
+
+    by: Standardisation | None
+    source: str
+
+
+def fit_standardisation(batches: Iterable[Float[Tensor, "_ ..."]]) -> Standardisation:
+    """Mean and population deviation of all batches together.
 
     A deviation of 0 becomes 1, so that a constant channel is only shifted.
 
@@ -36,8 +49,6 @@ def fit_standardisation(batches: Iterable[Shaped[Tensor, "_ ..."]]) -> Standardi
     count = 0
     mean = square = torch.zeros(1, dtype=torch.float64)
     for batch in batches:
-        if not batch.is_floating_point():
-            return None
         values = _by_channel(batch).double()
         n = values.shape[1]
         batch_mean = values.mean(dim=1)
@@ -64,7 +75,7 @@ def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shap
         raise DataError(
             "inputs",
             "are integers, so tokens, from which no mean can be subtracted",
-            hint="leave out --mean and --std, or store measurements as float32",
+            hint="leave out --mean and --std (MEAN and STD in model.py), or store measurements as float32",
         )
     shape = [1] * x.dim()
     if len(by.mean) > 1:
@@ -93,16 +104,30 @@ def parse_standardisation(mean: str | None, std: str | None) -> Standardisation 
         given, missing = ("--std", "--mean") if mean is None else ("--mean", "--std")
         raise UsageError(given, f"is given without {missing}", hint=f"give {missing} too, or neither")
     means, stds = _numbers("--mean", mean), _numbers("--std", std)
-    if not all(number > 0 for number in stds):
-        raise UsageError("--std", f"{std} is not above 0", hint="give positive deviations, like 0.5")
-    channels = max(len(means), len(stds))
-    if any(len(numbers) not in {1, channels} for numbers in (means, stds)):
+    try:
+        return make_standardisation(means, stds)
+    except ValueError as error:
         raise UsageError(
-            "--mean", f"has {len(means)} numbers and --std has {len(stds)}", hint="give both one number a channel"
-        )
+            f"--mean {mean} --std {std}", str(error), hint="write them like --mean 0.5 --std 0.25"
+        ) from error
+
+
+def make_standardisation(means: Sequence[float], stds: Sequence[float]) -> Standardisation:
+    """These numbers, a single one beside several for all of them.
+
+    Raises:
+        ValueError: if one is not finite, a deviation is not positive, or the counts differ.
+    """
+    if not all(math.isfinite(number) for number in (*means, *stds)):
+        raise ValueError("a number is not finite")
+    if not all(number > 0 for number in stds):
+        raise ValueError("a deviation is not above 0")
+    channels = max(len(means), len(stds))
+    if {len(means), len(stds)} - {1, channels} or not channels:
+        raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
     return Standardisation(
-        means * (channels if len(means) == 1 else 1),
-        stds * (channels if len(stds) == 1 else 1),
+        tuple(means) * (channels if len(means) == 1 else 1),
+        tuple(stds) * (channels if len(stds) == 1 else 1),
     )
 
 
@@ -115,9 +140,7 @@ def _by_channel(x: Tensor) -> Tensor:
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = (math.nan,)
-    if not all(math.isfinite(number) for number in numbers):
-        raise UsageError(option, f"{text} is not a list of numbers", hint=f"write {option} 0.5 or {option} 0.5,0.4,0.3")
-    return numbers
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        hint = f"write {option} 0.5 or {option} 0.5,0.4,0.3"
+        raise UsageError(option, f"{text} is not a list of numbers", hint=hint) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ntt_cli import __version__
 from ntt_cli.core.functional import Masks
-from ntt_cli.core.standardise import Standardisation
+from ntt_cli.core.standardise import Normalisation, Standardisation
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io.files import sha256_of
 from ntt_cli.io.free_memory import require_memory
@@ -31,6 +31,9 @@ from ntt_cli.io.metadata import (
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.sealed import DTYPES, tensor_hashes, write_sealed
 from ntt_cli.io.shards import WeightFiles, find_weights
+
+UNNAMED = "an ntt that did not record whose they are"
+"""The source of numbers in files of before."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,18 @@ class Checkpoint:
     record: CheckpointRecord | None
 
     @property
-    def standardisation(self) -> Standardisation | None:
-        """What its network's inputs are standardised with, where the file says."""
-        stats = self.record.standardisation if self.record else None
-        return Standardisation(mean=stats.mean, std=stats.std) if stats else None
+    def normalisation(self) -> Normalisation | None:
+        """What its network's inputs are normalised with, where the file says."""
+        if self.record is None or (self.record.standardisation is None and self.record.standardisation_source is None):
+            return None
+        stats = self.record.standardisation
+        by = None if stats is None else Standardisation(mean=stats.mean, std=stats.std)
+        return Normalisation(by, self.record.standardisation_source or UNNAMED)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What its network's outputs stand for, where the file says."""
+        return self.record.class_names if self.record else None
 
 
 def pack_mask(mask: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -94,7 +105,7 @@ def write_checkpoint(
     kind: Literal["prune", "finetune"],
     model: LoadedModel,
     config: dict[str, Any],
-    standardisation: Standardisation | None,
+    normalisation: Normalisation | None,
     class_names: tuple[str, ...] | None = None,
     weights: str | None = None,
     run_sha256: str | None = None,
@@ -110,7 +121,8 @@ def write_checkpoint(
         model=ModelRecord(source=model.source, sha256=model.sha256, modules=model.modules),
         config=config,
         layers=layer_records(masks),
-        standardisation=standardisation_record(standardisation),
+        standardisation=_standardisation_record(normalisation),
+        standardisation_source=None if normalisation is None else normalisation.source,
         class_names=class_names,
         weights=weights,
         versions={"ntt": __version__, "torch": torch.__version__},
@@ -172,6 +184,6 @@ def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def standardisation_record(by: Standardisation | None) -> StandardisationRecord | None:
-    """What a checkpoint records of it."""
+def _standardisation_record(normalisation: Normalisation | None) -> StandardisationRecord | None:
+    by = None if normalisation is None else normalisation.by
     return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)

@@ -7,10 +7,10 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     BaseModel,
@@ -35,6 +35,9 @@ SEAL = b'file_sha256\\":\\"'
 """What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
 
 AGAIN = "make the file again"
+
+MOST_NUMBERS = 4
+"""That a line shows of a mean or a deviation."""
 
 
 class Record(BaseModel):
@@ -82,6 +85,16 @@ class StandardisationRecord(Record):
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(f"has {len(self.mean)} means and {len(self.std)} deviations")
         return self
+
+
+class Standardised(Protocol):
+    """Anything with means and deviations."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
 class FileRecord(Record):
@@ -178,6 +191,16 @@ class StateRecord(FileRecord):
 AnyRecord = CheckpointRecord | ReportRecord | StateRecord
 
 _RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+def describe_inputs(by: Standardised | None) -> str:
+    """What is done to raw inputs, in words."""
+    return "as they are" if by is None else f"normalised by mean {_few(by.mean)}, deviation {_few(by.std)}"
+
+
+def _few(values: Sequence[float]) -> str:
+    more = f" and {len(values) - MOST_NUMBERS:,} more" if len(values) > MOST_NUMBERS else ""
+    return ", ".join(f"{value:.4g}" for value in values[:MOST_NUMBERS]) + more
 
 
 def encode_record(record: FileRecord) -> dict[str, str]:

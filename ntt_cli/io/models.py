@@ -19,11 +19,13 @@ from torch.nn.parameter import is_lazy
 
 from ntt_cli.config import ModelOptions
 from ntt_cli.core.logits import Pick, field_of, usual_logits
+from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
 
 Factory = Callable[..., object]
+DEFAULT_FACTORY = "build_model"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class LoadedModel:
 
     Attributes:
         module: the network, as its factory returned it.
-        source: the model as the user named it.
+        source: the model's name, which does not depend on where its file lies or how its path was typed.
         sha256: of the Python file; `None` for an importable or torchvision model.
         data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
             file's folder, `images/` for example; anything else is left as it is.
@@ -40,6 +42,7 @@ class LoadedModel:
         pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
         modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
         trained: `TRAINED` in the file: its factory brings trained weights along.
+        standardisation: `MEAN` and `STD` in the file, with which the network's inputs are normalised.
     """
 
     module: nn.Module
@@ -50,6 +53,7 @@ class LoadedModel:
     pick: Pick = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
     trained: bool = False
+    standardisation: Standardisation | None = None
 
     @property
     def declares_logits(self) -> bool:
@@ -74,32 +78,33 @@ def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedM
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
         if target.endswith(".py") and bool(name) == bool(colon):
-            return _from_file(source, Path(target), name, arguments)
+            return _from_file(Path(target), name, arguments)
         if name and all(part.isidentifier() for part in target.split(".")):
             return _from_package(source, target, name, arguments)
         what, hint = _why_no_model(source, Path(target))
         raise ModelError(source, what, hint=hint)
 
 
-def _from_file(source: str, path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
     module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
     data, input_shape = _declared_data(module, path), _declared_shape(module, path)
-    if not name and not hasattr(module, "build_model"):
+    if not name and not hasattr(module, DEFAULT_FACTORY):
         # Never a guess: with one candidate today and two tomorrow, the same command would change its meaning.
         candidates = [f"{path}:{candidate}" for candidate in _candidates(module, arguments)]
         several = " and several candidates" if len(candidates) > 1 else ""
         hint = f"name {' or '.join(candidates)}" if candidates else "define build_model() to return the network"
         raise ModelError(path, f"has no build_model(){several}", hint=hint)
-    factory = _find_factory(module, str(path), name or "build_model")
+    factory = _find_factory(module, str(path), name or DEFAULT_FACTORY)
     return LoadedModel(
-        module=_build(factory, f"{path}:{name or 'build_model'}", path, arguments),
-        source=source,
+        module=_build(factory, f"{path}:{name or DEFAULT_FACTORY}", path, arguments),
+        source=path.name if name in {"", DEFAULT_FACTORY} else f"{path.name}:{name}",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         data=data,
         input_shape=input_shape,
         pick=_declared_pick(module, path),
         modules=local_modules(path),
         trained=_declared_trained(module, path),
+        standardisation=_declared_standardisation(module, path),
     )
 
 
@@ -281,6 +286,23 @@ def _declared_trained(module: ModuleType, path: Path) -> bool:
         hint = "write TRAINED = True if build_model() loads trained weights"
         raise ModelError(path, f"TRAINED is {trained!r:.99}, not True or False", hint=hint)
     return trained
+
+
+def _declared_standardisation(module: ModuleType, path: Path) -> Standardisation | None:
+    declared = {name: getattr(module, name, None) for name in ("MEAN", "STD")}
+    if all(value is None for value in declared.values()):
+        return None
+    hint = "write them like MEAN = (0.485, 0.456, 0.406) and STD = (0.229, 0.224, 0.225), or call them something else"
+    numbers = []
+    for name, value in declared.items():
+        values = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in values):
+            raise ModelError(path, f"{name} is {value!r:.99}, not a number or a tuple of numbers", hint=hint)
+        numbers.append(values)
+    try:
+        return make_standardisation(*(tuple(map(float, values)) for values in numbers))
+    except (ValueError, OverflowError) as error:
+        raise ModelError(path, f"MEAN and STD do not fit: {error}", hint=hint) from error
 
 
 def _declared_pick(module: ModuleType, path: Path) -> Pick:

@@ -34,8 +34,13 @@ START_SECONDS = 5.0
 """For a cell's process to import torch and open its model and data."""
 
 
-def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
+def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[Cell]:
     """The grid, after a look at everything that its cells share; with `write`, its folder is made.
+
+    Args:
+        config: as the user gave it.
+        on_event: told what there is to say of model and data, as the cells themselves say nothing.
+        write: make the folder.
 
     Raises:
         DataError: if there is no test data.
@@ -43,7 +48,7 @@ def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
     """
     loaded = load_model(config, seed=config.seeds[0])
     _check_test_data(config, loaded)
-    training = finetune_task.prepare(_finetune_config(config), lambda _: None).training
+    training = finetune_task.prepare(_finetune_config(config), on_event).training
     network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
     pick_prunable(
         network,
@@ -54,7 +59,7 @@ def prepare(config: CompareConfig, *, write: bool) -> list[Cell]:
         where=config.model,
     )
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
-    settings |= {"first seed": config.seeds[0], "model file": loaded.sha256}
+    settings |= {"model": loaded.source, "first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:
         settings["weights file"] = hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
     open_folder(Path(config.output), settings, write=write)
@@ -69,7 +74,7 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
     Raises:
         NttError: if the model, the data or the folder is unusable.
     """
-    cells = prepare(config, write=True)
+    cells = prepare(config, on_event, write=True)
     chosen = [_numbered(cells, config.cell)] if config.cell is not None else cells
     waiting = [cell for cell in chosen if result_of(config, cell) is None]
     failed = run_cells(config, waiting, on_event) if waiting else {}
@@ -90,15 +95,15 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
 
 def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     """The cells, and a time for those that are not done, from a few measured steps; nothing is trained."""
-    cells = prepare(config, write=False)
+    cells = prepare(config, on_event, write=False)
     undone = [cell for cell in cells if result_of(config, cell) is None]
     training = _finetune_config(config)
-    task = finetune_task.prepare(training, on_event)
+    task = finetune_task.prepare(training, lambda _: None)  # what there is to say has been said
     one_training = finetune_task.seconds_per_step(task) * finetune_task.steps_of(task)
     # One measurement for each method that moves weights: what it costs hardly depends on sparsity and seed.
     first = {cell.method: cell for cell in reversed(undone) if cell.transfers}
     transfers = {
-        method: prune.plan(pruning_of(config, cell), on_event).seconds or 0.0 for method, cell in first.items()
+        method: prune.plan(pruning_of(config, cell), lambda _: None).seconds or 0.0 for method, cell in first.items()
     }
     rates = max(1, len(config.learning_rates))
     seconds = sum(

@@ -13,7 +13,7 @@ from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
-from ntt_cli.errors import DataError
+from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.models import load_model
 from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.agreement import (
@@ -24,7 +24,8 @@ from ntt_cli.workflows.agreement import (
 )
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import Evaluated, EventSink
-from ntt_cli.workflows.prepare import Inputs, known_standardisation, open_inputs, pick_device, take_apart
+from ntt_cli.workflows.normalisation import known_normalisation
+from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
 from ntt_cli.workflows.weights import describe_sparse_teacher, held_masks, open_weights
 
@@ -34,6 +35,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
+        UsageError: if an option does nothing.
         NttError: if any other input is unusable.
     """
     device = pick_device(config.device)
@@ -41,14 +43,10 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     weights = open_weights(config.checkpoint, loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
-    inputs = open_inputs(
-        config,
-        loaded,
-        split=config.split,
-        device=device,
-        known=known_standardisation(weights.checkpoint),
-        on_event=on_event,
-    )
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
+    inputs = open_inputs(config, loaded, split=config.split, device=device, known=known, on_event=on_event)
+    if inputs.samples.normalised and config.mean is not None:
+        raise UsageError("--mean", f"does nothing to {inputs.samples.spec}", hint="leave out --mean and --std")
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None

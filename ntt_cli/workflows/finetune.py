@@ -89,7 +89,7 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, report: Finetu
         kind="finetune",
         model=task.loaded,
         config=this.config,
-        standardisation=task.training.standardisation,
+        normalisation=task.training.normalisation,
         run_sha256=this.sha256,
     )
     history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}

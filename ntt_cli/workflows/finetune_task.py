@@ -21,14 +21,15 @@ from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.normalisation import known_normalisation
 from ntt_cli.workflows.prepare import (
     Inputs,
-    known_standardisation,
     open_inputs,
     pick_device,
     take_apart,
     takes_channels_last,
 )
+from ntt_cli.workflows.runs.outputs import settled
 from ntt_cli.workflows.runs.world import this_world
 from ntt_cli.workflows.weights import held_masks, open_weights
 
@@ -65,7 +66,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     weights = open_weights(config.checkpoint, loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
     model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
-    known = known_standardisation(weights.checkpoint)
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
     shape = check_forward(model, inputs, where=config.model)
@@ -94,7 +95,7 @@ def run_record(task: Task) -> RunRecord:
     """What decides the bytes that the run writes."""
     config, loaded = task.config, task.loaded
     return RunRecord(
-        config=recorded(config),
+        config=recorded(config) | {"learning_rate": task.learning_rate} | settled(loaded, task.training),
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
         weights_sha256=None if config.checkpoint is None else find_weights(Path(config.checkpoint)).sha256,
         data_sha256=data_sha256(task.training.samples, task.validation.samples),

@@ -18,15 +18,13 @@ from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.logits import Pick, usual_logits
 from ntt_cli.core.multiplied import multiplied_parameters
 from ntt_cli.core.prunable import others, prunable_names
-from ntt_cli.core.standardise import Standardisation, fit_standardisation, parse_standardisation, standardise
+from ntt_cli.core.standardise import Normalisation, Standardisation, standardise
 from ntt_cli.errors import ModelError, UsageError
-from ntt_cli.io.checkpoint import Checkpoint
 from ntt_cli.io.data import Reading, Samples, load_samples
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.sealed import can_hold
 from ntt_cli.workflows.events import EventSink, Noted, Warned
-
-STATISTICS_BATCH = 1024
+from ntt_cli.workflows.normalisation import normalisation_of, note_inputs
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,17 +49,19 @@ def pick_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Samples as the network takes them: standardised, on its device.
+    """Samples as the network takes them: normalised, on its device.
 
     Attributes:
         samples: the raw samples.
-        standardisation: how raw inputs are standardised; `None` for tokens.
+        standardisation: how they are normalised; `None`: not at all.
         device: where batches are put.
+        normalisation: what the network's inputs go through in later commands, too; `None` where that is not known.
     """
 
     samples: Samples
     standardisation: Standardisation | None
     device: torch.device
+    normalisation: Normalisation | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -91,11 +91,11 @@ def open_inputs(
     *,
     split: Split,
     device: torch.device,
-    known: Standardisation | None,
+    known: Normalisation | None,
     on_event: EventSink,
     labelled: bool = True,
 ) -> Inputs:
-    """The samples of `split`, standardised by `--mean` and `--std`, else as `known`, else by their own statistics."""
+    """The samples of `split`, normalised as is `known`, else by their own statistics; a line says which."""
     samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled)
     on_event(Noted(f"data: {samples.described()}" + "; labels are not looked at" * (not labelled)))
     if samples.changes == "always":
@@ -105,11 +105,10 @@ def open_inputs(
                 " neither the same command nor --resume will give the same bytes"
             )
         )
-    standardisation = parse_standardisation(options.mean, options.std) or known
-    if standardisation is None:
-        batches = torch.arange(len(samples)).split(STATISTICS_BATCH)
-        standardisation = fit_standardisation(samples.inputs(indices) for indices in batches)
-    return Inputs(samples=samples, standardisation=standardisation, device=device)
+    normalisation = normalisation_of(samples, known)
+    note_inputs(samples, normalisation, on_event)
+    applied = None if samples.normalised or normalisation is None else normalisation.by
+    return Inputs(samples=samples, standardisation=applied, device=device, normalisation=normalisation)
 
 
 def take_apart(
@@ -245,11 +244,6 @@ def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone
     prunable = f"prunable: {size:,} weights in {len(names):,} layer{'s' * (len(names) != 1)}"
     dense = [f"{name} ({role})" for name, role in left_alone.items() if name not in names]
     return f"{prunable}; not: {_listed(dense, 3)}, which --include NAME would prune" if dense else prunable
-
-
-def known_standardisation(checkpoint: Checkpoint | None) -> Standardisation | None:
-    """What the checkpoint's network was trained with, where there is a checkpoint that says."""
-    return checkpoint.standardisation if checkpoint else None
 
 
 def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:

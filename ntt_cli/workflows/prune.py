@@ -30,7 +30,7 @@ from ntt_cli.workflows.prune_measures import Measures, check_outputs, measure
 from ntt_cli.workflows.prune_task import Task, prepare
 from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
-from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
+from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper, settled
 from ntt_cli.workflows.runs.room import Room
 from ntt_cli.workflows.runs.stop import Stop
 from ntt_cli.workflows.runs.threads import threads_for
@@ -85,7 +85,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 kind="prune",
                 model=task.loaded,
                 config=this.config,
-                standardisation=task.standardisation,
+                normalisation=task.normalisation,
                 run_sha256=this.sha256,
             )
             measures = measure(task, student.params, student.buffers, room, keeper, on_event, steps=task.settings.steps)
@@ -188,7 +188,7 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
 def _run_record(task: Task) -> RunRecord:
     config, loaded = task.config, task.loaded
     return RunRecord(
-        config=recorded(config) | task.settings.recorded(),
+        config=recorded(config) | task.settings.recorded() | settled(loaded, task.inputs),
         model=ModelRecord(source=loaded.source, sha256=loaded.sha256, modules=loaded.modules),
         weights_sha256=None if config.weights is None else find_weights(Path(config.weights)).sha256,
         data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),

@@ -11,7 +11,7 @@ from ntt_cli.config import PruneConfig
 from ntt_cli.core.allocation import allocate, total_to_keep
 from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel
-from ntt_cli.core.standardise import Standardisation
+from ntt_cli.core.standardise import Normalisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.compiled_code import keep_compiled_code_private
 from ntt_cli.io.models import LoadedModel, load_model
@@ -19,9 +19,9 @@ from ntt_cli.workflows.agreement import number_of_choices
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.methods import METHODS, Method, Sight
+from ntt_cli.workflows.normalisation import known_normalisation, note_inputs
 from ntt_cli.workflows.prepare import (
     Inputs,
-    known_standardisation,
     laid_out,
     open_inputs,
     pick_device,
@@ -44,7 +44,7 @@ class Task:
         weights: the teacher's.
         teacher: calibrated, on its device.
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
-        standardisation: how the network's inputs are standardised, where that is known.
+        normalisation: what the network's inputs go through, where that is known.
         names: the prunable weights.
         classes: of which the outputs choose one; `None` where they do not.
         outputs: number of logits, of one sample; 0 without inputs.
@@ -59,7 +59,7 @@ class Task:
     weights: Weights
     teacher: FunctionalModel
     inputs: Inputs | None
-    standardisation: Standardisation | None
+    normalisation: Normalisation | None
     names: tuple[str, ...]
     classes: int | None
     outputs: int
@@ -100,7 +100,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     _check_origin(config, method, loaded, weights, on_event)
     teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
-    inputs = _open(config, method, loaded, weights, device, on_event)
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
+    inputs = _open(config, method, loaded, device, known, on_event)
     shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
     outputs = math.prod(shape) if inputs else 0
     if inputs:
@@ -128,7 +129,6 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     )
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
-    standardisation = inputs.standardisation if inputs else known_standardisation(weights.checkpoint)
     return Task(
         config=config,
         method=method,
@@ -136,7 +136,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         weights=weights,
         teacher=teacher,
         inputs=inputs,
-        standardisation=standardisation,
+        normalisation=inputs.normalisation if inputs else known,
         names=names,
         classes=number_of_choices(shape, loaded),
         outputs=outputs,
@@ -174,16 +174,22 @@ def _open(
     config: PruneConfig,
     method: Method,
     loaded: LoadedModel,
-    weights: Weights,
     device: torch.device,
+    known: Normalisation | None,
     on_event: EventSink,
 ) -> Inputs | None:
     named = config.data is not None or loaded.data is not None
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
+        note_inputs(None, known, on_event)
         return None
-    known, labelled = known_standardisation(weights.checkpoint), method.needs == "labels"
     inputs = open_inputs(
-        config, loaded, split="train", device=device, known=known, on_event=on_event, labelled=labelled
+        config,
+        loaded,
+        split="train",
+        device=device,
+        known=known,
+        on_event=on_event,
+        labelled=method.needs == "labels",
     )
     require_samples(inputs, 4 if config.steps == "auto" else 2)
     return inputs

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ntt_cli import __version__
 from tests.cli.conftest import MODEL, Ntt
 
 pytestmark = pytest.mark.usefixtures("checkpoints")
@@ -18,8 +19,10 @@ def test_a_sparse_checkpoint(ntt: Ntt) -> None:
     size = Path("sparse.safetensors").stat().st_size
     assert lines[0] == f"sparse.safetensors: {size:,} bytes, 6 tensors"
     assert lines[1].startswith("made by ntt prune from digits_mlp.py (SHA-256 ")
-    assert lines[2] == "1,190 of 11,900 prunable weights kept, 90.00% sparse"
-    assert lines[3] == "layer shape kept of density"
+    assert lines[1].endswith(f"), with ntt {__version__} and torch {torch.__version__}")
+    assert lines[2] == "inputs: normalised by mean 0.3085, deviation 0.381 (the statistics of digits)"
+    assert lines[3] == "1,190 of 11,900 prunable weights kept, 90.00% sparse"
+    assert lines[4] == "layer shape kept of density"
     assert lines[-6:-2] == ["1.bias F32 100", "1.weight F32 100×64", "3.bias F32 50", "3.weight F32 50×100"]
 
 

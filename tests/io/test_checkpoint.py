@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from ntt_cli.core.standardise import Standardisation
+from ntt_cli.core.standardise import Normalisation, Standardisation
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.checkpoint import (
     layer_records,
@@ -40,7 +40,7 @@ METADATA = (
     '{"class_names":["cat","dog"],"config":{"seed":0,"sparsity":0.25},"file_sha256":"FILE","format_version":1,'
     '"kind":"prune","layers":{"fc.weight":{"kept":3,"mask_sha256":"MASK","shape":[2,2]}},'
     '"model":{"sha256":"00","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
-    '"standardisation_source":null,"tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"},'
+    '"standardisation_source":"--mean and --std","tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"},'
     '"versions":{"ntt":"1.2.3","torch":"4.5.6"},"weights":"teacher.safetensors"}'
 )
 
@@ -50,7 +50,7 @@ def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, T
         "kind": "prune",
         "model": LoadedModel(nn.Identity(), source="net.py", sha256="00", data=None, input_shape=None),
         "config": {"sparsity": 0.25, "seed": 0},
-        "standardisation": Standardisation(mean=(0.5,), std=(0.25,)),
+        "normalisation": Normalisation(Standardisation(mean=(0.5,), std=(0.25,)), "--mean and --std"),
     }
     write_checkpoint(path, state, dict(masks), **(options | changes))
     return path
@@ -101,7 +101,7 @@ def test_golden_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = json.loads(header["__metadata__"]["ntt"])["file_sha256"]
     assert header["__metadata__"]["ntt"] == golden.replace("FILE", digest)
     assert digest == sha256_of(data.replace(digest.encode(), b"0" * 64))
-    assert sha256_of(data) == "662556b746df50b24fbc3de3607426f77c3c300e39f7afce37e4f50ba1c57277"
+    assert sha256_of(data) == "93d0a7e078b58788daba86d0d43746947bafae0c98bcef2a7650fc161484aa01"
 
 
 def test_anyone_can_load_it(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_record_of_something_else(tmp_path: Path, edit: Any, what: str) -> Non
 def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([0.0, 1.0])}, tmp_path / "x.safetensors")
     read = read_checkpoint(tmp_path / "x.safetensors")
-    assert (read.path, read.masks, read.record, read.standardisation) == (tmp_path / "x.safetensors", {}, None, None)
+    assert (read.path, read.masks, read.record, read.normalisation) == (tmp_path / "x.safetensors", {}, None, None)
     assert read.tensors["w"].tolist() == [0.0, 1.0]
 
 
@@ -275,11 +275,25 @@ def test_the_run_that_made_it_is_recorded(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "x.safetensors").path == tmp_path / "x.safetensors"
 
 
-def test_standardisation_travels(tmp_path: Path) -> None:
-    read = read_checkpoint(write(tmp_path / "x.safetensors"))
-    assert read.standardisation == Standardisation(mean=(0.5,), std=(0.25,))
-    read = read_checkpoint(write(tmp_path / "x.safetensors", standardisation=None))
-    assert read.standardisation is None
+@pytest.mark.parametrize(
+    "given",
+    [Normalisation(Standardisation((0.5, 0.4), (0.25, 0.5)), "--mean and --std"), Normalisation(None, "nobody"), None],
+    ids=["numbers", "as they are", "not known"],
+)
+def test_normalisation_travels(tmp_path: Path, given: Normalisation | None) -> None:
+    assert read_checkpoint(write(tmp_path / "x.safetensors", normalisation=given)).normalisation == given
+
+
+def test_numbers_of_a_file_of_before_are_taken(tmp_path: Path) -> None:
+    path = tampered(write(tmp_path / "x.safetensors"), lambda record, _: record.pop("standardisation_source"))
+    read = read_checkpoint(path).normalisation
+    assert read is not None
+    assert read.by == Standardisation((0.5,), (0.25,))
+
+
+def test_class_names_travel(tmp_path: Path) -> None:
+    read = read_checkpoint(write(tmp_path / "x.safetensors", class_names=("cat", "dög")))
+    assert read.class_names == ("cat", "dög")
 
 
 def test_unwritable(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def config(name: str = "plain", **values: Any) -> CompareConfig:
 
 def finish(chosen: CompareConfig) -> list[CellResult]:
     """Do every cell in this process, where torch is loaded already."""
-    return [run_cell(chosen, cell) for cell in compare.prepare(chosen, write=True)]
+    return [run_cell(chosen, cell) for cell in compare.prepare(chosen, print, write=True)]
 
 
 def report_of(chosen: CompareConfig) -> CompareReport:
@@ -157,7 +157,7 @@ def test_all_are_fine_tuned_as_the_comparison_says() -> None:
 
 def test_later_seeds_take_the_rate_of_the_first() -> None:
     chosen = config(seeds=(1, 2), learning_rates=(1e-3, 0.1))
-    later = compare.prepare(chosen, write=True)[1]
+    later = compare.prepare(chosen, print, write=True)[1]
     with pytest.raises(UsageError, match="takes its rate from random-0.8-seed1, which has no result"):
         run_cell(chosen, later)
     first, second = finish(chosen)
@@ -292,7 +292,7 @@ def test_a_plan_writes_nothing() -> None:
         (3, "ntt-0.8-seed2", False),
         (4, "random-0.8-seed2", False),
     ]
-    run_cell(chosen, compare.prepare(chosen, write=True)[1])
+    run_cell(chosen, compare.prepare(chosen, print, write=True)[1])
     later = compare.plan(chosen, lambda _: None)
     assert [cell.done for cell in later.cells] == [False, True, False, False]
     assert later.seconds < planned.seconds
@@ -300,7 +300,7 @@ def test_a_plan_writes_nothing() -> None:
 
 def test_a_cell_goes_on_where_it_was_interrupted() -> None:
     chosen, other = config(methods="ntt"), config(methods="ntt", output="other")
-    cell = compare.prepare(chosen, write=True)[0]
+    cell = compare.prepare(chosen, print, write=True)[0]
     for looks in (2, 3):  # in the transfer, and, after its other two steps, in the fine-tuning
         with pytest.raises(Interrupted):
             run_cell(chosen, cell, AfterLooks(looks))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 
 from ntt_cli.config import DataOptions
 from ntt_cli.core.functional import functional_model
-from ntt_cli.core.standardise import Standardisation
+from ntt_cli.core.standardise import Normalisation, Standardisation
 from ntt_cli.errors import DataError, ModelError, UsageError
 from ntt_cli.workflows.events import Event, Noted, Warned
 from ntt_cli.workflows.prepare import (
@@ -64,13 +67,17 @@ def test_devices() -> None:
     refusal(UsageError, pick_device, "")
 
 
+def opened(known: Normalisation | None = None, *, model: str = "plain", **options: Any) -> Inputs:
+    return open_inputs(
+        DataOptions(**options), loaded(model), split="train", device=CPU, known=known, on_event=lambda _: None
+    )
+
+
 @pytest.mark.usefixtures("folder")
-def test_inputs_are_standardised_by_their_own_statistics() -> None:
+def test_inputs_are_normalised_by_their_own_statistics() -> None:
     x = np.random.default_rng(0).normal(3, 5, (50, 4)).astype(np.float32)
     np.save("x.npy", x)
-    inputs = open_inputs(
-        DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None, on_event=nobody
-    )
+    inputs = opened(data="x.npy")
     batch = inputs.batch(torch.arange(50)).numpy()
     assert np.allclose(batch, (x - x.mean(0)) / x.std(0), atol=1e-5)
     assert (len(inputs), inputs.batch(torch.tensor([7, 3])).shape) == (50, (2, 4))
@@ -85,50 +92,52 @@ def test_it_is_told_what_the_data_are() -> None:
             loaded("plain"),
             split="train",
             device=CPU,
-            known=None,
+            known=Normalisation(None, "nobody"),
             on_event=heard.append,
             labelled=labelled,
         )
     classes = "in 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert heard == [
         Noted(f"data: digits, 1,438 images of [1, 8, 8] {classes}"),
+        Noted("inputs: as they are (nobody)"),
         Noted(f"data: digits, 5 images of [1, 8, 8] {classes}; labels are not looked at"),
+        Noted("inputs: as they are (nobody)"),
     ]
 
 
 @pytest.mark.usefixtures("folder")
-def test_given_statistics_go_before_known_ones_and_those_before_the_datas() -> None:
+def test_known_statistics_go_before_the_datas() -> None:
     np.save("x.npy", np.full((5, 4), 8.0, np.float32))
-    known = Standardisation(mean=(6.0,), std=(4.0,))
-    for options, knows, expected in (({"mean": "4", "std": "8"}, known, 0.5), ({}, known, 0.5), ({}, None, 0.0)):
-        inputs = open_inputs(
-            DataOptions(data="x.npy", **options),
-            loaded("plain"),
-            split="train",
-            device=CPU,
-            known=knows,
-            on_event=nobody,
-        )
+    for by, expected in ((Standardisation((6.0,), (4.0,)), 0.5), (None, 8.0)):
+        known = Normalisation(by, "somebody")
+        inputs = opened(known, data="x.npy")
         assert inputs.batch(torch.arange(5)).unique().tolist() == [expected]
+        assert inputs.normalisation == known
+    assert opened(data="x.npy").batch(torch.arange(5)).unique().tolist() == [0.0]
 
 
 @pytest.mark.usefixtures("folder")
-def test_tokens_are_left_as_they_are() -> None:
+@pytest.mark.parametrize("known", [None, Normalisation(None, "nobody")], ids=["not known", "as they are"])
+def test_tokens_are_left_as_they_are(known: Normalisation | None) -> None:
     np.save("x.npy", np.arange(12).reshape(4, 3))
-    inputs = open_inputs(
-        DataOptions(data="x.npy"), loaded("plain"), split="train", device=CPU, known=None, on_event=nobody
-    )
-    assert inputs.standardisation is None
+    inputs = opened(known, data="x.npy")
+    assert (inputs.standardisation, inputs.normalisation) == (None, None)
     assert inputs.batch(torch.arange(4)).tolist() == np.arange(12).reshape(4, 3).tolist()
+
+
+@pytest.mark.parametrize("known", [None, Normalisation(Standardisation((6.0,), (4.0,)), "somebody")])
+def test_noise_is_left_as_it_is_and_says_nothing_of_other_data(known: Normalisation | None, folder: Path) -> None:
+    inputs = opened(known, data="noise:4000", input_shape="5")
+    batch = inputs.batch(torch.arange(4000))
+    assert torch.equal(batch, torch.randn(4000, 5, generator=torch.Generator().manual_seed(0)))
+    assert inputs.normalisation == known
 
 
 @pytest.mark.usefixtures("folder")
 def test_the_models_data_stand_in_for_data_that_is_not_named() -> None:
-    inputs = open_inputs(DataOptions(), loaded("plain"), split="test", device=CPU, known=None, on_event=nobody)
-    assert (inputs.samples.spec, len(inputs)) == ("digits", 359)
-    error = refusal(
-        DataError, open_inputs, DataOptions(), loaded("tokens"), split="train", device=CPU, known=None, on_event=nobody
-    )
+    inputs = opened()
+    assert (inputs.samples.spec, len(inputs)) == ("digits", 1438)
+    error = refusal(DataError, opened, model="tokens")
     assert "--data" in error.hint
     assert "DATA = " in error.hint
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.core.exact_kernel import exact_kernel
+from ntt_cli.core.standardise import Normalisation, Standardisation
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.io.metadata import ReportRecord, read_header
@@ -243,7 +244,7 @@ def test_one_shot_methods_need_no_data(method: str) -> None:
     teacher = network("tokens").state_dict()
     for name, mask in read_checkpoint(Path(OUT)).masks.items():
         assert torch.equal(load_file(OUT)[name], torch.where(mask, teacher[name], 0.0))
-    assert read_checkpoint(Path(OUT)).standardisation is None
+    assert read_checkpoint(Path(OUT)).normalisation is None
 
 
 def test_magnitude_keeps_the_largest() -> None:
@@ -313,9 +314,8 @@ def test_a_pretrained_teacher() -> None:
 def test_a_teachers_standardisation_is_used_and_handed_on() -> None:
     run(mean="0.5", std="2", sparsity=0, output="dense.safetensors")
     run(weights="dense.safetensors", data="digits")
-    standardisation = read_checkpoint(Path(OUT)).standardisation
-    assert standardisation is not None
-    assert (standardisation.mean, standardisation.std) == ((0.5,), (2.0,))
+    handed_on = read_checkpoint(Path(OUT)).normalisation
+    assert handed_on == Normalisation(Standardisation((0.5,), (2.0,)), "--mean and --std")
 
 
 def test_weights_of_another_model() -> None:
@@ -388,7 +388,7 @@ def test_tokens() -> None:
     np.savez("tokens.npz", x=np.random.default_rng(0).integers(0, 20, (40, 6)))
     report = run("tokens", data="tokens.npz", sparsity=0.5, steps=10, include=("embedding.weight",))
     assert report.kept == kept() == round(0.5 * (20 * 8 + 8 * 3))
-    assert read_checkpoint(Path(OUT)).standardisation is None
+    assert read_checkpoint(Path(OUT)).normalisation is None
 
 
 def test_a_layer_that_begins_at_zero() -> None:

@@ -41,7 +41,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             device="cpu",
             learning_rates=(1e-3, 1e-2),
         )
-        for cell in compare.prepare(chosen, write=True):
+        for cell in compare.prepare(chosen, print, write=True):
             run_cell(chosen, cell)
         return Path("comparison").resolve()
 

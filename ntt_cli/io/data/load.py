@@ -126,4 +126,4 @@ def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, se
     if 4 * math.prod(size) > samples.EAGER_BYTES:
         raise DataError(spec, f"takes {4 * math.prod(size) / 2**30:.1f} GiB of memory", hint="ask for fewer samples")
     noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    return from_arrays(noise, None, spec=spec, options=options)
+    return replace(from_arrays(noise, None, spec=spec, options=options), normalised=True)

@@ -29,7 +29,7 @@ Changes = Literal["never", "seeded", "always"]
 
 
 class InputSource(Protocol):
-    """Raw inputs, as they are stored."""
+    """Raw inputs, before they are normalised."""
 
     def __len__(self) -> int: ...
 
@@ -76,6 +76,7 @@ class Samples:
         class_names: in the order of the labels, where they are known.
         split: the part of the data that this is; None where the data is not divided, so that both are the same samples.
         changes: whether the inputs are others in each reading.
+        normalised: the inputs are what the network shall see, as noise is.
     """
 
     spec: str
@@ -84,6 +85,7 @@ class Samples:
     class_names: tuple[str, ...] | None = None
     split: Split | None = None
     changes: Changes = "never"
+    normalised: bool = False
 
     def __len__(self) -> int:
         return len(self.source)

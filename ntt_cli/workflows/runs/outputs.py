@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from ntt_cli.config import FinetuneConfig, PruneConfig
+from ntt_cli.config import FinetuneConfig, PruneConfig, name_of
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
 from ntt_cli.io.files import check_outputs, remove_durably, remove_orphans, report_path, state_path
 from ntt_cli.io.lock import locked
 from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
+from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.state import Kind, read_state
 from ntt_cli.workflows.events import EventSink, Noted, Warned
+from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import Summary
 from ntt_cli.workflows.runs.keeper import Keeper
 from ntt_cli.workflows.runs.stop import Stop
@@ -52,6 +54,11 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on
                 hint="go on with --resume, or start from the beginning with --force",
             )
         yield
+
+
+def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
+    """The model and the data of a run by their names, whichever way they were given."""
+    return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
 
 
 def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:

@@ -1,0 +1,108 @@
+"""What a network's inputs are normalised with: whose weights they are decides who may name it."""
+
+from __future__ import annotations
+
+import torch
+
+from ntt_cli.config import DataOptions, name_of
+from ntt_cli.core.standardise import Normalisation, Standardisation, fit_standardisation, parse_standardisation
+from ntt_cli.io.checkpoint import Checkpoint
+from ntt_cli.io.data import Samples
+from ntt_cli.io.metadata import describe_inputs
+from ntt_cli.io.models import LoadedModel
+from ntt_cli.io.published import configured_standardisation, published_standardisation
+from ntt_cli.workflows.events import EventSink, Noted, Warned
+
+OPTIONS = "--mean and --std"
+ELSEWHERE = "the weights come from elsewhere and nobody named a normalisation"
+STATISTICS_BATCH = 1024
+
+
+def known_normalisation(
+    options: DataOptions, loaded: LoadedModel, checkpoint: Checkpoint | None, on_event: EventSink
+) -> Normalisation | None:
+    """What the network's weights were made with, or are to be from now on; `None` where the data may decide.
+
+    `--mean` and `--std` go first. Then, of weights that ntt wrote, their record, where it says; of others `MEAN` and
+    `STD` in the model's file, or a configuration of these very weights. Where nobody named any, weights from elsewhere
+    get their inputs as they are, and random ones get what is fitted to the data.
+
+    Args:
+        options: with `--mean` and `--std`.
+        loaded: the network.
+        checkpoint: the file that its weights are from; `None` for the factory's own.
+        on_event: told what differs.
+
+    Raises:
+        UsageError: if `--mean` and `--std` cannot be read.
+    """
+    recorded = None if checkpoint is None else checkpoint.normalisation
+    given = parse_standardisation(options.mean, options.std)
+    named = _named(given, loaded)
+    if recorded is None:
+        return named or _of_others(loaded, checkpoint)
+    if named is None or named.by == recorded.by:
+        return recorded
+    assert checkpoint is not None
+    made = f"{checkpoint.path} was made with inputs {describe_inputs(recorded.by)}"
+    if given is None:
+        how = "give --mean and --std to change that"
+        on_event(Warned(f"{made}, which stays so; {named.source} say {describe_inputs(named.by)}: {how}"))
+        return recorded
+    on_event(Warned(f"{made}; from now on they are {describe_inputs(named.by)} ({named.source})"))
+    return named
+
+
+def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisation | None:
+    """What is known, else what the samples say; `None` for those that have no statistics to keep: tokens and noise."""
+    if samples.normalised or (known is not None and known.by is not None):
+        return known
+    if not samples.inputs(torch.arange(1)).is_floating_point():
+        return None
+    if known is not None:
+        return known
+    by = fit_standardisation(samples.inputs(part) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
+    return Normalisation(by, f"the statistics of {name_of(samples.spec)}")
+
+
+def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on_event: EventSink) -> None:
+    """Say in a line what the network sees, before it works on it."""
+    if samples is not None and samples.normalised:
+        later = "" if normalisation is None else f"; those of later commands {in_words(normalisation)}"
+        on_event(Noted(f"inputs: {samples.spec} as it is{later}"))
+    elif normalisation is not None:
+        on_event(Noted(f"inputs: {in_words(normalisation)}"))
+    elif samples is not None:
+        on_event(Noted("inputs: integers, as they are"))
+
+
+def in_words(normalisation: Normalisation) -> str:
+    """What is done to inputs, and who named that."""
+    words = f"{describe_inputs(normalisation.by)} ({normalisation.source})"
+    if normalisation.source == ELSEWHERE:
+        words += "; if they were trained with one, give --mean and --std, or write MEAN and STD in model.py"
+    return words
+
+
+def _named(given: Standardisation | None, loaded: LoadedModel) -> Normalisation | None:
+    if given is not None:
+        return Normalisation(given, OPTIONS)
+    if loaded.standardisation is not None:
+        return Normalisation(loaded.standardisation, f"MEAN and STD in {loaded.source.partition(':')[0]}")
+    return None
+
+
+def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisation | None:
+    """What whoever made the weights says; `None` if ntt drew or wrote them."""
+    if checkpoint is None:
+        if not loaded.trained:
+            return None
+        by, source = configured_standardisation(getattr(loaded.module, "pretrained_cfg", None)), "its pretrained_cfg"
+        return Normalisation(None, ELSEWHERE) if by is None else Normalisation(by, source)
+    if checkpoint.record is not None:
+        return None
+    published = published_standardisation(checkpoint.path)
+    if published is None:
+        return Normalisation(None, ELSEWHERE)
+    by, name = published
+    return Normalisation(by, f"{name} beside the weights")
