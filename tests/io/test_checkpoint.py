@@ -39,7 +39,7 @@ MASKS = {"fc.weight": torch.tensor([[True, False], [True, True]])}
 METADATA = (
     '{"class_names":["cat","dog"],"config":{"seed":0,"sparsity":0.25},"file_sha256":"FILE","format_version":1,'
     '"kind":"prune","layers":{"fc.weight":{"kept":3,"mask_sha256":"MASK","shape":[2,2]}},'
-    '"model":{"sha256":"00","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
+    '"model":{"modules":{},"sha256":"00","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"standardisation_source":"--mean and --std","tensors":{"fc.bias":"BIAS","fc.weight":"WEIGHT","steps":"STEPS"},'
     '"versions":{"ntt":"1.2.3","torch":"4.5.6"},"weights":"teacher.safetensors"}'
 )

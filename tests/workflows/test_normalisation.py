@@ -27,10 +27,10 @@ NAMED = Normalisation(Standardisation((0.25,), (2.0,)), "--mean and --std")
 
 
 class Said(list[str]):
-    """What a command says of its inputs, and its warnings."""
+    """What a command says of its inputs, and its warnings but that of a sparse teacher."""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
+        if isinstance(event, Warned) and " is sparse already" not in event.message:
             self.append(f"warning: {event.message}")
         elif isinstance(event, Noted) and event.message.startswith("inputs: "):
             self.append(event.message)
