@@ -98,8 +98,9 @@ def test_all_commands_read_published_weights_and_say_how(form: str) -> None:
     expected, _ = evaluated(one(state()))
     path = write()
     report, events = evaluated(path, teacher=path)
-    weights, inputs, teacher = events.of(Noted)
+    weights, data, inputs, teacher = events.of(Noted)
     assert (weights, teacher) == (f"weights: {line}", f"teacher: {line}")
+    assert data.startswith("data: digits, ")
     assert inputs.startswith("inputs: as they are")
     assert report.accuracy == expected.accuracy
     assert report.agreement is not None

@@ -27,10 +27,6 @@ from ntt_cli.workflows.prepare import (
 from tests.workflows.parts import CPU, apart, inputs_of, loaded, refusal
 
 
-def nobody(event: Event) -> None:
-    """Hears what is told."""
-
-
 @pytest.mark.parametrize(("name", "takes"), [("convolutional", True), ("flattens by view", False), ("plain", False)])
 def test_channels_last_is_for_convolutions_that_take_it(digits: Inputs, name: str, takes: bool) -> None:
     assert takes_channels_last(apart(name), digits) is takes
