@@ -53,9 +53,44 @@ def _in_order(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
     return there[k].to(values)
 
 
-def choose_masks(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Masks:
-    """Each layer's `counts[name]` highest scores."""
-    return {name: keep_top(score, n_keep=counts[name]) for name, score in scores.items()}
+def choose_masks(
+    scores: Mapping[str, Tensor], counts: Mapping[str, int], *, slices: Mapping[str, int] | None = None
+) -> Masks:
+    """Each layer's `counts[name]` highest scores.
+
+    Args:
+        scores: by weight.
+        counts: by weight.
+        slices: of weights of which every slice along this axis is to keep its best entry, the axis.
+    """
+    along = slices or {}
+    return {
+        name: keep_top_of_slices(score, n_keep=counts[name], axis=along[name])
+        if name in along
+        else keep_top(score, n_keep=counts[name])
+        for name, score in scores.items()
+    }
+
+
+def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, axis: int) -> Bool[Tensor, "*shape"]:
+    """The best entry of each slice along `axis`, and then the highest others, `n_keep` together.
+
+    Raises:
+        ValueError: if there are more slices than that.
+    """
+    if n_keep < scores.shape[axis]:
+        raise ValueError(f"cannot keep {n_keep} weights in {scores.shape[axis]} slices")
+    best = best_of_slices(scores, axis)
+    others = keep_top(scores[~best], n_keep=n_keep - scores.shape[axis])
+    return best.masked_scatter(~best, others)
+
+
+def best_of_slices(scores: Float[Tensor, "*shape"], axis: int) -> Bool[Tensor, "*shape"]:
+    """Where the highest score of each slice along `axis` is, of equal ones the first."""
+    moved = scores.movedim(axis, 0)
+    best = torch.zeros(moved.shape, dtype=torch.bool, device=scores.device).flatten(1)
+    best.scatter_(1, moved.flatten(1).argmax(dim=1, keepdim=True), True)
+    return best.view(moved.shape).movedim(0, axis).contiguous()
 
 
 def as_bits(masks: Masks, params: Mapping[str, Tensor]) -> Masks:

@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from ntt_cli.core.allocation import allocate
+from ntt_cli.core.allocation import Slices, allocate
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.masks import choose_masks
 
 
 def masks_at(
-    scores: Mapping[str, Tensor], *, allocation: str, density: float, by_hand: Mapping[str, float] | None = None
+    scores: Mapping[str, Tensor],
+    *,
+    allocation: str,
+    density: float,
+    by_hand: Mapping[str, float] | None = None,
+    slices: Slices | None = None,
 ) -> Masks:
     """The masks of the highest scores at this density.
 
@@ -21,8 +26,10 @@ def masks_at(
         allocation: `erk`, `layerwise` or `global`.
         density: over all weights.
         by_hand: densities of single weights, which the allocation leaves alone.
+        slices: of which weights every slice keeps an entry.
     """
-    return choose_masks(scores, allocate(allocation, scores, density=density, by_hand=by_hand))
+    counts = allocate(allocation, scores, density=density, by_hand=by_hand, slices=slices)
+    return choose_masks(scores, counts, slices=slices)
 
 
 def on_the_way(by_hand: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
@@ -39,6 +46,7 @@ def prune_in_rounds(
     allocation: str,
     density: float,
     by_hand: Mapping[str, float],
+    slices: Slices | None = None,
 ) -> Masks:
     """Score and prune alternately, the density falling geometrically from 1: `d^(r / rounds)` after round `r`.
 
@@ -49,9 +57,10 @@ def prune_in_rounds(
         allocation: `erk`, `layerwise` or `global`.
         density: `d`, reached exactly in the last round.
         by_hand: final densities of single weights.
+        slices: of which weights every slice keeps an entry.
     """
     for r in range(1, rounds + 1):
         now = density ** (r / rounds)
         densities = on_the_way(by_hand, density=now, target=density)
-        masks = masks_at(score(masks), allocation=allocation, density=now, by_hand=densities)
+        masks = masks_at(score(masks), allocation=allocation, density=now, by_hand=densities, slices=slices)
     return masks

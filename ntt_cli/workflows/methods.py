@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ntt_cli.core.allocation import Slices
 from ntt_cli.core.batch_norm import untrained_statistics
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.initialise import redraw
-from ntt_cli.core.masks import apply_masks
+from ntt_cli.core.masks import apply_masks, choose_masks
 from ntt_cli.core.rounds import prune_in_rounds
 from ntt_cli.core.scores.loss_gradient import grasp_scores, logit_snip_scores, snip_scores
 from ntt_cli.core.scores.ntk_sap import ntk_sap_scores
@@ -205,12 +206,17 @@ def one_shot_masks(method: Method, sight: Sight) -> Masks:
         allocation=sight.settings.allocation,
         density=sight.settings.density,
         by_hand=sight.settings.by_hand,
+        slices=sight.settings.slices,
     )
 
 
-def shuffled(masks: Masks, *, generator: torch.Generator) -> Masks:
-    """Each layer's mask with its entries in random order."""
-    return {
+def shuffled(masks: Masks, *, slices: Slices, generator: torch.Generator) -> Masks:
+    """Each layer's mask with its entries in random order; of `slices` every one keeps an entry."""
+    drawn = {
         name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view(mask.shape)
         for name, mask in masks.items()
+        if name not in slices
     }
+    scores = {name: torch.rand(masks[name].shape, generator=generator).to(masks[name].device) for name in slices}
+    drawn |= choose_masks(scores, {name: int(masks[name].sum()) for name in slices}, slices=slices)
+    return {name: drawn[name] for name in masks}

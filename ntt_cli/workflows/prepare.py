@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.core.batch_norm import coupling_layers, is_statistic
 from ntt_cli.core.flops import seldom_used
+from ntt_cli.core.fragile import fragile_axes, fragile_parametrizations
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
 from ntt_cli.core.logits import Pick, usual_logits
 from ntt_cli.core.multiplied import multiplied_parameters
@@ -237,6 +238,20 @@ def pick_prunable(
             hint=" ".join(f"--exclude {name!r}" for name in unused),
         )
     return names
+
+
+def whole_slices(model: FunctionalModel, inputs: Inputs | None, names: tuple[str, ...]) -> dict[str, int]:
+    """The axis of each weight that is to keep an entry in every slice along it.
+
+    Those are the ones without which the network divides by zero, and embeddings that are pruned because they are named:
+    a token that the data lack is to keep something.
+    """
+    embeddings = [name for name, role in others(model).items() if role == "embedding" and name in names]
+    if inputs is None:
+        fragile = fragile_parametrizations(model, names)
+    else:
+        fragile = fragile_axes(model.bind(), model.params, names, inputs.batch(torch.arange(min(2, len(inputs)))))
+    return dict.fromkeys(embeddings, 0) | fragile
 
 
 def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone: dict[str, str]) -> str:

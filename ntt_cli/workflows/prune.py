@@ -23,7 +23,7 @@ from ntt_cli.io.models import load_model
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.estimate import PROBE_STEPS, Estimate, estimate_run
-from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.events import EventSink, Warned
 from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import pick_device, take_apart
 from ntt_cli.workflows.prune_measures import Measures, check_outputs, measure
@@ -78,6 +78,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
             if not world.first:
                 return _report(task, student, Measures())
             check_outputs(task, student.params, student.buffers, room, keeper)
+            _warn_of_bare_rows(task, student.masks, on_event)
             write_checkpoint(
                 output,
                 task.teacher.state_dict(student.params, student.buffers),
@@ -179,7 +180,12 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
         return _Student(moved.params, moved.buffers, moved.masks, moved.history)
     if task.method.mask == "shuffled":
         generator = torch.Generator().manual_seed(task.config.seed)
-        return _masked(task, task.teacher.params, shuffled(moved.masks, generator=generator), moved.history)
+        return _masked(
+            task,
+            task.teacher.params,
+            shuffled(moved.masks, slices=task.settings.slices, generator=generator),
+            moved.history,
+        )
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
     fresh = take_apart(other.module, task.inputs.device, on_event, pick=other.pick)
     return _masked(task, fresh.params, moved.masks, moved.history)
@@ -213,6 +219,20 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
     if task.inputs is not None:
         buffers = estimate_buffers(task.teacher, masked, task.inputs)
     return _Student(masked, buffers, masks, history or {})
+
+
+def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
+    """Of embeddings that were included, and are pruned by scores that tokens must occur for."""
+    for name in task.embeddings:
+        rows = masks[name].flatten(1).sum(dim=1)
+        bare = int((rows == 1).sum())
+        if bare and float(rows.double().mean()) >= 2:
+            on_event(
+                Warned(
+                    f"{bare} of {len(rows)} rows of {name} keep a single entry, as tokens do that the data lack;"
+                    f" without --include {name} it stays dense"
+                )
+            )
 
 
 def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:

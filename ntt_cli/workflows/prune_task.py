@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
 from ntt_cli.config import PruneConfig
-from ntt_cli.core.allocation import allocate, total_to_keep
+from ntt_cli.core.allocation import allocate, layer_sizes, least_of, total_to_keep
 from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel
+from ntt_cli.core.prunable import others
 from ntt_cli.core.standardise import Normalisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.compiled_code import keep_compiled_code_private
@@ -27,6 +29,7 @@ from ntt_cli.workflows.prepare import (
     pick_device,
     pick_prunable,
     take_apart,
+    whole_slices,
 )
 from ntt_cli.workflows.transfer.loop import estimate_buffers
 from ntt_cli.workflows.transfer.settings import TransferSettings, settle
@@ -71,6 +74,11 @@ class Task:
     def sizes(self) -> dict[str, int]:
         """Entries of each prunable weight."""
         return {name: self.teacher.params[name].numel() for name in self.names}
+
+    @property
+    def embeddings(self) -> list[str]:
+        """Those that are pruned, because they were named."""
+        return [name for name, role in others(self.teacher).items() if role == "embedding" and name in self.names]
 
     def sight(self) -> Sight:
         """What the method may look at, with a generator at its beginning."""
@@ -117,7 +125,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         trained=weights.trained,
         allocation=method.allocation,
     )
-    _check_sparsity(config, {name: teacher.params[name].numel() for name in names}, settings)
+    settings = replace(settings, slices=whole_slices(teacher, inputs, names))
+    _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels = matched or config.kernels
     if config.kernels and inputs is None:
@@ -195,18 +204,19 @@ def _open(
     return inputs
 
 
-def _check_sparsity(config: PruneConfig, sizes: dict[str, int], settings: TransferSettings) -> None:
+def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], settings: TransferSettings) -> None:
+    sizes, least = layer_sizes(shapes), least_of(shapes, settings.slices)
     try:
-        total_to_keep(sizes, density=settings.density)
+        total_to_keep(sizes, density=settings.density, least=least)
     except ValueError as error:
         raise UsageError(
             f"--sparsity {config.sparsity}",
             f"is too high for this model: {error}",
-            hint=f"use at most {math.floor((1 - len(sizes) / sum(sizes.values())) * 1e6) / 1e6:g}",
+            hint=f"use at most {math.floor((1 - sum(least.values()) / sum(sizes.values())) * 1e6) / 1e6:g}",
         ) from error
-    shapes = {name: torch.empty(n, device="meta") for name, n in sizes.items()}
+    scores = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        allocate("layerwise", shapes, density=settings.density, by_hand=settings.by_hand)
+        allocate("layerwise", scores, density=settings.density, by_hand=settings.by_hand, slices=settings.slices)
     except ValueError as error:
         raise UsageError(
             f"--sparsity {config.sparsity} with --layer-density",

@@ -19,6 +19,7 @@ from ntt_cli.core.allocation import (
     layer_sizes,
     total_to_keep,
 )
+from ntt_cli.core.masks import choose_masks
 
 LENET_300_100 = {"fc1": (300, 784), "fc2": (100, 300), "fc3": (10, 100)}
 
@@ -189,3 +190,26 @@ def test_scores_of_two_precisions_are_compared_in_the_wider() -> None:
     close = torch.tensor([9.0, 1.0001, 1.0002, 1.0003])
     counts = allocate_global({"a": torch.tensor([9.0, 1.0], dtype=torch.float16), "b": close}, density=3 / 6)
     assert counts == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("allocation", ["erk", "layerwise", "global"])
+@given(shapes=SHAPES, density=DENSITIES)
+@settings(max_examples=30)
+def test_every_slice_can_keep_an_entry(allocation: str, shapes: Shapes, density: float) -> None:
+    """The counts are exact all the same."""
+    slices = {name: index % 2 for index, name in enumerate(shapes)}
+    least = {name: shape[slices[name]] for name, shape in shapes.items()}
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(tuple(shape), generator=generator) for name, shape in shapes.items()}
+    total = round(density * sum(layer_sizes(shapes).values()))
+    if total < sum(least.values()):
+        with pytest.raises(ValueError, match="cannot be spread|density"):
+            allocate(allocation, scores, density=density, slices=slices)
+        return
+    counts = allocate(allocation, scores, density=density, slices=slices)
+    assert sum(counts.values()) == total
+    assert all(least[name] <= counts[name] <= scores[name].numel() for name in shapes)
+    masks = choose_masks(scores, counts, slices=slices)
+    for name, mask in masks.items():
+        assert int(mask.sum()) == counts[name]
+        assert mask.movedim(slices[name], 0).flatten(1).any(1).all()

@@ -13,6 +13,7 @@ from ntt_cli.core.masks import (
     count_changes,
     count_kept,
     keep_top,
+    keep_top_of_slices,
     masked,
     zero_pruned,
 )
@@ -124,3 +125,17 @@ def test_changes_are_counted_in_both_directions() -> None:
     after = {"a": torch.tensor([False, True, True]), "b": torch.tensor([[True], [True]])}
     assert count_changes(before, after) == 3
     assert count_changes(after, after) == 0
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_slice_is_emptied(axis: int) -> None:
+    scores = torch.tensor([[9.0, 8.0, 7.0], [0.0, 0.0, 0.0], [6.0, 1.0, 5.0]])
+    mask = keep_top_of_slices(scores, n_keep=5, axis=axis)
+    expected = {
+        0: [[True, True, True], [True, False, False], [True, False, False]],
+        1: [[True, True, True], [False, False, False], [True, False, True]],
+    }
+    assert mask.tolist() == expected[axis]
+    assert int(keep_top_of_slices(scores, n_keep=9, axis=axis).sum()) == 9
+    with pytest.raises(ValueError, match="cannot keep 2 weights in 3 slices"):
+        keep_top_of_slices(scores, n_keep=2, axis=axis)

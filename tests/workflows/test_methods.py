@@ -161,7 +161,7 @@ def test_a_shuffled_mask_on_the_teachers_weights() -> None:
 
 def test_shuffling_is_by_layer_and_by_the_generator() -> None:
     masks = {"a": torch.arange(100).view(10, 10) < 30, "b": torch.ones(3, 3, dtype=torch.bool)}
-    results = [shuffled(masks, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    results = [shuffled(masks, slices={}, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert [int(result["a"].sum()) for result in results] == [30, 30, 30]
     assert torch.equal(results[0]["a"], results[1]["a"])
     assert not torch.equal(results[0]["a"], results[2]["a"])

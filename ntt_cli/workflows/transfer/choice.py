@@ -45,16 +45,16 @@ def choose(
         room: how many samples go through the network at once.
     """
     by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
-    names = list(student.mask_bits)
+    names, slices = list(student.mask_bits), settings.slices
     if settings.score == "magnitude":
         scores = magnitude_scores(student.params, names)
-        return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand)
+        return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand, slices=slices)
     sensitivities = room.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
     across = saliency_scores(student.params, sensitivities, names, exponent=ACROSS_LAYERS)
     if settings.allocation == "global":
-        counts = allocate_global_with_shares(across, density=density, by_hand=by_hand, share=LEAST_SHARE)
+        counts = allocate_global_with_shares(across, density=density, by_hand=by_hand, share=LEAST_SHARE, slices=slices)
     else:
-        counts = allocate(settings.allocation, across, density=density, by_hand=by_hand)
+        counts = allocate(settings.allocation, across, density=density, by_hand=by_hand, slices=slices)
     del across  # before there are the others
     within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
     del sensitivities
@@ -65,7 +65,7 @@ def choose(
         correlations = room.run(lambda chunk: _correlations(teacher, asked, inputs, chunk or room.batch_size // 2))
         for name in list(correlations):
             within[name] *= affinity(correlations.pop(name), exponent=exponents[name])
-    return choose_masks(within, counts)
+    return choose_masks(within, counts, slices=slices)
 
 
 def _correlations(teacher: FunctionalModel, names: list[str], inputs: Inputs, at_once: int) -> dict[str, Tensor]:

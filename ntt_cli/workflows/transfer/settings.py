@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -32,6 +32,7 @@ class TransferSettings:
         active: take the kernel over kept entries only.
         compiled: steps of whole batches are compiled.
         by_hand: densities of the weights that `--layer-density` names.
+        slices: the axis of each weight that must not lose a whole slice along it.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class TransferSettings:
     compiled: bool
     seed: int
     by_hand: dict[str, float]
+    slices: dict[str, int] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
         """The options that had no value of their own, under their names in the configuration."""
