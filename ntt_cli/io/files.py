@@ -7,19 +7,32 @@ import errno
 import glob
 import hashlib
 import os
+import re
+import secrets
+import stat
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from ntt_cli.errors import OutputError
+
+HOUR = 3600.0
+"""A temporary file that is older belongs to nobody, where no lock says so."""
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+"""What a file system says that cannot write to disk at once, as some of networks."""
+
+_TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
+"""The end of a temporary file's name: the process, for people who look, and what makes it unique."""
 
 
 def check_writable(path: Path, *, force: bool) -> None:
     """Refuse an output before any work is done for it.
 
     Raises:
-        OutputError: if `path` exists and `force` is not set, is a folder or too long a name, or its folder is missing
-            or read-only.
+        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device or too long a name, or its
+            folder is missing or read-only.
     """
     if os.path.isdir(path):  # of a name that is too long, `Path.is_dir` raises
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
@@ -33,6 +46,7 @@ def check_writable(path: Path, *, force: bool) -> None:
         if not above.is_dir():
             raise OutputError(path, f"{above} is not a folder", hint="name a file elsewhere with --output")
         raise OutputError(path, "its folder does not exist", hint=f"mkdir -p {path.parent}")
+    require_plain(path)
     if path.exists() and not force:
         raise OutputError(path, "exists already", hint="name another with --output, or overwrite it with --force")
     try:
@@ -43,6 +57,25 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(
             path.parent, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
         ) from error
+
+
+def require_plain(path: Path) -> None:
+    """Refuse to replace what is no file: renaming would put one in its place without a word.
+
+    A link is neither followed, which would write where somebody else may have pointed it, nor replaced.
+
+    Raises:
+        OutputError: if there is a link or a device.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISLNK(mode):
+        target = path.parent / path.readlink()
+        raise OutputError(path, f"is a link to {target}", hint=f"name {target} itself, or remove the link")
+    if not stat.S_ISREG(mode):
+        raise OutputError(path, "is a folder, a device or a pipe, not a file", hint="name another with --output")
 
 
 def check_outputs(checkpoint: Path, *, force: bool) -> None:
@@ -69,13 +102,18 @@ def state_path(output: Path) -> Path:
     return output.with_suffix(".resume.safetensors")
 
 
-def remove_orphans(path: Path) -> None:
-    """Remove what killed runs left of their temporary files for `path`; those of live processes stay."""
-    for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = orphan.name.removesuffix(".tmp").rpartition(".")[2]
-        if number.isdecimal() and (int(number) == os.getpid() or not _is_alive(int(number))):
+def remove_orphans(path: Path, *, older_than: float) -> None:
+    """Remove what killed runs left of their temporary files for `path`, so many seconds ago.
+
+    With 0, only for the holder of its lock: nobody else is writing it then. What process a name was of says nothing,
+    since another container may have one of the same number.
+    """
+    begin = f".{path.name}."
+    for orphan in path.parent.glob(f"{glob.escape(begin)}*.tmp"):
+        if _TEMPORARY.fullmatch(orphan.name.removeprefix(begin)):
             with contextlib.suppress(OSError):
-                orphan.unlink()
+                if time.time() - orphan.lstat().st_mtime >= older_than:
+                    orphan.unlink()
 
 
 def remove_durably(path: Path) -> None:
@@ -91,23 +129,63 @@ def remove_durably(path: Path) -> None:
         raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
 
 
-def write_atomically(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> None:
+def write_atomically(
+    path: Path, start: bytes, rest: Iterable[memoryview] = (), *, check: Callable[[Path], object] | None = None
+) -> None:
     """Write all of it to a temporary file beside `path`, flush it to disk, and rename it into place.
 
-    Permissions follow the umask.
+    Permissions follow the umask. `check` reads the file before it gets its name, and raises if it is not what it
+    should be.
 
     Raises:
-        OutputError: if the file system refuses; `path` is then as it was.
+        OutputError: if the file system refuses, or there is a link; `path` is then as it was.
+    """
+    with _written(path, start, rest) as temporary:
+        if check is not None:
+            check(temporary)
+        require_plain(path)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+
+
+def create_atomically(path: Path, content: bytes) -> bool:
+    """The same where there is no such file yet; `False`, and nothing is written, where there is one.
+
+    Raises:
+        OutputError: if the file system refuses.
+        OSError: never; it becomes that.
+    """
+    with _written(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise
+            temporary.replace(path)  # a file system that has no second names for a file
+        _sync_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
+    """A temporary file that holds this, on disk; gone afterwards unless it was renamed.
+
+    Yields:
+        its path.
+
+    Raises:
+        OutputError: if the file system refuses, here or where it is renamed.
     """
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("xb") as file:  # it follows no link
             file.write(start)
             file.writelines(rest)
             file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+            _sync(file.fileno())
+        yield temporary
     except OSError as error:
         raise OutputError(
             path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
@@ -119,25 +197,43 @@ def write_atomically(path: Path, start: bytes, rest: Iterable[memoryview] = ()) 
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+def can_sync(folder: Path) -> bool:
+    """Whether the file system writes files and names to disk when it is asked to.
+
+    Raises:
+        OutputError: if it cannot be written to.
+    """
     try:
-        os.fsync(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return _sync(file.fileno()) and _sync_folder(folder)
+    except OSError as error:
+        raise OutputError(
+            folder, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
+        ) from error
+
+
+def _sync(number: int) -> bool:
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        return False
+    return True
+
+
+def _sync_folder(path: Path) -> bool:
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return False  # one may write into a folder that one may not list
+    try:
+        return _sync(folder)
     finally:
         os.close(folder)
-
-
-def _is_alive(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's; no number of a process at all
-        return True
-    return True
 
 
 def sha256_of(data: bytes | memoryview) -> str:

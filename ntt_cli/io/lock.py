@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -17,6 +18,14 @@ from ntt_cli.errors import OutputError
 PATIENCE_SECONDS = 1.0
 """For a holder that has the lock to write down who it is."""
 
+SAYS = "pid "
+"""What the text of a lock begins with."""
+
+LONGEST = 1000
+"""Bytes of what a lock says; a longer file is none."""
+
+NO_LOCK = "is in the place of a lock, and is none: a link, a folder, a device or somebody's file"
+LOOK = "find out who made it, and remove it; or name a file elsewhere with --output"
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a file system that has none says, as some of clusters are set up."""
@@ -41,7 +50,9 @@ def locked(output: Path) -> Generator[bool]:
             yield False
             return
         raise OutputError(
-            path, f"cannot be locked: {error.strerror}", hint="name a file elsewhere with --output"
+            path,
+            f"cannot be locked: {error.strerror}",
+            hint="remove it if no run is at work there, or name a file elsewhere with --output",
         ) from error
     try:
         yield True
@@ -59,13 +70,14 @@ def lock_path(output: Path) -> Path:
 
 def _acquire(path: Path, output: Path) -> int:
     while True:
-        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        number = _open(path)
         try:
+            _require_lock(path, number)
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, number):
                 since = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
                 os.ftruncate(number, 0)
-                os.pwrite(number, f"pid {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+                os.pwrite(number, f"{SAYS}{os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
                 return number
         except BlockingIOError as error:
             holder = _holder(number)
@@ -75,21 +87,52 @@ def _acquire(path: Path, output: Path) -> int:
                 f"another run is at work on it: {holder}",
                 hint="wait for it, or name another file with --output",
             ) from error
-        except OSError:
+        except (OSError, OutputError):
             os.close(number)
             raise
         os.close(number)  # its holder removed it after we had opened it
 
 
+def _open(path: Path) -> int:
+    """Open or make the file; whoever can write to the folder may have put anything under its name.
+
+    Raises:
+        OutputError: if that is no file.
+        OSError: if the file system refuses.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise OutputError(path, NO_LOCK, hint=LOOK) from error
+        raise
+
+
+def _require_lock(path: Path, number: int) -> None:
+    """Refuse a file that is not a lock of ntt's, before a byte of it changes.
+
+    Raises:
+        OutputError: if it is no regular file, goes by another name too, or holds something else than a lock does.
+    """
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > LONGEST:
+        raise OutputError(path, NO_LOCK, hint=LOOK)
+    text = os.pread(number, LONGEST, 0).strip(b"\0")  # which a power cut may leave in place of the text
+    if not text.startswith(SAYS.encode()[: len(text)]):
+        raise OutputError(path, NO_LOCK, hint=LOOK)
+
+
 def _is_at(path: Path, number: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(number))
+        return os.path.samestat(path.lstat(), os.fstat(number))
     except FileNotFoundError:
         return False
 
 
 def _holder(number: int) -> str:
     until = time.monotonic() + PATIENCE_SECONDS
-    while not (words := os.pread(number, 1000, 0)) and time.monotonic() < until:
+    while not (words := os.pread(number, LONGEST, 0)) and time.monotonic() < until:
         time.sleep(0.01)
     return words.decode(errors="replace") or "it has not said which"

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,11 @@ import pytest
 
 from ntt_cli.errors import OutputError
 from ntt_cli.io.files import (
+    HOUR,
+    can_sync,
     check_outputs,
     check_writable,
+    create_atomically,
     file_sha256,
     remove_durably,
     remove_orphans,
@@ -147,7 +150,8 @@ def test_data_reach_the_disk_before_the_name_and_the_name_before_the_end(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     write_atomically(tmp_path / "x", b"data")
-    temporary = f".x.{os.getpid()}.tmp"
+    temporary = happened[0].removeprefix("fsync ")
+    assert re.fullmatch(rf"\.x\.{os.getpid()}\.[0-9a-f]{{8}}\.tmp", temporary)
     assert happened == [f"fsync {temporary}", f"rename {temporary} x", f"fsync {tmp_path.name}"]
 
 
@@ -197,21 +201,145 @@ def test_an_interruption_leaves_the_old_file(
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("x", b"old")]
 
 
-def test_orphans_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen(["true"])
-    dead.wait()
+def test_orphans_are_removed_whatever_process_they_are_of(tmp_path: Path) -> None:
     path = tmp_path / "x[1].safetensors"
-    gone = [tmp_path / f".{path.name}.{number}.tmp" for number in (dead.pid, os.getpid())]
+    numbers = ("1", f"{os.getpid()}", f"{os.getppid()}", "4194305", f"{os.getppid()}.0123abcd")
+    gone = [tmp_path / f".{path.name}.{number}.tmp" for number in numbers]
     others = [
-        tmp_path / f".{path.name}.{os.getppid()}.tmp",
         tmp_path / f".{path.name}.notes.tmp",
-        tmp_path / f".y.safetensors.{dead.pid}.tmp",
+        tmp_path / f".{path.name}.1.notes.tmp",
+        tmp_path / f".{path.name}.resume.1.tmp",
+        tmp_path / ".y.safetensors.1.tmp",
         path,
     ]
     for file in (*gone, *others):
         file.write_text("")
-    remove_orphans(path)
+    remove_orphans(path, older_than=HOUR)
+    assert set(tmp_path.iterdir()) == {*gone, *others}
+    os.utime(gone[0], (0, 0))
+    remove_orphans(path, older_than=HOUR)
+    assert set(tmp_path.iterdir()) == {*gone[1:], *others}
+    remove_orphans(path, older_than=0)
     assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_a_temporary_file_of_a_process_of_the_same_number_is_no_hindrance(tmp_path: Path) -> None:
+    """As another container leaves it in a shared folder."""
+    left = tmp_path / f".x.{os.getpid()}.tmp"
+    left.write_text("half of a file")
+    write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert left.read_text() == "half of a file"
+
+
+LINKS = {"to a file": "precious", "to nothing": "nothing", "to a folder": "folder"}
+
+
+@pytest.fixture(params=LINKS)
+def link(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "x"
+    path.symlink_to(LINKS[request.param])
+    return path
+
+
+def test_a_link_is_neither_followed_nor_replaced(link: Path) -> None:
+    for force in (False, True):
+        assert re.search("is a link to|is a folder", str(refusal(check_writable, link, force=force)))
+    error = refusal(write_atomically, link, b"new")
+    assert (error.where, error.what) == (str(link), f"is a link to {link.parent / link.readlink()}")
+    assert error.hint == f"name {link.parent / link.readlink()} itself, or remove the link"
+    assert link.is_symlink()
+    assert (link.parent / "precious").read_text() == "mine"
+    assert {path.name for path in link.parent.iterdir()} == {"precious", "folder", "x"}
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    for force in (False, True):
+        assert "is a folder, a device or a pipe" in str(refusal(check_writable, tmp_path / "x", force=force))
+    assert "is a folder, a device or a pipe" in str(refusal(write_atomically, tmp_path / "x", b"new"))
+    assert (tmp_path / "x").is_fifo()
+
+
+def test_a_file_in_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    check_writable(tmp_path / "link" / "x", force=False)
+    write_atomically(tmp_path / "link" / "x", b"new")
+    assert (tmp_path / "real" / "x").read_bytes() == b"new"
+
+
+def test_what_is_not_as_it_should_be_never_gets_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    read: list[bytes] = []
+
+    def check(path: Path) -> None:
+        read.append(path.read_bytes())
+        raise OutputError(path, "is not what it should be", hint="report it")
+
+    with pytest.raises(OutputError, match="is not what it should be"):
+        write_atomically(tmp_path / "x", b"new", check=check)
+    assert read == [b"new"]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_a_file_is_created_once(tmp_path: Path) -> None:
+    assert create_atomically(tmp_path / "x", b"first")
+    assert not create_atomically(tmp_path / "x", b"second")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"first")]
+
+
+def test_a_file_is_created_where_there_are_no_second_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", raising(PermissionError(errno.EPERM, "Operation not permitted")))
+    assert create_atomically(tmp_path / "x", b"first")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"first")]
+    monkeypatch.setattr(os, "link", raising(OSError(errno.EIO, "Input/output error")))
+    assert "cannot be written: Input/output error" in str(refusal(create_atomically, tmp_path / "y", b""))
+
+
+def refusing_folders(number: int) -> Callable[[int], None]:
+    fsync = os.fsync
+
+    def act(file: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{file}")).is_dir():
+            raise OSError(number, os.strerror(number))
+        fsync(file)
+
+    return act
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_that_writes_no_folder_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert can_sync(tmp_path)
+    monkeypatch.setattr(os, "fsync", refusing_folders(number))
+    assert not can_sync(tmp_path)
+    write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    remove_durably(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def act(path: Path, *arguments: Any, **options: Any) -> int:
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", act)
+    write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_a_disk_that_fails_is_no_such_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refusing_folders(errno.EIO))
+    assert "cannot be written: Input/output error" in str(refusal(write_atomically, tmp_path / "x", b"new"))
+    assert "cannot be written to: Input/output error" in str(refusal(can_sync, tmp_path))
 
 
 def test_removing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -102,3 +103,65 @@ def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, monkeypatch: pytes
         lock_path(tmp_path / "x").write_text("")
         with pytest.raises(OutputError, match="it has not said which"), locked(tmp_path / "x"):
             pytest.fail("two hold it")
+
+
+PRECIOUS = "forty thousand words\n"
+
+
+def plant(kind: str, path: Path, precious: Path) -> None:
+    if kind == "link":
+        path.symlink_to(precious)
+    elif kind == "dangling link":
+        path.symlink_to(precious.with_name("not there"))
+    elif kind == "hard link":
+        path.hardlink_to(precious)
+    elif kind == "somebody's file":
+        path.write_text(PRECIOUS)
+    elif kind == "large file":
+        path.write_text("pid 1" + 2000 * " ")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling link", "hard link", "somebody's file", "large file", "pipe", "socket", "folder"]
+)
+def test_what_lies_in_the_lock_s_place_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    precious, output = Path("thesis.tex"), Path("x")
+    precious.write_text(PRECIOUS)
+    plant(kind, lock_path(output), precious)
+    before = lock_path(output).lstat()
+    with pytest.raises(OutputError) as caught, locked(output):
+        pytest.fail("it is locked")
+    assert (caught.value.where, caught.value.exit_code) == (".x.lock", 2)
+    assert "is in the place of a lock, and is none" in caught.value.what
+    assert "remove it; or name a file elsewhere" in caught.value.hint
+    assert precious.read_text() == PRECIOUS
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.tex", ".x.lock"}
+    after = lock_path(output).lstat()
+    assert (after.st_ino, after.st_size, after.st_mode) == (before.st_ino, before.st_size, before.st_mode)
+
+
+@pytest.mark.parametrize("text", ["", "pi", "pid 4711 on elsewhere since 2026-01-01 00:00:00+00:00", 30 * "\0"])
+def test_what_a_dead_holder_left_is_taken_over(tmp_path: Path, text: str) -> None:
+    lock_path(tmp_path / "x").write_text(text)
+    with locked(tmp_path / "x") as alone:
+        assert alone
+        assert f"pid {os.getpid()} " in lock_path(tmp_path / "x").read_text()
+
+
+def test_a_lock_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(*_: Any) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", act)
+    with pytest.raises(OutputError, match="cannot be locked: Permission denied"), locked(tmp_path / "x"):
+        pytest.fail("it is locked")

@@ -8,9 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from ntt_cli.config import FinetuneConfig, PruneConfig, name_of
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
-from ntt_cli.io.files import check_outputs, remove_durably, remove_orphans, report_path, state_path
+from ntt_cli.io.files import (
+    HOUR,
+    can_sync,
+    check_outputs,
+    check_writable,
+    remove_durably,
+    remove_orphans,
+    report_path,
+    state_path,
+)
 from ntt_cli.io.lock import locked
 from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.io.models import LoadedModel
@@ -42,11 +53,14 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on
     with locked(output) as alone:
         if not alone:
             on_event(Warned(f"the file system has no locks: let no other run write {output}"))
+        if not can_sync(output.parent):
+            on_event(Warned(f"the file system does not write to disk when asked: a power cut may cost {output}"))
         # Only now: a run that held it may have written it.
         check_outputs(output, force=config.force or config.resume)
         state = state_path(output)
+        check_writable(state, force=True)
         for path in (output, report_path(output), state):
-            remove_orphans(path)
+            remove_orphans(path, older_than=0 if alone else HOUR)
         if state.exists() and not config.resume and not config.force:
             raise OutputError(
                 state,
@@ -77,10 +91,14 @@ def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -
     report = written_by(run, report_path(output))
     if written_by(run, output) is None or not isinstance(report, ReportRecord):
         return None
+    try:
+        summary = kind.model_validate(report.summary)
+    except ValidationError:
+        return None  # another version of ntt wrote it: what that said of a run is not what this one says
     on_event(Noted(f"{output} is whole already, of the same run; nothing to do"))
     with contextlib.suppress(OutputError):
         remove_durably(state_path(output))
-    return kind.model_validate(report.summary)
+    return summary
 
 
 def open_keeper(
