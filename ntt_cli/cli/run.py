@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
 import signal
@@ -79,8 +80,26 @@ Result = TypeVar("Result")
 
 def call(work: Callable[[], Result]) -> Result:
     """Do the work with stdout kept for the result."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
         return work()
+
+
+@contextlib.contextmanager
+def _descriptor_kept() -> Generator[None]:
+    # Compiled code and other processes write to descriptor 1, past `sys.stdout`.
+    try:
+        stdout = os.dup(1)
+    except OSError:  # it is closed, so that nobody reads it
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            os.dup2(2, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C's own buffer still holds
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _internal_error(streams: Streams, error: Exception, *, debug: bool) -> NoReturn:

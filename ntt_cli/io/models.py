@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -72,16 +73,18 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
 
 
 def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
-    target, colon, name = source.partition(":")
+    # The last colon after .py separates: a folder may have one in its name, and a Windows path has.
+    python = re.fullmatch(r"(.+\.py)(?::(\w+))?", source)
+    target, _, name = source.rpartition(":")
     with global_draws_apart():
         seed_as_users_do(seed)
+        if python:
+            return _from_file(Path(python[1]), python[2] or "", arguments)
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
-        if target.endswith(".py") and bool(name) == bool(colon):
-            return _from_file(Path(target), name, arguments)
         if name and all(part.isidentifier() for part in target.split(".")):
             return _from_package(source, target, name, arguments)
-        what, hint = _why_no_model(source, Path(target))
+        what, hint = _why_no_model(source, Path(target or source))
         raise ModelError(source, what, hint=hint)
 
 

@@ -11,12 +11,15 @@ import os
 import re
 import sys
 import sysconfig
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 from ntt_cli.errors import NttError
 
@@ -38,7 +41,7 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
         what, hint = _why_missing(path, otherwise)
         raise error(path, what, hint=hint)
     _forget_edited()
-    name = _own_name(path)
+    name = ".".join([*_package_of(path)[1], _own_name(path)])  # as `from .layers import Block` looks for it
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_loader(name, loader)
     assert spec is not None  # a loader of source files always has one
@@ -71,26 +74,67 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
 
     Raises:
         NttError: as `error`, for whatever the code raises, `sys.exit` included; one it raises itself, unchanged.
+        KeyboardInterrupt: as it is.
     """
-    folder = path.resolve().parent
-    _forget_namesakes(folder)
+    folder, (top, package) = path.resolve().parent, _package_of(path)
+    searched = [folder, top] if package else [folder]
+    for place in searched:
+        _forget_namesakes(place)
     before = set(sys.modules)
-    sys.path.insert(0, str(folder))
+    sys.path[:0] = map(str, searched)
     try:
-        with redirect_stdout(sys.stderr):  # stdout carries the result alone
+        # stdout carries the result alone.
+        with _settings_kept(path, error), redirect_stdout(sys.stderr):
             yield
-    except NttError:
+    except (NttError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as failure:
+    except BaseException as failure:  # SystemExit too, and whatever else the code may define
         what, hint = _why_failed(path, failure)
         raise error(path, what, hint=hint) from failure
     finally:
-        if str(folder) in sys.path:  # the code may have taken it away itself
-            sys.path.remove(str(folder))
+        for entry in map(str, searched):
+            if entry in sys.path:  # the code may have taken it away itself
+                sys.path.remove(entry)
         brought = _BROUGHT.setdefault(path.resolve(), {})
         for name in sys.modules.keys() - before:
-            if (file := _local_file(name)) is not None and name != _own_name(path):
+            if (file := _local_file(name)) is not None and name.rpartition(".")[2] != _own_name(path):
                 brought[name] = _sha256(file)
+
+
+@contextmanager
+def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
+    """Undo what code sets for the whole process: the working folder, which relative paths rest on, and warnings.
+
+    Raises:
+        NttError: as `error`, if torch's default type or device was changed, in which ntt's own tensors would be made.
+    """
+    folder, depth, gradients = Path.cwd(), sys.getrecursionlimit(), torch.is_grad_enabled()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(folder)
+        sys.setrecursionlimit(depth)
+        torch.set_grad_enabled(gradients)
+        changed = [
+            str(new) for new in (torch.get_default_dtype(), torch.get_default_device()) if new not in {dtype, device}
+        ]
+        if changed:
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+    if changed:
+        hint = "leave it as it is, and convert the network alone, like network.double() or network.to(device)"
+        raise error(path, f"sets torch's default to {' and '.join(changed)}", hint=hint)
+
+
+def _package_of(path: Path) -> tuple[Path, list[str]]:
+    """The folder that a file's package is imported from, and the package's name in parts, none if it is in none."""
+    top, package = path.resolve().parent, list[str]()
+    while (top / "__init__.py").is_file() and top.name.isidentifier():
+        package.insert(0, top.name)
+        top = top.parent
+    return top, package
 
 
 def _sha256(file: Path) -> str:

@@ -36,6 +36,25 @@ def test_json_in_a_pipe() -> None:
     assert json.loads(result.stdout)["record"]["kind"] == "prune"
 
 
+LOUD = """
+import ctypes
+import os
+import subprocess
+
+print("by print")
+os.write(1, b"by os.write\\n")
+subprocess.run(["echo", "by a program"])
+ctypes.CDLL(None).puts(b"by C")
+"""
+
+
+def test_what_a_model_writes_to_descriptor_1_goes_to_stderr(folder: Path) -> None:
+    Path("loud.py").write_text(Path(MODEL).read_text() + LOUD)
+    result = shell("ntt prune loud.py --sparsity 0.5 --method random --json")
+    assert (result.returncode, json.loads(result.stdout)["sparsity"]) == (0, 0.5)
+    assert all(f"by {what}" in result.stderr for what in ("print", "os.write", "a program", "C"))
+
+
 @pytest.mark.usefixtures("checkpoints")
 def test_inspecting_loads_no_torch() -> None:
     code = """
@@ -65,7 +84,7 @@ def test_logits_that_are_no_tensor() -> None:
     # Only here: in the tests' own process beartype speaks up before.
     result = shell(f"ntt prune {write_network('dict')} --sparsity 0.9 --steps 2")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: dict.py: returns a dict, not one tensor of logits\nhint: --logits scores\n")
+    assert result.stderr.endswith("error: dict.py: returns a dict, not one tensor of logits\nhint: --logits scores\n")
     assert not Path("sparse.safetensors").exists()
 
 

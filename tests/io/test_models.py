@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,20 @@ def test_file_of_another_kind(folder: Path) -> None:
     error = failure("dense.safetensors")
     assert str(error) == "dense.safetensors: is not a Python file"
     assert "--weights" in error.hint
+
+
+def test_the_last_colon_after_py_separates(folder: Path) -> None:
+    path = folder / "run_12:30:05.py" / "model.py"
+    path.parent.mkdir()
+    path.write_text(MODEL)
+    for source in (f"{path}", f"{path}:Net"):
+        assert list(load(source).module.state_dict()) == ["fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize("source", ["C:\\nets\\model.py", "C:\\nets\\model.py:Net", "run_12:30:05/model.py"])
+def test_a_path_with_a_colon_that_is_not_there(source: str) -> None:
+    error = failure(source)
+    assert re.search("there is no (such file|folder)", error.what)
 
 
 def test_nothing_after_the_colon(folder: Path) -> None:

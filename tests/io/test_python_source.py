@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from ntt_cli.config import ModelOptions
 from ntt_cli.errors import CheckpointError, DataError, ModelError
@@ -173,3 +175,49 @@ def test_errors_with_a_remedy_and_interrupts_pass_unchanged(tmp_path: Path) -> N
     assert caught.value is original
     with pytest.raises(KeyboardInterrupt), user_code(tmp_path / "model.py", ModelError):
         raise KeyboardInterrupt
+
+
+def test_a_file_in_a_package_imports_its_neighbours_relatively(tmp_path: Path) -> None:
+    for top in ("a", "b"):
+        write(tmp_path / top / "ntt_test_nets" / "__init__.py", "")
+        write(tmp_path / top / "ntt_test_nets" / "layers.py", f"word = {top!r}\n")
+        write(tmp_path / top / "ntt_test_nets" / "small" / "__init__.py", "from ..layers import word\n")
+        write(
+            tmp_path / top / "ntt_test_nets" / "small" / "model.py", "from . import word\nfrom ..layers import word\n"
+        )
+    paths = [tmp_path / top / "ntt_test_nets" / "small" / "model.py" for top in ("a", "b", "a")]
+    before = list(sys.path)
+    assert [load_python(path, ModelError).word for path in paths] == ["a", "b", "a"]
+    assert sys.path == before
+    layers = tmp_path / "a" / "ntt_test_nets" / "layers.py"
+    assert local_modules(paths[0])["ntt_test_nets.layers"] == sha256(layers)[0]
+
+
+def test_what_code_sets_for_the_whole_process_is_undone(tmp_path: Path) -> None:
+    text = """
+import os, sys, torch, warnings
+os.chdir("/")
+warnings.simplefilter("error")
+sys.setrecursionlimit(77)
+torch.set_grad_enabled(False)
+"""
+    path = write(tmp_path / "model.py", text)
+    before = Path.cwd(), sys.getrecursionlimit(), list(warnings.filters)
+    load_python(path, ModelError)
+    assert (Path.cwd(), sys.getrecursionlimit(), list(warnings.filters)) == before
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("call", "what"), [("dtype(torch.float64)", "torch.float64"), ("device('meta')", "meta")])
+def test_a_default_that_ntt_would_compute_in_is_refused_and_undone(tmp_path: Path, call: str, what: str) -> None:
+    path = write(tmp_path / "model.py", f"import torch\ntorch.set_default_{call}\n")
+    with pytest.raises(ModelError, match=f"sets torch's default to {what}"):
+        load_python(path, ModelError)
+    assert torch.empty(0).dtype == torch.float32
+    assert torch.empty(0).device.type == "cpu"
+
+
+def test_a_base_exception_of_its_own_is_an_error_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.py", "class Stop(BaseException): pass\nraise Stop('enough')\n")
+    with pytest.raises(ModelError, match=r"raised Stop: enough \(line 2\)"):
+        load_python(path, ModelError)
