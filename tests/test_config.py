@@ -10,6 +10,8 @@ from ntt_cli.config import (
     COMMANDS,
     GROUPS,
     PAPER_PRESET,
+    TRANSFERS,
+    USES_BATCHES,
     CompareConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -17,6 +19,7 @@ from ntt_cli.config import (
     PruneConfig,
     recorded,
 )
+from ntt_cli.workflows.methods import METHODS
 
 REQUIRED: dict[type[Options], dict[str, Any]] = {
     PruneConfig: {"model": "net.py", "sparsity": 0.9},
@@ -132,12 +135,77 @@ def test_what_is_given_goes_before_the_preset() -> None:
     assert prune(preset="paper", epochs=3).epochs == 3
 
 
+UNREAD: list[tuple[type[Options], str, Any, dict[str, Any], str]] = [
+    *(
+        (PruneConfig, name, value, {"method": "magnitude"}, "method magnitude does not read it; ntt, ntt-shuffled")
+        for name, value in {
+            "preset": "default",
+            "mask": "random",
+            "score": "magnitude",
+            "schedule": "cubic",
+            "objective": "paper",
+            "kernel_params": "all",
+            "steps": 5,
+            "epochs": 1,
+            "batches": 2,
+            "learning_rate": 2e-3,
+            "kernel_weight": 0,
+            "weight_penalty": 0,
+            "mask_update_every": 9,
+            "compile": True,
+            "batch_size": 9,
+            "checkpoint_every": 0,
+        }.items()
+    ),
+    (PruneConfig, "batch_size", 9, {"method": "synflow"}, "method synflow does not read it; ntt, .* and grasp do"),
+    (PruneConfig, "steps", 5, {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
+    (PruneConfig, "layer_density", ("*=1",), {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
+    (PruneConfig, "score", "magnitude", {"mask": "random"}, "mask random is held and does not read it; mask learned"),
+    (PruneConfig, "schedule", "cubic", {"mask": "random"}, "mask random is held and does not read it; mask learned"),
+    (PruneConfig, "mask_update_every", 5, {"mask": "random"}, "mask random is held and does not read it"),
+    *(
+        (config, "allow_mismatch", True, {}, "it is read with --resume alone")
+        for config in (PruneConfig, FinetuneConfig)
+    ),
+    *((FinetuneConfig, name, True, {}, "about a checkpoint's zeros; --checkpoint") for name in ("dense", "keep_zeros")),
+    (EvaluateConfig, "kernels", True, {}, "--teacher names it"),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "value", "others", "why"), UNREAD, ids=str)
+def test_options_that_would_do_nothing(
+    config: type[Options], name: str, value: Any, others: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValidationError, match=why) as caught:
+        config(**(REQUIRED[config] | others | {name: value}))
+    (error,) = caught.value.errors()
+    assert (error["loc"], error["type"]) == ((name,), "unread")
+    config(**(REQUIRED[config] | others))
+
+
+def test_what_a_preset_fills_in_is_not_given() -> None:
+    assert prune(preset="paper", mask="random").score == "magnitude"
+    with pytest.raises(ValidationError, match="mask random is held"):
+        prune(preset="paper", mask="random", score="saliency")
+
+
+def test_nothing_at_all_may_be_given_to_every_method() -> None:
+    nothing = {"steps": None, "compile": False, "layer_density": (), "allow_mismatch": False}
+    assert prune(method="magnitude", **nothing).steps is None
+
+
+def test_which_methods_read_what() -> None:
+    assert {name for name, method in METHODS.items() if method.score is None} == set(TRANSFERS)
+    without_batches = {"random", "random-rescaled", "magnitude", "synflow"}
+    assert METHODS.keys() - without_batches == set(USES_BATCHES)
+
+
 def test_what_is_recorded_does_not_say_where_it_goes() -> None:
     first = prune(output="a.safetensors", force=True, exclude=("fc*",))
     assert recorded(first) == recorded(prune(output="b.safetensors", exclude=("fc*",)))
     assert recorded(first)["exclude"] == ["fc*"]
     assert recorded(first)["sparsity"] == 0.9
-    here = {"output", "force", "resume", "checkpoint_every", "allow_mismatch"}
+    here = {"output", "force", "resume", "checkpoint_every", "allow_mismatch", "data_root", "download"}
     assert recorded(first).keys() == PruneConfig.model_fields.keys() - here
     finetune = FinetuneConfig(model="net.py", output="a.safetensors")
     assert recorded(finetune).keys() == FinetuneConfig.model_fields.keys() - here

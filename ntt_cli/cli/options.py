@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ntt_cli.cli.streams import Streams, make_streams
-from ntt_cli.config import GROUPS, OUTPUT, Group, Options
+from ntt_cli.config import GROUPS, LEAVE_OUT, OUTPUT, UNREAD, Group, Options, flag, in_words, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.io.config_file import read_config_file
 
@@ -98,34 +98,19 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
     try:
         return config.model_validate(filed | given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        where = f"{file}: {name} =" if name in filed and name not in given else _option(name)
-        raise UsageError(*_explain(where, problem), hint=_help(config, name)) from error
-
-
-def _explain(where: str, problem: Any) -> tuple[str, str]:
-    """Where the problem is, and what it is, in the words of one who typed an option."""
-    if problem["type"] == "missing":
-        return where, "is required"
-    in_our_words = {"tuple_type": "should be a list", "string_pattern_mismatch": "is not of this form"}
-    message = in_our_words.get(problem["type"], problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    given = problem["input"]
-    typed = ",".join(map(str, given)) if isinstance(given, list | tuple) else given
-    return f"{where} {typed}" if problem["loc"] else where, message[0].lower() + message[1:]
-
-
-def _option(name: str) -> str:
-    return "MODEL" if name == "model" else flag(name) if name else "options"
+        problems = error.errors(include_url=False)
+        name = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
+        of_file = name in filed and name not in given
+        where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
+        if name and problems[0]["type"] != "missing":
+            where = f"{where} {typed(problems[0]['input'])}".rstrip()
+        what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
+        hint = LEAVE_OUT if problems[0]["type"] == UNREAD else _help(config, name)
+        raise UsageError(where, what, hint=hint) from error
 
 
 def _help(config: type[Options], name: str) -> str:
     return str(config.model_fields[name].description) if name else "leave one of them out"
-
-
-def flag(name: str) -> str:
-    """`--mask-update-every` for `mask_update_every`."""
-    return "--" + name.replace("_", "-")
 
 
 def _either(annotation: Any) -> str | None:

@@ -10,23 +10,30 @@ from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
 from ntt_cli.config.options import (
     GROUPS,
     OUTPUT,
+    UNREAD,
     DataOptions,
     Group,
     ModelOptions,
     Options,
+    ReadWhen,
     Split,
     name_of,
     recorded,
 )
-from ntt_cli.config.prune import PAPER_PRESET, Method, PruneConfig
+from ntt_cli.config.prune import PAPER_PRESET, TRANSFERS, USES_BATCHES, Method, PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
+from ntt_cli.config.words import LEAVE_OUT, as_typed, flag, in_words, typed
 
 __all__ = [
     "COMMANDS",
     "GROUPS",
+    "LEAVE_OUT",
     "OUTPUT",
     "PAPER_PRESET",
     "REFERENCES",
+    "TRANSFERS",
+    "UNREAD",
+    "USES_BATCHES",
     "CompareConfig",
     "DataOptions",
     "EvaluateConfig",
@@ -36,10 +43,15 @@ __all__ = [
     "ModelOptions",
     "Options",
     "PruneConfig",
+    "ReadWhen",
     "Split",
+    "as_typed",
+    "flag",
+    "in_words",
     "method_of",
     "name_of",
     "recorded",
+    "typed",
 ]
 
 COMMANDS: dict[str, type[Options]] = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
@@ -19,10 +17,12 @@ from ntt_cli.config.options import (
     TRANSFER,
     DataOptions,
     ModelOptions,
+    ReadWhen,
     TransferSteps,
     Warmup,
 )
-from ntt_cli.config.prune import Method, PruneConfig
+from ntt_cli.config.prune import TRANSFERS, Method, PruneConfig
+from ntt_cli.config.words import advice, in_words
 
 REFERENCES = ("dense", "trained-magnitude")
 """What `ntt compare` measures beside the methods of `ntt prune`."""
@@ -37,19 +37,28 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     name, *pairs = re.split(":(?=[a-z-]+=)", entry)
     methods = (*get_args(Method), *REFERENCES)
     if name not in methods:
-        raise ValueError(f"{name} is no method; {_advice(name, methods)}")
+        raise ValueError(f"{name} is no method; {advice(name, methods)}")
     options: dict[str, Any] = {}
     for pair in pairs:
         option, _, value = pair.partition("=")
         if name == "dense" or option not in METHOD_OPTIONS:
-            raise ValueError(f"{entry}: {name} has no option {option}; {_advice(option, METHOD_OPTIONS)}")
+            raise ValueError(f"{entry}: {name} has no option {option}; {advice(option, METHOD_OPTIONS)}")
         field = option.replace("-", "_")
         options[field] = (value,) if isinstance(PruneConfig.model_fields[field].default, tuple) else value
-    try:
-        PruneConfig(model="", sparsity=0.5, **options)
-    except ValidationError as error:
-        raise ValueError(f"{entry}: {error.errors()[0]['msg']}") from error
+    if name != "dense":
+        method = "magnitude" if name == "trained-magnitude" else name
+        try:
+            PruneConfig(**options | {"model": "", "sparsity": 0.5, "method": method})
+        except ValidationError as error:
+            problems = error.errors()
+            option = str(problems[0]["loc"][0]).replace("_", "-") if problems[0]["loc"] else "options"
+            raise ValueError(f"{entry}: {option}: {in_words(problems)}") from error
     return name, options
+
+
+def _takes_steps(entry: str) -> bool:
+    name, options = method_of(entry)
+    return name in TRANSFERS and not {"steps", "epochs"} & options.keys()
 
 
 METHOD_OPTIONS = [
@@ -60,11 +69,6 @@ METHOD_OPTIONS = [
 """What an entry of `--methods` may set."""
 
 
-def _advice(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-
-
 class CompareConfig(ModelOptions, DataOptions):
     """`ntt compare`."""
 
@@ -73,6 +77,10 @@ class CompareConfig(ModelOptions, DataOptions):
         Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights, by seed."),
         MODEL,
         NAMED,
+        ReadWhen(
+            lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),
+            "trained-magnitude trains weights of its own",
+        ),
     ] = None
     exclude: Annotated[
         tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
@@ -102,13 +110,20 @@ class CompareConfig(ModelOptions, DataOptions):
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
         Field(min_length=1, description="With commas between."),
         TRANSFER,
+        ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
     ] = (0.9, 0.95)
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...],
         Field(min_length=1, description="With commas between; rates are chosen on the first."),
         TRANSFER,
     ] = (1, 2, 3)
-    steps: TransferSteps = None
+    steps: Annotated[
+        TransferSteps,
+        ReadWhen(
+            lambda config: any(map(_takes_steps, config.methods)),
+            f"no method reads it; {', '.join(TRANSFERS[:-1])} and {TRANSFERS[-1]} do, without steps of their own",
+        ),
+    ] = None
     epochs: Annotated[
         int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
     ] = 10
@@ -129,10 +144,19 @@ class CompareConfig(ModelOptions, DataOptions):
             " on the first seed's validation samples. Default: the rate that ntt finetune would take."
         ),
         TRAINING,
+        ReadWhen(
+            lambda config: len(config.learning_rates) < 2 or config.validation > 0,
+            "validation 0 holds out no samples to choose a rate by",
+        ),
     ] = ()
     warmup: Warmup = 0.05
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
-    jobs: Annotated[int, Field(ge=1, description="Cells side by side."), MACHINE] = 1
+    jobs: Annotated[
+        int,
+        Field(ge=1, description="Cells side by side."),
+        MACHINE,
+        ReadWhen(lambda config: config.cell is None, "cell {cell} runs alone"),
+    ] = 1
     cell: Annotated[
         int | None, Field(ge=1, description="Run this cell alone, as --plan numbers them; for job arrays."), MACHINE
     ] = None

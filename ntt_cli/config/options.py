@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Split = Literal["train", "test"]
+UNREAD = "unread"
+"""The type of pydantic's error for an option that nothing reads."""
 
 
 class Group(str):
     """Field metadata: the panel of `--help` that the option stands in."""
+
+
+@dataclass(frozen=True)
+class ReadWhen:
+    """Field metadata: the option is read only where `holds` is true of the configuration; elsewhere it is an error.
+
+    Attributes:
+        holds: looks at the configuration.
+        otherwise: why the option is not read, and what reads it; other options' names stand in braces.
+    """
+
+    holds: Callable[[Any], bool]
+    otherwise: str
+
+
+class Whereabouts:
+    """Field metadata: says where something lies, not what it is, so that it is not recorded."""
 
 
 GROUPS = MODEL, DATA, TRANSFER, TRAINING, MACHINE, OUTPUT = tuple(
@@ -27,6 +49,23 @@ class Options(BaseModel):
     """Base of all configurations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def gives(self, name: str) -> bool:
+        """Whether the option was given, to do something."""
+        value = getattr(self, name)
+        return name in self.model_fields_set and value is not None and value is not False and value != ()
+
+    @model_validator(mode="after")
+    def _read_what_is_given(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            for condition in field.metadata:
+                if isinstance(condition, ReadWhen) and self.gives(name) and not condition.holds(self):
+                    why = condition.otherwise.format_map(dict(self))
+                    error = InitErrorDetails(
+                        type=PydanticCustomError(UNREAD, "{why}", {"why": why}), loc=(name,), input=getattr(self, name)
+                    )
+                    raise ValidationError.from_exception_data(type(self).__name__, [error])
+        return self
 
 
 TransferSteps = Annotated[
@@ -44,6 +83,11 @@ Warmup = Annotated[
     float,
     Field(ge=0, lt=1, description="Fraction of the steps over which the rate rises to its peak, in a straight line."),
     TRAINING,
+]
+
+
+SavingSeconds = Annotated[
+    float, Field(ge=0, description="Seconds between two savings of the state; 0 saves after each step."), OUTPUT
 ]
 
 
@@ -83,8 +127,10 @@ class DataOptions(Options):
         DATA,
         NAMED,
     ] = None
-    data_root: Annotated[str, Field(description="Folder that holds the named data sets."), DATA, NAMED] = "data"
-    download: Annotated[bool, Field(description="Download a named data set that is not there."), DATA] = False
+    data_root: Annotated[str, Field(description="Folder that holds the named data sets."), DATA, Whereabouts()] = "data"
+    download: Annotated[
+        bool, Field(description="Download a named data set that is not there."), DATA, Whereabouts()
+    ] = False
     limit: Annotated[
         int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
     ] = None
@@ -137,9 +183,7 @@ class OutputOptions(Options):
         ),
         OUTPUT,
     ] = False
-    checkpoint_every: Annotated[
-        float, Field(ge=0, description="Seconds between two savings of the state; 0 saves after each step."), OUTPUT
-    ] = 60.0
+    checkpoint_every: SavingSeconds = 60.0
     allow_mismatch: Annotated[
         bool,
         Field(
@@ -147,6 +191,7 @@ class OutputOptions(Options):
             " the byte then."
         ),
         OUTPUT,
+        ReadWhen(lambda config: config.resume, "it is read with --resume alone"),
     ] = False
 
 
@@ -155,7 +200,7 @@ def recorded(config: Options) -> dict[str, Any]:
     found = {}
     for name, value in config.model_dump(mode="json").items():
         metadata = type(config).model_fields[name].metadata
-        if OUTPUT not in metadata:
+        if OUTPUT not in metadata and not any(isinstance(item, Whereabouts) for item in metadata):
             found[name] = name_of(value) if NAMED in metadata and value is not None else value
     return found
 

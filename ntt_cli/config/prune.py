@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,8 @@ from ntt_cli.config.options import (
     MachineOptions,
     ModelOptions,
     OutputOptions,
+    ReadWhen,
+    SavingSeconds,
     TransferSteps,
 )
 
@@ -34,6 +37,27 @@ Method = Literal[
     "iterative-snip",
     "grasp",
 ]
+
+TRANSFERS = ("ntt", "ntt-shuffled", "ntt-fresh")
+"""The methods that move weights."""
+
+USES_BATCHES = (*TRANSFERS, "wanda", "logit-snip", "ntk-sap", "snip", "iterative-snip", "grasp")
+
+PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
+
+
+def _read_by(methods: Sequence[str]) -> ReadWhen:
+    *most, last = methods
+    return ReadWhen(
+        lambda config: config.method in methods,
+        f"method {{method}} does not read it; {', '.join(most)} and {last} do",
+    )
+
+
+TRANSFER_ALONE = _read_by(TRANSFERS)
+HELD = "mask {mask} is held and does not read it; mask learned does"
+LEARNED_MASK = ReadWhen(lambda config: config.mask == "learned", HELD)
+MASK_UPDATES = ReadWhen(lambda config: config.mask == "learned" or config.steps == "auto", HELD)
 
 PAPER_PRESET: dict[str, Any] = {
     "score": "magnitude",
@@ -80,17 +104,26 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         TRANSFER,
     ] = "ntt"
     preset: Annotated[
-        Literal["default", "paper"], Field(description="paper: the settings of Liu & Zenke 2020."), TRANSFER
+        Literal["default", "paper"],
+        Field(description="paper: the settings of Liu & Zenke 2020."),
+        TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = "default"
     mask: Annotated[
         Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
         Field(description="NTT's mask: learned with the weights, or chosen by this method first and then held."),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = "learned"
     score: Annotated[
         Literal["saliency", "magnitude"],
         Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
+        LEARNED_MASK,
     ] = "saliency"
     allocation: Annotated[
         Literal["erk", "layerwise", "global"] | None,
@@ -99,6 +132,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " convolutions, else erk; erk for magnitude and random, layerwise for wanda, global for the others."
         ),
         TRANSFER,
+        PRUNES,
     ] = None
     layer_density: Annotated[
         tuple[str, ...],
@@ -107,21 +141,37 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " Repeatable."
         ),
         TRANSFER,
+        PRUNES,
     ] = ()
     schedule: Annotated[
         Literal["cubic", "constant"],
         Field(description="How the density falls over the first half of the steps."),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
+        LEARNED_MASK,
     ] = "cubic"
     objective: Annotated[
-        Literal["relative", "paper"], Field(description="Form of the distances to the teacher."), TRANSFER
+        Literal["relative", "paper"],
+        Field(description="Form of the distances to the teacher."),
+        TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = "relative"
     kernel_params: Annotated[
-        Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), TRANSFER
+        Literal["all", "active"],
+        Field(description="Kernel over all entries, or over kept ones only."),
+        TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = "all"
-    steps: TransferSteps = None
+    steps: Annotated[TransferSteps, PRUNES, TRANSFER_ALONE] = None
     epochs: Annotated[
-        float | None, Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."), TRANSFER
+        float | None,
+        Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."),
+        TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = None
     batch_size: Annotated[
         int | None,
@@ -131,6 +181,8 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
         ),
         TRANSFER,
+        PRUNES,
+        _read_by(USES_BATCHES),
     ] = None
     batches: Annotated[
         int | None,
@@ -140,8 +192,12 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " new one each step.",
         ),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = None
-    learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER] = 2e-3
+    learning_rate: Annotated[
+        float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER, PRUNES, TRANSFER_ALONE
+    ] = 2e-3
     kernel_weight: Annotated[
         float | None,
         Field(
@@ -150,6 +206,8 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " more accurate network.",
         ),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = None
     weight_penalty: Annotated[
         float | None,
@@ -159,8 +217,12 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
         ),
         TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = None
-    mask_update_every: Annotated[int, Field(ge=1, description="Steps between mask updates."), TRANSFER] = 100
+    mask_update_every: Annotated[
+        int, Field(ge=1, description="Steps between mask updates."), TRANSFER, PRUNES, TRANSFER_ALONE, MASK_UPDATES
+    ] = 100
     micro_batch: Annotated[
         int | None,
         Field(
@@ -177,6 +239,8 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             " GPU Triton; steps are faster then, most of all those of transformers and of small networks."
         ),
         MACHINE,
+        PRUNES,
+        TRANSFER_ALONE,
     ] = False
     kernels: Annotated[
         bool,
@@ -199,6 +263,12 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     output: Annotated[str, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT] = (
         "sparse.safetensors"
     )
+    checkpoint_every: Annotated[SavingSeconds, PRUNES, TRANSFER_ALONE] = 60.0
+
+    def gives(self, name: str) -> bool:
+        """Whether the option was given, not filled in by a preset, to do something."""
+        preset = PAPER_PRESET if self.preset == "paper" else {}
+        return super().gives(name) and not (name in preset and getattr(self, name) == preset[name])
 
     @model_validator(mode="before")
     @classmethod
@@ -218,10 +288,4 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     def _whole_batches(self) -> PruneConfig:
         if self.compile and self.micro_batch is not None:
             raise ValueError("give either compile or micro_batch: only steps of whole batches are compiled")
-        return self
-
-    @model_validator(mode="after")
-    def _one_mask(self) -> PruneConfig:
-        if self.mask != "learned" and not self.method.startswith("ntt"):
-            raise ValueError(f"mask says whose mask ntt holds; method {self.method} has its own")
         return self

@@ -18,8 +18,13 @@ from ntt_cli.config.options import (
     ModelOptions,
     Options,
     OutputOptions,
+    ReadWhen,
     Split,
     Warmup,
+)
+
+OF_A_CHECKPOINT = ReadWhen(
+    lambda config: config.checkpoint is not None, "it is about a checkpoint's zeros; --checkpoint names one"
 )
 
 
@@ -33,8 +38,11 @@ class ZerosOptions(Options):
             " many, with a warning."
         ),
         MODEL,
+        OF_A_CHECKPOINT,
     ] = False
-    dense: Annotated[bool, Field(description="Take the checkpoint's zeros for weights like all others."), MODEL] = False
+    dense: Annotated[
+        bool, Field(description="Take the checkpoint's zeros for weights like all others."), MODEL, OF_A_CHECKPOINT
+    ] = False
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:
@@ -78,12 +86,6 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         OUTPUT,
     ] = None
 
-    @model_validator(mode="after")
-    def _zeros_of_a_file(self) -> Self:
-        if self.checkpoint is None and (self.keep_zeros or self.dense):
-            raise ValueError("keep_zeros and dense are about a checkpoint's zeros, and there is no checkpoint")
-        return self
-
 
 class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     """`ntt evaluate`."""
@@ -96,15 +98,12 @@ class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
         MODEL,
     ] = None
     kernels: Annotated[
-        bool, Field(description="With --teacher: also the distance between the two networks' kernels."), OUTPUT
+        bool,
+        Field(description="With --teacher: also the distance between the two networks' kernels."),
+        OUTPUT,
+        ReadWhen(lambda config: config.teacher is not None, "they are compared with a teacher's; --teacher names it"),
     ] = False
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a forward pass."), MACHINE] = 256
     min_accuracy: Annotated[
         float | None, Field(ge=0, le=1, description="Exit 1 if the accuracy is below this, 0.97 means 97%."), OUTPUT
     ] = None
-
-    @model_validator(mode="after")
-    def _two_kernels(self) -> EvaluateConfig:
-        if self.kernels and self.teacher is None:
-            raise ValueError("kernels are compared with a teacher's: give --teacher too")
-        return self

@@ -15,7 +15,17 @@ from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.workflows import finetune_task, prune, report
-from ntt_cli.workflows.comparison.cell import SHARED, TRAINING, Cell, cells_of, pilot_of, pruning_of, result_of
+from ntt_cli.workflows.comparison.cell import (
+    SHARED,
+    TRAINING,
+    Cell,
+    cells_of,
+    given_of,
+    pilot_of,
+    pruning_of,
+    result_of,
+    test_data_of,
+)
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink
@@ -121,9 +131,9 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
 
 
 def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
-    options = DataOptions(**{name: getattr(config, name) for name in DataOptions.model_fields})
-    options = options.model_copy(update={"data": config.test_data or config.data, "limit": None})
-    samples = load_samples(options, split="test", default=loaded.data, input_shape=loaded.input_shape)
+    samples = load_samples(
+        DataOptions(**test_data_of(config)), split="test", default=loaded.data, input_shape=loaded.input_shape
+    )
     if samples.labels is None:
         raise DataError(samples.spec, "has no labels to test with", hint="name labelled data with --test-data")
     if config.test_data is None and samples.split is None:
@@ -135,8 +145,7 @@ def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
-    options = {name: getattr(config, name) for name in (*SHARED, *TRAINING)}
-    return FinetuneConfig(**options, seed=config.seeds[0], checkpoint=config.weights)
+    return FinetuneConfig(**given_of(config, (*SHARED, *TRAINING)), seed=config.seeds[0], checkpoint=config.weights)
 
 
 def _numbered(cells: Sequence[Cell], number: int) -> Cell:

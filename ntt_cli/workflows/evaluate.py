@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import EvaluateConfig
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
 from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.logits import counted_rows, label_loss
@@ -35,7 +35,7 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
-        UsageError: if an option does nothing.
+        UsageError: if an option would do nothing.
         NttError: if any other input is unusable.
     """
     device = pick_device(config.device)
@@ -47,6 +47,9 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
     inputs = open_inputs(config, loaded, split=config.split, device=device, known=known, on_event=on_event)
     if inputs.samples.normalised and config.mean is not None:
         raise UsageError("--mean", f"does nothing to {inputs.samples.spec}", hint="leave out --mean and --std")
+    if inputs.samples.split is None and config.gives("split"):
+        what = f"the data {inputs.samples.spec} is not divided into parts"
+        raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)
     labelled = inputs.samples.labels is not None

@@ -21,7 +21,7 @@ from ntt_cli.io.metadata import RunRecord
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
-from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of
+from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of, warmup_steps
 from ntt_cli.workflows.prepare import Inputs
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 from ntt_cli.workflows.runs.keeper import Keeper
@@ -112,7 +112,7 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
         learning_rate=task.learning_rate,
         weight_decay=config.weight_decay,
     )
-    schedule = _rate_schedule(config, optimiser, steps=steps_of(task))
+    schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
     device = task.training.device
     with global_draws_apart(device), keeper.world.joined(device), keeper.stop.patiently():
@@ -180,8 +180,9 @@ def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_ev
         training.best = Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
 
 
-def _rate_schedule(config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, steps: int) -> lr_scheduler.LRScheduler:
-    rising = math.floor(config.warmup * steps)
+def _rate_schedule(
+    config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, rising: int, steps: int
+) -> lr_scheduler.LRScheduler:
     after = (
         lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps - rising)
         if config.rate_schedule == "cosine"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import FinetuneConfig, recorded
+from ntt_cli.config import FinetuneConfig, as_typed, recorded
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
+from ntt_cli.errors import UsageError
 from ntt_cli.io.data import data_sha256
 from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
@@ -60,7 +61,11 @@ class Task:
 
 
 def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
-    """Find and check everything that a run needs, before any work."""
+    """Find and check everything that a run needs, before any work.
+
+    Raises:
+        UsageError: if an option would do nothing.
+    """
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
     weights = open_weights(config.checkpoint, loaded, on_event)
@@ -78,9 +83,12 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     density = count_kept(masks) / size if size else 1.0
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
     held_out = math.floor(config.validation * len(inputs))
+    if not held_out and config.validation and config.gives("validation"):
+        what, hint = f"holds out none of {len(inputs)} samples", "give a larger fraction, or 0 to hold out none"
+        raise UsageError(as_typed(config, "validation"), what, hint=hint)
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
     check_training(loaded.module, loaded.pick, training, batch_size=config.batch_size, where=config.model)
-    return Task(
+    task = Task(
         config=config,
         loaded=loaded,
         masks=masks,
@@ -89,6 +97,10 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
     )
+    if config.warmup and config.gives("warmup") and not warmup_steps(task):
+        what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
+        raise UsageError(as_typed(config, "warmup"), what, hint=hint)
+    return task
 
 
 def run_record(task: Task) -> RunRecord:
@@ -106,6 +118,11 @@ def run_record(task: Task) -> RunRecord:
 def steps_of(task: Task) -> int:
     """Training steps over all epochs."""
     return task.config.epochs * division(task)[1]
+
+
+def warmup_steps(task: Task) -> int:
+    """Steps over which the rate rises."""
+    return math.floor(task.config.warmup * steps_of(task))
 
 
 def seconds_per_step(task: Task) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntt_cli.config import PruneConfig
+from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed
 from ntt_cli.core.allocation import allocate, layer_sizes, least_of, total_to_keep
 from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel
@@ -34,6 +34,15 @@ from ntt_cli.workflows.prepare import (
 from ntt_cli.workflows.transfer.loop import estimate_buffers
 from ntt_cli.workflows.transfer.settings import TransferSettings, settle
 from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, heeds_seed, open_weights
+
+READ_WITH_INPUTS = (
+    *(name for name in DataOptions.model_fields if name not in {"mean", "std"}),
+    "logits",
+    "micro_batch",
+    "kernels",
+    "kernel_memory",
+)
+"""Options that only work on inputs reads; mean and deviation are recorded in any case."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     """Find and check everything that a run needs, before any work.
 
     Raises:
-        UsageError: if `--kernels` is asked for without inputs.
+        UsageError: if an option would do nothing.
     """
     method = METHODS[config.method]
     if config.compile:
@@ -129,8 +138,9 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels = matched or config.kernels
-    if config.kernels and inputs is None:
-        raise UsageError("--kernels", "needs inputs", hint="name them with --data")
+    if not with_kernels and config.gives("kernel_memory"):
+        what = "no kernels are looked at to read it; --kernels asks for that"
+        raise UsageError(as_typed(config, "kernel_memory"), what, hint=LEAVE_OUT)
     has_kernel = (
         inputs is not None
         and with_kernels
@@ -189,6 +199,10 @@ def _open(
 ) -> Inputs | None:
     named = config.data is not None or loaded.data is not None
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
+        for name in READ_WITH_INPUTS:
+            if config.gives(name):
+                what = f"method {config.method} needs no data to read it, and none is named"
+                raise UsageError(as_typed(config, name), what, hint="leave it out, or name data with --data")
         note_inputs(None, known, on_event)
         return None
     inputs = open_inputs(

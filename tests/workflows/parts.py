@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntt_cli.config import ModelOptions
+from ntt_cli.config import TRANSFERS, USES_BATCHES, ModelOptions
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import NttError
@@ -27,6 +27,15 @@ def refusal(error: type[NttError], work: Callable[..., Any], *arguments: Any, **
     assert caught.value.exit_code == 2
     assert caught.value.hint
     return caught.value
+
+
+def read_of(defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """A test's own options for `ntt prune`, over those of its defaults that the chosen method reads."""
+    method, sparsity = chosen.get("method", "ntt"), chosen.get("sparsity")
+    unread = set() if method in USES_BATCHES and sparsity != 0 else {"batch_size"}
+    if method not in TRANSFERS or sparsity == 0:
+        unread |= {"steps", "mask_update_every"}
+    return {name: value for name, value in defaults.items() if name not in unread} | chosen
 
 
 def loaded(name: str) -> LoadedModel:

@@ -43,8 +43,10 @@ LISTS = {"methods", "sparsities", "seeds", "learning_rates"}
 
 
 def config(name: str = "plain", **values: Any) -> CompareConfig:
-    small = {"sparsities": (0.8,), "seeds": (1,), "epochs": 1, "limit": 100, "steps": 4, "device": "cpu"}
+    small = {"sparsities": (0.8,), "seeds": (1,), "epochs": 1, "limit": 100, "device": "cpu"}
     given: dict[str, Any] = {"methods": "random"} | small | values
+    if "ntt" in str(given["methods"]).split(","):
+        given = {"steps": 4} | given
     # As the command line gives them: a list of strings with commas.
     listed = {name: [value] for name, value in given.items() if isinstance(value, str) and name in LISTS}
     return CompareConfig(model=write_network(name), **(given | listed))
@@ -122,7 +124,15 @@ def test_which_see_labels() -> None:
         ({"methods": "ntt:allocatoin=erk"}, "ntt has no option allocatoin; did you mean allocation?"),
         ({"methods": "ntt:sparsity=0.5"}, "ntt has no option sparsity"),
         ({"methods": "dense:score=magnitude"}, "dense has no option score"),
-        ({"methods": "ntt:steps=0"}, "ntt:steps=0: Input should be greater than or equal to 1"),
+        ({"methods": "ntt:steps=0"}, "ntt:steps=0: steps: should be greater than or equal to 1"),
+        ({"methods": "magnitude:steps=5"}, "magnitude:steps=5: steps: method magnitude does not read it; ntt, "),
+        ({"methods": "trained-magnitude:score=magnitude"}, "score: method magnitude does not read it; ntt, "),
+        ({"methods": "ntt:kernel-params=active", "weights": "x.safetensors"}, "there is no kernel term to read it"),
+        ({"methods": "random,ntt:steps=5", "steps": 4}, "no method reads it; ntt, ntt-shuffled and ntt-fresh do"),
+        ({"methods": "trained-magnitude", "weights": "x.safetensors"}, "trains weights of its own"),
+        ({"methods": "dense", "sparsities": "0.9"}, "method dense does not read it"),
+        ({"learning_rates": "1e-3,1e-2", "validation": 0.0}, "holds out no samples to choose a rate by"),
+        ({"cell": 1, "jobs": 2}, "cell 1 runs alone"),
         ({"methods": "ntt:epochs=1:steps=1"}, "give either steps or epochs"),
         ({"sparsities": "0.9,1.5"}, "less than 1"),
         ({"seeds": "one"}, "valid integer"),
@@ -147,7 +157,7 @@ def test_a_cell_leaves_its_files_and_its_result() -> None:
 
 
 def test_all_are_fine_tuned_as_the_comparison_says() -> None:
-    said: dict[str, Any] = {"epochs": 2, "optimiser": "sgd", "validation": 0.3, "warmup": 0.25}
+    said: dict[str, Any] = {"epochs": 2, "optimiser": "sgd", "validation": 0.3, "warmup": 0.5}
     chosen = config(**said, learning_rates=(1e-3,))
     finish(chosen)
     record = read_checkpoint(folder_of(chosen, cells_of(chosen)[0]) / "tuned-0.001.safetensors").record

@@ -20,6 +20,7 @@ from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prune_task import prepare
 from ntt_cli.workflows.reports import PruneReport
 from tests.networks import write_network
+from tests.workflows.parts import read_of
 
 pytestmark = pytest.mark.usefixtures("folder")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -28,7 +29,7 @@ SIZES = {"fc1.weight": 1024, "fc2.weight": 160}
 
 def config(name: str = "plain", **values: Any) -> PruneConfig:
     options: dict[str, Any] = {"sparsity": 0.8, "steps": 4, "limit": 64, "batch_size": 16, "device": "cpu"}
-    return PruneConfig(model=write_network(name), **(options | values))
+    return PruneConfig(model=write_network(name), **read_of(options, values))
 
 
 def run(name: str = "plain", **values: Any) -> PruneReport:
@@ -124,7 +125,7 @@ def test_a_mask_of_another_method_is_held_and_weights_are_moved(mask: str) -> No
 
 
 def test_only_ntt_holds_the_mask_of_another() -> None:
-    with pytest.raises(ValidationError, match="method snip has its own"):
+    with pytest.raises(ValidationError, match="method snip does not read it"):
         config(method="snip", mask="synflow")
 
 

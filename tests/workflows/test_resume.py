@@ -21,6 +21,7 @@ from ntt_cli.workflows.runs import keeper
 from ntt_cli.workflows.runs.stop import Interrupted, Stop
 from ntt_cli.workflows.transfer import course, settings
 from tests.networks import write_network
+from tests.workflows.parts import read_of
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -43,7 +44,7 @@ class After(Stop):
 
 def pruning(name: str = "plain", **values: Any) -> PruneConfig:
     options = {"sparsity": 0.8, "steps": 7, "mask_update_every": 2, "limit": 20, "device": "cpu", "batch_size": 8}
-    return PruneConfig(model=write_network(name), output="x.safetensors", **(options | values))
+    return PruneConfig(model=write_network(name), output="x.safetensors", **read_of(options, values))
 
 
 def tuning(name: str = "plain", **values: Any) -> FinetuneConfig:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import DataOptions, Split
-from ntt_cli.errors import DataError
+from ntt_cli.config import LEAVE_OUT, DataOptions, Split, as_typed
+from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import samples
 from ntt_cli.io.data.arrays import from_arrays, read_npy, read_npz, read_safetensors
 from ntt_cli.io.data.factory import DEFAULT_FACTORY, read_factory
@@ -24,6 +24,9 @@ from ntt_cli.io.data.samples import Samples
 from ntt_cli.io.safetensors_header import PICKLES
 
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+
+SOURCE_OPTIONS = {"data_root", "download", "input_shape"}
+"""They matter to data of one kind alone."""
 
 
 def load_samples(
@@ -48,6 +51,7 @@ def load_samples(
 
     Raises:
         DataError: if no data is named, or it cannot be found, read or used.
+        UsageError: if an option was given that this data does not read.
     """
     spec = options.data if options.data is not None else default
     if spec is None:
@@ -56,6 +60,9 @@ def load_samples(
             "none is named",
             hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
         )
+    for name in sorted(SOURCE_OPTIONS - read_by(spec)):
+        if options.gives(name):
+            raise UsageError(as_typed(options, name), f"the data {spec} does not read it", hint=LEAVE_OUT)
     samples = _load(spec, options, split, input_shape, seed, labelled=labelled)
     return samples if labelled else replace(samples, labels=None)
 
@@ -65,12 +72,23 @@ def _load(
 ) -> Samples:
     if spec in NAMES:
         return read_named(spec, split=split, options=options)
-    if spec == "noise" or spec.startswith("noise:"):
+    if _is_noise(spec):
         return _noise(spec, options, input_shape, seed)
     if python := re.fullmatch(r"(.+\.py)(?::(\w+))?", spec):
         path, name = Path(python[1]).expanduser(), python[2] or DEFAULT_FACTORY
         return read_factory(path, name, spec=spec, split=split, options=options, labelled=labelled)
     return _read_path(Path(spec).expanduser(), spec, split, options, labelled=labelled)
+
+
+def read_by(spec: str) -> set[str]:
+    """Of the options that only some data reads, those that this data does."""
+    if spec in NAMES:
+        return set() if spec == "digits" else {"data_root", "download"}
+    return {"input_shape"} if _is_noise(spec) else set()
+
+
+def _is_noise(spec: str) -> bool:
+    return spec == "noise" or spec.startswith("noise:")
 
 
 def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, labelled: bool) -> Samples:

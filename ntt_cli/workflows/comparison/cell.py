@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,6 +20,7 @@ from ntt_cli.config import (
     method_of,
 )
 from ntt_cli.errors import ResumeError, UsageError
+from ntt_cli.io.data.load import SOURCE_OPTIONS, read_by
 from ntt_cli.io.results import CELLS, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
 from ntt_cli.workflows.events import Event, EventSink
@@ -151,10 +152,16 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
         "weights": weights,
         "exclude": config.exclude,
         "include": config.include,
-        "steps": config.steps,
         "output": str(folder / "sparse.safetensors"),
     }
+    if cell.transfers and "epochs" not in own:
+        common["steps"] = config.steps
     return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
+
+
+def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given; one at its default may be one that nothing reads."""
+    return {name: getattr(config, name) for name in names if name in config.model_fields_set}
 
 
 def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
@@ -196,12 +203,22 @@ def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: S
 
 
 def _evaluate(config: CompareConfig, cell: Cell, checkpoint: str) -> EvaluateReport:
-    shared = _shared(config, cell) | {"data": config.test_data or config.data, "limit": None}
-    return evaluate.run(EvaluateConfig(**shared, checkpoint=checkpoint, split="test"), _ignore)
+    network = given_of(config, (*ModelOptions.model_fields, "device"))
+    options = network | test_data_of(config) | {"seed": cell.seed}
+    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore)
+
+
+def test_data_of(config: CompareConfig) -> dict[str, Any]:
+    """The options of the data to test on: all of it, and none that the training data alone reads."""
+    options = given_of(config, DataOptions.model_fields) | {"limit": None}
+    if config.test_data is None:
+        return options
+    unread = SOURCE_OPTIONS - read_by(config.test_data)
+    return {name: value for name, value in options.items() if name not in unread} | {"data": config.test_data}
 
 
 def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in SHARED} | {"seed": cell.seed}
+    return given_of(config, SHARED) | {"seed": cell.seed}
 
 
 def _resuming(config: CompareConfig) -> dict[str, Any]:
@@ -209,7 +226,7 @@ def _resuming(config: CompareConfig) -> dict[str, Any]:
 
 
 def _training(config: CompareConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in TRAINING}
+    return given_of(config, TRAINING)
 
 
 def _ignore(event: Event) -> None:

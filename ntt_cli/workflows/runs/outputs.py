@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from ntt_cli.config import FinetuneConfig, PruneConfig, name_of
+from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
 from ntt_cli.io.files import (
     HOUR,
@@ -145,7 +145,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     """
     then, now = left_by.config, run.config
     options = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    what = [_differs(_flag(name), then.get(name), now.get(name)) for name in options]
+    what = [_differs(flag(name), then.get(name), now.get(name)) for name in options]
     if left_by.model.sha256 != run.model.sha256:
         what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
     modules, modules_now = left_by.model.modules, run.model.modules
@@ -178,10 +178,6 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
             hint="go on where it was begun, or give up the same bytes with --allow-mismatch",
         )
     on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
-
-
-def _flag(name: str) -> str:
-    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
 
 
 def _differs(name: str, then: object, now: object) -> str:

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ntt_cli.core.schedule import density_at, has_flattened, mask_update_steps
-from ntt_cli.workflows.transfer.settings import TransferSettings
-
-AUTO_HORIZON = 1000
-"""With `--steps auto` masks fall to their density as in a run of so many steps: over the first half of them."""
+from ntt_cli.workflows.transfer.settings import AUTO_HORIZON, TransferSettings
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,7 @@ def course_of(settings: TransferSettings, *, learned: bool) -> Course:
         settings: of the transfer.
         learned: masks are chosen along the way, not held.
     """
-    every = settings.mask_update_every
-    if settings.auto:
-        every = min(every, AUTO_HORIZON // 10)
-    updates = mask_update_steps(steps=settings.steps, every=every)
+    updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     if not learned:
         updates = range(0, 1, updates.step)
     return Course(settings.steps, updates, settings, open=settings.auto)

@@ -10,12 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from ntt_cli.config import PruneConfig
+from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed
 from ntt_cli.core.functional import FunctionalModel
 from ntt_cli.core.objective import Objective
 from ntt_cli.errors import UsageError
 
 STEPS, BATCH_SIZE = 3000, 64
+AUTO_HORIZON = 1000
+"""With `--steps auto` masks fall to their density as in a run of so many steps: over the first half of them."""
+
+MOST_AUTO_UPDATE = AUTO_HORIZON // 10
+"""Most steps between two mask updates then."""
+
 LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
 """Without a kernel term a step costs a third, and more of them gave the more accurate network."""
 
@@ -86,17 +92,23 @@ def settle(
         allocation: the method's default; `None` for the network's.
 
     Raises:
-        UsageError: if `--layer-density` cannot be read or names no prunable weight.
+        UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
     """
     kernel_weight = config.kernel_weight
     if kernel_weight is None:
         kernel_weight = 0.0 if trained else 1.0
+    if not kernel_weight and config.gives("kernel_params"):
+        what = "there is no kernel term to read it; --kernel-weight 1 adds one"
+        raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
     penalty = config.weight_penalty
     if penalty is None:
         penalty = _weight_penalty(config, teacher, trained=trained)
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
+    if auto and config.mask_update_every > MOST_AUTO_UPDATE:
+        what = f"with --steps auto masks change every {MOST_AUTO_UPDATE} steps at least"
+        raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {MOST_AUTO_UPDATE} or less")
     if isinstance(config.steps, int):
         steps = config.steps
     if config.epochs is not None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from ntt_cli.config import DataOptions
+from ntt_cli.errors import UsageError
 from ntt_cli.io.data import load_samples
 from tests.io.data.refusal import refusal
 
@@ -28,6 +30,25 @@ def test_the_option_wins_over_the_model_file() -> None:
     assert load_samples(DataOptions(), split="train", default="digits").spec == "digits"
     noise = load_samples(DataOptions(data="noise:3"), split="train", default="digits", input_shape=(2,))
     assert noise.spec == "noise:3"
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "option"),
+    [
+        ("digits", {"data_root": "elsewhere"}, "--data-root elsewhere"),
+        ("digits", {"download": True}, "--download"),
+        ("digits", {"input_shape": "1x8x8"}, "--input-shape 1x8x8"),
+        ("mnist", {"input_shape": "1x8x8"}, "--input-shape 1x8x8"),
+        ("noise:3", {"data_root": "data"}, "--data-root data"),
+        ("data.py", {"download": True}, "--download"),
+        ("x.npy", {"input_shape": "64"}, "--input-shape 64"),
+    ],
+)
+def test_options_of_other_data(spec: str, given: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_samples(DataOptions(data=spec, **given), split="train", input_shape=(64,))
+    assert str(caught.value) == f"{option}: the data {spec} does not read it"
+    assert caught.value.hint == "leave it out"
 
 
 def test_noise_is_gaussian_and_belongs_to_its_seed() -> None:

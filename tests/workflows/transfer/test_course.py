@@ -5,6 +5,7 @@ from torch import nn
 
 from ntt_cli.config import PruneConfig
 from ntt_cli.core.functional import functional_model
+from ntt_cli.errors import UsageError
 from ntt_cli.workflows.transfer.course import Course, course_of
 from ntt_cli.workflows.transfer.settings import settle
 
@@ -64,4 +65,5 @@ def test_held_masks_are_put_on_once() -> None:
 
 def test_shorter_windows_stay() -> None:
     assert course(steps="auto", mask_update_every=30).window == 30
-    assert course(steps="auto", mask_update_every=400).window == 100
+    with pytest.raises(UsageError, match="--mask-update-every 400: with --steps auto masks change every 100 steps"):
+        course(steps="auto", mask_update_every=400)

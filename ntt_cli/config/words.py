@@ -1,0 +1,89 @@
+"""Options and what is wrong with them, in the words of one who typed them, not in the validator's."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+MOST_LETTERS = 80
+"""Of a value in an error."""
+
+LEAVE_OUT = "leave it out"
+"""The remedy for an option that nothing reads."""
+
+NUMBER, WHOLE = "is not a number", "is not a whole number"
+WORDS = {
+    "missing": "is required",
+    "float_type": NUMBER,
+    "float_parsing": NUMBER,
+    "int_type": WHOLE,
+    "int_parsing": WHOLE,
+    "int_from_float": WHOLE,
+    "int_parsing_size": "has too many digits",
+    "finite_number": "is not a finite number",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+    "string_type": "is not text",
+    "string_unicode": "is not text",
+    "string_pattern_mismatch": "is not of this form",
+    "tuple_type": "should be a list",
+    "too_short": "is empty",
+    "extra_forbidden": "is not an option",
+    "greater_than": "should be greater than {gt:g}",
+    "greater_than_equal": "should be greater than or equal to {ge:g}",
+    "less_than": "should be less than {lt:g}",
+    "less_than_equal": "should be less than or equal to {le:g}",
+}
+"""By pydantic's type of error, with what it says about the bound."""
+
+
+def flag(name: str) -> str:
+    """`--mask-update-every` for `mask_update_every`, `MODEL` for the argument."""
+    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
+
+
+def typed(value: Any) -> str:
+    """A value as it was typed, in as many letters as one reads; nothing for a flag."""
+    if value is True:
+        return ""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+    return shlex.quote(text).replace("\n", "\\n")
+
+
+def as_typed(config: BaseModel, name: str) -> str:
+    """An option with its value: `--data-root /data`."""
+    return f"{flag(name)} {typed(getattr(config, name))}".rstrip()
+
+
+def in_words(problems: Sequence[ErrorDetails]) -> str:
+    """What is wrong, from pydantic's errors about one option; of a number or a word there are two."""
+    words = [problem for problem in problems if problem["type"] == "literal_error"]
+    others = [problem for problem in problems if problem["type"] != "literal_error"]
+    if others:
+        said = _one(others[0])
+        return f"{said} or {words[0]['ctx']['expected'].strip(chr(39))}" if words and said in {NUMBER, WHOLE} else said
+    return _choice(words[0])
+
+
+def advice(name: str, known: Sequence[str]) -> str:
+    """The known name that is nearest, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _one(problem: ErrorDetails) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return WORDS[problem["type"]].format_map(problem.get("ctx", {})) if problem["type"] in WORDS else problem["msg"]
+
+
+def _choice(problem: ErrorDetails) -> str:
+    known = [word.strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+    near = difflib.get_close_matches(str(problem["input"]), known, n=1)
+    return f"is not one of {', '.join(known)}" + "".join(f"; did you mean {word}?" for word in near)
