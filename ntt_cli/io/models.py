@@ -24,6 +24,7 @@ from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
+from ntt_cli.io.shared_memory import tie_shared_parameters
 
 Factory = Callable[..., object]
 DEFAULT_FACTORY = "build_model"
@@ -173,6 +174,7 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
             hint="return the network itself, no tuple, class or state dict",
         )
     _check_built(built, where)
+    tie_shared_parameters(built, where)
     return built
 
 

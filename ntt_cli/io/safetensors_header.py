@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,25 @@ HEADER_BYTES = 16 * 2**20
 MOST_DIMENSIONS = 64
 MOST_ENTRIES = 2**63 - 1
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
+
+
+START = 1024
+"""Bytes by which a file is known that is something else."""
+
+POINTER = "version https://git-lfs.github.com/spec/"
+_MAGIC = {
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "a .npy file",
+    b"GGUF": "a GGUF file",
+    b"\x89PNG": "an image",
+}
+_HINTS = {
+    "empty": "copy or make it again",
+    "a web page": "download the file itself, not the page that shows it",
+    "a pointer of Git LFS": "fetch the file that it stands for: git lfs pull",
+    "a Python file": "name the weights, a .safetensors file; the model is the first argument",
+}
 
 
 class TensorRecord(BaseModel):
@@ -69,6 +89,9 @@ def read_raw_header(path: Path) -> RawHeader:
     except SafetensorError as error:
         if _is_pickle(path):
             _refuse_pickle(path, error)
+        if (kind := _kind(path)) is not None:
+            hint = _HINTS.get(kind, "name a safetensors file")
+            raise CheckpointError(path, f"is {kind}, not a safetensors file", hint=hint) from error
         raise CheckpointError(
             path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
         ) from error
@@ -102,6 +125,33 @@ def _is_pickle(path: Path) -> bool:
     """Whether it is one under another name: torch's zip archive, or the opcode with which a pickle begins."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+
+
+def _kind(path: Path) -> str | None:
+    """What a file is that plainly is something else; `None` for what may be a safetensors file in part."""
+    with path.open("rb") as file:
+        start = file.read(START)
+    if not start:
+        return "empty"
+    known = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if known is not None:
+        return known
+    if b"\0" in start or len(start) < 4:  # as the length of a header has
+        return None
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        # A character may have been cut in two.
+        if error.start < len(start) - 4:
+            return None
+        text = start[: error.start].decode()
+    if text.startswith(POINTER):
+        return "a pointer of Git LFS"
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
+        return "a web page"
+    if path.suffix == ".py":
+        return "a Python file"
+    return "JSON" if text.lstrip().startswith(("{", "[")) else "text"
 
 
 def _refuse_pickle(path: Path, cause: Exception | None) -> NoReturn:

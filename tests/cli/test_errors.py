@@ -201,7 +201,7 @@ def test_files_that_are_no_checkpoint(ntt: Ntt) -> None:
     save_file({"w": torch.zeros(1)}, "other.safetensors")
     for name, words, advice in (
         ("cut.safetensors", "is not a whole safetensors file", "it may have been cut short"),
-        ("words.safetensors", "is not a whole safetensors file", "make it again"),
+        ("words.safetensors", "is text, not a safetensors file", "name a safetensors file"),
         ("damaged.safetensors", "is damaged: the SHA-256 does not match", "copy the file again, or make it again"),
         ("pickle.pt", "may hold a pickle", "safetensors.torch.save_file"),
         ("sparse.report.safetensors", "is a report, not a checkpoint", "without .report"),
@@ -225,7 +225,8 @@ def test_files_that_are_no_checkpoint(ntt: Ntt) -> None:
 @pytest.mark.usefixtures("checkpoints")
 def test_files_that_cannot_be_inspected(ntt: Ntt, name: str) -> None:
     Path(f"{name}.safetensors").write_bytes(Path("sparse.safetensors").read_bytes()[:50] if name == "cut" else b"words")
-    assert "is not a whole safetensors file" in refused(ntt, "inspect", f"{name}.safetensors")[0]
+    what = {"cut": "is not a whole safetensors file", "words": "is text, not a safetensors file"}[name]
+    assert what in refused(ntt, "inspect", f"{name}.safetensors")[0]
     assert "does not exist" in refused(ntt, "inspect", "missing.safetensors", "--json")[0]
 
 

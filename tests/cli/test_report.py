@@ -56,7 +56,7 @@ def test_a_page_is_written_anew_and_nothing_else_is(ntt: Ntt) -> None:
     [
         ("nothing.safetensors", "nothing.safetensors: does not exist"),
         (".", ".: holds no comparison"),
-        (MODEL, "is not a whole safetensors file"),
+        (MODEL, "is a Python file, not a safetensors file"),
         ("alone.safetensors", "alone.safetensors: has no report beside it (alone.report.safetensors)"),
         ("cut.report.safetensors", "cut.report.safetensors: is not a whole safetensors file"),
     ],

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.io import safetensors_header
-from ntt_cli.io.safetensors_header import TensorRecord, read_raw_header
+from ntt_cli.io.safetensors_header import POINTER, TensorRecord, read_raw_header
 
 
 def written(path: Path, header: str | bytes, content: bytes = b"") -> Path:
@@ -118,3 +118,30 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
 def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         read_raw_header(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "hint"),
+    [
+        ("model.py", b"import torch\n", "is a Python file", "name the weights, a .safetensors file"),
+        ("config.json", b' {"a": 1}', "is JSON", "name a safetensors file"),
+        ("x.safetensors", b"<!DOCTYPE html><html>", "is a web page", "download the file itself"),
+        (
+            "x.safetensors",
+            POINTER.encode() + b"v1",
+            "is a pointer of Git LFS",
+            "git lfs pull",
+        ),
+        ("x.safetensors", b"", "is empty", "copy or make it again"),
+        ("x.txt", "Gr\u00fc\u00dfe ".encode() * 200, "is text", "name a safetensors file"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n" + bytes(50), "is an HDF5 file", ""),
+        ("x.gguf", b"GGUF\x03\x00\x00\x00", "is a GGUF file", ""),
+        ("x.npy", b"\x93NUMPY\x01\x00", "is a .npy file", ""),
+        ("x.gz", b"\x1f\x8b\x08\x00", "is a gzip archive", ""),
+    ],
+)
+def test_files_that_plainly_are_something_else(tmp_path: Path, name: str, content: bytes, what: str, hint: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    error = refusal(tmp_path / name)
+    assert error.what == f"{what}, not a safetensors file"
+    assert hint in error.hint

@@ -43,5 +43,5 @@ def test_a_file_that_ntt_did_not_write() -> None:
 
 def test_a_file_that_is_none() -> None:
     Path("x.safetensors").write_text("words")
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="is text, not a safetensors file"):
         inspect.run(Path("x.safetensors"))
