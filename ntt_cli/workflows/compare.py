@@ -29,6 +29,7 @@ from ntt_cli.workflows.comparison.cell import (
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.labels import by_name
 from ntt_cli.workflows.prepare import pick_prunable, take_apart
 from ntt_cli.workflows.reports import (
     CellFailure,
@@ -57,8 +58,8 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
         NttError: if anything else is unusable.
     """
     loaded = load_model(config, seed=config.seeds[0])
-    _check_test_data(config, loaded)
     training = finetune_task.prepare(_finetune_config(config), on_event).training
+    _check_test_data(config, loaded, training.samples.class_names, on_event)
     network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
     pick_prunable(
         network,
@@ -130,7 +131,9 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     return ComparePlan(output=config.output, cells=numbered, seconds=seconds)
 
 
-def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
+def _check_test_data(
+    config: CompareConfig, loaded: LoadedModel, class_names: tuple[str, ...] | None, on_event: EventSink
+) -> None:
     samples = load_samples(
         DataOptions(**test_data_of(config)), split="test", default=loaded.data, input_shape=loaded.input_shape
     )
@@ -142,6 +145,7 @@ def _check_test_data(config: CompareConfig, loaded: LoadedModel) -> None:
             "is not divided into training and test samples",
             hint="name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test",
         )
+    by_name(samples, class_names, on_event, purpose="accuracy is over")
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:

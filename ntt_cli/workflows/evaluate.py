@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError, UsageError
+from ntt_cli.io.metadata import describe_inputs
 from ntt_cli.io.models import load_model
 from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.agreement import (
@@ -23,15 +25,21 @@ from ntt_cli.workflows.agreement import (
     warned_of,
 )
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
-from ntt_cli.workflows.events import Evaluated, EventSink
+from ntt_cli.workflows.events import Evaluated, EventSink, Warned
+from ntt_cli.workflows.labels import by_name, warn_of_order
 from ntt_cli.workflows.normalisation import known_normalisation
 from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
-from ntt_cli.workflows.weights import describe_sparse_teacher, held_masks, open_weights
+from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, held_masks, open_weights
 
 
-def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
+def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None) -> EvaluateReport:
     """Evaluate a checkpoint.
+
+    Args:
+        config: as the user gave it.
+        on_event: told how the work goes.
+        class_names: what the network's outputs stand for, whatever its checkpoint says; for want of them, as it says.
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
@@ -52,9 +60,13 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
     shape = check_forward(model, inputs, where=config.model)
+    known_names = class_names or weights.class_names
+    inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
         check_labels(inputs, shape=shape, purpose="accuracy is measured with them")
+        if known_names is None:
+            warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=True)
     elif config.teacher is None:
         raise DataError(
             inputs.samples.spec,
@@ -63,7 +75,9 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         )
     agreement = None
     if config.teacher is not None:
-        describe_sparse_teacher(open_weights(config.teacher, loaded, on_event, role="teacher"), on_event)
+        teacher_weights = open_weights(config.teacher, loaded, on_event, role="teacher")
+        describe_sparse_teacher(teacher_weights, on_event)
+        _compare_records(config, weights, teacher_weights, inputs, on_event)
         teacher = take_apart(
             loaded.module, device, lambda _: None, pick=loaded.pick
         )  # what there is to say has been said
@@ -105,6 +119,27 @@ def run(config: EvaluateConfig, on_event: EventSink) -> EvaluateReport:
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
     )
+
+
+def _compare_records(
+    config: EvaluateConfig, student: Weights, teacher: Weights, inputs: Inputs, on_event: EventSink
+) -> None:
+    """Warn where the teacher was made for other inputs or other classes than it is compared on."""
+    made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
+    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.standardisation:
+        on_event(
+            Warned(
+                f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
+                f" {config.checkpoint}, {describe_inputs(inputs.standardisation)}"
+            )
+        )
+    if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:
+        on_event(
+            Warned(
+                f"{config.teacher} and {config.checkpoint} learnt other classes, or in another order: their outputs"
+                " are compared by number"
+            )
+        )
 
 
 def _accuracy(model: FunctionalModel, inputs: Inputs, classes: int, batch_size: int, on_event: EventSink) -> Accuracy:

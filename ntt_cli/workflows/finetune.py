@@ -75,6 +75,7 @@ def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) ->
         optimiser=task.config.optimiser,
         learning_rate=task.learning_rate,
         density=task.density,
+        class_names=task.training.samples.class_names,
         best_epoch=best.epoch,
         accuracy=epochs[best.epoch - 1].accuracy,
         epochs=epochs,
@@ -90,6 +91,7 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, report: Finetu
         model=task.loaded,
         config=this.config,
         normalisation=task.training.normalisation,
+        class_names=task.training.samples.class_names,
         run_sha256=this.sha256,
     )
     history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}

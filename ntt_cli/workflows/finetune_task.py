@@ -22,6 +22,7 @@ from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows.checks import check_forward, check_labels, check_training, require_samples
 from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.labels import by_name_or_anew, warn_of_order
 from ntt_cli.workflows.normalisation import known_normalisation
 from ntt_cli.workflows.prepare import (
     Inputs,
@@ -75,7 +76,11 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
     shape = check_forward(model, inputs, where=config.model)
+    class_names = weights.class_names
+    inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
     check_labels(inputs, shape=shape, purpose="fine-tuning needs them")
+    if class_names is None:
+        warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=weights.from_elsewhere)
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in masks.items()}

@@ -87,6 +87,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 model=task.loaded,
                 config=this.config,
                 normalisation=task.normalisation,
+                class_names=task.class_names,
                 run_sha256=this.sha256,
             )
             measures = measure(task, student.params, student.buffers, room, keeper, on_event, steps=task.settings.steps)
@@ -251,6 +252,7 @@ def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
         kept=kept,
         sparsity=1 - kept / prunable,
         density=kept / prunable,
+        class_names=task.class_names,
         agreement=measures.agreement,
         kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),

@@ -20,6 +20,7 @@ from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.workflows.agreement import number_of_choices
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
 from ntt_cli.workflows.events import EventSink, Warned
+from ntt_cli.workflows.labels import by_name
 from ntt_cli.workflows.methods import METHODS, Method, Sight
 from ntt_cli.workflows.normalisation import known_normalisation, note_inputs
 from ntt_cli.workflows.prepare import (
@@ -57,6 +58,7 @@ class Task:
         teacher: calibrated, on its device.
         inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
         normalisation: what the network's inputs go through, where that is known.
+        class_names: what the network's outputs stand for, where that is known or the method saw it.
         names: the prunable weights.
         classes: of which the outputs choose one; `None` where they do not.
         outputs: number of logits, of one sample; 0 without inputs.
@@ -72,6 +74,7 @@ class Task:
     teacher: FunctionalModel
     inputs: Inputs | None
     normalisation: Normalisation | None
+    class_names: tuple[str, ...] | None
     names: tuple[str, ...]
     classes: int | None
     outputs: int
@@ -124,7 +127,12 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     if inputs:
         teacher = laid_out(teacher, inputs)
     names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=config.model)
+    class_names = weights.class_names
     if inputs and method.needs == "labels":
+        inputs = replace(
+            inputs, samples=by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
+        )
+        class_names = inputs.samples.class_names
         check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(
         config,
@@ -156,6 +164,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         teacher=teacher,
         inputs=inputs,
         normalisation=inputs.normalisation if inputs else known,
+        class_names=class_names,
         names=names,
         classes=number_of_choices(shape, loaded),
         outputs=outputs,

@@ -79,6 +79,7 @@ class PruneReport(Summary):
     kept: int
     sparsity: float
     density: float
+    class_names: tuple[str, ...] | None = None
     agreement: Agreement | None
     kernels: KernelSummary | None
     layers: list[LayerSummary]
@@ -124,6 +125,7 @@ class FinetuneReport(Summary):
     optimiser: str
     learning_rate: float
     density: float
+    class_names: tuple[str, ...] | None = None
     best_epoch: int
     accuracy: float | None
     epochs: list[EpochSummary]

@@ -52,6 +52,16 @@ class Weights:
         return self.origin != "random"
 
     @property
+    def from_elsewhere(self) -> bool:
+        """Whether somebody else trained them, so that no record tells how."""
+        return self.origin in {"foreign", "factory"}
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the network's outputs stand for, where the file says."""
+        return self.checkpoint.class_names if self.checkpoint else None
+
+    @property
     def pruned(self) -> dict[str, float]:
         """The fraction of zeros in each weight that has pruned ones."""
         sparsities = {name: 1 - float(mask.double().mean()) for name, mask in self.masks.items()}

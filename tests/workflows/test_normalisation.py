@@ -174,12 +174,12 @@ def test_noise_says_nothing_of_the_images_that_come_after_it() -> None:
 
 def test_without_inputs_what_is_known_is_handed_on() -> None:
     line = "inputs: normalised by mean 0.25, deviation 2 (--mean and --std)"
-    head = "\nDATA = None\n"
-    assert pruned(head=head) == []
+    head, limit = "\nDATA = None\n", None
+    assert pruned(head=head, limit=limit) == []
     assert recorded("sparse.safetensors") is None
-    assert pruned(head=head, mean="0.25", std="2") == [line]
+    assert pruned(head=head, limit=limit, mean="0.25", std="2") == [line]
     assert recorded("sparse.safetensors") == NAMED
-    (said,) = pruned(head=head, weights=foreign())
+    (said,) = pruned(head=head, limit=limit, weights=foreign())
     assert said.startswith(f"inputs: as they are ({ELSEWHERE})")
     assert recorded("sparse.safetensors") == Normalisation(None, ELSEWHERE)
 

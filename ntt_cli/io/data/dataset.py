@@ -165,7 +165,15 @@ def read_dataset(items: DatasetItems, path: Path, split: Split | None) -> Sample
             changes = "seeded"
             source, labels = _read_all(items, path, numbers, changes)
     assert source is not None
-    return Samples(spec=items.spec, source=source, labels=labels, split=split, changes=changes)
+    names = _class_names(items.dataset) if labels is not None else None
+    return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
+
+
+def _class_names(dataset: Dataset[Any]) -> tuple[str, ...] | None:
+    """What torchvision's data sets call `classes`, in the order of their labels."""
+    names = getattr(dataset, "classes", None)
+    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if known else None  # type: ignore[arg-type]
 
 
 def _changes(items: DatasetItems, numbers: Tensor) -> Changes:

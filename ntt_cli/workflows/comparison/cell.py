@@ -113,10 +113,11 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
             )
         rates = (chosen.learning_rate,)
     sparse = _sparse_checkpoint(config, cell, folder, stop)
-    as_pruned = _evaluate(config, cell, sparse)
     tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
-    tested = _evaluate(config, cell, best.output)
+    # Random weights have learnt no classes; their outputs are counted as those of the network that they become.
+    as_pruned = _evaluate(config, cell, sparse, best.class_names)
+    tested = _evaluate(config, cell, best.output, best.class_names)
     assert as_pruned.accuracy is not None
     assert tested.accuracy is not None
     result = CellResult(
@@ -202,10 +203,12 @@ def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: S
         return run(options.model_copy(update={"resume": False}), _ignore, stop)
 
 
-def _evaluate(config: CompareConfig, cell: Cell, checkpoint: str) -> EvaluateReport:
+def _evaluate(
+    config: CompareConfig, cell: Cell, checkpoint: str, class_names: tuple[str, ...] | None
+) -> EvaluateReport:
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": cell.seed}
-    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore)
+    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
 
 
 def test_data_of(config: CompareConfig) -> dict[str, Any]:

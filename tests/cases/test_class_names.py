@@ -1,0 +1,227 @@
+"""Labels go by name: trained on apple, bear and cat, and tested on bear and cat alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ntt_cli.config import CompareConfig, EvaluateConfig, FinetuneConfig, PruneConfig
+from ntt_cli.errors import DataError, NttError
+from ntt_cli.io.checkpoint import read_checkpoint
+from ntt_cli.workflows import compare, evaluate, finetune, prune
+from ntt_cli.workflows.comparison.cell import run_cell
+from ntt_cli.workflows.events import Event, Warned
+from ntt_cli.workflows.reports import EvaluateReport, FinetuneReport
+
+MODEL = """from torch import nn
+INPUT_SHAPE = (1, 8, 8)
+def build_model(outputs=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, outputs))
+"""
+CLASSES = ("apple", "bear", "cat")
+ROWS = {"apple": 0, "bear": 2, "cat": 4, "1": 0, "2": 2, "10": 4, "dog": 0, "emu": 2, "fox": 4}
+"""Where the bright band of a class is."""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+
+
+class Warnings(list[str]):
+    """What a command warns of."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.append(event.message)
+
+
+def images(folder: str, *names: str, n: int = 20) -> str:
+    """Images of a bright band in a place of its own for each class, in a folder a class."""
+    draw = np.random.default_rng(len(names))
+    for name in names:
+        place = Path(folder, name)
+        place.mkdir(parents=True)
+        for i in range(n):
+            pixels = draw.integers(0, 60, (8, 8)).astype(np.uint8)
+            row = ROWS.get(name, 6)
+            pixels[row : row + 2] += 190
+            Image.fromarray(pixels).save(place / f"{i}.png")
+    return folder
+
+
+def arrays(path: str, *names: str) -> str:
+    """The same images as arrays, whose labels are numbers of `names` as sorted."""
+    images("scratch", *names)
+    files = sorted(Path("scratch").glob("*/*.png"))
+    x = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.savez(path, x=x, y=np.array([sorted(names).index(file.parent.name) for file in files]))
+    shutil.rmtree("scratch")
+    return path
+
+
+def train(data: str, **values: Any) -> tuple[FinetuneReport, Warnings]:
+    warned = Warnings()
+    options = {"epochs": 40, "learning_rate": 0.01, "device": "cpu", "output": "d.safetensors", "force": True}
+    return finetune.run(FinetuneConfig(model="model.py", data=data, **(options | values)), warned), warned
+
+
+def evaluated(data: str, checkpoint: str = "d.safetensors", **values: Any) -> tuple[EvaluateReport, Warnings]:
+    warned = Warnings()
+    config = EvaluateConfig(model="model.py", checkpoint=checkpoint, data=data, device="cpu", **values)
+    return evaluate.run(config, warned), warned
+
+
+def refusal(error: type[NttError], work: Any) -> tuple[str, str]:
+    with pytest.raises(error) as caught:
+        work()
+    assert caught.value.exit_code == 2
+    return str(caught.value), caught.value.hint
+
+
+def perfect(report: EvaluateReport) -> dict[str, float | None]:
+    assert report.accuracy is not None
+    assert report.accuracy.top1 == 1.0
+    return report.accuracy.per_class
+
+
+def test_a_class_that_the_test_folder_lacks() -> None:
+    trained, warned = train(images("tr", *CLASSES))
+    assert (trained.class_names, warned) == (CLASSES, [])
+    assert read_checkpoint(Path("d.safetensors")).class_names == CLASSES
+    report, warned = evaluated(images("te", "bear", "cat"))
+    assert perfect(report) == {"apple": None, "bear": 1.0, "cat": 1.0}
+    assert warned == ["te has no samples of apple: accuracy is over the other 2 of 3 classes"]
+
+
+def test_a_class_that_the_network_never_learnt() -> None:
+    train(images("tr", *CLASSES))
+    what, hint = refusal(DataError, lambda: evaluated(images("te", "bear", "dog", "emu")))
+    assert what == "te: has classes that the network never learnt: dog, emu"
+    assert hint == "it knows apple, bear, cat; name the folders so, or leave these classes out"
+    what, _ = refusal(DataError, lambda: train("te", checkpoint="d.safetensors", output="e.safetensors"))
+    assert what == "te: has classes that the network never learnt: dog, emu"
+
+
+def test_numbers_that_are_sorted_as_words() -> None:
+    """`10` comes before `2` in one folder, and is not there in the other."""
+    train(images("tr", "1", "2", "10"))
+    report, _ = evaluated(images("te", "1", "2"))
+    assert perfect(report) == {"1": 1.0, "10": None, "2": 1.0}
+
+
+def test_the_parts_of_a_divided_folder() -> None:
+    images("data/train", *CLASSES)
+    images("data/test", "bear", "cat")
+    train("data")
+    report, warned = evaluated("data")
+    assert perfect(report) == {"apple": None, "bear": 1.0, "cat": 1.0}
+    assert warned == ["data has no samples of apple: accuracy is over the other 2 of 3 classes"]
+
+
+def test_labels_without_names_are_numbers_of_the_networks_classes() -> None:
+    train(images("tr", *CLASSES))
+    report, warned = evaluated(arrays("all.npz", *CLASSES))
+    assert (list(perfect(report)), warned) == (list(CLASSES), [])
+    report, (warning,) = evaluated(arrays("some.npz", "bear", "cat"))  # its 0 is a bear
+    assert report.accuracy is not None
+    assert report.accuracy.top1 < 0.2
+    assert "some.npz has labels without names, which count as numbers of the network's classes" in warning
+    assert "there is none of cat" in warning
+    np.savez("more.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
+    what, _ = refusal(DataError, lambda: evaluated("more.npz"))
+    assert what == "more.npz: has label 3, and the network learnt 3 classes: apple, bear, cat"
+
+
+def test_pruning_hands_the_names_on_and_fine_tuning_goes_by_them() -> None:
+    train(images("tr", *CLASSES))
+    options = {"sparsity": 0.3, "weights": "d.safetensors", "device": "cpu", "force": True}
+    some = images("some", "bear", "cat")
+    warned = Warnings()
+    for method in ("magnitude", "snip"):
+        prune.run(PruneConfig(model="model.py", data=some, method=method, **options), warned)  # type: ignore[arg-type]
+        assert read_checkpoint(Path("sparse.safetensors")).class_names == CLASSES
+    assert warned == ["some has no samples of apple: the mask is chosen by the other 2 of 3 classes"]
+    _, warned = train(some, checkpoint="sparse.safetensors", output="t.safetensors", epochs=5)
+    assert warned == ["some has no samples of apple: the network is trained on the other 2 of 3 classes"]
+    report, _ = evaluated("some", "t.safetensors")
+    assert list(perfect(report)) == list(CLASSES)
+
+
+def test_fine_tuning_on_other_classes_altogether() -> None:
+    train(images("tr", *CLASSES))
+    _, warned = train(images("new", "dog", "emu", "fox"), checkpoint="d.safetensors", output="e.safetensors")
+    assert warned == [
+        "the network learnt apple, bear, cat, of which new has none: its outputs stand for dog, emu, fox from now on"
+    ]
+    report, (warning,) = evaluated("new", "e.safetensors", teacher="d.safetensors")
+    assert list(perfect(report)) == ["dog", "emu", "fox"]
+    assert warning.startswith("d.safetensors and e.safetensors learnt other classes, or in another order")
+    five = {"model_arg": ("outputs=5",), "epochs": 1}
+    train("tr", output="d5.safetensors", **five)
+    _, (warning,) = train(arrays("numbers.npz", *"abcd"), checkpoint="d5.safetensors", output="e.safetensors", **five)
+    assert warning.startswith("numbers.npz has labels up to 3 without names, and the network learnt 3 classes")
+
+
+def test_more_outputs_than_classes_are_named() -> None:
+    _, warned = train(images("tr", *CLASSES), model_arg=("outputs=5",), epochs=1)
+    assert warned == ["the network has 5 outputs, tr has 3 classes: apple, bear, cat; they take the first outputs"]
+    save_file(load_file("d.safetensors"), "foreign.safetensors")
+    _, warned = evaluated("tr", "foreign.safetensors", model_arg=("outputs=5",))
+    assert warned[-1].endswith("in the order of their names, though the weights may know another")
+
+
+def test_numbered_folders_of_a_network_from_elsewhere() -> None:
+    names = [str(i) for i in range(11)]
+    train(images("tr", *names, n=2), model_arg=("outputs=11",), epochs=1)
+    save_file(load_file("d.safetensors"), "foreign.safetensors")
+    _, warned = evaluated("tr", "foreign.safetensors", model_arg=("outputs=11",))
+    assert warned == ["the classes of tr are numbered in the order of their names: 10 is 2"]
+
+
+def test_a_comparison_on_test_data_that_lacks_a_class() -> None:
+    train(images("tr", *CLASSES))
+    save_file(load_file("d.safetensors"), "foreign.safetensors")
+    options: dict[str, Any] = {
+        "model": "model.py",
+        "data": "tr",
+        "weights": "foreign.safetensors",
+        "mean": "0.26",
+        "std": "0.26",
+        "methods": ("dense",),
+        "seeds": (0,),
+        "epochs": 1,
+        "device": "cpu",
+    }
+    warned = Warnings()
+    config = CompareConfig(**options, test_data=images("te", "bear", "cat"))
+    cells = compare.prepare(config, warned, write=True)
+    assert warned == ["te has no samples of apple: accuracy is over the other 2 of 3 classes"]
+    result = run_cell(config, cells[0])
+    assert (result.accuracy_as_pruned, result.accuracy) == (1.0, 1.0)
+    what, _ = refusal(
+        DataError,
+        lambda: compare.prepare(config.model_copy(update={"test_data": images("te2", "dog")}), warned, write=True),
+    )
+    assert what == "te2: has no labels to test with"
+
+
+def test_a_dataset_of_ones_own_that_names_its_classes() -> None:
+    Path("data.py").write_text(
+        "import torch\n"
+        "class Two(torch.utils.data.Dataset):\n"
+        "    classes = ['bear', 'cat']\n"
+        "    def __len__(self):\n        return 4\n"
+        "    def __getitem__(self, i):\n        return torch.zeros(1, 8, 8), i % 2\n"
+        "def build_data():\n    return Two()\n"
+    )
+    train(images("tr", *CLASSES), epochs=1)
+    _, warned = evaluated("data.py")
+    assert warned == ["data.py has no samples of apple: accuracy is over the other 2 of 3 classes"]
