@@ -17,7 +17,7 @@ from ntt_cli.config import DataOptions, Split
 from ntt_cli.errors import CheckpointError, DataError
 from ntt_cli.io.checkpoint import load_tensors
 from ntt_cli.io.data import samples
-from ntt_cli.io.data.convert import Array, as_inputs, as_labels, count_samples
+from ntt_cli.io.data.convert import Array, as_inputs, as_labels, bytes_as_inputs, count_samples
 from ntt_cli.io.data.images import format_images
 from ntt_cli.io.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
 from ntt_cli.io.free_memory import require_memory
@@ -51,6 +51,8 @@ def from_arrays(
     y = None if labels is None else as_labels(labels, spec, n=n)
     chosen = draw(n, options.limit)
     used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # numpy takes a tensor of one index for a number
+    hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
+    require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
     x = as_inputs(used, spec, numbers=chosen)
     return Samples(
         spec=spec,
@@ -67,7 +69,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
     n = count_samples(array, spec)
     require_memory(spec, 4 * array.size // n, error=DataError, hint="cut its samples into smaller ones")
     chosen = draw(n, options.limit)
-    if array.nbytes // n * len(chosen) <= samples.EAGER_BYTES:
+    if bytes_as_inputs(array) // n * len(chosen) <= samples.EAGER_BYTES:
         return from_arrays(array, None, spec=spec, options=options)
     mapped = MappedFile(array, spec, options)
     mapped.fetch(chosen[:1])  # a wrong type shall not wait until the first batch
@@ -86,12 +88,12 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             hint = f"rename it to {path.with_suffix('.npy')}"
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
         found = _pick(archive.files, spec, split, labelled=labelled)
-        with ZipFile(file) as zipped:
-            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in zipped.infolist()}
         names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
         # A megabyte of zeros is compressed to a kilobyte; of no member more is unpacked than it declares.
         hint = "save its inputs as a .npy file, which is read as it is needed"
-        require_memory(spec, sum(sizes[name] for name in names), error=DataError, hint=hint)
+        with ZipFile(file) as zipped:
+            size = sum(_member_size(zipped, name, spec) for name in names)
+        require_memory(spec, size, error=DataError, hint=hint)
         arrays = {name: archive[name] for name in names}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
@@ -106,6 +108,18 @@ def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOption
         found = _pick(header.tensors, spec, split, labelled=labelled)
         tensors = load_tensors(path, header)
     return _samples(tensors, found, spec, options)
+
+
+def _member_size(zipped: ZipFile, name: str, spec: str) -> int:
+    """Of the one member that NumPy reads under this name.
+
+    Raises:
+        DataError: if there are several, of which different programs read different ones.
+    """
+    sizes = [info.file_size for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
+    if len(sizes) != 1:
+        raise DataError(spec, f"holds {name} {len(sizes)} times", hint="save it again with numpy.savez")
+    return sizes[0]
 
 
 class _Found(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def count_samples(raw: Array, where: str | Path) -> int:
     # Samples of no bytes, or of a file with holes, can be more than there is memory to count them in.
     require_memory(where, 8 * int(shape[0]), error=DataError, hint="divide it into smaller files")
     return int(shape[0])
+
+
+def bytes_as_inputs(raw: Array) -> int:
+    """Memory that the array takes as inputs: as uint8, float32 or int64, which may be eight times what it takes now."""
+    kinds = {"torch.uint8": 1, "uint8": 1}
+    floating = raw.is_floating_point() if isinstance(raw, Tensor) else raw.dtype.kind == "f"
+    return math.prod(raw.shape) * kinds.get(str(raw.dtype), 4 if floating else 8)
 
 
 def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:

@@ -106,8 +106,15 @@ def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
     if wanted is None or not variable.real:
         raise DataError(path, f"its {variable.name} is not real numbers", hint="name a file of arrays of numbers")
     count = math.prod(variable.shape)
-    require_memory(path, count * np.dtype(wanted).itemsize, error=DataError, hint=f"{AGAIN}, or use a larger machine")
-    stored, content = _element(take, order, lambda kind: count * np.dtype(TYPES.get(kind, "V0")).itemsize)
+
+    def size(kind: int) -> int:
+        # It may be stored in a larger type than it is of.
+        stored = count * np.dtype(TYPES.get(kind, "V0")).itemsize
+        size = max(stored, count * np.dtype(wanted).itemsize)
+        require_memory(path, size, error=DataError, hint=f"{AGAIN}, or use a larger machine")
+        return stored
+
+    stored, content = _element(take, order, size)
     if stored not in TYPES or len(content) != count * np.dtype(TYPES[stored]).itemsize:
         raise _DamagedError(f"its {variable.name} is not as large as it says")
     numbers = np.frombuffer(content, f"{order}{TYPES[stored]}")

@@ -194,6 +194,42 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load(path)
 
 
+@pytest.mark.parametrize(
+    "names", [("x", "x.npy"), ("x.npy", "x"), ("x.npy", "x.npy")], ids=["hidden first", "hidden last", "twice"]
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_a_bomb_beside_a_small_array_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
+) -> None:
+    """NumPy would read one of them, and the size that was looked at was the other's."""
+    path = tmp_path / "x.npz"
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, content in zip(
+            names, [npy("|u1", (64, 2**20), bytes(2**26)), npy("|u1", (4, 4), bytes(16))], strict=True
+        ):
+            archive.writestr(name, content)
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2**24)
+    with refusal("holds x 2 times", hint="numpy.savez"):
+        load(path)
+
+
+@pytest.mark.parametrize(("descr", "times"), [("|u1", 1), ("|i1", 8), ("<i4", 2), ("<f2", 2), ("<f4", 1)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_what_numbers_take_as_inputs_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descr: str, times: int, suffix: str
+) -> None:
+    """Small integers become int64: eight times as much."""
+    size = 2**12
+    content = npy(descr, (64, size // 64 // np.dtype(descr).itemsize), bytes(size))
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(content) if suffix == "npy" else zipped(path, {"x.npy": content})
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2 * times * size + 400)
+    assert len(load(path)) == 64
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 2 * times * size - 1)
+    with refusal("of memory to read", hint="float32" if times > 1 or suffix == "npy" else ".npy file"):
+        load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello"])
 def test_members_that_are_no_arrays(tmp_path: Path, content: bytes) -> None:
     whole = npy("<f4", (1, 2), bytes(8))

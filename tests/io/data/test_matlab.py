@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.io import savemat
 
+from ntt_cli.io import free_memory
 from ntt_cli.io.data.matlab import read_matlab
 from tests.io.data.refusal import refusal
 
@@ -145,6 +146,15 @@ def test_absurd_sizes(tmp_path: Path) -> None:
     variable = matrix(9, (32, 32, 3, 2**31 - 1), b"X", element(2, b""))
     with refusal("takes 6144.0 GiB of memory to read", hint=AGAIN):
         read_matlab(written(tmp_path / "a.mat", variable), ("X",))
+
+
+def test_numbers_stored_in_a_larger_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.mat", matrix(9, (10, 100), b"X", element(9, bytes(8000))))
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 16000)
+    assert read_matlab(path, ("X",))["X"].nbytes == 1000
+    monkeypatch.setattr(free_memory, "free_memory", lambda: 15999)
+    with refusal("of memory to read", hint=AGAIN):
+        read_matlab(path, ("X",))
 
 
 def test_what_ended_the_process_when_scipy_read_it() -> None:
