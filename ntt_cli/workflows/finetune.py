@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -22,13 +23,14 @@ from ntt_cli.io.models import LoadedModel
 from ntt_cli.io.report import history_tensors, mask_tensors, write_report
 from ntt_cli.workflows.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
 from ntt_cli.workflows.finetune_task import Task, division, prepare, run_record, steps_of, warmup_steps
-from ntt_cli.workflows.prepare import Inputs
+from ntt_cli.workflows.prepare import Inputs, pick_device
 from ntt_cli.workflows.reports import EpochSummary, FinetuneReport
 from ntt_cli.workflows.runs.keeper import Keeper
 from ntt_cli.workflows.runs.looks import LOOK_EVERY, check_losses
 from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper
+from ntt_cli.workflows.runs.same_run import same_run
 from ntt_cli.workflows.runs.stop import Stop
-from ntt_cli.workflows.runs.world import this_world
+from ntt_cli.workflows.runs.world import World, this_world
 from ntt_cli.workflows.training_progress import Best, Training
 
 EVALUATION_BATCH = 256
@@ -49,21 +51,34 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
     world = this_world()
-    with claimed(output, config, world, on_event):
-        task = prepare(config, on_event)
-        world.require(min(config.batch_size, len(task.training)))
-        this = run_record(task)
-        if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
-            return done
-        keeper = open_keeper(
-            output, config, kind="finetune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
-        )
+    with world.joined(pick_device(config.device)), ExitStack() as claim:
+        with world.starting():
+            claim.enter_context(claimed(output, config, world, on_event))
+            task = prepare(config, on_event)
+            world.require(min(config.batch_size, len(task.training)))
+            this = run_record(task)
+            if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
+                return done
+            keeper = open_keeper(
+                output, config, kind="finetune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+            )
+        if world.size > 1:
+            _take_first(task.loaded.module, world, this, keeper)
         with keeper.finishing():
             best, epochs = _train(task, keeper, on_event)
             report = _report(output, task, best, epochs)
             if world.first:
                 _write(output, task, this, best, report)
     return report
+
+
+def _take_first(module: nn.Module, world: World, this: RunRecord, keeper: Keeper) -> None:
+    """Give the network the first process's values."""
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    step = keeper.found.step if keeper.found else 0
+    with torch.no_grad():
+        for name, value in same_run(world, this, own, step=step).items():
+            own[name].copy_(value)
 
 
 def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
@@ -117,7 +132,7 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
     schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
     device = task.training.device
-    with global_draws_apart(device), keeper.world.joined(device), keeper.stop.patiently():
+    with global_draws_apart(device), keeper.stop.patiently():
         if keeper.found is not None:
             training.restore(keeper.found)
         on_event(TrainingStarted(config.epochs, division(task)[1], training.step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.config import PruneConfig, recorded
-from ntt_cli.core.functional import Masks, Params
+from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.initialise import rescale
 from ntt_cli.core.masks import apply_masks, count_kept
 from ntt_cli.core.transfer import Student
@@ -32,6 +33,7 @@ from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
 from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper, settled
 from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.runs.same_run import same_run
 from ntt_cli.workflows.runs.stop import Stop
 from ntt_cli.workflows.runs.threads import threads_for
 from ntt_cli.workflows.runs.world import World, this_world
@@ -62,16 +64,19 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         Interrupted: if the run was asked to end.
     """
     output, world = Path(config.output), this_world()
-    with claimed(output, config, world, on_event):
-        world.require_one(config.compile, "--compile")
-        task = prepare(config, on_event)
-        world.require(task.settings.batch_size // 2)
-        this = _run_record(task)
-        if config.resume and (done := finished(output, this, PruneReport, on_event)):
-            return done
-        keeper = open_keeper(
-            output, config, kind="prune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
-        )
+    with world.joined(pick_device(config.device)), ExitStack() as claim:
+        with world.starting():
+            claim.enter_context(claimed(output, config, world, on_event))
+            world.require_one(config.compile, "--compile")
+            task = prepare(config, on_event)
+            world.require(task.settings.batch_size // 2)
+            this = _run_record(task)
+            if config.resume and (done := finished(output, this, PruneReport, on_event)):
+                return done
+            keeper = open_keeper(
+                output, config, kind="prune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+            )
+        task = replace(task, teacher=_of_first(task.teacher, world, this, keeper))
         room = Room(task.settings.micro_batch, task.settings.batch_size, on_event, fixed=world.size > 1)
         with keeper.finishing():
             student = _prune(task, room, keeper, world, on_event)
@@ -164,7 +169,7 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
         params = task.teacher.params
         return _masked(task, rescale(params, layer_densities(masks)) if task.method.rescaled else params, masks)
     assert task.inputs is not None
-    with threads_for(task.teacher, task.inputs), world.joined(task.inputs.device):
+    with threads_for(task.teacher, task.inputs):
         moved = run_transfer(
             task.teacher,
             task.inputs,
@@ -190,6 +195,19 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
     fresh = take_apart(other.module, task.inputs.device, on_event, pick=other.pick)
     return _masked(task, fresh.params, moved.masks, moved.history)
+
+
+def _of_first(teacher: FunctionalModel, world: World, this: RunRecord, keeper: Keeper) -> FunctionalModel:
+    """The first process's network, in all of them."""
+    if world.size == 1:
+        return teacher
+    step = keeper.found.step if keeper.found else 0
+    tensors = same_run(world, this, teacher.params | teacher.buffers, step=step)
+    return replace(
+        teacher,
+        params={name: tensors[name] for name in teacher.params},
+        buffers={name: tensors[name] for name in teacher.buffers},
+    )
 
 
 def _run_record(task: Task) -> RunRecord:

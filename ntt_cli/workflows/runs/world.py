@@ -95,11 +95,14 @@ class World:
         """
         if self.size == 1:
             return tensors
-        # In one layout: what travels is memory as it lies, and one process may have it channels last.
-        plain = {name: value.contiguous(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-        for value in plain.values():
-            self._together(partial(dist.broadcast, value, src=0))
-        return plain
+        found = {}
+        for name, value in tensors.items():
+            # In one layout, and as bytes: what travels is memory as it lies, and gloo does not know all types.
+            plain = value.detach().clone(memory_format=torch.contiguous_format)
+            if plain.numel():
+                self._together(partial(dist.broadcast, plain.view(-1).view(torch.uint8), src=0))
+            found[name] = torch.empty_like(value).copy_(plain)
+        return found
 
     def most(self, number: int) -> int:
         """The largest of the processes' numbers.
@@ -109,8 +112,7 @@ class World:
         """
         if self.size == 1:
             return number
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        value = torch.tensor([number], device=device)
+        value = torch.tensor([number])
         self._together(partial(dist.all_reduce, value, op=dist.ReduceOp.MAX))
         return int(value)
 
@@ -129,12 +131,34 @@ class World:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        # gloo, for what is on the CPU, finds at once that a process has ended.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         self._together(partial(dist.init_process_group, backend, timeout=PATIENCE))
         try:
             yield
         finally:
             dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def starting(self) -> Generator[None]:
+        """While each process prepares its work: if that fails in one of them, the others end too.
+
+        Yields:
+            nothing.
+
+        Raises:
+            LostError: if it failed in another.
+        """
+        try:
+            yield
+        except Exception:
+            with contextlib.suppress(LostError):
+                self.most(1)
+            raise
+        if self.most(0):
+            raise LostError(
+                f"process {self.rank} of {self.size}", "cannot start without the others", hint="see what those said"
+            )
 
     def _together(self, work: Callable[[], object]) -> None:
         try:

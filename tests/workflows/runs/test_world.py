@@ -80,9 +80,40 @@ def assert_same(one: str, two: str, *, tolerance: float) -> None:
         torch.testing.assert_close(second[name], value, rtol=tolerance, atol=tolerance, msg=name)
 
 
+BY_RANK = """
+import os, torch
+from {name} import *
+RANK = int(os.environ.get("RANK", 0))
+
+class Scaled(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("scale", torch.tensor(1.0 + RANK), persistent=False)
+
+    def forward(self, x):
+        return self.scale * self.inner(x)
+
+plain = build_model
+def build_model():
+    torch.manual_seed(100 + RANK)
+    return Scaled(plain())
+"""
+
+
+def by_rank(name: str) -> str:
+    """That network, with weights and a buffer that are others in each process."""
+    own = Path(write_network(name))
+    Path("by_rank.py").write_text(BY_RANK.format(name=own.stem))
+    return "by_rank.py"
+
+
 def test_two_processes_prune_as_one_does() -> None:
-    """Convolutions and batch normalisation included; masks are equal, weights up to rounding."""
-    model = write_network("convolutional")
+    """Convolutions and batch normalisation included; masks are equal, weights up to rounding.
+
+    The first process's network is all of them's.
+    """
+    model = by_rank("convolutional")
     for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
         results = run(size, "prune", model, *TRANSFER, "-o", output, "--json")
         assert [code for code, _, _ in results] == [0] * size, results
@@ -95,7 +126,7 @@ def test_two_processes_prune_as_one_does() -> None:
 
 
 def test_two_processes_train_as_one_does() -> None:
-    model = write_network("plain")
+    model = by_rank("plain")
     assert run(1, "prune", model, *TRANSFER, "-q")[0][0] == 0
     for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
         results = run(size, "finetune", model, "-c", "sparse.safetensors", *TRAINING, "-o", output, "-q")
@@ -176,6 +207,48 @@ def test_errors_say_which_process_met_them() -> None:
     assert [code for code, _, _ in results] == [2, 2]
     assert results[0][2].startswith("error: missing.py: there is no such file")
     assert results[1][2].startswith("error: process 1: missing.py: there is no such file")
+
+
+DIFFERENT = """
+import os, torch
+RANK = int(os.environ.get("RANK", 0))
+X, Y = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 10
+def shared():
+    return X[RANK::2], Y[RANK::2]
+def relabelled():
+    return X, Y.roll(RANK)
+def broken():
+    return X if RANK == 0 else X.nothing
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "data"), [(["prune", "-s", "0.5", "--steps", "4"], "shared"), (["finetune"], "relabelled")]
+)
+def test_data_that_follow_the_rank_are_refused(command: list[str], data: str) -> None:
+    Path("data.py").write_text(DIFFERENT)
+    name, *options = command
+    results = run(2, name, write_network("plain"), "-d", f"data.py:{data}", *options, "-o", "x.safetensors")
+    assert [code for code, _, _ in results] == [2, 2]
+    assert "error: the data: not the same in all 2 processes" in results[0][2]
+    assert "whatever RANK is" in results[0][2]
+    assert results[1][2].startswith("error: process 1: the data: not the same")
+    assert not Path("x.safetensors").exists()
+
+
+def test_a_process_that_cannot_start_ends_the_others() -> None:
+    Path("data.py").write_text(DIFFERENT)
+    command = ["prune", write_network("plain"), "-d", "data.py:broken", "-s", "0.5", "--steps", "4"]
+    results = run(2, *command)
+    assert [code for code, _, _ in results] == [2, 2]
+    assert "error: process 0 of 2: cannot start without the others" in results[0][2]
+    assert results[1][2].startswith("error: process 1: data.py: raised AttributeError")
+    # Nor does the first, which alone looks at the output.
+    Path("sparse.safetensors").write_text("mine")
+    results = run(2, *command[:2], "-s", "0.5", "--steps", "4")
+    assert [code for code, _, _ in results] == [2, 2]
+    assert "error: sparse.safetensors: exists already" in results[0][2]
+    assert "cannot start without the others" in results[1][2]
 
 
 def test_fewer_samples_than_processes_are_refused() -> None:
