@@ -85,9 +85,9 @@ def resumed(config: PruneConfig | FinetuneConfig, **changes: Any) -> list[Event]
 
 
 def messages(events: list[Event]) -> list[str]:
-    """All that is told but what the data are."""
+    """All that is told, but for what is told before any run."""
     told = [event.message for event in events if isinstance(event, Noted | Warned)]
-    return [message for message in told if not message.startswith("data: ")]
+    return [message for message in told if not message.startswith(("data: ", "inputs: ", "prunable: ", "weights: "))]
 
 
 def two_convolutions() -> str:
@@ -100,6 +100,23 @@ def build_model():
     return "two.py"
 
 
+def noisy() -> str:
+    """Data whose items are others in each reading, by three generators."""
+    Path("noisy.py").write_text("""
+import random
+import numpy as np, torch
+class Noisy(torch.utils.data.Dataset):
+    def __len__(self):
+        return 45
+    def __getitem__(self, i):
+        x = torch.linspace(-1, 1, 64).roll(i).view(1, 8, 8)
+        return x + torch.randn(1, 8, 8) + np.float32(np.random.randn()) + random.random(), i % 10
+def build_data():
+    return Noisy()
+""")
+    return "noisy.py"
+
+
 CASES: dict[str, Callable[[], PruneConfig | FinetuneConfig]] = {
     "prune": pruning,
     "prune batch norm": lambda: pruning("convolutional"),
@@ -109,7 +126,10 @@ CASES: dict[str, Callable[[], PruneConfig | FinetuneConfig]] = {
     "prune held": lambda: pruning(mask="synflow"),
     "prune shuffled": lambda: pruning(method="ntt-shuffled", objective="paper"),
     "prune fresh": lambda: pruning(method="ntt-fresh"),
+    "prune random": lambda: pruning(data=noisy()),
+    "prune random logits": lambda: pruning(data=noisy(), kernel_weight=0, batches=2),
     "finetune": tuning,
+    "finetune random": lambda: tuning("dropout", data=noisy()),
     "finetune dropout": lambda: tuning("dropout"),
     "finetune batch norm": lambda: tuning("convolutional", optimiser="sgd", weight_decay=0.1),
     "finetune best first": lambda: tuning(learning_rate=0.3, rate_schedule="constant"),

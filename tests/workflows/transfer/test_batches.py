@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +113,30 @@ def test_logits_of_few_samples_are_asked_for_as_they_come(limited: bool, monkeyp
             batch.teacher.logits2, super(Counting, source.teacher).bind()(source.teacher.params, batch.x2)
         )
     assert asked(source) == 16
+
+
+NOISY = """
+import numpy as np, torch
+class Noisy(torch.utils.data.Dataset):
+    own = np.random.default_rng(0)
+    def __len__(self):
+        return 20
+    def __getitem__(self, i):
+        return torch.full((1, 8, 8), i / 20) + {noise}
+def build_data():
+    return Noisy()
+"""
+
+
+@pytest.mark.parametrize("noise", ["torch.randn(1, 8, 8)", "float(self.own.normal())"])
+@pytest.mark.parametrize("options", [{"batches": 2}, {"kernel_weight": 0.0}, {"kernel_weight": 0.0, "batches": 2}])
+def test_what_the_teacher_says_is_of_the_very_inputs_that_are_random(noise: str, options: dict[str, Any]) -> None:
+    Path("noisy.py").write_text(NOISY.format(noise=noise))
+    source = batches(data="noisy.py", **options)
+    for step in range(5):
+        batch = source.at(step, chunk=None)
+        apply, params = source.teacher.bind(), source.teacher.params
+        torch.testing.assert_close(batch.teacher.logits1, apply(params, batch.x1))
+        torch.testing.assert_close(batch.teacher.logits2, apply(params, batch.x2))
+    if "batches" not in options:
+        assert not torch.equal(source.at(0, chunk=None).x1, source.at(1, chunk=None).x1)
