@@ -68,9 +68,11 @@ def _summary(report: EvaluateReport) -> RenderableType:
             table.add_row("top-5", f"{report.accuracy.top5:.2%}")
         table.add_row("loss", f"{report.accuracy.loss:.4f}")
     table.add_row("samples", f"{report.samples:,} of {report.data}")
-    table.add_row("weights", f"{report.kept:,} of {report.prunable:,} prunable kept, density {report.density:.2%}")
+    if report.density is not None:
+        table.add_row("weights", f"{report.kept:,} of {report.prunable:,} prunable kept, density {report.density:.2%}")
     table.add_row("parameters", f"{report.nonzero_parameters:,} of {report.parameters:,} nonzero")
-    table.add_row("FLOPs", f"{report.flops_sparse:,} sparse, {report.flops_dense:,} dense, a sample")
+    sparse = "" if report.density is None else f"{report.flops_sparse:,} sparse, "
+    table.add_row("FLOPs", f"{sparse}{report.flops_dense:,} dense, a sample")
     table.add_row("bytes", f"{report.sparse_bytes:,} as values and mask bits, {report.file_bytes:,} on disk")
     parts: list[RenderableType] = [Text(report.checkpoint, style="bold"), table]
     if report.agreement is not None:

@@ -24,6 +24,9 @@ from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import Apply, Masks, Params
 from ntt_cli.core.layer_calls import RecordedPass, record_calls
 
+PASS_FLOPS = 2**26
+"""Operations in the time that torch needs to begin and end a pass."""
+
 
 def exact_kernel(
     apply: Apply,
@@ -69,7 +72,10 @@ def exact_kernel(
 
 
 def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"], *, samples: int, outputs: int) -> int:
-    """About how many floating-point operations the kernel of so many samples and outputs with itself takes."""
+    """About how many floating-point operations the kernel of so many samples and outputs with itself takes.
+
+    Each backward pass, of one sample and output, counts `PASS_FLOPS` at least, however small the network.
+    """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     recorded = record_calls(apply, leaves, x)
     pair = 0
@@ -81,7 +87,7 @@ def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"],
         )
         pair += 2 * (min(by_rows, by_factors) if calls else by_rows)
     forward = count_flops(apply, params, x, {}).dense
-    return samples * (samples + 1) // 2 * pair + samples * (1 + 2 * outputs) * forward
+    return samples * (samples + 1) // 2 * pair + samples * outputs * (3 * forward + PASS_FLOPS)
 
 
 class _Slot(NamedTuple):

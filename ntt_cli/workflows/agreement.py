@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ntt_cli.core.exact_kernel import exact_kernel, kernel_flops
+from ntt_cli.core.exact_kernel import PASS_FLOPS, exact_kernel, kernel_flops
 from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import Apply, Params
 from ntt_cli.core.kernel_product import draw_probe, kernel_product
-from ntt_cli.core.metrics import same_first_choice, squares
+from ntt_cli.core.metrics import TIED, same_first_choice, squares
 from ntt_cli.core.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
 from ntt_cli.errors import NttError
 from ntt_cli.io.models import LoadedModel
@@ -24,6 +24,7 @@ from ntt_cli.workflows.reports import Agreement, KernelSummary
 
 Result = TypeVar("Result")
 
+CONSTANT_SAMPLES = 64
 KERNEL_BATCH = 64
 KERNEL_BATCHES = 16
 SPECTRUM_ENTRIES = 2**28
@@ -47,7 +48,7 @@ in forward mode through the other."""
 
 def _allowance(pass_flops: int, run_passes: int) -> int:
     """How many operations a look at kernels may take. Not seconds: the same run must find the same figures."""
-    return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * pass_flops))
+    return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
 
 
 def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Result | None:
@@ -68,6 +69,23 @@ def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel) -> int | None
     if not shape or shape[-1] == 1 or (len(shape) > 2 and not loaded.declares_logits):
         return None
     return shape[-1]
+
+
+def warn_if_disconnected(apply: Apply, params: Params, inputs: Inputs, on_event: EventSink) -> bool:
+    """Whether the outputs are the same for all of a few inputs that differ; a warning says so."""
+    x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
+    with torch.no_grad():
+        outputs = apply(params, x)
+    rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
+    if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
+        return False
+    on_event(
+        Warned(
+            "the network's outputs do not depend on its inputs: no path of weights leads from one to the other; lower"
+            " --sparsity, or try another --allocation or --method"
+        )
+    )
+    return True
 
 
 def measure_agreement(

@@ -22,6 +22,7 @@ from ntt_cli.workflows.agreement import (
     measure_agreement,
     measure_kernel_distance,
     number_of_choices,
+    warn_if_disconnected,
     warned_of,
 )
 from ntt_cli.workflows.checks import check_forward, check_labels, find_kernel, require_samples
@@ -73,6 +74,9 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
             "has no labels, and there is no teacher to compare with",
             hint="name labelled data with --data, or the dense weights with --teacher",
         )
+    classes = number_of_choices(shape, loaded)
+    if warn_if_disconnected(model.bind(), model.params, inputs, on_event):
+        classes = None
     agreement = None
     if config.teacher is not None:
         teacher_weights = open_weights(config.teacher, loaded, on_event, role="teacher")
@@ -82,9 +86,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
             loaded.module, device, lambda _: None, pick=loaded.pick
         )  # what there is to say has been said
         networks = (model.bind(), model.params, teacher.bind(), teacher.params)
-        agreement = measure_agreement(
-            *networks, inputs, classes=number_of_choices(shape, loaded), batch_size=config.batch_size
-        )
+        agreement = measure_agreement(*networks, inputs, classes=classes, batch_size=config.batch_size)
         outputs = math.prod(shape)
         if config.kernels and find_kernel(
             teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
@@ -111,7 +113,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         nonzero_parameters=sum(int(p.count_nonzero()) for p in model.params.values()),
         prunable=prunable,
         kept=kept,
-        density=kept / prunable if prunable else 1.0,
+        density=kept / prunable if prunable else None,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
         file_bytes=find_weights(Path(config.checkpoint)).bytes,

@@ -202,7 +202,7 @@ def pick_prunable(
         UsageError: if a pattern of `exclude` matches no parameter, or one of `include` none that it makes prunable.
     """
     multiplied = set[str]()
-    if inputs:
+    if inputs and "table" in others(model).values():  # a look that takes torch seconds to get ready for
         multiplied = multiplied_parameters(model.bind(), model.params, inputs.batch(torch.arange(1)))
     usual = prunable_names(model, multiplied=multiplied)
     for pattern in exclude:

@@ -39,6 +39,9 @@ from ntt_cli.workflows.runs.threads import threads_for
 from ntt_cli.workflows.runs.world import World, this_world
 from ntt_cli.workflows.transfer.loop import estimate_buffers, first_student, layer_densities, run_transfer
 
+BARE_SHARE = 0.1
+"""Of an embedding's rows, how many may keep a single entry without a word."""
+
 FRESH_SEED = 1_000_003
 """Added to the seed for weights that `ntt-fresh` draws anew."""
 
@@ -241,15 +244,15 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
 
 
 def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
-    """Of embeddings that were included, and are pruned by scores that tokens must occur for."""
+    """Of embeddings that were included: scores need tokens to occur."""
     for name in task.embeddings:
         rows = masks[name].flatten(1).sum(dim=1)
         bare = int((rows == 1).sum())
-        if bare and float(rows.double().mean()) >= 2:
+        if bare >= BARE_SHARE * len(rows) and float(rows.double().mean()) >= 2:
             on_event(
                 Warned(
-                    f"{bare} of {len(rows)} rows of {name} keep a single entry, as tokens do that the data lack;"
-                    f" without --include {name} it stays dense"
+                    f"{bare:,} of {len(rows):,} rows of {name} keep a single entry: tokens that the data lack have no"
+                    f" score; without --include it stays dense"
                 )
             )
 

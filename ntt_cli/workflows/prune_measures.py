@@ -15,6 +15,7 @@ from ntt_cli.workflows.agreement import (
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
+    warn_if_disconnected,
     warned_of,
 )
 from ntt_cli.workflows.events import EventSink
@@ -86,11 +87,13 @@ def measure(
 
         return warned_of(what, attended, on_event)
 
+    disconnected = attempt("outputs", lambda: warn_if_disconnected(student, params, inputs, on_event))
+    classes = None if disconnected else task.classes
     agreement = attempt(
         "agreement with the teacher",
         lambda: room.run(
             lambda chunk: measure_agreement(
-                *networks, some, classes=task.classes, batch_size=settings.batch_size, chunk=chunk
+                *networks, some, classes=classes, batch_size=settings.batch_size, chunk=chunk
             )
         ),
     )

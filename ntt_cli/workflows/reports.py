@@ -141,7 +141,7 @@ class Accuracy(Summary):
 
 
 class EvaluateReport(Summary):
-    """What `ntt evaluate` measured. FLOPs are of one sample; sizes in bytes."""
+    """What `ntt evaluate` measured. FLOPs are of one sample; sizes in bytes. A dense network has no density."""
 
     checkpoint: str
     model: str
@@ -153,7 +153,7 @@ class EvaluateReport(Summary):
     nonzero_parameters: int
     prunable: int
     kept: int
-    density: float
+    density: float | None
     flops_dense: int
     flops_sparse: int
     file_bytes: int

@@ -35,13 +35,18 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 def layer_input_norms(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer, `[i...]`."""
+    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer, `[i...]`.
+
+    The weights of other layers are left out.
+    """
     total: dict[str, Tensor] = {}
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     for x in batches:
         calls = record_calls(apply, leaves, x).calls
         for name in names:
             for call in calls.get(name, []):
+                if call.embeds:
+                    continue  # what comes in are numbers of rows, which have no size
                 squared = call.inputs().double().square().sum(dim=0).view(params[name].shape[1:])
                 total[name] = total[name] + squared if name in total else squared
     return {name: value.sqrt() for name, value in total.items()}
