@@ -29,6 +29,9 @@ PAIRS = 20
 """A wrong formula is wrong on all samples. On some, rounding puts a unit on the other side of its threshold: by trial a
 third of all pairs in torchvision's ResNet-50, where that makes 3e-3 to 3e-2."""
 
+LABELS_A_CLASS = 20
+"""Where classes have no names, so many labels must be there for each output before one without a class is reported."""
+
 ROUNDED = 1e-3
 """Of the largest gradient: what is smaller is mostly rounding."""
 
@@ -178,11 +181,12 @@ def find_kernel(
     return True
 
 
-def check_labels(inputs: Inputs, *, shape: tuple[int, ...], purpose: str) -> None:
-    """Refuse data without labels, or with labels that the network has no output for.
+def check_labels(inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
+    """Refuse data without labels, or with labels that the network has no output for; warn of outputs without a class.
 
     Args:
         inputs: the data.
+        on_event: told the warning.
         shape: of one sample's logits, `(*positions, classes)`.
         purpose: what the labels are for.
 
@@ -209,6 +213,17 @@ def check_labels(inputs: Inputs, *, shape: tuple[int, ...], purpose: str) -> Non
         )
     if (labels == IGNORED).all():
         raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
+    known = _classes(inputs, enough=LABELS_A_CLASS * classes)
+    if known is not None and known < classes:
+        on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
+
+
+def _classes(inputs: Inputs, *, enough: int) -> int | None:
+    """How many there are: as many as have names, or as so many labels show."""
+    names, labels = inputs.samples.class_names, inputs.samples.labels
+    if names is not None:
+        return len(names)
+    return int(labels.max()) + 1 if labels is not None and labels.ndim == 1 and len(labels) >= enough else None
 
 
 def require_samples(inputs: Inputs, n: int) -> None:

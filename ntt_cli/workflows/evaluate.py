@@ -65,7 +65,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
-        check_labels(inputs, shape=shape, purpose="accuracy is measured with them")
+        check_labels(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
         if known_names is None:
             warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=True)
     elif config.teacher is None:

@@ -78,7 +78,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     shape = check_forward(model, inputs, where=config.model)
     class_names = weights.class_names
     inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
-    check_labels(inputs, shape=shape, purpose="fine-tuning needs them")
+    check_labels(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
     if class_names is None:
         warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=weights.from_elsewhere)
     if takes_channels_last(model, inputs):

@@ -133,7 +133,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
             inputs, samples=by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
         )
         class_names = inputs.samples.class_names
-        check_labels(inputs, shape=shape, purpose=f"--method {config.method} needs them")
+        check_labels(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(
         config,
         teacher,

@@ -387,7 +387,30 @@ def test_a_kernel_that_is_only_measured_needs_no_second_derivative(digits: Input
     ],
 )
 def test_labels_that_fit(labels: list[int], shape: tuple[int, ...]) -> None:
-    check_labels(inputs_of(torch.zeros(4, 2), torch.tensor(labels)), shape=shape, purpose="")
+    heard: list[Event] = []
+    check_labels(inputs_of(torch.zeros(4, 2), torch.tensor(labels)), heard.append, shape=shape, purpose="")
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "warned"),
+    [
+        (("cat", "dog"), [0, 1] * 10, "2"),
+        (("cat", "dog", "eel"), [0, 1] * 10, None),  # a part of the data may lack a class
+        (None, [0, 1] * 30, "2"),
+        (None, [0, 1] * 29, None),
+        (None, [0, 2] * 30, None),
+    ],
+)
+def test_outputs_without_a_class_are_a_warning(
+    names: tuple[str, ...] | None, labels: list[int], warned: str | None
+) -> None:
+    inputs = inputs_of(torch.zeros(len(labels), 2), torch.tensor(labels))
+    heard: list[Event] = []
+    named = replace(inputs, samples=replace(inputs.samples, class_names=names))
+    check_labels(named, heard.append, shape=(3,), purpose="")
+    expected = f"some data has {warned} classes, and the network 3 outputs: some have no class"
+    assert heard == ([] if warned is None else [Warned(expected)])
 
 
 @pytest.mark.parametrize(
@@ -433,7 +456,7 @@ def test_labels_that_fit(labels: list[int], shape: tuple[int, ...]) -> None:
 )
 def test_labels_that_do_not_fit(labels: list[int] | None, shape: tuple[int, ...], what: str, hint: str) -> None:
     inputs = inputs_of(torch.zeros(4, 2), None if labels is None else torch.tensor(labels))
-    error = refusal(DataError, check_labels, inputs, shape=shape, purpose="they are needed")
+    error = refusal(DataError, check_labels, inputs, lambda _: None, shape=shape, purpose="they are needed")
     assert told(error) == (f"some data: {what}", hint)
 
 
