@@ -78,7 +78,7 @@ GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...
 """Methods, sparsities, seeds, rates, and how the model and its data differ from what its file says."""
 
 PRETRAINED = (
-    "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size={side},ntt:data=noise:10000,magnitude,wanda,random,dense",
+    "ntt,ntt:kernel-weight=1,ntt:data=digits:image-size={side},magnitude,wanda,random,dense",
     {
         "lenet_300_100": ((0.95, 0.98, 0.99), (1, 2, 3, 4, 5)),
         "lenet5_caffe": ((0.95, 0.98, 0.99), (1, 2, 3)),
