@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ntt_cli.config import ModelOptions
+from ntt_cli.core.standardise import Standardisation
 from ntt_cli.errors import ModelError
 from ntt_cli.io.models import LoadedModel, load_model
 
@@ -414,3 +415,43 @@ def test_unknown_torchvision_argument() -> None:
     error = failure("torchvision:resnet18", "widht=3")
     assert "unexpected keyword argument 'widht'" in str(error)
     assert "torchvision.models.resnet18" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MEAN, STD = 0.5, 2", Standardisation((0.5,), (2.0,))),
+        ("MEAN, STD = (0.5, 0.4), [0.25]", Standardisation((0.5, 0.4), (0.25, 0.25))),
+        ("", None),
+    ],
+)
+def test_a_file_may_name_its_normalisation(folder: Path, text: str, expected: Standardisation | None) -> None:
+    Path("model.py").write_text(f"{MODEL}\n{text}\n")
+    assert load("model.py").standardisation == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("MEAN = 0.5", "STD is None, not a number or a tuple of numbers"),
+        ("MEAN, STD = '0.5', 1", "MEAN is '0.5', not a number or a tuple of numbers"),
+        ("MEAN, STD = 0, True", "STD is True, not a number or a tuple of numbers"),
+        ("MEAN, STD = 0, 0", "MEAN and STD do not fit: a deviation is not above 0"),
+        ("MEAN, STD = float('inf'), 1", "MEAN and STD do not fit: a number is not finite"),
+        ("MEAN, STD = 10**400, 1", "MEAN and STD do not fit: int too large to convert to float"),
+        ("MEAN, STD = (1, 2), (1, 2, 3)", "MEAN and STD do not fit: there are 2 means and 3 deviations"),
+        ("MEAN, STD = (), ()", "MEAN and STD do not fit: there are 0 means and 0 deviations"),
+    ],
+)
+def test_what_is_no_normalisation(folder: Path, text: str, what: str) -> None:
+    Path("model.py").write_text(f"{MODEL}\n{text}\n")
+    error = failure("model.py")
+    assert str(error).startswith(f"model.py: {what}")
+    assert "MEAN = (0.485, 0.456, 0.406)" in error.hint
+
+
+@pytest.mark.parametrize("name", ["model.py", "./model.py", "model.py:build_model", "../{}/model.py"])
+def test_its_name_does_not_depend_on_how_its_path_was_typed(folder: Path, name: str) -> None:
+    Path("model.py").write_text(MODEL)
+    assert load(name.format(folder.name)).source == "model.py"
+    assert load(f"{folder}/model.py:Net").source == "model.py:Net"

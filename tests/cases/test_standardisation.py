@@ -1,0 +1,74 @@
+"""A network that others trained on inputs of mean 0.5 and deviation 0.1 agrees with itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ntt_cli.config import EvaluateConfig, PruneConfig
+from ntt_cli.workflows import evaluate, prune
+from ntt_cli.workflows.reports import EvaluateReport
+
+MODEL = """from torch import nn
+DATA = "images.npz"
+def build_model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
+"""
+MEAN, STD = 0.5, 0.1
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+@pytest.fixture
+def choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """What the network chooses on the images by its own preprocessing, which are also their labels."""
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(MODEL)
+    net = network()
+    save_file(net.state_dict(), "foreign.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 120, (200, 3, 8, 8)).astype(np.uint8)  # darker than in training
+    with torch.no_grad():
+        chosen = net((torch.from_numpy(pixels).float() / 255 - MEAN) / STD).argmax(1)
+    np.savez("images.npz", x=pixels, y=chosen.numpy())
+    return chosen
+
+
+def accuracy(**values: Any) -> float:
+    options = {"model": "model.py", "checkpoint": "foreign.safetensors", "device": "cpu"}
+    report: EvaluateReport = evaluate.run(EvaluateConfig(**(options | values)), lambda _: None)
+    assert report.accuracy is not None
+    return report.accuracy.top1
+
+
+@pytest.mark.parametrize("where", ["options", "model.py"])
+def test_with_its_own_preprocessing_it_agrees_with_itself(choices: Tensor, where: str) -> None:
+    options: dict[str, Any] = {"mean": "0.5", "std": "0.1"} if where == "options" else {}
+    if where == "model.py":
+        Path("model.py").write_text(f"{MODEL}\nMEAN, STD = ({MEAN}, {MEAN}, {MEAN}), {STD}\n")
+    assert accuracy(**options) == 1.0
+    config = PruneConfig(
+        model="model.py", sparsity=0, weights="foreign.safetensors", device="cpu", method="magnitude", **options
+    )
+    prune.run(config, lambda _: None)
+    Path("model.py").write_text(MODEL)
+    assert accuracy(checkpoint="sparse.safetensors") == 1.0  # by the record alone
+
+
+def test_without_it_inputs_are_as_they_are_and_not_normalised_by_the_data(choices: Tensor) -> None:
+    with np.load("images.npz") as archive:
+        x = torch.from_numpy(archive["x"]).float() / 255
+    net = network()
+    net.load_state_dict(load_file("foreign.safetensors"))
+    with torch.no_grad():
+        raw = float((net(x).argmax(1) == choices).double().mean())
+        own = float((net((x - x.mean()) / x.std()).argmax(1) == choices).double().mean())
+    assert accuracy() == raw != own
