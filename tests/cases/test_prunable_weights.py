@@ -137,3 +137,12 @@ def test_attention_that_normalises_its_channels(ntt: Ntt) -> None:
     assert result.code == 0, result.err
     assert (kept_rows("qkv.weight") > 0).all()
     assert torch.isfinite(load_file("sparse.safetensors")["qkv.weight"]).all()
+
+
+@pytest.mark.parametrize("include", [[], ["--include", "e.weight"]], ids=["dense", "included"])
+def test_wanda_takes_embeddings(ntt: Ntt, include: list[str]) -> None:
+    """Numbers of rows have no size: an embedding that is pruned is so by magnitude."""
+    result = ntt("prune", "model.py", "-s", "0.5", "-d", tokens(), "--method", "wanda", *include)
+    assert result.code == 0, result.err
+    assert (kept_rows("e.weight") == (8 if include else 16)).all()
+    assert (kept_rows("o.weight") == 8).all()
