@@ -251,8 +251,8 @@ def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
         if bare >= BARE_SHARE * len(rows) and float(rows.double().mean()) >= 2:
             on_event(
                 Warned(
-                    f"{bare:,} of {len(rows):,} rows of {name} keep a single entry: tokens that the data lack have no"
-                    f" score; without --include it stays dense"
+                    f"{bare:,} of {len(rows):,} rows of {name} keep a single entry, as tokens do that no score saw;"
+                    " without --include it stays dense"
                 )
             )
 
