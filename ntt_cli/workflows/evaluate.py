@@ -31,7 +31,7 @@ from ntt_cli.workflows.labels import by_name, warn_of_order
 from ntt_cli.workflows.normalisation import known_normalisation
 from ntt_cli.workflows.prepare import Inputs, open_inputs, pick_device, take_apart
 from ntt_cli.workflows.reports import Accuracy, EvaluateReport
-from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, held_masks, open_weights
+from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, held_masks, open_weights, warn_of_filled_zeros
 
 
 def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None) -> EvaluateReport:
@@ -100,6 +100,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
     masks = {name: mask.to(device) for name, mask in masks.items()}
     kept, prunable = count_kept(masks), sum(m.numel() for m in masks.values())
+    warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
     gate = config.min_accuracy
     return EvaluateReport(

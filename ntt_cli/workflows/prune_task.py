@@ -34,7 +34,7 @@ from ntt_cli.workflows.prepare import (
 )
 from ntt_cli.workflows.transfer.loop import estimate_buffers
 from ntt_cli.workflows.transfer.settings import TransferSettings, settle
-from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, heeds_seed, open_weights
+from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, heeds_seed, open_weights, warn_of_filled_zeros
 
 READ_WITH_INPUTS = (
     *(name for name in DataOptions.model_fields if name not in {"mean", "std"}),
@@ -128,6 +128,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         teacher = laid_out(teacher, inputs)
     names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=config.model)
     class_names = weights.class_names
+    if inputs:
+        warn_of_filled_zeros(teacher, inputs.batch(torch.arange(1)), names, on_event)
     if inputs and method.needs == "labels":
         inputs = replace(
             inputs, samples=by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
-from ntt_cli.core.functional import Masks
+from ntt_cli.core.flops import zeros_not_in_use
+from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.zeros import looks_pruned
 from ntt_cli.errors import UsageError
@@ -149,6 +150,19 @@ def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: 
         if sparsity < share:
             what += f", and --sparsity {sparsity:g} asks for less"
     on_event(Warned(what))
+
+
+def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str], on_event: EventSink) -> None:
+    """Name the weights whose zeros save nothing: the network computes with others that it makes from them."""
+    filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
+    if filled:
+        shown = ", ".join(filled[:MOST_NAMED]) + (f" and {len(filled) - MOST_NAMED} more" * (len(filled) > MOST_NAMED))
+        on_event(
+            Warned(
+                f"zeros of {shown} are none where they are used: the network computes other weights from these, as"
+                " weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
+            )
+        )
 
 
 def described(sparsities: Mapping[str, float]) -> str:

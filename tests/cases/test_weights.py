@@ -180,7 +180,7 @@ def test_an_option_about_zeros_that_decides_nothing() -> None:
         what, hint = refusal(UsageError, lambda option=option: evaluated(dense, **option))  # type: ignore[misc]
         assert "does nothing: no " in what
         assert hint == "leave it out"
-        with pytest.raises(ValueError, match="there is no checkpoint"):
+        with pytest.raises(ValueError, match="it is about a checkpoint's zeros"):
             FinetuneConfig(model="model.py", **option)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give either keep_zeros or dense"):
         EvaluateConfig(model="model.py", checkpoint=dense, dense=True, keep_zeros=True)
@@ -304,3 +304,53 @@ def test_fake_quantisation_is_named() -> None:
     what, hint = refusal(ModelError, lambda: prepare(config.model_copy(update={"kernel_weight": 1.0}), events.append))
     assert "has an operation without the derivatives that its kernel needs" in what
     assert "--kernel-weight 0" in hint
+
+
+STANDARDISED = """import torch
+from torch import nn
+DATA = "digits"
+
+class Standardised(nn.Linear):
+    def forward(self, x):
+        deviation, mean = torch.std_mean(self.weight, dim=1, keepdim=True)
+        return nn.functional.linear(x, (self.weight - mean) / (deviation + 1e-3), self.bias)
+
+def build_model():
+    return nn.Sequential(nn.Flatten(), Standardised(64, 24), nn.ReLU(), nn.Linear(24, 10))
+"""
+
+
+def test_zeros_that_are_none_in_use_are_named_and_save_no_flops() -> None:
+    Path("model.py").write_text(STANDARDISED)
+    options = {"sparsity": 0.5, "limit": 20, "method": "magnitude", "allocation": "layerwise", "device": "cpu"}
+    events = Events()
+    prune.run(PruneConfig(model="model.py", **options), events.append)  # type: ignore[arg-type]
+    line = "zeros of 1.weight are none where they are used: the network computes other weights from these"
+    assert any(text.startswith(line) for text in events.of(Warned))
+    report, events = evaluated("sparse.safetensors")
+    assert [text for text in events.of(Warned) if text.startswith(line)]
+    assert report.density == 0.5
+    assert (report.flops_dense, report.flops_sparse) == (2 * (64 * 24 + 240), 2 * (64 * 24 + 120))
+
+
+SHARED = """import torch
+from torch import nn
+DATA = "digits"
+
+def build_model(transposed=False):
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    second.weight = nn.Parameter(first.weight.data.t() if transposed else first.weight.data)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), nn.Linear(64, 10))
+"""
+
+
+def test_parameters_over_one_memory_are_one_or_refused() -> None:
+    Path("model.py").write_text(SHARED)
+    options = {"sparsity": 0.5, "limit": 20, "method": "random", "device": "cpu"}
+    report = prune.run(PruneConfig(model="model.py", **options), Events().append)  # type: ignore[arg-type]
+    assert [layer.name for layer in report.layers] == ["1.weight", "5.weight"]
+    tensors = load_file("sparse.safetensors")
+    assert torch.equal(tensors["1.weight"], tensors["3.weight"])
+    transposed = PruneConfig(model="model.py", model_arg=("transposed=True",), force=True, **options)  # type: ignore[arg-type]
+    what, _ = refusal(ModelError, lambda: prune.run(transposed, Events().append))
+    assert "1.weight [64, 64] and 3.weight [64, 64] share memory, and are not one parameter" in what

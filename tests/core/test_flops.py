@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from ntt_cli.core.flops import Flops, count_flops, seldom_used, uses_weights_seldom
+from ntt_cli.core.flops import Flops, count_flops, seldom_used, uses_weights_seldom, zeros_not_in_use
 from ntt_cli.core.functional import functional_model
 
 
@@ -113,3 +114,82 @@ def test_weights_that_are_used_seldom_by_hand() -> None:
             "seldom.weight",
             "thrice.weight",
         }
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        return self._conv_forward(x, (self.weight - mean) / (deviation + 1e-6), self.bias)
+
+
+class Exponentiated(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.exp(), self.bias)
+
+
+class Scaled(nn.Linear):
+    """Computed from the weights, and zero where they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, (self.weight * 0.5).contiguous() / (1 + self.bias[:, None] ** 2), self.bias)
+
+
+class ByInputs(nn.Linear):
+    """What depends on the inputs is no weight, whatever its zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight) @ (self.weight @ x.mT).relu()
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.randn(2, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.a @ self.b + 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "filled"),
+    [
+        (lambda: Standardised(3, 8, 3), [3, 5, 5], ("weight",)),
+        (lambda: Exponentiated(5, 8), [5], ("weight",)),
+        (LowRank, [6], ("a", "b")),
+        (lambda: nn.Linear(5, 8), [5], ()),
+        (lambda: Scaled(5, 8), [5], ()),
+        (lambda: ByInputs(5, 8), [5, 5], ()),
+        (lambda: weight_norm(nn.Linear(5, 8)), [5], ()),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Standardised(4, 8, 3)), [3, 8, 8], ("1.weight",)),
+        (SelfAttention, [3, 4], ()),
+        (CrossAttention, [3, 4], ()),
+    ],
+    ids=["standardised", "exp", "low rank", "linear", "scaled", "inputs", "weight norm", "both", "packed", "views"],
+)
+def test_zeros_that_are_none_where_they_are_used(
+    build: Callable[[], nn.Module], shape: Sequence[int], filled: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = functional_model(build())
+    names = [name for name, p in model.params.items() if p.ndim > 1 and name != "parametrizations.weight.original0"]
+    x = torch.randn(1, *shape)
+    generator = torch.Generator().manual_seed(0)
+    assert zeros_not_in_use(model.bind(), model.params, x, names, generator=generator) == filled
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "name", "sparse"),
+    [
+        (Standardised(4, 4, 1), [4, 1, 1], "weight", 32),
+        (Exponentiated(4, 4), [4], "weight", 32),
+        (Scaled(4, 4), [4], "weight", 8),
+        (weight_norm(nn.Linear(4, 4)), [4], "parametrizations.weight.original1", 8),
+    ],
+    ids=["standardised", "exp", "scaled", "weight norm"],
+)
+def test_products_count_by_what_they_are_given(layer: nn.Module, shape: list[int], name: str, sparse: int) -> None:
+    """A quarter of the entries is kept."""
+    model = functional_model(layer)
+    masks = {name: torch.eye(4).bool().view(model.params[name].shape)}
+    x = torch.ones(1, *shape)
+    assert count_flops(model.bind(), model.params, x, masks) == Flops(dense=32, sparse=sparse)
