@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     if labelled or config.min_accuracy is not None:
         check_labels(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
         if known_names is None:
-            warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=True)
+            warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     elif config.teacher is None:
         raise DataError(
             inputs.samples.spec,

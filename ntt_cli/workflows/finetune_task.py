@@ -79,8 +79,8 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     class_names = weights.class_names
     inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
     check_labels(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
-    if class_names is None:
-        warn_of_order(inputs.samples, on_event, outputs=shape[-1], trained=weights.from_elsewhere)
+    if class_names is None and weights.from_elsewhere:
+        warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in masks.items()}

@@ -74,30 +74,26 @@ def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: E
     return by_name(samples, known, on_event, purpose="the network is trained on")
 
 
-def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int, trained: bool) -> None:
-    """Say that named classes take outputs in the order of their names, where that need not be the network's order.
+def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> None:
+    """Say that the classes of trained weights, whose names nobody recorded, may stand in another order.
 
     Args:
-        samples: as a network sees them that does not know its classes' names.
+        samples: with labels by the data's own order.
         on_event: told.
         outputs: how many classes the network has outputs for.
-        trained: the network has learnt some order, which nobody recorded.
     """
     names = samples.class_names
     if samples.labels is None or names is None:
         return
-    if len(names) < outputs:
-        order = ", in the order of their names, though the weights may know another" if trained else ""
+    wrong = [i for i, name in enumerate(names) if not name.isdecimal() or int(name) != i]
+    numbered = all(name.isdecimal() for name in names)
+    if len(names) < outputs or (numbered and wrong):
+        first = wrong[0] if wrong else 0
         on_event(
             Warned(
-                f"the network has {outputs:,} outputs, {samples.spec} has {len(names):,} classes: {_listed(names)};"
-                f" they take the first outputs{order}"
+                f"the weights do not name their classes; those of {samples.spec} are numbered in the order of their"
+                f" names: {names[first]} is {first}"
             )
-        )
-    elif trained and all(name.isdecimal() for name in names) and [*map(int, names)] != [*range(len(names))]:
-        wrong = next(i for i, name in enumerate(names) if int(name) != i)
-        on_event(
-            Warned(f"the classes of {samples.spec} are numbered in the order of their names: {names[wrong]} is {wrong}")
         )
 
 

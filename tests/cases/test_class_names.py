@@ -170,12 +170,14 @@ def test_fine_tuning_on_other_classes_altogether() -> None:
     assert warning.startswith("numbers.npz has labels up to 3 without names, and the network learnt 3 classes")
 
 
-def test_more_outputs_than_classes_are_named() -> None:
-    _, warned = train(images("tr", *CLASSES), model_arg=("outputs=5",), epochs=1)
-    assert warned == ["the network has 5 outputs, tr has 3 classes: apple, bear, cat; they take the first outputs"]
+def test_classes_that_nobody_recorded_may_stand_in_another_order() -> None:
+    five = ("outputs=5",)
+    _, warned = train(images("tr", *CLASSES), model_arg=five, epochs=1)
+    assert warned == ["tr has 3 classes, and the network 5 outputs: some have no class"]
     save_file(load_file("d.safetensors"), "foreign.safetensors")
-    _, warned = evaluated("tr", "foreign.safetensors", model_arg=("outputs=5",))
-    assert warned[-1].endswith("in the order of their names, though the weights may know another")
+    message = "the weights do not name their classes; those of tr are numbered in the order of their names: apple is 0"
+    assert evaluated("tr", "foreign.safetensors", model_arg=five)[1][-1] == message
+    assert train("tr", checkpoint="foreign.safetensors", model_arg=five, epochs=1)[1][-1] == message
 
 
 def test_numbered_folders_of_a_network_from_elsewhere() -> None:
@@ -183,7 +185,9 @@ def test_numbered_folders_of_a_network_from_elsewhere() -> None:
     train(images("tr", *names, n=2), model_arg=("outputs=11",), epochs=1)
     save_file(load_file("d.safetensors"), "foreign.safetensors")
     _, warned = evaluated("tr", "foreign.safetensors", model_arg=("outputs=11",))
-    assert warned == ["the classes of tr are numbered in the order of their names: 10 is 2"]
+    assert warned == [
+        "the weights do not name their classes; those of tr are numbered in the order of their names: 10 is 2"
+    ]
 
 
 def test_a_comparison_on_test_data_that_lacks_a_class() -> None:
