@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
+from ntt_cli.io.shards import find_weights
 from ntt_cli.workflows import finetune_task, prune, report
 from ntt_cli.workflows.comparison.cell import (
     SHARED,
@@ -72,7 +72,7 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"model": loaded.source, "first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:
-        settings["weights file"] = hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
+        settings["weights file"] = find_weights(Path(config.weights)).sha256
     open_folder(Path(config.output), settings, write=write)
     return cells_of(config)
 

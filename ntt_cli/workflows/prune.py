@@ -29,7 +29,7 @@ from ntt_cli.workflows.methods import METHODS, one_shot_masks, shuffled
 from ntt_cli.workflows.prepare import pick_device, take_apart
 from ntt_cli.workflows.prune_measures import Measures, check_outputs, measure
 from ntt_cli.workflows.prune_task import Task, prepare
-from ntt_cli.workflows.reports import LayerSummary, PrunePlan, PruneReport
+from ntt_cli.workflows.reports import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.workflows.runs.keeper import Keeper, keep_nothing
 from ntt_cli.workflows.runs.outputs import claimed, finished, open_keeper, settled
 from ntt_cli.workflows.runs.room import Room
@@ -282,7 +282,7 @@ def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
 
 def _teacher(task: Task) -> str:
     if task.weights.origin == "factory":
-        return "the factory's own weights"
+        return OWN_WEIGHTS
     return task.config.weights or f"random weights, seed {task.config.seed}"
 
 

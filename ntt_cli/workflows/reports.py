@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+OWN_WEIGHTS = "the factory's own weights"
+"""The teacher of a network whose model file says `TRAINED = True`."""
+
 
 class Summary(BaseModel):
     """Base of all results."""

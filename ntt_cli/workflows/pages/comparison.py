@@ -15,7 +15,7 @@ from ntt_cli.io.report_reader import Report, read_report
 from ntt_cli.io.results import read_results, read_settings
 from ntt_cli.workflows.comparison.rows import columns_of, percent, rows_of
 from ntt_cli.workflows.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
-from ntt_cli.workflows.reports import CellResult, CompareRow
+from ntt_cli.workflows.reports import OWN_WEIGHTS, CellResult, CompareRow
 
 SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")
 """Their transfers are those of `ntt`."""
@@ -40,10 +40,11 @@ def comparison_page(folder: Path) -> Page:
     methods = _ranked(rows)
     seeds = sorted({result.seed for result in cells.values()})
     pruned = {cell: report for cell in cells if (report := _report(cell / "sparse.safetensors")) is not None}
+    trained = any(report.summary.get("teacher") == OWN_WEIGHTS for report in pruned.values())
     facts = {
         "model": str(settings.get("model")),
         "data": str(settings.get("data") or _data_of(cells, pruned) or "that of the model"),
-        "teacher": str(settings.get("weights") or "random weights, by seed"),
+        "teacher": str(settings.get("weights") or (OWN_WEIGHTS if trained else "random weights, by seed")),
         "training": f"{settings.get('epochs')} epochs of {settings.get('optimiser')}, the same for every method",
         "rates": _rates(settings),
         "seeds": ", ".join(map(str, seeds)),
