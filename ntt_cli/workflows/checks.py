@@ -213,17 +213,11 @@ def check_labels(inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...],
         )
     if (labels == IGNORED).all():
         raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
-    known = _classes(inputs, enough=LABELS_A_CLASS * classes)
-    if known is not None and known < classes:
+    if inputs.samples.class_names is not None or labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes:
+        return  # classes that have names are told of by them
+    known = int(labels.max()) + 1
+    if known < classes:
         on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
-
-
-def _classes(inputs: Inputs, *, enough: int) -> int | None:
-    """How many there are: as many as have names, or as so many labels show."""
-    names, labels = inputs.samples.class_names, inputs.samples.labels
-    if names is not None:
-        return len(names)
-    return int(labels.max()) + 1 if labels is not None and labels.ndim == 1 and len(labels) >= enough else None
 
 
 def require_samples(inputs: Inputs, n: int) -> None:
