@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 import typer
 
 from ntt_cli.cli.streams import Streams
-from ntt_cli.errors import NttError
+from ntt_cli.errors import ModelError, NttError
 from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
 
 INTERNAL_ERROR = 70
@@ -64,8 +64,10 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
         except BrokenPipeError as error:
             _leave_the_pipe()
             raise typer.Exit(1) from error
-        except Exception as error:
-            _internal_error(streams, error, debug=debug)
+        except BaseException as error:
+            if isinstance(error, SystemExit | GeneratorExit):
+                raise
+            _unexpected(streams, error, debug=debug)
 
 
 def command_line(context: typer.Context, *more: str) -> str:
@@ -102,9 +104,16 @@ def _descriptor_kept() -> Generator[None]:
         os.close(stdout)
 
 
-def _internal_error(streams: Streams, error: Exception, *, debug: bool) -> NoReturn:
+def _unexpected(streams: Streams, error: BaseException, *, debug: bool) -> NoReturn:
+    from ntt_cli.io.python_source import blame  # imports torch, which takes seconds
+
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+    if (blamed := blame(error)) is not None:
+        where, what = blamed
+        named = ModelError(where, what, hint="correct the file; --debug shows the traceback")
+        streams.error(named)
+        raise typer.Exit(named.exit_code) from error
     streams.err.print(
         f"internal error: {type(error).__name__}: {error}\n"
         "hint: this is a bug in ntt; run again with --debug and report what it prints",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ntt_cli.core.copying import copy_module
 from ntt_cli.core.logits import Pick, usual_logits
 from ntt_cli.core.second_order import once_differentiable
 
@@ -47,20 +47,13 @@ class FunctionalModel:
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
         """The module's state dict at these values, tied tensors under each of their names."""
-        values = params | buffers
-        canonical = {id(tensor): name for name, tensor in self._named_tensors(remove_duplicate=True)}
-        aliases = {name: canonical[id(tensor)] for name, tensor in self._named_tensors(remove_duplicate=False)}
-        return {name: values[aliases[name]] for name in self.module.state_dict()}
+        state: dict[str, Tensor] = functional_call(_StateDict(self.module), _inside(params | buffers), ())
+        return state
 
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
         with _without_fast_path(), once_differentiable():
-            return functional_call(self.module, (params, buffers), (x,))
-
-    def _named_tensors(self, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
-        return [
-            *self.module.named_parameters(remove_duplicate=remove_duplicate),
-            *self.module.named_buffers(remove_duplicate=remove_duplicate),
-        ]
+            # A copy: others look at the same inputs, and the forward pass may write into them.
+            return functional_call(self.module, (params, buffers), (x.clone(),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +82,14 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
     Args:
         module: the network.
         pick: its logits among what it returns; by default that itself, or its field `logits`.
+
+    Raises:
+        UncopyableError: if it cannot be copied.
     """
-    private = copy.deepcopy(module).eval()
+    private = copy_module(module).eval()
+    for layer in private.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.scale_grad_by_freq = False  # it would scale gradients, which are derivatives here
     named = list(private.named_parameters())
     values = {name: p.detach() for name, p in named}
     for _, p in named:
@@ -113,3 +112,18 @@ def _without_fast_path() -> Generator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class _StateDict(nn.Module):
+    """What `functional_call` calls to have a module's state dict at other values, made by the module's own hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self) -> dict[str, Tensor]:
+        return dict(self.module.state_dict())
+
+
+def _inside(values: Params) -> Params:
+    return {f"module.{name}": value for name, value in values.items()}

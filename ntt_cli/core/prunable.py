@@ -95,7 +95,7 @@ def _is_matrix(name: str, p: Tensor) -> bool:
 
 
 def _may_be_pruned(p: Tensor) -> bool:
-    return p.ndim >= 2 and p.is_floating_point()
+    return p.ndim >= 2 and p.numel() > 0 and p.is_floating_point()
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

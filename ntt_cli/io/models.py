@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ntt_cli.config import ModelOptions
+from ntt_cli.core.copying import copy_module
 from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
+from ntt_cli.io.sealed import can_hold
 from ntt_cli.io.shared_memory import tie_shared_parameters
 
 Factory = Callable[..., object]
@@ -175,7 +177,29 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
         )
     _check_built(built, where)
     tie_shared_parameters(built, where)
+    with user_code(code, ModelError):
+        state = built.state_dict(keep_vars=True)
+    _check_state(built, state, where)
+    for layer in built.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
+    _own_memory(built)
     return built
+
+
+def _own_memory(built: nn.Module) -> None:
+    """Values of inference mode, or whose entries share memory as an expanded view's do, become ones to compute with."""
+    renewed: dict[int, Tensor] = {}
+    for module in built.modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in list(values.items()):
+                if value is None or not (value.is_inference() or 0 in value.stride()):
+                    continue
+                if id(value) not in renewed:
+                    copied = value.detach().clone(memory_format=torch.contiguous_format)
+                    trainable = value.requires_grad
+                    renewed[id(value)] = nn.Parameter(copied, trainable) if isinstance(value, nn.Parameter) else copied
+                setattr(module, name, renewed[id(value)])
 
 
 def _check_built(built: nn.Module, where: str) -> None:
@@ -206,6 +230,43 @@ def _check_built(built: nn.Module, where: str) -> None:
             raise ModelError(
                 where, f"{key} has no values: it is on the meta device", hint="build the network on the CPU"
             )
+
+
+def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> None:
+    """Refuse a state dict that no checkpoint could hold, before there is anything to write.
+
+    Raises:
+        ModelError: if it has what is no tensor, lacks a parameter's name, or its own module does not load it.
+    """
+    hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
+    parameters = dict(built.named_parameters(remove_duplicate=False))
+    usual = parameters.keys() | _persistent_buffers(built)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    for key, value in state.items():
+        if key not in tensors:
+            what = f"its state dict holds {key}, of type {type(value).__name__}, not a tensor"
+            raise ModelError(where, what, hint=hint)
+    for key, tensor in tensors.items():
+        if key == "__metadata__" or (key not in usual and not can_hold(tensor)):
+            raise ModelError(where, f"its state dict holds {key}, which no safetensors file does", hint=hint)
+    for key, parameter in parameters.items():
+        if key not in tensors or tensors[key].shape != parameter.shape:
+            raise ModelError(where, f"its state dict does not hold the parameter {key} under that name", hint=hint)
+    if tensors.keys() != usual:
+        try:
+            copy_module(built).load_state_dict({key: tensor.detach() for key, tensor in tensors.items()}, strict=True)
+        except Exception as failure:
+            what = f"does not load its own state dict: {type(failure).__name__}: {failure}"
+            raise ModelError(where, what, hint=hint) from failure
+
+
+def _persistent_buffers(built: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in built.named_modules(remove_duplicate=False)
+        for name, value in module._buffers.items()
+        if value is not None and name not in module._non_persistent_buffers_set
+    }
 
 
 def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:

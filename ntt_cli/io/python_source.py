@@ -185,6 +185,27 @@ def _forget_namesakes(folder: Path) -> None:
                 del sys.modules[stale]
 
 
+def blame(failure: BaseException) -> tuple[str, str] | None:
+    """The user's file in which something failed, and what it raised; `None` where it failed in ntt's own code.
+
+    What an installed package raises is its caller's failure.
+    """
+    brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
+    found: tuple[Path, int] | None = None
+    trace = failure.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename).resolve()
+        if file in _BROUGHT or file in brought:
+            found = Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+        elif file.is_relative_to(_OWN):
+            found = None
+        trace = trace.tb_next
+    if found is None:
+        return None
+    lines = str(failure).splitlines()
+    return str(found[0]), f"raised {type(failure).__name__}{f': {lines[0]}' if lines else ''} (line {found[1]})"
+
+
 def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
     if os.path.isdir(path):
         return "is a folder, not a Python file", "name a .py file"

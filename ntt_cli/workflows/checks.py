@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ntt_cli.core.copying import copy_module
 from ntt_cli.core.flops import uses_weights_seldom
 from ntt_cli.core.functional import FunctionalModel, Params
 from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, kernel_product
 from ntt_cli.core.logits import IGNORED, NoSuchOutput, Pick, kind_of, tensor_fields
 from ntt_cli.core.second_order import twice_differentiable
 from ntt_cli.errors import DataError, ModelError
+from ntt_cli.io.global_draws import global_draws_apart, global_state
 from ntt_cli.workflows.events import EventSink, Warned
-from ntt_cli.workflows.prepare import Inputs, named_gradients
+from ntt_cli.workflows.prepare import Inputs, named_gradients, without_checkpointing
 
 DIFFERENT = 1e-3
 """How far apart two ways to a gradient may be, relative to it: by trial on 45 networks of timm and transformers
@@ -32,15 +33,27 @@ third of all pairs in torchvision's ResNet-50, where that makes 3e-3 to 3e-2."""
 LABELS_A_CLASS = 20
 """Where classes have no names, so many labels must be there for each output before one without a class is reported."""
 
+SAME = 1e-4
+"""Up to which two passes over the same samples may differ by rounding, and the sum of probabilities from 1."""
+
+RANDOM_PASSES = 20
+"""Passes of a network that draws from a generator: one that leaves out a layer now and then may act alike in two."""
+
+MOST_NAMED = 4
+"""Parameters that an error names."""
+
 ROUNDED = 1e-3
 """Of the largest gradient: what is smaller is mostly rounding."""
 
 
-def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tuple[int, ...]:
+def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> tuple[int, ...]:
     """Run two samples, and return the shape of one's logits: `(classes,)`, or `(*positions, classes)`.
 
+    Warns of outputs that are random, or probabilities.
+
     Raises:
-        ModelError: if the model cannot take the inputs, or does not return finite logits `[n, ..., classes]`.
+        ModelError: if the model cannot take the inputs, makes parameters when it first sees some, or does not return
+            finite logits `[n, ..., classes]`.
     """
     kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
     hint = (
@@ -48,8 +61,31 @@ def check_forward(model: FunctionalModel, inputs: Inputs, *, where: str) -> tupl
         if kinds
         else "name other data with --data, change the images with --image-size or --grayscale, or the model"
     )
-    with torch.no_grad():
+    with torch.no_grad(), global_draws_apart(inputs.device):
+        before = global_state()
         logits = _logits(model.returned, model.pick, inputs, 2, where=where, hint=hint)
+        passes = RANDOM_PASSES if global_state() != before else 1
+        again = (_logits(model.returned, model.pick, inputs, 2, where=where, hint=hint) for _ in range(passes))
+        if not all(torch.allclose(logits, other, rtol=SAME, atol=SAME) for other in again):
+            on_event(
+                Warned(
+                    f"{where}: two passes over the same samples differ in evaluation mode (F.dropout without"
+                    " training=self.training?), so that no figure of it is exact"
+                )
+            )
+    if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
+        raise ModelError(
+            where,
+            f"makes parameters in its first forward pass: {', '.join(made[:MOST_NAMED])}",
+            hint="pass one batch through the network before build_model() returns it",
+        )
+    if logits.shape[-1] > 1 and (logits >= 0).all() and (logits.sum(-1) - 1).abs().max() < SAME:
+        on_event(
+            Warned(
+                f"{where}: its outputs look like probabilities, not negative and with sum 1, where logits are meant;"
+                " leave out the Softmax at its end, or pick what stands before it by logits(outputs) in model.py"
+            )
+        )
     return tuple(logits.shape[1:])
 
 
@@ -60,7 +96,7 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
         ModelError: if that fails as in `check_forward`, no trainable parameter acts on the output, or there is no
             gradient.
     """
-    copied = copy.deepcopy(module).train()
+    copied = copy_module(module).train()
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         logits = _logits(copied, pick, inputs, batch_size, where=f"{where} in training mode", hint=hint)
@@ -116,10 +152,11 @@ def _kernel_differs(
         else:
             products = kernel_product(model.bind(), model.params, x1, x2, probe)
     except RuntimeError as error:
+        hint = without_checkpointing(error) or f"write that operation in terms of torch's own{instead}"
         raise ModelError(
             where,
             f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0].rstrip('.')}",
-            hint=f"write that operation in terms of torch's own{instead}; --debug shows where it is",
+            hint=f"{hint}; --debug shows where it is",
         ) from error
     found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
     for what, value in found.items():
@@ -236,7 +273,9 @@ def _logits(
     x = inputs.batch(torch.arange(min(samples, len(inputs))))
     try:
         outputs = forward(x)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ModelError(
             where,
             f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {inputs.samples.spec}:"

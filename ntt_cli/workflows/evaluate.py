@@ -15,6 +15,7 @@ from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError, UsageError
+from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.metadata import describe_inputs
 from ntt_cli.io.models import load_model
 from ntt_cli.io.shards import find_weights
@@ -34,6 +35,7 @@ from ntt_cli.workflows.reports import Accuracy, EvaluateReport
 from ntt_cli.workflows.weights import Weights, describe_sparse_teacher, held_masks, open_weights, warn_of_filled_zeros
 
 
+@global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
 def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None) -> EvaluateReport:
     """Evaluate a checkpoint.
 
@@ -47,6 +49,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         UsageError: if an option would do nothing.
         NttError: if any other input is unusable.
     """
+    seed_as_users_do(config.seed)
     device = pick_device(config.device)
     loaded = load_model(config, seed=config.seed)
     weights = open_weights(config.checkpoint, loaded, on_event)
@@ -60,7 +63,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         what = f"the data {inputs.samples.spec} is not divided into parts"
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
-    shape = check_forward(model, inputs, where=config.model)
+    shape = check_forward(model, inputs, on_event, where=config.model)
     known_names = class_names or weights.class_names
     inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
     labelled = inputs.samples.labels is not None

@@ -75,7 +75,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
-    shape = check_forward(model, inputs, where=config.model)
+    shape = check_forward(model, inputs, on_event, where=config.model)
     class_names = weights.class_names
     inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
     check_labels(inputs, on_event, shape=shape, purpose="fine-tuning needs them")

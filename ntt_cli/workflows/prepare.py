@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.core.batch_norm import coupling_layers, is_statistic
+from ntt_cli.core.copying import UncopyableError
 from ntt_cli.core.flops import seldom_used
 from ntt_cli.core.fragile import fragile_axes, fragile_parametrizations
 from ntt_cli.core.functional import FunctionalModel, Params, functional_model
@@ -121,8 +122,15 @@ def take_apart(
         ModelError: if a trainable value or a running statistic is not finite, or any value could not be written, or
             samples of a batch would depend on each other.
     """
-    model = functional_model(module.to(device), pick)
+    try:
+        model = functional_model(module.to(device), pick)
+    except UncopyableError as error:
+        hint = "mend build_model(): make it in forward(), or give its class a __deepcopy__"
+        raise ModelError(error.attribute, f"cannot be copied: {error.reason}", hint=hint) from error
     for name, value in (model.params | model.buffers).items():
+        if value.is_complex() and name in model.params:
+            hint = "keep torch.view_as_real(w) as the parameter, and call torch.view_as_complex on it in forward()"
+            raise ModelError(name, "is a complex parameter, which cannot be trained or pruned here", hint=hint)
         if not can_hold(value):
             kind = value.dtype if value.layout is torch.strided else value.layout
             what = f"is of type {str(kind).removeprefix('torch.')}, which no safetensors file holds"
@@ -232,10 +240,19 @@ def pick_prunable(
     with named_gradients(where):
         unused = _unused(model, names, inputs) if inputs else []
     if unused:
+        leave_dense = " ".join(f"--exclude {name!r}" for name in unused)
+        if acting := [name for name in unused if inputs and _acts(model, name, inputs)]:
+            raise ModelError(
+                where,
+                f"uses {_listed(acting)} where no gradient is kept: under no_grad(), inference_mode(), detach() or"
+                " reentrant checkpointing",
+                hint="let gradients through there, or switch torch.utils.checkpoint off, or leave these dense:"
+                f" {leave_dense}",
+            )
         raise ModelError(
             where,
             f"never uses {_listed(unused)} for its output, so their share of the density would be lost",
-            hint=" ".join(f"--exclude {name!r}" for name in unused),
+            hint=leave_dense,
         )
     return names
 
@@ -270,6 +287,14 @@ def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> l
     return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
 
 
+def _acts(model: FunctionalModel, name: str, inputs: Inputs) -> bool:
+    """Whether the output depends on this parameter."""
+    x = inputs.batch(torch.arange(min(2, len(inputs))))
+    moved = model.params | {name: model.params[name] + 1}
+    with torch.no_grad():
+        return not torch.equal(model.bind()(moved, x), model.bind()(model.params, x))
+
+
 @contextmanager
 def named_gradients(where: str) -> Generator[None]:
     """While it is active, torch's reason why there is no gradient is one of the model.
@@ -287,11 +312,15 @@ def named_gradients(where: str) -> Generator[None]:
         raise
     except RuntimeError as error:
         reason = str(error).split(";")[0].splitlines()[0]
-        raise ModelError(
-            where,
-            f"has no gradient: {reason}",
-            hint="mend that operation: the network cannot be trained; --debug shows where it is",
-        ) from error
+        hint = "mend that operation: the network cannot be trained; --debug shows where it is"
+        raise ModelError(where, f"has no gradient: {reason}", hint=without_checkpointing(error) or hint) from error
+
+
+def without_checkpointing(error: RuntimeError) -> str | None:
+    """What to do where activation checkpointing stands in a derivative's way, which it does in several words."""
+    if "checkpoint" not in str(error).lower():
+        return None
+    return "switch torch.utils.checkpoint off in build_model(): it saves memory by computing twice, and nothing else"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

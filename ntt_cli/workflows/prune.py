@@ -18,6 +18,7 @@ from ntt_cli.core.transfer import Student
 from ntt_cli.io.checkpoint import write_checkpoint
 from ntt_cli.io.data import data_sha256
 from ntt_cli.io.files import report_path
+from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.machine import describe_machine
 from ntt_cli.io.metadata import ModelRecord, RunRecord
 from ntt_cli.io.models import load_model
@@ -54,6 +55,7 @@ class _Student:
     history: dict[str, Tensor]
 
 
+@global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
 def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> PruneReport:
     """Prune, and write the checkpoint and then its report.
 
@@ -66,6 +68,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
+    seed_as_users_do(config.seed)
     output, world = Path(config.output), this_world()
     with world.joined(pick_device(config.device)), ExitStack() as claim:
         with world.starting():

@@ -122,7 +122,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = _open(config, method, loaded, device, known, on_event)
-    shape = check_forward(teacher, inputs, where=config.model) if inputs else ()
+    shape = check_forward(teacher, inputs, on_event, where=config.model) if inputs else ()
     outputs = math.prod(shape) if inputs else 0
     if inputs:
         teacher = laid_out(teacher, inputs)

@@ -59,7 +59,7 @@ def refused(ntt: Ntt, *arguments: object, code: int = 2) -> tuple[str, str]:
         ("one dimension", "returns float32 of shape [2]", "return a tensor [2, outputs]"),
         ("batch statistics", "layer 1: normalises by the statistics of its batch", "track_running_stats=True"),
         ("one derivative", "one_derivative.py: has an operation without the derivatives", "--kernel-weight 0"),
-        ("detached", "detached.py: never uses fc1.weight, fc2.weight", "--exclude"),
+        ("detached", "detached.py: uses fc1.weight, fc2.weight where no gradient is kept", "--exclude"),
         (
             "leaves",
             "leaves.py: cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: SystemExit: 0",

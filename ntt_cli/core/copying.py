@@ -1,0 +1,63 @@
+"""A network's copy, also where an attribute is of a kind that has none: a lock, an open file, a generator, a module."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class UncopyableError(Exception):
+    """An attribute of a network cannot be copied, and the copy cannot share it.
+
+    Args:
+        attribute: its name.
+        reason: why not.
+    """
+
+    def __init__(self, attribute: str, reason: str) -> None:
+        super().__init__(f"{attribute} cannot be copied: {reason}")
+        self.attribute = attribute
+        self.reason = reason
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A deep copy that shares with `module` what cannot be copied, where that holds no weights.
+
+    Raises:
+        UncopyableError: if a tensor or a module cannot be copied; it says which attribute holds it, and why.
+    """
+    shared: dict[int, Any] = {}
+    while True:
+        try:
+            return copy.deepcopy(module, dict(shared))
+        except Exception as error:
+            culprit = _innermost(error.__traceback__)
+            if culprit is None or isinstance(culprit, Tensor | nn.Module) or id(culprit) in shared:
+                raise UncopyableError(_place_of(module, culprit), f"{type(error).__name__}: {error}") from error
+            alike = (v for part in module.modules() for v in vars(part).values() if type(v) is type(culprit))
+            shared |= {id(value): value for value in (culprit, *alike)}
+
+
+def _innermost(trace: TracebackType | None) -> Any:
+    """What `copy.deepcopy` was copying when it failed."""
+    found = None
+    while trace is not None:
+        if trace.tb_frame.f_code is copy.deepcopy.__code__:
+            found = trace.tb_frame.f_locals["x"]
+        trace = trace.tb_next
+    return found
+
+
+def _place_of(module: nn.Module, value: Any) -> str:
+    """The attribute that is this value, or holds it in a container."""
+    for prefix, part in module.named_modules():
+        if part is value:
+            return prefix or "the network"
+        for name, own in vars(part).items():
+            inside = own.values() if isinstance(own, dict) else own if isinstance(own, list | tuple) else ()
+            if own is value or any(one is value for one in inside):
+                return f"{prefix}.{name}".lstrip(".")
+    return f"a {type(value).__name__} in the network"
