@@ -183,7 +183,7 @@ class StateRecord(FileRecord):
 
     kind: Literal["prune state", "finetune state"]
     run: RunRecord
-    step: int
+    step: NonNegativeInt
     values: dict[str, Any]
     strides: dict[str, tuple[int, ...]]
 

@@ -134,7 +134,7 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
     device = task.training.device
     with global_draws_apart(device), keeper.stop.patiently():
         if keeper.found is not None:
-            training.restore(keeper.found)
+            training.restore(keeper.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs)
         on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
         for epoch in range(len(training.epochs) + 1, config.epochs + 1):
             _train_epoch(task, training, keeper, on_event)
@@ -150,7 +150,6 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
     parameters = dict(module.named_parameters())
     mask_bits = as_bits(task.masks, parameters)
     batch_size, steps = division(task)
-    training.epoch_order = training.order.get_state()
     shuffled = torch.randperm(len(task.training), generator=training.order)
     for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
         seed_global_draws(task.config.seed, training.step, keeper.world.rank)

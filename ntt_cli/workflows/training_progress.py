@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import FiniteFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
-from ntt_cli.errors import ResumeError
+from ntt_cli.core.optimiser import optimiser_tensors
+from ntt_cli.io.metadata import Record
 from ntt_cli.io.state import State, prefixed
 from ntt_cli.workflows.reports import EpochSummary
+from ntt_cli.workflows.runs.optimiser_state import restore_from
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,6 @@ class Training:
         schedule: of the optimiser's rate.
         order: draws the order of the samples, once an epoch.
         step: steps done over all epochs.
-        epoch_order: state of `order` before the current epoch's draw.
         losses: of the current epoch's steps.
         epochs: that are done.
         best: of these.
@@ -44,7 +46,6 @@ class Training:
     schedule: torch.optim.lr_scheduler.LRScheduler
     order: torch.Generator
     step: int = 0
-    epoch_order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     losses: list[Tensor] = field(default_factory=list)
     epochs: list[EpochSummary] = field(default_factory=list)
     best: Best | None = None
@@ -56,16 +57,11 @@ class Training:
 
     def state(self) -> State:
         """Everything that the steps to come depend on."""
-        values: dict[str, Any] = {
-            "schedule": self.schedule.state_dict(),
-            "rates": [group["lr"] for group in self.optimiser.param_groups],
-            "epochs": [epoch.model_dump(mode="json") for epoch in self.epochs],
-        }
+        values: dict[str, Any] = {"epochs": [epoch.model_dump(mode="json") for epoch in self.epochs], "best": None}
         tensors = (
             prefixed("param", dict(self.module.named_parameters()))
             | prefixed("buffer", dict(self.module.named_buffers()))
             | prefixed("optimiser", optimiser_tensors(self.optimiser))
-            | {"order": self.epoch_order}
         )
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
@@ -74,33 +70,71 @@ class Training:
             tensors |= prefixed("best", self.best.state)
         return State(step=self.step, tensors=tensors, values=values)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, *, samples: int, steps: int, epochs: int) -> None:
         """Become the training whose `state` this is; it was made with the same settings, and has not begun.
 
+        What follows from the number of steps, as the rate and the order of the samples do, is found again.
+
+        Args:
+            state: as read.
+            samples: to learn from.
+            steps: of an epoch.
+            epochs: of the whole training.
+
         Raises:
-            ResumeError: if the state is of another network.
+            ResumeError: if this training cannot have left it.
         """
-        own = prefixed("param", dict(self.module.named_parameters()))
-        own |= prefixed("buffer", dict(self.module.named_buffers()))
-        for name, value in own.items():
-            if name not in state.tensors or state.tensors[name].shape != value.shape:
-                raise ResumeError(
-                    "the state to go on from",
-                    f"is of another network: its {name} does not fit",
-                    hint="go on with the same model, or start from the beginning with --force and without --resume",
-                )
+        values = state.values_as(TrainingValues)
+        state.require_names("param", "buffer", "optimiser", "losses", "best")
+        own: dict[str, dict[str, Tensor]] = {
+            "param": dict(self.module.named_parameters()),
+            "buffer": dict(self.module.named_buffers()),
+        }
+        saved = {prefix: state.part_like(prefix, tensors) for prefix, tensors in own.items()}
+        losses = state.tensors.get("losses", torch.empty(0))
+        done = len(values.epochs)
+        if losses.ndim != 1 or not losses.is_floating_point() or not losses.isfinite().all():
+            raise state.refusal("holds losses that are no row of numbers")
+        if done > epochs or len(losses) > steps or state.step != done * steps + len(losses):
+            raise state.refusal(f"is at step {state.step}, after {done} epochs and {len(losses)} losses")
+        best = state.part_like("best", self.module.state_dict() if values.best else {})
+        for prefix, tensors in (saved | {"best": best}).items():
+            state.require_finite(prefix, tensors)
         with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(state.tensors[name])
-        restore_optimiser(self.optimiser, state.part("optimiser"))
-        self.schedule.load_state_dict(state.values["schedule"])
-        for group, rate in zip(self.optimiser.param_groups, state.values["rates"], strict=True):
-            group["lr"] = rate
-        self.order.set_state(state.tensors["order"])
-        self.step = state.step
-        self.losses = list(state.tensors["losses"].to(self.device).unbind()) if "losses" in state.tensors else []
-        self.epochs = [EpochSummary.model_validate(epoch) for epoch in state.values["epochs"]]
-        if "best" in state.values:
-            accuracy, loss = state.values["best"]["key"]
-            best = {name: value.to(self.device) for name, value in state.part("best").items()}
-            self.best = Best(state.values["best"]["epoch"], (accuracy, loss), best)
+            for prefix, tensors in saved.items():
+                for name, value in tensors.items():
+                    own[prefix][name].copy_(value)
+        restore_from(state, self.optimiser)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch misses the optimiser's steps between those of its rate
+            for _ in range(state.step):
+                self.schedule.step()
+        for _ in range(done):
+            torch.randperm(samples, generator=self.order)
+        self.step, self.epochs = state.step, values.epochs
+        self.losses = list(losses.to(self.device).unbind())
+        if values.best is not None:
+            tensors = {name: value.to(self.device) for name, value in best.items()}
+            self.best = Best(values.best.epoch, values.best.key, tensors)
+
+
+class BestValues(Record):
+    """What of the best epoch is no tensor."""
+
+    epoch: PositiveInt
+    key: tuple[FiniteFloat, FiniteFloat]
+
+
+class TrainingValues(Record):
+    """What of a training's state is no tensor."""
+
+    epochs: list[EpochSummary]
+    best: BestValues | None
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if [epoch.epoch for epoch in self.epochs] != list(range(1, len(self.epochs) + 1)):
+            raise ValueError("epochs are not in order")
+        if (self.best is None) != (not self.epochs) or (self.best and self.best.epoch > len(self.epochs)):
+            raise ValueError("the best epoch is none of these")
+        return self

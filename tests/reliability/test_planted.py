@@ -46,7 +46,7 @@ MISTAKES = {
     ),
     "generator not restored": Mistake(
         "workflows/training_progress.py",
-        'self.order.set_state(state.tensors["order"])',
+        "torch.randperm(samples, generator=self.order)",
         "pass",
         f"{IN_RESUMED}[finetune]",
     ),

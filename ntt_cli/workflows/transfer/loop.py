@@ -93,7 +93,7 @@ def run_transfer(
     batches = Batches(teacher, training, outputs, settings, world)
     progress = Progress(_start(teacher, inputs, names, settings), teacher.buffers)
     if keeper.found is not None:
-        progress = restore_progress(progress, keeper.found, teacher, room)
+        progress = restore_progress(progress, keeper.found, teacher, room, settings)
         course = course.after_all(progress.history.validation)
     on_event(TransferStarted(course.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
     if settings.compiled and progress.step < course.steps:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field, FiniteFloat, model_validator
 from torch import Tensor
 
 from ntt_cli.core.functional import FunctionalModel, Masks, Params
 from ntt_cli.core.masks import as_bits, count_changes
 from ntt_cli.core.objective import TransferLoss
-from ntt_cli.core.optimiser import optimiser_tensors, restore_optimiser
+from ntt_cli.core.optimiser import optimiser_tensors
 from ntt_cli.core.transfer import Student, update_masks
-from ntt_cli.errors import ResumeError
+from ntt_cli.io.metadata import Record
 from ntt_cli.io.state import State, prefixed
+from ntt_cli.workflows.runs.optimiser_state import restore_from
 from ntt_cli.workflows.runs.room import Room
+from ntt_cli.workflows.transfer.settings import TransferSettings
+
+OF_KERNELS = ("kernel_distance", "alignment")
+"""The parts of a loss that only a kernel term has."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Density = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass
@@ -117,7 +128,36 @@ class Progress:
         )
 
 
-def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, room: Room) -> Progress:
+class RoomValues(Record):
+    """As `Room.state` tells."""
+
+    chunk: Annotated[int, Field(ge=1, lt=2**31)] | None
+    lowered: bool
+
+
+class TransferValues(Record):
+    """What of a transfer's state is no tensor."""
+
+    density: Density
+    update_steps: list[Count]
+    densities: list[Density]
+    changes: list[Count]
+    validation: list[tuple[Count, FiniteFloat]]
+    room: RoomValues
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        looks = [step for step, _ in self.validation]
+        if any(steps != sorted(set(steps)) for steps in (self.update_steps, looks)):
+            raise ValueError("steps are not in order")
+        if not len(self.update_steps) == len(self.densities) == len(self.changes):
+            raise ValueError("mask updates are not all there")
+        return self
+
+
+def restore_progress(
+    fresh: Progress, state: State, teacher: FunctionalModel, room: Room, settings: TransferSettings
+) -> Progress:
     """The progress whose `state` this is.
 
     Args:
@@ -125,38 +165,54 @@ def restore_progress(fresh: Progress, state: State, teacher: FunctionalModel, ro
         state: as read.
         teacher: of both.
         room: set as it was.
+        settings: of the transfer.
 
     Raises:
-        ResumeError: if the state is of another network.
+        ResumeError: if this transfer cannot have left it.
     """
-    student, params = fresh.student, state.part("param")
-    if {name: p.shape for name, p in params.items()} != {name: p.shape for name, p in student.params.items()}:
-        raise ResumeError(
-            "the state to go on from",
-            "is of a network with other parameters",
-            hint="go on with the same model, or start from the beginning with --force and without --resume",
-        )
+    student, device = fresh.student, next(iter(fresh.student.params.values())).device
+    values = state.values_as(TransferValues)
+    if max([0, *values.update_steps, *(step for step, _ in values.validation)]) > state.step:
+        raise state.refusal(f"knows of steps after step {state.step}")
+    if state.step > settings.steps:
+        raise state.refusal(f"is at step {state.step} of {settings.steps}")
+    state.require_names("param", "mask", "buffer", "optimiser", "history")
+    params = state.part_like("param", student.params)
+    masks = state.part_like("mask", student.masks)
+    own = state.part_like("buffer", teacher.buffers if state.part("buffer") else {})
+    state.require_finite("param", params)
+    if empty := [name for name, mask in masks.items() if not mask.any()]:
+        raise state.refusal(f"keeps nothing of mask.{empty[0]}")
+    earlier = state.part_like("history", _expected_history(state.step, settings, state.part("history")))
     with torch.no_grad():
         for name, p in student.params.items():
             p.copy_(params[name])
-    restore_optimiser(student.optimiser, state.part("optimiser"))
-    device = next(iter(student.params.values())).device
-    own = {name: value.to(device) for name, value in state.part("buffer").items()}
-    room.restore(state.values["room"])
+    restore_from(state, student.optimiser)
+    own = {name: value.to(device) for name, value in own.items()}
+    room.restore(values.room.model_dump())
     return Progress(
         student=replace(
             student,
             apply=teacher.bind(own) if own else student.apply,
-            mask_bits=as_bits(state.part("mask"), student.params),
-            density=state.values["density"],
+            mask_bits=as_bits(masks, student.params),
+            density=values.density,
         ),
         buffers=own or fresh.buffers,
         step=state.step,
         history=History(
-            earlier=state.part("history"),
-            update_steps=list(state.values["update_steps"]),
-            densities=list(state.values["densities"]),
-            changes=list(state.values["changes"]),
-            validation=dict(state.values["validation"]),
+            earlier=earlier,
+            update_steps=values.update_steps,
+            densities=values.densities,
+            changes=values.changes,
+            validation=dict(values.validation),
         ),
     )
+
+
+def _expected_history(step: int, settings: TransferSettings, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A loss a step for each part that the objective has, in whichever precision it was."""
+    parts = [part.name for part in fields(TransferLoss)] if step else []
+    if not settings.objective.kernel_weight:
+        parts = [name for name in parts if name not in OF_KERNELS]
+    floats = {name: value.dtype for name, value in found.items() if value.is_floating_point()}
+    return {name: torch.empty(step, device="meta", dtype=floats.get(name, torch.float32)) for name in parts}
