@@ -182,6 +182,7 @@ def test_each_tensor_of_another_shape_type_or_range(name: str) -> None:
             said = outcome(name, replace(state, tensors=edited))
             refused += bool(said)
             harmless = same or (what == "another type" and key.split(".")[0] in {"losses", "history"})
+            harmless |= what == "missing" and key.endswith(".momentum_buffer")  # begun anew, as torch does
             assert harmless or said, (key, what)
             assert not said or key.split(".")[0] in said, (key, what, said)
     assert refused > 6 * len(state.tensors)
