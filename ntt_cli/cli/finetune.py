@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from ntt_cli.cli.next_command import next_command
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.run import call, command_line, guarded
@@ -45,7 +45,7 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
         with progress(common.streams) as on_event:
             report = call(lambda: workflow.run(config, on_event, stop))
         common.streams.result(report, human=_summary(report), quiet=report.output)
-        following = shlex.join(["ntt", "evaluate", config.model, "--checkpoint", report.output])
+        following = next_command("evaluate", config, report.output)
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ntt_cli.cli.next_command import has_labels, next_command
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.render import agreement_line, kernel_line, layer_table
@@ -58,12 +58,13 @@ def prune(ctx: typer.Context, **values: Any) -> None:
         if values["dry_run"]:
             with progress(common.streams) as on_event:
                 plan = call(lambda: workflow.plan(config, on_event))
-            common.streams.result(plan, human=_plan(plan), quiet=config.output)
+            common.streams.result(plan, human=_plan(plan), quiet=str(plan.kept))
             return
         with progress(common.streams) as on_event:
             report = call(lambda: workflow.run(config, on_event, stop))
         common.streams.result(report, human=_summary(report), quiet=report.output)
-        following = shlex.join(["ntt", "finetune", config.model, "--checkpoint", report.output])
+        labelled = has_labels(config.data or report.data)
+        following = next_command("finetune", config, report.output, labelled=labelled)
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 
