@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ntt_cli.io.page.bounds import MOST_ROWS, and_more, shown
+
 if TYPE_CHECKING:
     from ntt_cli.workflows.reports import Agreement, KernelSummary, LayerSummary
 
@@ -18,14 +20,16 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
     table.add_column("layer", no_wrap=True)
     for name in ("shape", "kept", "of", "density"):
         table.add_column(name, justify="right", no_wrap=True)
-    for layer in layers:
+    for layer in layers[:MOST_ROWS]:
         table.add_row(
-            Text(layer.name),
+            Text(shown(layer.name)),
             "×".join(map(str, layer.shape)),
             f"{layer.kept:,}",
             f"{layer.size:,}",
             f"{layer.density:.2%}",
         )
+    if len(layers) > MOST_ROWS:
+        table.add_row(f"{and_more(len(layers))}; --json lists all")
     return table
 
 

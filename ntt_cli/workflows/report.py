@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ntt_cli.io.files import check_writable, write_atomically
-from ntt_cli.io.page.figures import Page
+from ntt_cli.io.page.figures import Page, bounded
 from ntt_cli.io.page.html import is_page, page_html
 from ntt_cli.io.page.plots import draw_png
 from ntt_cli.io.report_reader import read_report
@@ -21,7 +21,8 @@ def run(path: Path, *, output: Path | None, png: bool, force: bool) -> PageRepor
         OutputError: if there is no comparison in the folder, or the output exists and is no page of ntt's.
         CheckpointError: if the file is no report and has none beside it.
     """
-    page, default = _page(path)
+    whole, default = _page(path)
+    page = bounded(whole)
     output = output or default
     check_writable(output, force=force or _ours(output))
     content = page_html(page).encode()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntt_cli.io.page.bounds import MOST_ROWS, and_more, shown
+
 Numbers = NDArray[np.float64]
 Form = Literal["line", "marked", "dots", "bars"]
+
+TICK_LETTERS = 60
+"""Of a name in a plot, which is to have room for something else."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,46 @@ class Page:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     labels: tuple[str, ...] = ()
+
+
+def bounded(page: Page) -> Page:
+    """The page as it can be drawn and read, whatever names it has and however many."""
+    return replace(
+        page,
+        title=shown(page.title),
+        facts={shown(name): shown(value) for name, value in page.facts.items()},
+        tables=tuple(map(_short_table, page.tables)),
+        figures=tuple(
+            replace(figure, panels=panels, description=describe(panels))
+            for figure in page.figures
+            for panels in [tuple(map(_short_panel, figure.panels))]
+        ),
+        labels=tuple(shown(label, TICK_LETTERS) for label in page.labels),
+    )
+
+
+def _short_table(table: Table) -> Table:
+    rows = tuple(tuple(map(shown, row)) for row in table.rows[:MOST_ROWS])
+    if len(table.rows) > MOST_ROWS:
+        rows += ((and_more(len(table.rows)), *[""] * (len(table.head) - 1)),)
+    return replace(table, rows=rows)
+
+
+def _short_panel(panel: Panel) -> Panel:
+    series = [replace(one, label=shown(one.label, TICK_LETTERS)) for one in panel.series]
+    ticks = tuple((place, shown(name, TICK_LETTERS)) for place, name in panel.ticks[:MOST_ROWS])
+    title = panel.title
+    if len(panel.ticks) > MOST_ROWS:
+        title = f"{title} {and_more(len(panel.ticks))}"
+        places = [place for place, _ in ticks]
+        series = [_at_places(one, places, panel.form) for one in series]
+    return replace(panel, title=title, series=tuple(series), ticks=ticks)
+
+
+def _at_places(series: Series, places: list[float], form: Form) -> Series:
+    kept = np.isin(series.y if form in {"dots", "bars"} else series.x, places)
+    spread = None if series.spread is None else series.spread[kept]
+    return replace(series, x=series.x[kept], y=series.y[kept], spread=spread)
 
 
 def describe(panels: tuple[Panel, ...]) -> str:

@@ -49,6 +49,7 @@ PNG_DPI = 160
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ntt",
+    "text.parse_math": False,  # names are text, whatever they look like
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 10,

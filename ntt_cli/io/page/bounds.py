@@ -1,0 +1,23 @@
+"""How much of a name and of a list is shown, since a file may hold names and lists of any length."""
+
+from __future__ import annotations
+
+from unicodedata import category
+
+MOST_LETTERS = 160
+"""Of a name."""
+
+MOST_ROWS = 200
+"""Of a table or a plot: nobody reads more, and to draw more takes minutes."""
+
+
+def shown(name: str, most: int = MOST_LETTERS) -> str:
+    """A name in one line and at most so many letters, its control and direction characters spelt out."""
+    # The end stays: by it one tells names of layers apart.
+    short = name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+    return "".join(c if category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in short)
+
+
+def and_more(count: int) -> str:
+    """What is said below the first `MOST_ROWS` of more."""
+    return f"… and {count - MOST_ROWS:,} more"
