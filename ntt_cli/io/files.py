@@ -27,8 +27,8 @@ _TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
 """The end of a temporary file's name: the process, for people who look, and what makes it unique."""
 
 
-def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse an output before any work is done for it.
+def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
+    """Refuse an output before any work is done for it; `resumable` ones may be of the very run that is asked for.
 
     Raises:
         OutputError: if `path` exists and `force` is not set, is a link, a folder, a device or too long a name, or its
@@ -48,7 +48,9 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(path, "its folder does not exist", hint=f"mkdir -p {path.parent}")
     require_plain(path)
     if path.exists() and not force:
-        raise OutputError(path, "exists already", hint="name another with --output, or overwrite it with --force")
+        hint = "name another with --output, or overwrite it with --force"
+        hint = f"if it is of this very run, add --resume; else {hint}" if resumable else hint
+        raise OutputError(path, "exists already", hint=hint)
     try:
         # Asking the file system beats reading permission bits: root, ACLs and read-only mounts answer differently.
         with tempfile.TemporaryFile(dir=path.parent):
@@ -84,12 +86,13 @@ def check_outputs(checkpoint: Path, *, force: bool) -> None:
     Raises:
         OutputError: if one of them cannot be written, or the checkpoint is not named as what it is.
     """
-    check_writable(checkpoint, force=force)
+    resumable = state_path(checkpoint).exists() or report_path(checkpoint).exists()
+    check_writable(checkpoint, force=force, resumable=resumable)
     if checkpoint.suffix != ".safetensors":
         # Under another suffix its report would be taken for another checkpoint's, and a .pt would not be read again.
         hint = f"name it {checkpoint.with_suffix('.safetensors')}"
         raise OutputError(checkpoint, "is not named .safetensors, which is what is written", hint=hint)
-    check_writable(report_path(checkpoint), force=force)
+    check_writable(report_path(checkpoint), force=force, resumable=resumable)
 
 
 def report_path(output: Path) -> Path:

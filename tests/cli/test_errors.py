@@ -294,10 +294,26 @@ def test_what_cannot_be_parsed(ntt: Ntt, arguments: list[str], words: str) -> No
 
 
 @pytest.mark.usefixtures("checkpoints")
+def test_an_output_of_another_run(ntt: Ntt) -> None:
+    same = ("prune", MODEL, "--sparsity", "0.9", "--steps", "10", "--limit", "20", "--resume")
+    assert ntt(*same).code == 0
+    error, _ = refused(ntt, *same, "--seed", "3", "-s", "0.8")
+    assert error == "sparse.safetensors: is of another run: --seed was 0 and is 3; --sparsity was 0.9 and is 0.8"
+    Path(MODEL).write_text(Path(MODEL).read_text() + "\n")
+    assert "sparse.safetensors: is of another run: the model's file was " in refused(ntt, *same)[0]
+    Path("sparse.safetensors").write_text("mine")
+    assert refused(ntt, *same)[0] == "sparse.safetensors: is of another run"
+
+
+@pytest.mark.usefixtures("checkpoints")
 def test_existing_output(ntt: Ntt) -> None:
     error, hint = refused(ntt, "prune", MODEL, *PRUNE)
     assert error == "sparse.safetensors: exists already"
-    assert hint == "name another with --output, or overwrite it with --force"
+    otherwise = "name another with --output, or overwrite it with --force"
+    assert hint == f"if it is of this very run, add --resume; else {otherwise}"
+    Path("sparse.report.safetensors").rename("kept")
+    assert refused(ntt, "prune", MODEL, *PRUNE)[1] == otherwise  # of no run that could go on
+    Path("kept").rename("sparse.report.safetensors")
     Path("sparse.safetensors").unlink()
     assert refused(ntt, "prune", MODEL, *PRUNE)[0] == "sparse.report.safetensors: exists already"
     assert refused(ntt, "finetune", MODEL)[0] == "dense.safetensors: exists already"

@@ -100,6 +100,7 @@ def test_dry_run(ntt: Ntt) -> None:
     plan = ntt(*PRUNE, "--dry-run", "--json").document
     assert (plan["kept"], plan["steps"], len(plan["layers"])) == (1190, 4, 3)
     assert ntt(*PRUNE[:4], "--dry-run", "--method", "random").code == 0
+    assert ntt(*PRUNE[:4], "--dry-run", "--method", "random", "-q").out == "1190\n"  # no path: there is no file
     assert content() == before
 
 

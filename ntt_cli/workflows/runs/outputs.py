@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -126,7 +126,9 @@ def open_keeper(
     for there in (output, report_path(output)):
         if there.exists() and not config.force and written_by(run, there) is None:
             raise OutputError(
-                there, "is of another run", hint="name another with --output, or overwrite it with --force"
+                there,
+                f"is of another run{_how_other(output, run)}",
+                hint="name another with --output, or overwrite it with --force",
             )
     if not path.exists():
         on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
@@ -137,23 +139,38 @@ def open_keeper(
     return replace(keeper, found=state)
 
 
+def _how_other(output: Path, run: RunRecord) -> str:
+    """How the run that wrote a checkpoint differs, as far as that says: it knows no hash of weights or data."""
+    try:
+        record = read_header(output).record
+    except CheckpointError:
+        return ""
+    if not isinstance(record, CheckpointRecord):
+        return ""
+    what = _other_run(record, run) or ["the file of weights or the data differ"]
+    return f": {'; '.join(what)}"
+
+
+def _other_run(then: CheckpointRecord | RunRecord, now: RunRecord) -> list[str]:
+    """The options and Python files that differ."""
+    what = _differing(then.config, now.config, flag)
+    if then.model.sha256 != now.model.sha256:
+        what.append(_differs("the model's file", then.model.sha256, now.model.sha256))
+    return what + _differing(then.model.modules, now.model.modules, "the module {}".format)
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], call: Callable[[str], str]) -> list[str]:
+    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    return [_differs(call(name), then.get(name), now.get(name)) for name in names]
+
+
 def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventSink, *, allow_mismatch: bool) -> None:
     """Refuse a state of another run.
 
     Raises:
         ResumeError: if they differ; it names how.
     """
-    then, now = left_by.config, run.config
-    options = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    what = [_differs(flag(name), then.get(name), now.get(name)) for name in options]
-    if left_by.model.sha256 != run.model.sha256:
-        what.append(_differs("the model's file", left_by.model.sha256, run.model.sha256))
-    modules, modules_now = left_by.model.modules, run.model.modules
-    what += [
-        _differs(f"the module {name}", modules.get(name), modules_now.get(name))
-        for name in sorted({*modules, *modules_now})
-        if modules.get(name) != modules_now.get(name)
-    ]
+    what = _other_run(left_by, run)
     if left_by.weights_sha256 != run.weights_sha256:
         what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
     if what:
