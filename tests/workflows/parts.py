@@ -35,6 +35,8 @@ def read_of(defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     unread = set() if method in USES_BATCHES and sparsity != 0 else {"batch_size"}
     if method not in TRANSFERS or sparsity == 0:
         unread |= {"steps", "mask_update_every"}
+    if chosen.get("mask", "learned") != "learned":
+        unread |= {"mask_update_every"}
     return {name: value for name, value in defaults.items() if name not in unread} | chosen
 
 
