@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ntt_cli import __version__
+from ntt_cli.cli.bad_usage import BAD_USAGE, tell_bad_usage
 from ntt_cli.workflows.runs.stop import leaving
 
 COMMANDS = {
@@ -41,10 +42,10 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    named = next((argument for argument in arguments if argument in COMMANDS), None)
+    named = _named(arguments)
     completing = "_NTT_COMPLETE" in os.environ  # then the shell gives the words elsewhere
     for name, summary in COMMANDS.items():
-        if name == named or completing:
+        if name in named or completing:
             module = import_module(f"ntt_cli.cli.{name}")
             app.command(name, help=f"{summary}\n\n{module.EXAMPLES}")(module.command())
         else:
@@ -62,8 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
     with leaving():
-        make_app(given)(given, prog_name="ntt", obj=given)
-    raise SystemExit(0)
+        try:
+            code = make_app(given)(given, prog_name="ntt", obj=given, standalone_mode=False)
+        except BAD_USAGE as error:
+            code = tell_bad_usage(error, " ".join(["ntt", *_named(given)]))
+        except SystemExit as exit:
+            # Rich and typer end so where nobody reads the help to its end. That is no failure.
+            code = exit.code if "_NTT_COMPLETE" in os.environ else 0
+    raise SystemExit(code or 0)
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """The command that they name, if they do."""
+    return [argument for argument in arguments if argument in COMMANDS][:1]
 
 
 def _not_loaded() -> None:

@@ -113,35 +113,51 @@ def _help(config: type[Options], name: str) -> str:
     return str(config.model_fields[name].description) if name else "leave one of them out"
 
 
-def _either(annotation: Any) -> str | None:
-    """`<int>|auto` for a number or a word, which typer cannot tell apart and the configuration can."""
-    words = [word for part in get_args(annotation) if get_origin(part) is Literal for word in get_args(part)]
-    numbers = [part for part in get_args(annotation) if get_origin(part) is Annotated]
-    return "|".join(["<int>", *words]) if words and numbers else None
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that a value may have: `int` and the words "auto" of `int | Literal["auto"] | None`."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if parts := get_args(annotation):
+        return [kind for part in parts for kind in _kinds(part)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def _metavar(kinds: list[Any]) -> str:
+    """`<float>`, `<a|b>`, or `<int>|auto`."""
+    words = [kind for kind in kinds if isinstance(kind, str)]
+    types = [f"<{kind.__name__}>" for kind in kinds if not isinstance(kind, str)]
+    return "|".join([*types, *words]) if types else f"<{'|'.join(words)}>"
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    required = field.is_required()
-    kind: Any = list[str] if get_origin(field.annotation) is tuple else field.annotation
-    metavar = _either(kind)
-    kind = str | None if metavar else kind
+    """For typer every value is text: the configuration alone reads it, so that all errors are in its words."""
     if name == "model":
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
         return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, info]
         )
     names = [flag(name), *([SHORT[name]] if name in SHORT else [])]
-    # A required option may come from the file, so that only the configuration can tell that it is missing.
+    required, shown = field.is_required(), field.default
+    several, kinds = get_origin(field.annotation) is tuple, _kinds(field.annotation)
+    words = [kind for kind in kinds if isinstance(kind, str)]
+    kind: Any
+    default: Any
+    if field.annotation is bool:
+        kind, default, metavar = bool, shown, None
+    elif several:
+        kind, default, metavar = list[str], list(map(str, shown)), None
+    else:
+        # A required option may come from the file, so that only the configuration can tell that it is missing.
+        kind, default, metavar = str | None, None if required or shown is None else str(shown), _metavar(kinds)
     info = typer.Option(
         *names,
         metavar=metavar,
         help=f"{field.description} Required." if required else field.description,
         rich_help_panel=str(_group(field)),
-        show_default=not required and field.default not in (None, ()) and field.default is not False,
+        show_default=not required and shown not in (None, ()) and shown is not False,
+        autocompletion=(lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None,
     )
-    if required:
-        kind, default = kind | None, None
-    else:
-        default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

@@ -20,6 +20,8 @@ from ntt_cli.errors import ModelError, NttError
 from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
 
 INTERNAL_ERROR = 70
+NOBODY_READS = 128 + signal.SIGPIPE
+"""As a shell says it of a program that a closed pipe ended."""
 
 
 @contextlib.contextmanager
@@ -63,7 +65,7 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
             raise typer.Exit(128 + interruption.number) from error
         except BrokenPipeError as error:
             _leave_the_pipe()
-            raise typer.Exit(1) from error
+            raise typer.Exit(NOBODY_READS) from error
         except BaseException as error:
             if isinstance(error, SystemExit | GeneratorExit):
                 raise

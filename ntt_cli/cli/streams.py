@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import IO, Literal, TextIO
 from unicodedata import category
 
 from pydantic import BaseModel
@@ -19,6 +21,8 @@ from ntt_cli.errors import NttError, OutputError
 
 Mode = Literal["human", "json", "quiet"]
 PIPE_WIDTH = 1000
+MOST_LETTERS = 300
+"""Of what an error is about."""
 
 
 class SafeConsole(Console):
@@ -27,6 +31,21 @@ class SafeConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else _visible(text), style, control)
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        raise BrokenPipeError
+
+
+class TalkingConsole(SafeConsole):
+    """A console for words beside the result: where nobody reads them on, the work goes on without them."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 @dataclass(frozen=True)
@@ -51,9 +70,9 @@ class Streams:
         """
         try:
             if self.mode == "json":
-                self.out.file.write(report.model_dump_json(indent=2) + "\n")
+                self.out.file.write(as_json_text(report))
             elif self.mode == "quiet":
-                self.out.file.write(quiet + "\n")
+                _write_name(self.out.file, quiet)
             else:
                 self.out.print(human)
             self.out.file.flush()
@@ -82,19 +101,20 @@ class Streams:
     def error(self, error: NttError) -> None:
         """What was wrong, where, and what to do."""
         self.err.print(
-            Text.assemble(("error", "bold red"), f": {self.speaker}{error.where}: {error.what}"), soft_wrap=True
+            Text.assemble(("error", "bold red"), f": {self.speaker}{_in_a_line(error.where)}: {error.what}"),
+            soft_wrap=True,
         )
         self.hint(error.hint)
 
     def hint(self, text: str) -> None:
         """What to do, shown in every mode."""
-        self.err.print(Text.assemble(("hint", "bold"), ": ", text), soft_wrap=True)
+        self.err.print(Text.assemble(("hint", "bold"), ": ", text.replace("\n", "\\n")), soft_wrap=True)
 
 
 def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     """Consoles on the standard streams; Rich honours `NO_COLOR` and tells terminals from pipes."""
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
-    out, err = SafeConsole(file=_open(sys.stdout)), SafeConsole(file=_open(sys.stderr))
+    out, err = SafeConsole(file=_open(sys.stdout)), TalkingConsole(file=_open(sys.stderr))
     if not out.is_terminal:
         out.width = PIPE_WIDTH  # a pipe has no edge at which to wrap lines or cut off names
     rank = os.environ.get("RANK", "0")
@@ -104,11 +124,36 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     return Streams(out=out, err=err, mode=mode, quiet=quiet)
 
 
+def _in_a_line(where: str) -> str:
+    """What an error is about, which may be anything that was typed."""
+    short = where if len(where) <= MOST_LETTERS else f"{where[: MOST_LETTERS // 2]}…{where[-MOST_LETTERS // 2 :]}"
+    return short.replace("\n", "\\n")
+
+
 def _visible(text: str) -> str:
     # Control and format characters, such as those that turn the direction of writing, and halves of characters.
     return "".join(c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _open(stream: TextIO | None) -> TextIO:
-    # Python has no stream at all for a closed one, and Rich would then take stdout for stderr.
-    return Path(os.devnull).open("w", encoding="utf-8") if stream is None else stream
+    if stream is None:
+        # Python has no stream at all for a closed one, and Rich would then take stdout for stderr.
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")  # the signs of a table are not worth losing a result for
+    return stream
+
+
+def as_json_text(report: BaseModel) -> str:
+    """One JSON document in ASCII, so that every terminal and encoding takes it; what is not finite becomes null."""
+    plain = json.dumps(report.model_dump(mode="json"))
+    return json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=2) + "\n"
+
+
+def _write_name(file: IO[str], name: str) -> None:
+    """A path in the file system's own bytes, so that a script can use it whatever the stream's encoding is."""
+    if isinstance(file, TextIOWrapper):
+        file.flush()
+        file.buffer.write(os.fsencode(name) + b"\n")
+    else:
+        file.write(name + "\n")

@@ -22,7 +22,7 @@ from ntt_cli.config.options import (
 )
 from ntt_cli.config.prune import PAPER_PRESET, TRANSFERS, USES_BATCHES, Method, PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
-from ntt_cli.config.words import LEAVE_OUT, as_typed, flag, in_words, typed
+from ntt_cli.config.words import LEAVE_OUT, advice, as_typed, flag, in_words, typed
 
 __all__ = [
     "COMMANDS",
@@ -45,6 +45,7 @@ __all__ = [
     "PruneConfig",
     "ReadWhen",
     "Split",
+    "advice",
     "as_typed",
     "flag",
     "in_words",

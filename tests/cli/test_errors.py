@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ntt_cli.config import COMMANDS, flag
 from tests.cli.conftest import MODEL, Ntt, content
 from tests.networks import write_network
 
@@ -233,10 +234,10 @@ def test_files_that_cannot_be_inspected(ntt: Ntt, name: str) -> None:
 @pytest.mark.parametrize(
     ("sparsity", "error"),
     [
-        ("1", "--sparsity 1.0: should be less than 1"),
+        ("1", "--sparsity 1: should be less than 1"),
         ("-0.1", "--sparsity -0.1: should be greater than or equal to 0"),
-        ("nan", "--sparsity nan: should be a finite number"),
-        ("95", "--sparsity 95.0: should be less than 1"),
+        ("nan", "--sparsity nan: is not a finite number"),
+        ("95", "--sparsity 95: should be less than 1"),
         ("0.9999", "--sparsity 0.9999: is too high for this model"),
     ],
 )
@@ -260,7 +261,7 @@ def test_sparsities(ntt: Ntt, sparsity: str, error: str) -> None:
         (["prune", MODEL, *PRUNE, "--mean", "0.5"], "--mean: is given without --std", "--std"),
         (["prune", MODEL, *PRUNE, "-a", "width"], "--model-arg width: is not KEY=VALUE", "--model-arg width=64"),
         (["prune", MODEL, *PRUNE, "--config", "no.toml"], "no.toml: cannot be read", "--config"),
-        (["evaluate", MODEL, "-c", "x.safetensors", "--min-accuracy", "97"], "--min-accuracy 97.0: should be", "0.97"),
+        (["evaluate", MODEL, "-c", "x.safetensors", "--min-accuracy", "97"], "--min-accuracy 97: should be", "0.97"),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -276,11 +277,14 @@ def test_options(ntt: Ntt, arguments: list[str], error: str, hint: str) -> None:
         (["prune", MODEL, "--sparsty", "0.9"], "--sparsity"),
         (["prun", MODEL], "prune"),
         (["prune", MODEL, "extra", *PRUNE], "extra"),
-        (["prune", MODEL, "--sparsity"], "requires an argument"),
-        (["prune", MODEL, "--sparsity", "lots"], "valid number"),
-        (["prune", MODEL, *PRUNE, "--method", "magic"], "'ntt', 'ntt-shuffled', 'ntt-fresh'"),
-        (["prune", MODEL, "--sparsity", "0.9", "--steps", "1.5"], "valid integer"),
-        (["inspect"], "Missing argument"),
+        (["prune", MODEL, "--sparsity"], "--sparsity: needs a value"),
+        (["prune", MODEL, "--sparsity", "lots"], "--sparsity lots: is not a number"),
+        (["prune", MODEL, *PRUNE, "--method", "magic"], "magic: is not one of ntt, ntt-shuffled, ntt-fresh"),
+        (["prune", MODEL, "--sparsity", "0.9", "--steps", "1.5"], "--steps 1.5: is not a whole number or auto"),
+        (["inspect"], "FILE: is required"),
+        (["prune", MODEL, *PRUNE, "--compile=3"], "--compile: takes no value"),
+        (["inspect", "a", "b", "c"], "b c': is one argument too many"),
+        (["prune", MODEL, *PRUNE, "--method", "magnitud"], "did you mean magnitude?"),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -288,9 +292,34 @@ def test_what_cannot_be_parsed(ntt: Ntt, arguments: list[str], words: str) -> No
     before = content()
     result = ntt(*arguments)
     assert (result.code, result.out) == (2, "")
-    assert words in " ".join(result.err.replace("│", " ").split())
-    assert "Traceback" not in result.err
+    error, hint = result.err.splitlines()
+    assert (error[:7], hint[:6]) == ("error: ", "hint: ")
+    assert words in f"{error} {hint}"
     assert content() == before
+
+
+WRONG = ["", "text", "nan", "inf", "-1", "1e999", "9" * 5000, "\u0661\u0662x", "a\nb", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[repr(value)[:12] for value in WRONG])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_value_is_answered_in_the_validators_words(ntt: Ntt, command: str, wrong: str) -> None:
+    """Every option of every command; what takes any text is wrong only later."""
+    config, told = COMMANDS[command], 0
+    for name, field in config.model_fields.items():
+        if field.annotation is bool or name == "model":
+            continue
+        result = ntt(command, "no_such_model.py", f"{flag(name)}={wrong}")
+        assert (result.code, result.out) == (2, ""), name
+        error, hint = result.err.splitlines()
+        assert error.startswith("error: ")
+        assert len(error) < 400
+        assert hint.startswith("hint: ")
+        assert "\x1b" not in result.err
+        for leaked in ("Value error", "Input", "pydantic", "parse", "Traceback", "valid "):
+            assert leaked not in error, name
+        told += error.startswith(f"error: {flag(name)} ")
+    assert told > 3
 
 
 @pytest.mark.usefixtures("checkpoints")

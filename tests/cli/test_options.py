@@ -76,11 +76,14 @@ def test_the_length_given_goes_before_the_other_length_in_the_file(
     ("text", "error", "hint"),
     [
         ("sparsty = 0.5", "sparsty is not an option of ntt", "did you mean sparsity?"),
-        ("sparsity = 'high'", "sparsity = high: should be a valid number", "0.95 keeps 5%"),
+        ("sparsity = 'high'", "sparsity = high: is not a number", "0.95 keeps 5%"),
         ("sparsity = 2", "sparsity = 2: should be less than 1", "0.95 keeps 5%"),
-        ("sparsity = 0.5\nsteps = 2.5", "steps = 2.5: should be a valid integer", "Transfer steps"),
-        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: should be 'ntt', 'ntt-shuffled'", "ntt learns"),
-        ("sparsity = 0.5\nexclude = 'fc*'", "exclude = fc*: should be a list", "pattern"),
+        ("sparsity = 0.5\nsteps = 2.5", "steps = 2.5: is not a whole number or auto", "Transfer steps"),
+        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: is not one of ntt, ntt-shuffled", "ntt learns"),
+        ("sparsity = 0.5\nexclude = 'fc*'", "exclude = 'fc*': should be a list", "pattern"),
+        ("sparsity = 0.5\n[prune]\nmethod = 'random'\nsteps = 5", "steps = 5: method random does not read it", "leave"),
+        ("sparsity = []", "is not a number", "0.95"),
+        ("sparsity = 0.5\ndata = 3", "data = 3: is not text", "digits"),
         ("sparsity = ", "is not valid TOML", "mend it"),
     ],
 )
@@ -98,4 +101,11 @@ def test_files_that_are_wrong(ntt: Ntt, text: str, error: str, hint: str) -> Non
 
 def test_a_wrong_option_is_not_blamed_on_the_file(ntt: Ntt) -> None:
     Path("ntt.toml").write_text("sparsity = 0.5")
-    assert ntt("prune", MODEL, "--config", "ntt.toml", "-s", "3").err.startswith("error: --sparsity 3.0: should be")
+    assert ntt("prune", MODEL, "--config", "ntt.toml", "-s", "3").err.startswith("error: --sparsity 3: should be")
+
+
+def test_words_of_an_option_can_be_completed(ntt: Ntt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_NTT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "ntt prune --method ntk")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert ntt().out.split() == ["ntk-sap"]

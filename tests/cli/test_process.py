@@ -167,7 +167,13 @@ def test_a_full_device(mode: str) -> None:
 @pytest.mark.usefixtures("checkpoints")
 def test_a_reader_who_went_away(mode: str) -> None:
     result = shell(f"(sleep 0.1; ntt inspect sparse.safetensors {mode}) | true")
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (141, "", "")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "prune --help", "--version"])
+def test_nobody_need_read_the_help_to_its_end(arguments: str) -> None:
+    result = shell(f"(sleep 0.1; ntt {arguments}) | true")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:

@@ -54,7 +54,7 @@ BUG = "hint: this is a bug in ntt; run again with --debug and report what it pri
         (RuntimeError("a line that is longer than the forty columns of this terminal"), 70, None),
         (KeyboardInterrupt(), 130, "warning: interrupted; no file is half-written\n"),
         (typer.Exit(1), 1, ""),
-        (BrokenPipeError(), 1, ""),
+        (BrokenPipeError(), 141, ""),
     ],
     ids=repr,
 )

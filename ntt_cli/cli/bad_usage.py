@@ -1,0 +1,47 @@
+"""A command line that cannot be parsed, told as every other error is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import typer
+
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.config import advice, typed
+from ntt_cli.errors import UsageError
+
+BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
+"""The parser's own error; typer exports some of its kinds alone."""
+
+
+def tell_bad_usage(error: Any, command: str) -> int:
+    """Print what is wrong with a line that begins with `command`, and return the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        make_streams(as_json=False, quiet=False).error(_in_our_words(error, command))
+    return UsageError.exit_code
+
+
+def _in_our_words(error: Any, command: str) -> UsageError:
+    help_lists = f"{command} --help lists what there is"
+    said = error.format_message()
+    option = getattr(error, "option_name", None)
+    if option is not None and hasattr(error, "possibilities"):
+        known = error.possibilities or []
+        hint = f"did you mean {' or '.join(sorted(known))}?" if known else help_lists
+        return UsageError(typed(option), f"is not an option of {command}", hint=hint)
+    if option is not None:
+        return UsageError(typed(option), "takes no value" if "not take" in said else "needs a value", hint=help_lists)
+    if getattr(error, "param", None) is not None:
+        name = error.param.name.upper() if error.param.param_type_name == "argument" else error.param.opts[0]
+        what = "is required" if type(error).__name__ == "MissingParameter" else f"cannot be read: {error.message}"
+        return UsageError(name, what, hint=help_lists)
+    if extra := re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", said, flags=re.DOTALL):
+        return UsageError(typed(extra[1]), "is one argument too many", hint=help_lists)
+    if unknown := re.match(r"No such command '(.*?)'", said, flags=re.DOTALL):
+        return UsageError(
+            typed(unknown[1]), "is not a command", hint=advice(unknown[1], list(error.ctx.command.commands))
+        )
+    return UsageError(command, said, hint=help_lists)
