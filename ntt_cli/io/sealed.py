@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.io.files import sha256_of, write_atomically
-from ntt_cli.io.metadata import FileRecord, encode_record, seal
+from ntt_cli.io.metadata import FileRecord, encode_record, read_header, seal
 
 DTYPES = {
     torch.bool: "BOOL",
@@ -47,12 +48,28 @@ def can_hold(value: Tensor) -> bool:
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
     """Write tensors, from any device and in any layout, with the record that `tensor_hashes` is part of.
 
+    The file is read again before it gets its name.
+
     Raises:
-        OutputError: if the file system refuses; `path` is then as it was.
+        OutputError: if the file system refuses, or what it holds is not what was written; `path` is then as it was.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
     start = seal(_header(ordered, encode_record(record)), _bodies(ordered))
-    write_atomically(path, start, _bodies(ordered))
+
+    def check(written: Path) -> None:
+        try:
+            there = read_header(written).tensors
+        except CheckpointError as error:
+            raise _unlike(path, error.what) from error
+        if there.keys() != ordered.keys():
+            raise _unlike(path, "its tensors are others")
+
+    write_atomically(path, start, _bodies(ordered), check=check)
+
+
+def _unlike(path: Path, what: str) -> OutputError:
+    hint = "write it elsewhere with --output; if that fails too, a tensor's name cannot be written, or the disk is bad"
+    return OutputError(path, f"was written and cannot be read again: {what}", hint=hint)
 
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save
 
 from ntt_cli.errors import OutputError
-from ntt_cli.io.metadata import UNSEALED, FileRecord, ReportRecord, encode_record, read_header, seal
+from ntt_cli.io import sealed
+from ntt_cli.io.metadata import UNSEALED, FileRecord, Header, ReportRecord, encode_record, read_header, seal
 from ntt_cli.io.sealed import DTYPES, can_hold, tensor_hashes, write_sealed
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda name: name != "__metadata__")
@@ -115,3 +116,27 @@ def test_a_folder_that_refuses_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_what_can_be_held(value: torch.Tensor, held: bool) -> None:
     assert can_hold(value) is held
+
+
+@pytest.mark.parametrize("spoil", ["name", "bit", "end"])
+def test_what_cannot_be_read_again_never_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_text("mine")
+    tensors = {"__metadata__" if spoil == "name" else "a": torch.ones(4)}
+
+    def read(written: Path) -> Header:  # as from a disk that lies
+        data = bytearray(written.read_bytes())
+        if spoil == "bit":
+            data[-1] ^= 1
+        if spoil == "end":
+            del data[-4:]
+        written.write_bytes(data)
+        return read_header(written)
+
+    monkeypatch.setattr(sealed, "read_header", read)
+    with pytest.raises(OutputError, match="was written and cannot be read again: ") as caught:
+        write_sealed(path, tensors, record_of(tensors))
+    assert caught.value.exit_code == 2
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
