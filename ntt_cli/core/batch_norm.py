@@ -24,7 +24,7 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     with torch.no_grad(), _averaging(model):
         for batch in batches:
             if len(batch) > 1:
-                functional_call(model.module, (params, fresh), (batch,))
+                functional_call(model.module, model.placed(params, fresh), (batch,), tie_weights=False)
     return fresh
 
 

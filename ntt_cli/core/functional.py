@@ -30,12 +30,14 @@ class FunctionalModel:
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
         pick: from what the module returns to its logits, `[n, ..., c]`.
+        places: where in the module each value goes, each place once: the name there, and that among the values.
     """
 
     module: nn.Module
     params: Params
     buffers: Params
     pick: Pick
+    places: dict[str, str]
 
     def bind(self, buffers: Params | None = None) -> Apply:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
@@ -47,13 +49,22 @@ class FunctionalModel:
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
         """The module's state dict at these values, tied tensors under each of their names."""
-        state: dict[str, Tensor] = functional_call(_StateDict(self.module), _inside(params | buffers), ())
+        values = {f"module.{place}": value for place, value in self.placed(params, buffers).items()}
+        state: dict[str, Tensor] = functional_call(_StateDict(self.module), values, (), tie_weights=False)
         return state
 
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
         with _without_fast_path(), once_differentiable():
             # A copy: others look at the same inputs, and the forward pass may write into them.
-            return functional_call(self.module, (params, buffers), (x.clone(),))
+            return functional_call(self.module, self.placed(params, buffers), (x.clone(),), tie_weights=False)
+
+    def placed(self, params: Params, buffers: Params) -> Params:
+        """These values by their places, for `functional_call` without `tie_weights`.
+
+        That puts values into a layer of two names twice, keeps one of them there, and ties no more after that.
+        """
+        values = params | buffers
+        return {place: values[name] for place, name in self.places.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +111,20 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
         buffers={name: values[name] for name, p in named if not p.requires_grad}
         | {name: b.detach().clone() for name, b in private.named_buffers()},
         pick=pick,
+        places=_places(private),
     )
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    first = {id(tensor): name for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    return {
+        f"{prefix}.{name}".lstrip("."): first[id(tensor)]
+        for prefix, layer in module.named_modules()
+        for name, tensor in [
+            *layer.named_parameters(recurse=False, remove_duplicate=False),
+            *layer.named_buffers(recurse=False, remove_duplicate=False),
+        ]
+    }
 
 
 @contextmanager
@@ -123,7 +147,3 @@ class _StateDict(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         return dict(self.module.state_dict())
-
-
-def _inside(values: Params) -> Params:
-    return {f"module.{name}": value for name, value in values.items()}

@@ -150,3 +150,27 @@ def test_the_private_copy_holds_no_second_set_of_values() -> None:
     shapes = {name: p.shape for name, p in model.module.named_parameters()}
     assert shapes == {name: p.shape for name, p in model.params.items()}
     assert all(p.untyped_storage().nbytes() == p.element_size() for p in model.module.parameters())
+
+
+class TwoNames(nn.Module):
+    """A layer under two names, whose weight a second layer has as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(3, 3)
+        self.again = self.step
+        self.back = nn.Linear(3, 3, bias=False)
+        self.back.weight = self.step.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(torch.tanh(self.again(self.step(x))))
+
+
+def test_a_layer_of_two_names_stays_tied() -> None:
+    module = TwoNames()
+    model, x = functional_model(module), torch.randn(4, 3)
+    expected = module(x)
+    for _ in range(3):
+        torch.testing.assert_close(model.bind()(model.params, x), expected)
+        assert model.state_dict(model.params, model.buffers).keys() == module.state_dict().keys()
+    assert [name for name, _ in model.module.named_parameters()] == ["step.weight", "step.bias"]
