@@ -10,6 +10,7 @@ import torch
 from pydantic import FiniteFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from ntt_cli.core.batch_norm import is_statistic
 from ntt_cli.core.optimiser import optimiser_tensors
 from ntt_cli.io.metadata import Record
 from ntt_cli.io.state import State, prefixed
@@ -98,8 +99,10 @@ class Training:
         if done > epochs or len(losses) > steps or state.step != done * steps + len(losses):
             raise state.refusal(f"is at step {state.step}, after {done} epochs and {len(losses)} losses")
         best = state.part_like("best", self.module.state_dict() if values.best else {})
-        for prefix, tensors in (saved | {"best": best}).items():
-            state.require_finite(prefix, tensors)
+        learnt = {name for name, p in self.module.named_parameters() if p.requires_grad}
+        for prefix, tensors in (saved | {"best": best}).items():  # other buffers may hold infinity by design
+            checked = {name: value for name, value in tensors.items() if name in learnt or is_statistic(name)}
+            state.require_finite(prefix, checked)
         with torch.no_grad():
             for prefix, tensors in saved.items():
                 for name, value in tensors.items():
