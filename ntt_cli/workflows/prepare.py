@@ -28,6 +28,9 @@ from ntt_cli.io.sealed import can_hold
 from ntt_cli.workflows.events import EventSink, Noted, Warned
 from ntt_cli.workflows.normalisation import normalisation_of, note_inputs
 
+ROUTED = 64
+"""Samples that are looked at before a weight counts as unused: of a mixture of experts few see each expert."""
+
 
 def pick_device(name: str) -> torch.device:
     """The device that `--device` names; `auto` is the fastest one here.
@@ -279,12 +282,17 @@ def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone
 
 
 def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:
+    """Those that act on none of the first outputs: a network may send each sample through some layers only."""
     leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
-    logits = model.bind()(leaves, inputs.batch(torch.arange(min(2, len(inputs)))))
-    if not logits.requires_grad:
-        return list(names)
-    gradients = torch.autograd.grad(logits.sum(), [leaves[name] for name in names], allow_unused=True)
-    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+    apply, unused = model.bind(), list(names)
+    for indices in torch.arange(min(ROUTED, len(inputs))).split(2):
+        logits = apply(leaves, inputs.batch(indices))
+        if logits.requires_grad:
+            gradients = torch.autograd.grad(logits.sum(), [leaves[name] for name in unused], allow_unused=True)
+            unused = [name for name, gradient in zip(unused, gradients, strict=True) if gradient is None]
+        if not unused:
+            break
+    return unused
 
 
 def _acts(model: FunctionalModel, name: str, inputs: Inputs) -> bool:
