@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from ntt_cli.errors import NttError
 
@@ -188,8 +189,10 @@ def _forget_namesakes(folder: Path) -> None:
 def blame(failure: BaseException) -> tuple[str, str] | None:
     """The user's file in which something failed, and what it raised; `None` where it failed in ntt's own code.
 
-    What an installed package raises is its caller's failure.
+    What an installed package raises is its caller's failure, and so is what a network's operations raise, which ntt may
+    carry out by formulas of its own. A network of installed layers alone has no file.
     """
+    inside = False
     brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
     found: tuple[Path, int] | None = None
     trace = failure.__traceback__
@@ -197,13 +200,17 @@ def blame(failure: BaseException) -> tuple[str, str] | None:
         file = Path(trace.tb_frame.f_code.co_filename).resolve()
         if file in _BROUGHT or file in brought:
             found = Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
-        elif file.is_relative_to(_OWN):
+        elif file.is_relative_to(_OWN) and not inside:
             found = None
+        inside |= trace.tb_frame.f_code is nn.Module._call_impl.__code__
         trace = trace.tb_next
-    if found is None:
+    if found is None and not inside:
         return None
     lines = str(failure).splitlines()
-    return str(found[0]), f"raised {type(failure).__name__}{f': {lines[0]}' if lines else ''} (line {found[1]})"
+    raised = f"raised {type(failure).__name__}{f': {lines[0]}' if lines else ''}"
+    if found is None:
+        return "the network", f"{raised} in its forward pass"
+    return str(found[0]), f"{raised} (line {found[1]})"
 
 
 def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
