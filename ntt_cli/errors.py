@@ -6,6 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+INTERNAL_ERROR = 70
+"""The exit code for an error that is none of these."""
+
 
 class NttError(Exception):
     """An error with a remedy. `cli/` turns it into one message and `exit_code`; nothing else prints.

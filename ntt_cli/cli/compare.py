@@ -30,7 +30,6 @@ EXAMPLES = """Examples:
 
   ntt compare model.py --cell $SLURM_ARRAY_TASK_ID -o results/
 """
-FAILED = 1
 
 PLAN = Annotated[
     bool,
@@ -68,7 +67,7 @@ def compare(ctx: typer.Context, **values: Any) -> None:
             common.streams.fail(f"cell {failure.cell}: {failure.error}")
         if report.failed:
             common.streams.say("the same command runs the failed cells again, and no others")
-            raise typer.Exit(FAILED)
+            raise typer.Exit(max(failure.exit_code for failure in report.failed))
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; see {report.page or report.output}")
 
 

@@ -16,10 +16,9 @@ from typing import NoReturn, TypeVar
 import typer
 
 from ntt_cli.cli.streams import Streams
-from ntt_cli.errors import ModelError, NttError
+from ntt_cli.errors import INTERNAL_ERROR, ModelError, NttError
 from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
 
-INTERNAL_ERROR = 70
 NOBODY_READS = 128 + signal.SIGPIPE
 """As a shell says it of a program that a closed pipe ended."""
 

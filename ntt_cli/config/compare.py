@@ -11,6 +11,7 @@ from ntt_cli.config.options import (
     DATA,
     MACHINE,
     MODEL,
+    MOST_EPOCHS,
     NAMED,
     OUTPUT,
     TRAINING,
@@ -113,7 +114,7 @@ class CompareConfig(ModelOptions, DataOptions):
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
     ] = (0.9, 0.95)
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
+        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
         Field(min_length=1, description="With commas between; rates are chosen on the first."),
         TRANSFER,
     ] = (1, 2, 3)
@@ -125,7 +126,7 @@ class CompareConfig(ModelOptions, DataOptions):
         ),
     ] = None
     epochs: Annotated[
-        int, Field(ge=1, description="Passes over the training samples in each fine-tuning."), TRAINING
+        int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the training samples in each fine-tuning."), TRAINING
     ] = 10
     validation: Annotated[
         float,
@@ -153,12 +154,14 @@ class CompareConfig(ModelOptions, DataOptions):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
     jobs: Annotated[
         int,
-        Field(ge=1, description="Cells side by side."),
+        Field(ge=1, le=1024, description="Cells side by side."),
         MACHINE,
         ReadWhen(lambda config: config.cell is None, "cell {cell} runs alone"),
     ] = 1
     cell: Annotated[
-        int | None, Field(ge=1, description="Run this cell alone, as --plan numbers them; for job arrays."), MACHINE
+        int | None,
+        Field(ge=1, lt=2**63, description="Run this cell alone, as --plan numbers them; for job arrays."),
+        MACHINE,
     ] = None
     checkpoint_every: Annotated[
         float, Field(ge=0, description="Seconds between two savings of a cell's state."), OUTPUT
@@ -174,6 +177,11 @@ class CompareConfig(ModelOptions, DataOptions):
             parts = [part.strip() for item in given for part in str(item).split(",")]
             return tuple(dict.fromkeys(part for part in parts if part))
         return given
+
+    @field_validator("sparsities", "seeds", "learning_rates")
+    @classmethod
+    def _each_once(cls, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(numbers))  # 0.9 and 0.90 would share a folder
 
     @field_validator("methods")
     @classmethod

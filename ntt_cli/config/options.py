@@ -68,8 +68,12 @@ class Options(BaseModel):
         return self
 
 
+MOST_STEPS = 10**9
+MOST_EPOCHS = 10**6
+"""Beyond what any run does; a number that is larger is a slip of the finger."""
+
 TransferSteps = Annotated[
-    Annotated[int, Field(ge=1)] | Literal["auto"] | None,
+    Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"] | None,
     Field(
         description="Transfer steps, or auto: masks reach their density in 500, and the transfer ends once the distance"
         " to the teacher on samples held out for that has stopped falling. Default, and the most for auto: 3000; 9000"
@@ -132,7 +136,9 @@ class DataOptions(Options):
         bool, Field(description="Download a named data set that is not there."), DATA, Whereabouts()
     ] = False
     limit: Annotated[
-        int | None, Field(ge=1, description="Use only this many samples, drawn once at random (seed 0)."), DATA
+        int | None,
+        Field(ge=1, lt=2**63, description="Use only this many samples, drawn once at random (seed 0)."),
+        DATA,
     ] = None
     image_size: Annotated[
         str | None, Field(pattern=r"^\d{1,9}(x\d{1,9})?$", description="Resize images to H or HxW pixels."), DATA

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from ntt_cli.config.options import (
     MACHINE,
     MODEL,
+    MOST_EPOCHS,
+    MOST_STEPS,
     NAMED,
     OUTPUT,
     TRANSFER,
@@ -168,7 +170,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
     steps: Annotated[TransferSteps, PRUNES, TRANSFER_ALONE] = None
     epochs: Annotated[
         float | None,
-        Field(gt=0, description="Transfer steps as passes over the data, instead of --steps."),
+        Field(gt=0, le=MOST_EPOCHS, description="Transfer steps as passes over the data, instead of --steps."),
         TRANSFER,
         PRUNES,
         TRANSFER_ALONE,
@@ -188,6 +190,7 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         int | None,
         Field(
             ge=1,
+            lt=2**31,
             description="Draw this many batches, which recur, so that the teacher is asked about each once. Default: a"
             " new one each step.",
         ),
@@ -221,12 +224,18 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         TRANSFER_ALONE,
     ] = None
     mask_update_every: Annotated[
-        int, Field(ge=1, description="Steps between mask updates."), TRANSFER, PRUNES, TRANSFER_ALONE, MASK_UPDATES
+        int,
+        Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."),
+        TRANSFER,
+        PRUNES,
+        TRANSFER_ALONE,
+        MASK_UPDATES,
     ] = 100
     micro_batch: Annotated[
         int | None,
         Field(
             ge=1,
+            lt=2**31,
             description="Put at most this many samples through the network at once; the result is the same up to"
             " rounding. Default: half a batch, and fewer from when memory runs out.",
         ),

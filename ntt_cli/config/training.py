@@ -10,6 +10,7 @@ from ntt_cli.config.options import (
     DATA,
     MACHINE,
     MODEL,
+    MOST_EPOCHS,
     NAMED,
     OUTPUT,
     TRAINING,
@@ -60,7 +61,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         MODEL,
         NAMED,
     ] = None
-    epochs: Annotated[int, Field(ge=1, description="Passes over the training samples."), TRAINING] = 10
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the training samples."), TRAINING] = 10
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64
     optimiser: Annotated[
         Literal["adamw", "sgd"],

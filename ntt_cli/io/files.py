@@ -111,12 +111,17 @@ def remove_orphans(path: Path, *, older_than: float) -> None:
     With 0, only for the holder of its lock: nobody else is writing it then. What process a name was of says nothing,
     since another container may have one of the same number.
     """
-    begin = f".{path.name}."
-    for orphan in path.parent.glob(f"{glob.escape(begin)}*.tmp"):
-        if _TEMPORARY.fullmatch(orphan.name.removeprefix(begin)):
+    for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if is_temporary(orphan, path):
             with contextlib.suppress(OSError):
                 if time.time() - orphan.lstat().st_mtime >= older_than:
                     orphan.unlink()
+
+
+def is_temporary(entry: Path, path: Path) -> bool:
+    """Whether a file beside `path` is one that a process writes, or wrote, to give it the name `path`."""
+    begin = f".{path.name}."
+    return entry.name.startswith(begin) and bool(_TEMPORARY.fullmatch(entry.name.removeprefix(begin)))
 
 
 def remove_durably(path: Path) -> None:

@@ -25,7 +25,7 @@ from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
-from ntt_cli.io.sealed import can_hold
+from ntt_cli.io.sealed import can_be_named, can_hold
 from ntt_cli.io.shared_memory import tie_shared_parameters
 
 Factory = Callable[..., object]
@@ -160,7 +160,7 @@ def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
             raise ModelError(option, f"{name} is given twice", hint="keep one of them")
         try:
             arguments[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # deeply nested ones too
             arguments[name] = text
     return arguments
 
@@ -247,7 +247,7 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
             what = f"its state dict holds {key}, of type {type(value).__name__}, not a tensor"
             raise ModelError(where, what, hint=hint)
     for key, tensor in tensors.items():
-        if key == "__metadata__" or (key not in usual and not can_hold(tensor)):
+        if not can_be_named(key) or (key not in usual and not can_hold(tensor)):
             raise ModelError(where, f"its state dict holds {key}, which no safetensors file does", hint=hint)
     for key, parameter in parameters.items():
         if key not in tensors or tensors[key].shape != parameter.shape:

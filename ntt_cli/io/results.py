@@ -12,48 +12,64 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ntt_cli.errors import OutputError
-from ntt_cli.io.files import write_atomically
+from ntt_cli.io.files import HOUR, create_atomically, is_temporary, remove_orphans, write_atomically
 from ntt_cli.io.strict_json import parse_json
 
 SETTINGS = "comparison.json"
 CELLS = "cells"
 RESULT = "result.json"
+TABLES = ("results.jsonl", "results.csv")
 NOT_IN_CSV = {"seconds", "validation_by_rate"}
 """What may differ from run to run, and what is no single value."""
 
 R = TypeVar("R", bound=BaseModel)
 
 
-def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> None:
+def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> list[str]:
     """Make the folder (if `write`), or make sure that it holds a comparison with the same settings.
+
+    Several processes may do so at the same time: one of them makes it, and the others find it made.
+
+    Returns:
+        the settings that are not recorded there, as an older ntt left some of them out.
 
     Raises:
         OutputError: if it is something else, or cannot be made.
     """
     wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS
-    if path.exists():
-        found = _read_json(path)
-        if differing := [name for name in wanted if found.get(name) != wanted[name]]:
-            name = differing[0]
-            raise OutputError(
-                folder,
-                f"holds a comparison with another {name}: {found.get(name)}, not {wanted[name]}",
-                hint="name another folder with --output",
-            )
-        return
-    if not write and not folder.exists():
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+    if not path.exists():
+        if not write and not folder.exists():
+            return []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            others = any(not is_temporary(entry, path) for entry in folder.iterdir())
+        except OSError as error:
+            raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
+        if others and not path.exists():  # which another process may have written meanwhile
             raise OutputError(
                 folder, "holds something other than a comparison", hint="name another folder with --output"
             )
-    except OSError as error:
-        raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
+        if not write or create_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode()):
+            return []
+    found = _read_json(path)
     if write:
-        write_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode())
+        for written in (path, *(folder / name for name in TABLES)):
+            remove_orphans(written, older_than=HOUR)
+    differing = [name for name in wanted if name in found and found[name] != wanted[name]]
+    if differing:
+        what = "; ".join(f"another {name}: {_short(found[name])}, not {_short(wanted[name])}" for name in differing)
+        raise OutputError(
+            folder,
+            f"holds a comparison with {what}",
+            hint="name another folder with --output, or compare what it was begun with",
+        )
+    return [name for name in wanted if name not in found]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
 
 
 def read_result(cell: Path, kind: type[R]) -> R | None:
@@ -104,14 +120,14 @@ def write_result(cell: Path, result: BaseModel) -> None:
 def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
     """Write `results.jsonl`, and `results.csv` without what may differ from run to run."""
     lines = "".join(result.model_dump_json() + "\n" for result in results)
-    write_atomically(folder / "results.jsonl", lines.encode())
+    write_atomically(folder / TABLES[0], lines.encode())
     table = io.StringIO(newline="")
     rows = [result.model_dump(exclude=NOT_IN_CSV) for result in results]
     if rows:
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_atomically(folder / "results.csv", table.getvalue().encode())
+    write_atomically(folder / TABLES[1], table.getvalue().encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

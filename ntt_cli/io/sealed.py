@@ -37,12 +37,19 @@ DTYPES = {
 }
 """What safetensors calls the types in which torch compares and converts numbers; in a file the last come first."""
 
+METADATA = "__metadata__"
+
 _RANK = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 
 def can_hold(value: Tensor) -> bool:
     """Whether a sealed file can hold it: dense, and of a type that safetensors knows."""
     return value.dtype in DTYPES and value.layout is torch.strided
+
+
+def can_be_named(name: str) -> bool:
+    """Whether a tensor of a file may have this name: one is the header's own, and half a character is no text."""
+    return name != METADATA and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
@@ -79,7 +86,7 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     # Its length, and JSON padded to 8 bytes: https://huggingface.co/docs/safetensors/index#format
-    entries: dict[str, object] = {"__metadata__": metadata}
+    entries: dict[str, object] = {METADATA: metadata}
     begin = 0
     for name, value in tensors.items():
         end = begin + value.nbytes

@@ -10,7 +10,8 @@ import torch
 
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.errors import DataError, UsageError
-from ntt_cli.io.data import load_samples
+from ntt_cli.io.data import Samples, data_sha256, load_samples
+from ntt_cli.io.files import can_sync
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.results import open_folder, write_tables
 from ntt_cli.io.shards import find_weights
@@ -28,7 +29,7 @@ from ntt_cli.workflows.comparison.cell import (
 )
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
-from ntt_cli.workflows.events import EventSink
+from ntt_cli.workflows.events import EventSink, Noted, Warned
 from ntt_cli.workflows.labels import by_name
 from ntt_cli.workflows.prepare import pick_prunable, take_apart
 from ntt_cli.workflows.reports import (
@@ -37,6 +38,8 @@ from ntt_cli.workflows.reports import (
     CompareReport,
     PlannedCell,
 )
+from ntt_cli.workflows.runs.world import this_world
+from ntt_cli.workflows.weights import heeds_seed
 
 NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "cell"}
 """A comparison may grow by these."""
@@ -57,13 +60,15 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
         DataError: if there is no test data.
         NttError: if anything else is unusable.
     """
+    _require_one_process()
     loaded = load_model(config, seed=config.seeds[0])
-    training = finetune_task.prepare(_finetune_config(config), on_event).training
-    _check_test_data(config, loaded, training.samples.class_names, on_event)
+    task = finetune_task.prepare(_finetune_config(config), on_event)
+    _check_seeds(config, loaded, on_event)
+    test = _test_data(config, loaded, task.training.samples.class_names, on_event)
     network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
     pick_prunable(
         network,
-        dataclasses.replace(training, device=torch.device("cpu")),
+        dataclasses.replace(task.training, device=torch.device("cpu")),
         lambda _: None,
         exclude=config.exclude,
         include=config.include,
@@ -73,7 +78,19 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     settings |= {"model": loaded.source, "first seed": config.seeds[0], "model file": loaded.sha256}
     if config.weights is not None:
         settings["weights file"] = find_weights(Path(config.weights)).sha256
-    open_folder(Path(config.output), settings, write=write)
+    settings |= {f"module {name}": digest for name, digest in loaded.modules.items()}
+    settings["training data"] = data_sha256(task.training.samples, task.validation.samples)
+    settings["test data"] = data_sha256(test)
+    folder = Path(config.output)
+    if unrecorded := open_folder(folder, settings, write=write):
+        on_event(
+            Warned(
+                f"{folder} was begun by an older ntt, which left out: {', '.join(unrecorded)}; make sure that"
+                " they are what they were"
+            )
+        )
+    if write and not can_sync(folder):
+        on_event(Warned(f"the file system does not write to disk when asked: a power cut may cost what is in {folder}"))
     return cells_of(config)
 
 
@@ -100,7 +117,9 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
         page=page,
         rows=rows_of(results),
         results=results,
-        failed=[CellFailure(cell=name, error=error) for name, error in failed.items()],
+        failed=[
+            CellFailure(cell=name, error=failure.error, exit_code=failure.exit_code) for name, failure in failed.items()
+        ],
     )
 
 
@@ -131,9 +150,30 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
     return ComparePlan(output=config.output, cells=numbered, seconds=seconds)
 
 
-def _check_test_data(
+def _require_one_process() -> None:
+    if this_world().size > 1:
+        raise UsageError(
+            "compare under torchrun",
+            "would do every cell in each of its processes: a comparison starts processes of its own",
+            hint="start it without torchrun; --jobs N runs N cells side by side",
+        )
+
+
+def _check_seeds(config: CompareConfig, loaded: LoadedModel, on_event: EventSink) -> None:
+    """Say what differs between the seeds where the network does not."""
+    if len(config.seeds) < 2:
+        return
+    if config.weights is not None or loaded.trained:
+        on_event(Noted("all seeds begin with the same weights: deviations are over pruning and training alone"))
+    elif not heeds_seed(loaded.module, config, seed=config.seeds[0]):
+        what = f"{config.model} builds the same network for every seed, so that deviations over seeds are over pruning"
+        hint = "leave torch.manual_seed out of the factory, or say TRAINED = True if it loads weights"
+        on_event(Warned(f"{what} and training alone: {hint}"))
+
+
+def _test_data(
     config: CompareConfig, loaded: LoadedModel, class_names: tuple[str, ...] | None, on_event: EventSink
-) -> None:
+) -> Samples:
     samples = load_samples(
         DataOptions(**test_data_of(config)), split="test", default=loaded.data, input_shape=loaded.input_shape
     )
@@ -146,6 +186,7 @@ def _check_test_data(
             hint="name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test",
         )
     by_name(samples, class_names, on_event, purpose="accuracy is over")
+    return samples
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:

@@ -189,10 +189,11 @@ class CellResult(Summary):
 
 
 class CellFailure(Summary):
-    """A cell without a result."""
+    """A cell without a result; `exit_code` is that of its run."""
 
     cell: str
     error: str
+    exit_code: int
 
 
 class CompareRow(Summary):

@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from ntt_cli.errors import CheckpointError
+from ntt_cli.io.files import file_sha256
 from ntt_cli.io.metadata import read_header
 from ntt_cli.workflows.reports import Summary
 
 
 class Verification(Summary):
-    """A file that is whole."""
+    """A file that is whole.
+
+    `sha256` is the file's, as sha256sum prints it; `recorded_sha256` is the one that it holds itself, with zeros in its
+    own place.
+    """
 
     file: str
     kind: str
     bytes: int
     tensors: int
     sha256: str
+    recorded_sha256: str
 
 
 def run(path: Path) -> Verification:
@@ -37,5 +43,6 @@ def run(path: Path) -> Verification:
         kind=header.record.kind,
         bytes=path.stat().st_size,
         tensors=len(header.tensors),
-        sha256=header.record.file_sha256,
+        sha256=file_sha256(path),
+        recorded_sha256=header.record.file_sha256,
     )

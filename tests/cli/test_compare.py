@@ -32,7 +32,7 @@ def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "sn
         device="cpu",
         output=output,
     )
-    for cell in compare.prepare(config, write=True):
+    for cell in compare.prepare(config, print, write=True):
         run_cell(config, cell)
 
 
@@ -80,7 +80,7 @@ def test_one_cell_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
     assert not Path("comparison/results.csv").exists()
     assert "cell 1/1" in result.err
     failing = ntt(*COMMAND, "--cell", "1", "--learning-rates", "1e30", "-o", "other")
-    assert failing.code == 1
+    assert failing.code == 3
     assert "failed: cell random-0.9-seed1: " in failing.err
     assert "the network's loss in evaluation is no longer finite" in failing.err
     assert "the same command runs the failed cells again" in failing.err

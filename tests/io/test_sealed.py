@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from ntt_cli.errors import OutputError
 from ntt_cli.io import sealed
 from ntt_cli.io.metadata import UNSEALED, FileRecord, Header, ReportRecord, encode_record, read_header, seal
-from ntt_cli.io.sealed import DTYPES, can_hold, tensor_hashes, write_sealed
+from ntt_cli.io.sealed import DTYPES, can_be_named, can_hold, tensor_hashes, write_sealed
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
@@ -140,3 +140,11 @@ def test_what_cannot_be_read_again_never_gets_its_name(
         write_sealed(path, tensors, record_of(tensors))
     assert caught.value.exit_code == 2
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+
+
+NAMED = [("a.b", True), ("\u00e9 \U0001f600", True), ("__metadata__", False), ("a\ud800", False)]
+
+
+@pytest.mark.parametrize(("name", "fits"), NAMED)
+def test_names(name: str, fits: bool) -> None:
+    assert can_be_named(name) == fits

@@ -17,7 +17,7 @@ from ntt_cli.errors import DataError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
 from ntt_cli.workflows import compare
 from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
-from ntt_cli.workflows.comparison.processes import run_cells
+from ntt_cli.workflows.comparison.processes import Failure, run_cells
 from ntt_cli.workflows.events import CellsChanged, Event
 from ntt_cli.workflows.reports import CellResult, CompareReport
 from ntt_cli.workflows.runs.stop import Interrupted, Stop
@@ -152,7 +152,7 @@ def test_a_cell_leaves_its_files_and_its_result() -> None:
     assert (result.kept, result.prunable, result.seed, result.sparsity) == (237, 1184, 1, 0.8)
     assert set(result.validation_by_rate) == {"0.001", "0.1"}
     best = max(result.validation_by_rate.values(), key=lambda value: value or 0)
-    assert result.validation_accuracy == best == result.validation_by_rate[f"{result.learning_rate:g}"]
+    assert result.validation_accuracy == best == result.validation_by_rate[repr(result.learning_rate)]
 
 
 def test_all_are_fine_tuned_as_the_comparison_says() -> None:
@@ -171,7 +171,7 @@ def test_later_seeds_take_the_rate_of_the_first() -> None:
         run_cell(chosen, later)
     first, second = finish(chosen)
     assert second.learning_rate == first.learning_rate
-    assert list(second.validation_by_rate) == [f"{first.learning_rate:g}"]
+    assert list(second.validation_by_rate) == [repr(first.learning_rate)]
 
 
 def test_references() -> None:
@@ -336,7 +336,8 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
     events: list[Event] = []
     failed = run_cells(chosen, cells_of(chosen), events.append)
     assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
-    assert all("the network's loss in evaluation is no longer finite" in text for text in failed.values())
+    assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed.values())
+    assert {failure.exit_code for failure in failed.values()} == {3}
     assert run_cells(good, cells_of(good), events.append) == {}
     assert result_of(good, cells_of(good)[0]) is not None
     assert CellsChanged(done=0, failed=2, total=2, running=()) in events
@@ -356,6 +357,6 @@ def test_errors_come_before_any_cell() -> None:
 def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
     chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
     failed = run_cells(chosen, cells_of(chosen), lambda _: None)
-    assert failed == {"random-0.8-seed2": "its process ended with exit code -9"}
+    assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
     assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]
     assert multiprocessing.active_children() == []

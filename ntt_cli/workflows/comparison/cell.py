@@ -19,9 +19,10 @@ from ntt_cli.config import (
     PruneConfig,
     method_of,
 )
-from ntt_cli.errors import ResumeError, UsageError
+from ntt_cli.errors import OutputError, ResumeError, UsageError
 from ntt_cli.io.data.load import SOURCE_OPTIONS, read_by
-from ntt_cli.io.results import CELLS, read_result, write_result
+from ntt_cli.io.files import HOUR, remove_orphans, sha256_of
+from ntt_cli.io.results import CELLS, RESULT, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
 from ntt_cli.workflows.events import Event, EventSink
 from ntt_cli.workflows.methods import METHODS
@@ -30,6 +31,8 @@ from ntt_cli.workflows.runs.stop import Stop
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
 TRAINING = ("epochs", "optimiser", "validation", "warmup")
+LONGEST_NAME = 100
+
 DENSE = "dense.safetensors"
 """The trained network that `trained-magnitude` prunes."""
 
@@ -45,9 +48,11 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder's name."""
-        level = "" if self.sparsity is None else f"-{self.sparsity:.10g}"
+        level = "" if self.sparsity is None else f"-{self.sparsity!r}"
         # Some file systems have no colons; a comma cannot be in the method.
         method = quote(self.method.replace(":", ","), safe=",=*")
+        if len(method) > LONGEST_NAME:  # with a path among its options; a file system's names have 255 letters
+            method = f"{method[:LONGEST_NAME]}~{sha256_of(method.encode())[:16]}"
         return f"{method}{level}-seed{self.seed}"
 
     @property
@@ -87,8 +92,16 @@ def folder_of(config: CompareConfig, cell: Cell) -> Path:
 
 
 def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
-    """The cell's result, if it has one."""
-    return read_result(folder_of(config, cell), CellResult)
+    """The cell's result, if it has one.
+
+    Raises:
+        OutputError: if it is that of another cell.
+    """
+    folder = folder_of(config, cell)
+    result = read_result(folder, CellResult)
+    if result is not None and Cell(result.method, result.sparsity, result.seed) != cell:
+        raise OutputError(folder, "holds the result of another cell", hint="remove it, and it is made anew")
+    return result
 
 
 def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> CellResult:
@@ -97,11 +110,16 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
     Raises:
         NttError: what went wrong in one of the steps.
         UsageError: if the cell that chooses the rate has no result.
+        OutputError: if its folder is a link.
         Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
     folder = folder_of(config, cell)
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder.parent, folder):
+        if place.is_symlink():
+            raise OutputError(place, "is a link, and what it leads to would be overwritten", hint="remove the link")
+        place.mkdir(parents=True, exist_ok=True)
+    remove_orphans(folder / RESULT, older_than=HOUR)
     rates: tuple[float | None, ...] = config.learning_rates or (None,)
     if pilot := pilot_of(config, cell):
         chosen = result_of(config, pilot)
@@ -129,7 +147,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
         accuracy=tested.accuracy.top1,
         accuracy_as_pruned=as_pruned.accuracy.top1,
         validation_accuracy=best.accuracy,
-        validation_by_rate={f"{report.learning_rate:g}": report.accuracy for report in tuned},
+        validation_by_rate={repr(report.learning_rate): report.accuracy for report in tuned},
         loss=tested.accuracy.loss,
         kept=tested.kept,
         prunable=tested.prunable,
@@ -179,7 +197,7 @@ def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: St
 def _finetune(
     config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None, stop: Stop
 ) -> FinetuneReport:
-    output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate:g}.safetensors")
+    output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
     options = FinetuneConfig(
         **_shared(config, cell),
         **_resuming(config),

@@ -19,10 +19,18 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from ntt_cli.config import CompareConfig
-from ntt_cli.errors import NttError
+from ntt_cli.errors import INTERNAL_ERROR, NttError
 from ntt_cli.workflows.comparison.cell import Cell, pilot_of, run_cell
 from ntt_cli.workflows.events import CellsChanged, EventSink
 from ntt_cli.workflows.runs.stop import GRACE_SECONDS, Interrupted, Stop, listening
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no result, and the exit code that its run would have had."""
+
+    error: str
+    exit_code: int
 
 
 @dataclass
@@ -40,13 +48,13 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self.pipe.send(cell)
 
-    def take(self) -> str | None:
+    def take(self) -> Failure | None:
         """Why the cell failed, `None` if it did not; waits for the word."""
         try:
-            word: str | None = self.pipe.recv()
+            word: Failure | None = self.pipe.recv()
         except EOFError:
             self.process.join()
-            return f"its process ended with exit code {self.process.exitcode}"
+            return Failure(f"its process ended with exit code {self.process.exitcode}", NttError.exit_code)
         return word
 
 
@@ -57,7 +65,7 @@ class _Board:
     waiting: list[Cell]
     workers: list[_Worker] = field(default_factory=list)
     done: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
 
     @property
     def running(self) -> list[Cell]:
@@ -69,8 +77,8 @@ class _Board:
         return CellsChanged(done=self.done, failed=len(self.failed), total=total, running=names)
 
 
-def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink) -> dict[str, str]:
-    """Run the cells, `config.jobs` at a time, and return what those that failed said, by name.
+def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink) -> dict[str, Failure]:
+    """Run the cells, `config.jobs` at a time, and return why some failed, by name.
 
     A process that is killed, for want of memory, takes no cell but its own with it, and none outlives this one.
     """
@@ -150,9 +158,9 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
             except EOFError:
                 return
             except NttError as error:
-                pipe.send(f"{error.where}: {error.what}; {error.hint}")
+                pipe.send(Failure(f"{error.where}: {error.what}; {error.hint}", error.exit_code))
             except Exception:
-                pipe.send(traceback.format_exc())
+                pipe.send(Failure(traceback.format_exc(), INTERNAL_ERROR))
 
 
 def _end_with_parent() -> None:

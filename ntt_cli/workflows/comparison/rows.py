@@ -45,4 +45,4 @@ def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
 
 def percent(sparsity: float) -> str:
     """As a reader knows it: 90% for 0.9."""
-    return f"{100 * sparsity:.6g}%"
+    return f"{100 * sparsity:.15g}%"

@@ -66,7 +66,7 @@ def _data_of(cells: Cells, pruned: Mapping[Path, Report]) -> str | None:
 
 
 def _rates(settings: Mapping[str, Any]) -> str:
-    rates = [f"{rate:g}" for rate in settings.get("learning_rates") or ()]
+    rates = [f"{rate:.15g}" for rate in settings.get("learning_rates") or ()]
     if not rates:
         return "ntt finetune's own"
     if len(rates) == 1:
@@ -146,7 +146,8 @@ def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure
         dots = Series("", values, np.arange(len(own), dtype=np.float64), spread)
         panels.append(Panel(f"{percent(level)} sparse", "test accuracy, %", "", (dots,), form="dots", ticks=names))
     caption = "The same by sparsity, best first; bars are one standard deviation over seeds."
-    figures.append(figure(("methods", "Methods at each sparsity", caption), panels))
+    if panels:  # none where only the dense network takes part
+        figures.append(figure(("methods", "Methods at each sparsity", caption), panels))
     return figures
 
 

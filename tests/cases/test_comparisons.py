@@ -1,0 +1,165 @@
+"""Comparisons: folder, contents and ends (`array-race`, `compare-*`, `killed-compare-start`, `stale-data`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ntt_cli.config import CompareConfig
+from ntt_cli.errors import OutputError
+from ntt_cli.workflows.compare import prepare
+from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, run_cell
+from tests.cli.conftest import Ntt
+
+MODEL = "from torch import nn\nfrom helper import act\ndef build_model():\n    {first}\n    return nn.Sequential("
+MODEL += "nn.Linear(64, 8), act(), nn.Linear(8, 10))\n"
+HELPER = "from torch import nn\ndef act(): return nn.ReLU()\n"
+COMMAND = "compare m.py -d d.npz --sparsities 0.9 --epochs 1 --device cpu -o out".split()
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.py").write_text(MODEL.format(first="pass"))
+    Path("helper.py").write_text(HELPER)
+    write_data(0, 0)
+
+
+def write_data(training: int, test: int) -> None:
+    parts: dict[str, Any] = {}
+    for part, n, seed in (("train", 60, training), ("test", 20, test)):
+        parts[f"x_{part}"] = np.random.default_rng(seed).normal(size=(n, 64)).astype("f4")
+        parts[f"y_{part}"] = np.arange(n) % 10
+    np.savez("d.npz", **parts)
+
+
+def config(**values: Any) -> CompareConfig:
+    common = {"model": "m.py", "data": "d.npz", "sparsities": (0.9,), "epochs": 1, "device": "cpu", "output": "out"}
+    options = common | {"methods": ("random",), "seeds": (1,)} | values
+    if options["methods"] == ("dense",):
+        del options["sparsities"]
+    return CompareConfig(**options)
+
+
+def finish(**values: Any) -> None:
+    """A comparison done, but for its tables, in this process."""
+    chosen = config(**values)
+    for cell in prepare(chosen, lambda _: None, write=True):
+        run_cell(chosen, cell)
+
+
+@pytest.mark.parametrize("what", ["training data", "test data", "module helper"])
+def test_data_or_a_helper_that_changed(ntt: Ntt, what: str) -> None:
+    finish()
+    command = [*COMMAND, "--methods", "random", "--seeds", "1"]
+    write_data(int(what == "training data"), int(what == "test data"))
+    if what == "module helper":
+        Path("helper.py").write_text(HELPER.replace("ReLU", "Sigmoid"))
+    for more in ([], ["--plan"]):
+        said = ntt(*command, *more)
+        assert (said.code, f"out: holds a comparison with another {what}: " in said.err) == (2, True), said.err
+        assert "hint: name another folder with --output, or compare what it was begun with" in said.err
+    write_data(0, 0)
+    Path("helper.py").write_text(HELPER)
+    assert ntt(*command, "--plan").code == 0
+
+
+def test_a_folder_of_an_older_ntt(ntt: Ntt) -> None:
+    finish()
+    settings = Path("out/comparison.json")
+    lines = [line for line in settings.read_text().splitlines() if ' data": "' not in line]
+    settings.write_text("\n".join(lines).replace(",\n}", "\n}"))
+    done = ntt(*COMMAND, "--methods", "random", "--seeds", "1", "--plan")
+    assert done.code == 0, done.err
+    assert "warning: out was begun by an older ntt, which left out: training data, test data" in done.err
+
+
+def test_dense_alone(ntt: Ntt) -> None:
+    finish(methods=("dense",))
+    command = "compare m.py -d d.npz --methods dense --seeds 1 --epochs 1 --device cpu -o out".split()
+    done = ntt(*command)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[2].split()[-1] == "dense"
+    assert ntt("report", "out").code == 0
+    assert ntt(*command, "--plan").code == 0
+
+
+def test_dense_is_done_and_nothing_else(ntt: Ntt) -> None:
+    chosen = config(methods=("dense", "random"))
+    run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
+    assert ntt("report", "out").code == 0
+
+
+def test_numbers_that_look_alike_have_folders_of_their_own() -> None:
+    near = 0.9000000000000001
+    chosen = config(sparsities=(0.9, near, "0.90"), seeds=("1", "01"), learning_rates=(1e-3, 0.00100000001))
+    assert [(cell.sparsity, cell.seed) for cell in cells_of(chosen)] == [(0.9, 1), (near, 1)]
+    assert [cell.name for cell in cells_of(chosen)] == ["random-0.9-seed1", f"random-{near}-seed1"]
+    run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
+    tuned = {path.name for path in folder_of(chosen, cells_of(chosen)[0]).glob("tuned*[0-9].safetensors")}
+    assert tuned == {"tuned-0.001.safetensors", "tuned-0.00100000001.safetensors"}
+
+
+def test_a_path_of_200_letters_in_a_method() -> None:
+    long, other = (f"random:data={letter * 50}/{200 * letter}/d.npz" for letter in "ab")
+    names = [Cell(method, 0.9, 1).name for method in (long, other, long + "x")]
+    assert len(set(names)) == 3
+    assert all(len(name) < 150 for name in names)
+
+
+def test_the_result_of_another_cell(ntt: Ntt) -> None:
+    finish(seeds=(1, 2))
+    first, second = (folder_of(config(), Cell("random", 0.9, seed)) / "result.json" for seed in (1, 2))
+    second.write_text(first.read_text())
+    said = ntt(*COMMAND, "--methods", "random", "--seeds", "1,2")
+    assert said.code == 2
+    assert "seed2: holds the result of another cell" in said.err
+
+
+def test_a_cell_s_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    chosen = config()
+    (cell,) = prepare(chosen, lambda _: None, write=True)
+    folder_of(chosen, cell).parent.mkdir()
+    folder_of(chosen, cell).symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match="is a link, and what it leads to would be overwritten"):
+        run_cell(chosen, cell)
+    assert not list((tmp_path / "precious").iterdir())
+
+
+@pytest.mark.parametrize(("first", "same"), [("import torch; torch.manual_seed(3)", True), ("pass", False)])
+def test_seeds_that_build_one_network_are_told_of(ntt: Ntt, first: str, same: bool) -> None:
+    Path("m.py").write_text(MODEL.format(first=first))
+    said = ntt(*COMMAND, "--methods", "random", "--seeds", "1,2", "--plan")
+    assert said.code == 0
+    assert ("warning: m.py builds the same network for every seed" in said.err) == same
+
+
+def test_torchrun_does_not_start_a_comparison(ntt: Ntt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = ntt(*COMMAND)
+    assert said.code == 2
+    assert "error: compare under torchrun: would do every cell in each of its processes" in said.err
+    assert "hint: start it without torchrun; --jobs N runs N cells side by side" in said.err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--epochs 1e300", "--epochs 1000001", "--seeds 99999999999999999999", "--jobs 100000", "--limit 1" + 30 * "0"],
+)
+def test_absurd_numbers(ntt: Ntt, option: str) -> None:
+    said = ntt(*COMMAND, *option.split())
+    assert said.code == 2, said.err
+    assert option.split()[0] in said.err
+
+
+@pytest.mark.parametrize("text", ["-" * 100_000, "[" * 100_000, "(" * 300 + ")" * 300, "9" * 10_000])
+def test_an_argument_that_python_cannot_read_is_a_string(ntt: Ntt, text: str) -> None:
+    said = ntt("prune", "m.py", "-d", "d.npz", "-s", "0.5", "--method", "random", "-a", f"width={text}")
+    assert said.code == 2
+    assert "width" in said.err

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ntt_cli.errors import OutputError
+from ntt_cli.io import results
+from ntt_cli.io.results import SETTINGS, open_folder, read_settings
+
+WANTED = {"epochs": 1, "training data": "ab" * 32}
+
+
+def refusal(folder: Path, settings: dict[str, Any]) -> OutputError:
+    with pytest.raises(OutputError) as caught:
+        open_folder(folder, settings, write=True)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def test_many_at_once_make_one_folder(tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder, start, failed = tmp_path / str(attempt), threading.Barrier(8), []
+
+        def claim(folder: Path = folder, start: threading.Barrier = start, failed: list[Exception] = failed) -> None:
+            start.wait()
+            try:
+                open_folder(folder, WANTED, write=True)
+                (folder / "cells").mkdir(exist_ok=True)  # the first has begun when the last comes
+            except Exception as error:
+                failed.append(error)
+
+        claims = [threading.Thread(target=claim) for _ in range(8)]
+        for thread in claims:
+            thread.start()
+        for thread in claims:
+            thread.join()
+        assert failed == []
+        assert read_settings(folder) == WANTED
+        assert {path.name for path in folder.iterdir()} == {SETTINGS, "cells"}
+
+
+def test_one_that_comes_second_to_another_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look at the folder and its claim, somebody else claims it."""
+    create = results.create_atomically
+
+    def late(path: Path, content: bytes) -> bool:
+        assert create(path, b'{"epochs": 2}\n')
+        return create(path, content)
+
+    monkeypatch.setattr(results, "create_atomically", late)
+    assert "another epochs: 2, not 1" in refusal(tmp_path / "x", WANTED).what
+
+
+@pytest.mark.parametrize("name", [".comparison.json.1.tmp", f".comparison.json.{os.getpid()}.0123abcd.tmp"])
+def test_what_a_killed_comparison_left_is_no_hindrance(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{")
+    os.utime(tmp_path / name, (0, 0))
+    open_folder(tmp_path, WANTED, write=True)
+    open_folder(tmp_path, WANTED, write=True)
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS}
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".comparison.json.notes.tmp", ".hidden"])
+def test_a_folder_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert refusal(tmp_path, WANTED).what == "holds something other than a comparison"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_all_that_differs_is_named_and_hashes_are_short(tmp_path: Path) -> None:
+    open_folder(tmp_path, WANTED, write=True)
+    error = refusal(tmp_path, {"epochs": 2, "training data": "cd" * 32})
+    assert error.what == (
+        "holds a comparison with another epochs: 1, not 2; another training data: abababababab…, not cdcdcdcdcdcd…"
+    )
+    assert error.hint == "name another folder with --output, or compare what it was begun with"
+
+
+def test_what_an_older_ntt_did_not_record(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS).write_text('{"epochs": 1}')
+    assert open_folder(tmp_path, WANTED, write=True) == ["training data"]
+    assert "another epochs" in refusal(tmp_path, WANTED | {"epochs": 2}).what
+
+
+def test_looking_makes_nothing(tmp_path: Path) -> None:
+    assert open_folder(tmp_path / "x", WANTED, write=False) == []
+    assert open_folder(tmp_path, WANTED, write=False) == []
+    assert not list(tmp_path.iterdir())
