@@ -55,7 +55,7 @@ def test_one_that_comes_second_to_another_comparison(tmp_path: Path, monkeypatch
     assert "another epochs: 2, not 1" in refusal(tmp_path / "x", WANTED).what
 
 
-@pytest.mark.parametrize("name", [".comparison.json.1.tmp", f".comparison.json.{os.getpid()}.0123abcd.tmp"])
+@pytest.mark.parametrize("name", [".comparison.json.1.tmp", ".comparison.json.4242.0123abcd.tmp"])
 def test_what_a_killed_comparison_left_is_no_hindrance(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{")
     os.utime(tmp_path / name, (0, 0))
