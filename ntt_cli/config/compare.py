@@ -23,7 +23,7 @@ from ntt_cli.config.options import (
     Warmup,
 )
 from ntt_cli.config.prune import TRANSFERS, Method, PruneConfig
-from ntt_cli.config.words import advice, in_words
+from ntt_cli.config.words import advice, in_words, typed
 
 REFERENCES = ("dense", "trained-magnitude")
 """What `ntt compare` measures beside the methods of `ntt prune`."""
@@ -38,12 +38,12 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     name, *pairs = re.split(":(?=[a-z-]+=)", entry)
     methods = (*get_args(Method), *REFERENCES)
     if name not in methods:
-        raise ValueError(f"{name} is no method; {advice(name, methods)}")
+        raise ValueError(f"{typed(name)} is no method; {advice(name, methods)}")
     options: dict[str, Any] = {}
     for pair in pairs:
         option, _, value = pair.partition("=")
         if name == "dense" or option not in METHOD_OPTIONS:
-            raise ValueError(f"{entry}: {name} has no option {option}; {advice(option, METHOD_OPTIONS)}")
+            raise ValueError(f"{typed(entry)}: {name} has no option {option}; {advice(option, METHOD_OPTIONS)}")
         field = option.replace("-", "_")
         options[field] = (value,) if isinstance(PruneConfig.model_fields[field].default, tuple) else value
     if name != "dense":
@@ -53,7 +53,7 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
         except ValidationError as error:
             problems = error.errors()
             option = str(problems[0]["loc"][0]).replace("_", "-") if problems[0]["loc"] else "options"
-            raise ValueError(f"{entry}: {option}: {in_words(problems)}") from error
+            raise ValueError(f"{typed(entry)}: {option}: {in_words(problems)}") from error
     return name, options
 
 

@@ -86,12 +86,13 @@ def check_outputs(checkpoint: Path, *, force: bool) -> None:
     Raises:
         OutputError: if one of them cannot be written, or the checkpoint is not named as what it is.
     """
-    resumable = state_path(checkpoint).exists() or report_path(checkpoint).exists()
-    check_writable(checkpoint, force=force, resumable=resumable)
+    check_writable(checkpoint, force=True)
     if checkpoint.suffix != ".safetensors":
         # Under another suffix its report would be taken for another checkpoint's, and a .pt would not be read again.
         hint = f"name it {checkpoint.with_suffix('.safetensors')}"
         raise OutputError(checkpoint, "is not named .safetensors, which is what is written", hint=hint)
+    resumable = state_path(checkpoint).exists() or report_path(checkpoint).exists()
+    check_writable(checkpoint, force=force, resumable=resumable)
     check_writable(report_path(checkpoint), force=force, resumable=resumable)
 
 

@@ -108,7 +108,7 @@ def test_networks_that_cannot_be_fine_tuned(ntt: Ntt) -> None:
 def test_everything_frozen(ntt: Ntt) -> None:
     for arguments in (["prune", write_network("frozen"), *PRUNE], ["finetune", "frozen.py"]):
         result = ntt(*arguments)
-        warning, error, hint = result.err.splitlines()
+        warning, *_, error, hint = result.err.splitlines()
         assert (result.code, result.out) == (2, "")
         assert warning.startswith("warning: frozen parameters stay as they are and dense: fc1.weight")
         assert error.startswith("error: frozen.py: has ")
@@ -157,7 +157,7 @@ def test_inputs(ntt: Ntt, x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], 
     [
         (None, "data.npz: has no labels; fine-tuning needs them", "arrays with a key y"),
         (np.arange(12), "data.npz: label 10 of sample 10 is out of range: the model has 10 outputs", "--model-arg"),
-        (np.arange(12.0), "data.npz: has labels of type float64", "whole numbers"),
+        (np.arange(12.0), "data.npz: has labels of type float64 and shape [12]", "number of each sample's class"),
     ],
 )
 @pytest.mark.usefixtures("folder")
