@@ -250,9 +250,10 @@ def check_labels(inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...],
         )
     if (labels == IGNORED).all():
         raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
-    if inputs.samples.class_names is not None or labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes:
-        return  # classes that have names are told of by them
-    known = int(labels.max()) + 1
+    names = inputs.samples.class_names
+    if names is None and (labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes):
+        return
+    known = int(labels.max()) + 1 if names is None else len(names)
     if known < classes:
         on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
 

@@ -165,4 +165,4 @@ def test_a_folder_of_parts_and_more(ntt: Ntt) -> None:
     tuned = ntt(*command)
     assert tuned.code == 0, tuned.err
     assert "data: images, 8 images of [1, 4, 5] in 2 classes: a, b\n" in tuned.err
-    assert "warning: the network has 3 outputs, images has 2 classes: a, b" in tuned.err
+    assert "warning: images has 2 classes, and the network 3 outputs: some have no class" in tuned.err

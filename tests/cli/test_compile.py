@@ -30,7 +30,7 @@ def test_compiled_steps_give_the_same_network(ntt: Ntt) -> None:
     assert ntt(*PRUNE, "-o", "plain.safetensors").code == 0
     result = ntt(*PRUNE, "--compile", "-o", "compiled.safetensors")
     assert result.code == 0
-    assert result.err.splitlines()[0].startswith("compiling the steps")
+    assert any(line.startswith("compiling the steps") for line in result.err.splitlines())
     plain, compiled = load_file("plain.safetensors"), load_file("compiled.safetensors")
     for name, value in plain.items():
         assert torch.equal(value == 0, compiled[name] == 0)

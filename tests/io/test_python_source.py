@@ -179,18 +179,18 @@ def test_errors_with_a_remedy_and_interrupts_pass_unchanged(tmp_path: Path) -> N
 
 def test_a_file_in_a_package_imports_its_neighbours_relatively(tmp_path: Path) -> None:
     for top in ("a", "b"):
-        write(tmp_path / top / "ntt_test_nets" / "__init__.py", "")
-        write(tmp_path / top / "ntt_test_nets" / "layers.py", f"word = {top!r}\n")
-        write(tmp_path / top / "ntt_test_nets" / "small" / "__init__.py", "from ..layers import word\n")
+        write(tmp_path / top / "ntt_test_relative" / "__init__.py", "")
+        write(tmp_path / top / "ntt_test_relative" / "layers.py", f"word = {top!r}\n")
+        write(tmp_path / top / "ntt_test_relative" / "small" / "__init__.py", "from ..layers import word\n")
         write(
-            tmp_path / top / "ntt_test_nets" / "small" / "model.py", "from . import word\nfrom ..layers import word\n"
+            tmp_path / top / "ntt_test_relative" / "small" / "model.py", "from . import word\nfrom ..layers import word\n"
         )
-    paths = [tmp_path / top / "ntt_test_nets" / "small" / "model.py" for top in ("a", "b", "a")]
+    paths = [tmp_path / top / "ntt_test_relative" / "small" / "model.py" for top in ("a", "b", "a")]
     before = list(sys.path)
     assert [load_python(path, ModelError).word for path in paths] == ["a", "b", "a"]
     assert sys.path == before
-    layers = tmp_path / "a" / "ntt_test_nets" / "layers.py"
-    assert local_modules(paths[0])["ntt_test_nets.layers"] == sha256(layers)[0]
+    layers = tmp_path / "a" / "ntt_test_relative" / "layers.py"
+    assert local_modules(paths[0])["ntt_test_relative.layers"] == sha256(layers)[0]
 
 
 def test_what_code_sets_for_the_whole_process_is_undone(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def no_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def load(name: str, root: Path | str = "data", *, split: str = "train", **options: object) -> Samples:
-    return load_samples(DataOptions(data=name, data_root=str(root), **options), split=split)
+    where = {} if name == "digits" else {"data_root": str(root)}
+    return load_samples(DataOptions(data=name, **where, **options), split=split)
 
 
 def agrees(data: Samples, images: Bytes, labels: list[int]) -> None:
