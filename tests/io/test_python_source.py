@@ -183,7 +183,8 @@ def test_a_file_in_a_package_imports_its_neighbours_relatively(tmp_path: Path) -
         write(tmp_path / top / "ntt_test_relative" / "layers.py", f"word = {top!r}\n")
         write(tmp_path / top / "ntt_test_relative" / "small" / "__init__.py", "from ..layers import word\n")
         write(
-            tmp_path / top / "ntt_test_relative" / "small" / "model.py", "from . import word\nfrom ..layers import word\n"
+            tmp_path / top / "ntt_test_relative" / "small" / "model.py",
+            "from . import word\nfrom ..layers import word\n",
         )
     paths = [tmp_path / top / "ntt_test_relative" / "small" / "model.py" for top in ("a", "b", "a")]
     before = list(sys.path)
