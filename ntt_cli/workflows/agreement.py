@@ -71,11 +71,16 @@ def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel) -> int | None
     return shape[-1]
 
 
-def warn_if_disconnected(apply: Apply, params: Params, inputs: Inputs, on_event: EventSink) -> bool:
-    """Whether the outputs are the same for all of a few inputs that differ; a warning says so."""
+def warn_if_disconnected(
+    apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, *, chunk: int | None = None
+) -> bool:
+    """Whether the outputs are the same for all of a few inputs that differ; a warning says so.
+
+    At most `chunk` samples go through the network at once.
+    """
     x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
     with torch.no_grad():
-        outputs = apply(params, x)
+        outputs = torch.cat([apply(params, part) for part in x.split(chunk or len(x))])
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
     if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
         return False

@@ -87,7 +87,10 @@ def measure(
 
         return warned_of(what, attended, on_event)
 
-    disconnected = attempt("outputs", lambda: warn_if_disconnected(student, params, inputs, on_event))
+    disconnected = attempt(
+        "outputs",
+        lambda: room.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
+    )
     classes = None if disconnected else task.classes
     agreement = attempt(
         "agreement with the teacher",

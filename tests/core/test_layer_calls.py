@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntt_cli.core.functional import functional_model
@@ -57,31 +58,21 @@ def test_calls_give_the_gradient(case: ModelCase) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
 
 
+class Dividing(nn.Embedding):
+    """Its gradient is divided by how often the batch has a row, in a call that no setting of the layer reaches."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.embedding(input, self.weight, scale_grad_by_freq=True)
+
+
 def test_an_embedding_that_divides_its_gradient_is_no_layer_call() -> None:
-    """That gradient, by how often the batch has a row, is none of the row's derivative."""
-    model = functional_model(nn.Sequential(nn.Embedding(4, 3, scale_grad_by_freq=True), nn.Flatten()))
+    model = functional_model(nn.Sequential(Dividing(4, 3), nn.Flatten()))
     leaves = {name: p.requires_grad_() for name, p in model.params.items()}
     assert not any(record_calls(model.bind(), leaves, torch.tensor([[1, 1]])).calls.values())
 
 
-class Branches(nn.Module):
-    """The logits are a sum of two layers' products, one of which the other has seen too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(3, 3)
-        self.one = nn.Linear(3, 3)
-        self.other = nn.Linear(3, 3)
-        self.aside = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        one: Tensor = self.one(self.hidden(x).relu())
-        self.aside(one)
-        return (one + self.other(one.relu())).log_softmax(dim=1)
-
-
-def test_output_layers() -> None:
-    """Those from which there is a way to the logits past all others."""
-    model = functional_model(Branches())
-    leaves = {name: p.clone().requires_grad_() for name, p in model.params.items()}
-    assert record_calls(model.bind(), leaves, torch.randn(2, 3)).output_layers() == {"one.weight", "other.weight"}
+def test_a_layer_that_divides_its_gradient_has_the_whole_derivative() -> None:
+    model = functional_model(nn.Sequential(nn.Embedding(4, 3, scale_grad_by_freq=True), nn.Flatten()))
+    leaves = {name: p.requires_grad_() for name, p in model.params.items()}
+    (grad,) = torch.autograd.grad(model.bind()(leaves, torch.tensor([[1, 1, 2]])).sum(), [leaves["0.weight"]])
+    assert grad.tolist() == [[0.0] * 3, [2.0] * 3, [1.0] * 3, [0.0] * 3]

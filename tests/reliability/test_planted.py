@@ -28,14 +28,14 @@ IN_RESUMED = "workflows/test_resume.py::test_the_same_bytes_wherever_it_is_inter
 MISTAKES = {
     "no fsync": Mistake(
         "io/files.py",
-        "os.fsync(file.fileno())",
-        "file.fileno()",
+        "os.fsync(number)",
+        "pass",
         "io/test_files.py::test_data_reach_the_disk_before_the_name_and_the_name_before_the_end",
     ),
     "no fsync, and a power cut": Mistake(
         "io/files.py",
-        "os.fsync(file.fileno())",
-        "file.fileno()",
+        "os.fsync(number)",
+        "pass",
         "reliability/test_kills.py::test_killed_at_every_call[prune-tear]",
     ),
     "written in place": Mistake(

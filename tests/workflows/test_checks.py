@@ -395,7 +395,9 @@ def test_labels_that_fit(labels: list[int], shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "warned"),
     [
-        (("cat", "dog"), [0, 1] * 30, None),  # told by their names
+        (("cat", "dog"), [0, 1] * 30, "2"),
+        (("cat", "dog"), [0, 1], "2"),  # names are no guess
+        (("cat", "dog", "eel"), [0, 1] * 30, None),
         (None, [0, 1] * 30, "2"),
         (None, [0, 1] * 29, None),
         (None, [0, 2] * 30, None),

@@ -99,7 +99,7 @@ def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(loop, "Batches", watched)
     events: list[Event] = []
-    report = prune.run(config(), events.append)
+    report = prune.run(config(mask_update_every=2), events.append)
     assert seen == [36]
     looks = [event for event in events if isinstance(event, Validated)]
     assert [look.ends for look in looks[:-1]] == [None] * (len(looks) - 1)
