@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def batches(**options: Any) -> Batches:
     given = {"sparsity": 0.8, "limit": 20, "device": "cpu", "batch_size": 8, "steps": 10} | options
     task = prepare(PruneConfig(model=write_network("plain"), **given), lambda _: None)
     assert task.inputs is not None
-    teacher = Counting(**{name: getattr(task.teacher, name) for name in ("module", "params", "buffers", "pick")})
+    teacher = Counting(**{field.name: getattr(task.teacher, field.name) for field in fields(FunctionalModel)})
     return Batches(teacher, task.inputs, task.outputs, task.settings)
 
 
