@@ -14,12 +14,24 @@ CPU = torch.device("cpu")
 
 def seed_global_draws(seed: int, *where: int) -> None:
     """Make what draws from them, as Dropout and a user's augmentation do, draw as it does there."""
-    seed_as_users_do(mixed(seed, where))
+    number = mixed(seed, where)
+    # Of torch's only those that are there: `torch.manual_seed` also writes down, with the whole stack, what to tell a
+    # GPU that may be used some day, which is most of the time of reading random items.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
+    _seed_others(number)
 
 
 def seed_as_users_do(seed: int) -> None:
     """Seed all of them with this number itself."""
     torch.manual_seed(seed)
+    _seed_others(seed)
+
+
+def _seed_others(seed: int) -> None:
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
