@@ -80,12 +80,11 @@ def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"],
     recorded = record_calls(apply, leaves, x)
     pair = 0
     for name, leaf in leaves.items():
-        calls = recorded.calls.get(name, [])
-        by_rows = outputs**2 * leaf.numel()
-        by_factors = _by_factors(
-            leaf.shape, sum(call.positions for call in calls), outputs, any(call.embeds for call in calls)
-        )
-        pair += 2 * (min(by_rows, by_factors) if calls else by_rows)
+        least = outputs**2 * leaf.numel()
+        if calls := recorded.calls.get(name):
+            positions, embeds = sum(call.positions for call in calls), any(call.embeds for call in calls)
+            least = min(least, _by_factors(leaf.shape, positions, outputs, embeds))
+        pair += 2 * least
     forward = count_flops(apply, params, x, {}).dense
     return samples * (samples + 1) // 2 * pair + samples * outputs * (3 * forward + PASS_FLOPS)
 

@@ -29,11 +29,15 @@ _FACTORS = {
 }
 """Of each matrix product and convolution, which of its arguments are multiplied."""
 
+_LOOKUPS = {_ATEN.index, _ATEN.index_select, _ATEN.embedding, _ATEN.gather, _ATEN.take}
+"""What takes entries of a table by their numbers."""
+
 
 def multiplied_parameters(apply: Apply, params: Params, x: Shaped[Tensor, "n *features"]) -> set[str]:
     """Parameters, or what is made of parameters alone, that are factors of a matrix product with values of `x`.
 
-    A table that is indexed or added is none.
+    A table that is added is none, nor is one that entries are looked up in, whatever is done with them: relative
+    positions that are multiplied by queries.
     """
     tracer = _Tracer(params, x)
     # Of fused attention kernels, torch has a different one for each device.
@@ -67,6 +71,8 @@ class _Tracer(TorchDispatchMode):
                     self.found |= self._made_of.get(factor, set())
         depends = any(one in self._from_inputs for one in given)
         names = set[str]().union(*(self._made_of.get(one, set()) for one in given))
+        if func.overloadpacket in _LOOKUPS:
+            names.clear()
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 made = _storage(leaf)

@@ -61,12 +61,14 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
         return None
 
 
-def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel) -> int | None:
+def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
     """Of how many classes the outputs of a sample, of this shape, choose one; `None` where they are no choice.
 
-    Of maps `[c, h, w]` the last axis is a width, unless `logits(outputs)` in the model's file put the classes there.
+    Of maps `[c, h, w]`, and of `[h, w]` where inputs are images, the last axis is a width, unless `logits(outputs)` in
+    the model's file put the classes there.
     """
-    if not shape or shape[-1] == 1 or (len(shape) > 2 and not loaded.declares_logits):
+    images = inputs.samples.inputs(torch.arange(1)).ndim == 4
+    if not shape or shape[-1] == 1 or (len(shape) > 2 - images and not loaded.declares_logits):
         return None
     return shape[-1]
 

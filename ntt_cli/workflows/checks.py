@@ -36,6 +36,9 @@ LABELS_A_CLASS = 20
 SAME = 1e-4
 """Up to which two passes over the same samples may differ by rounding, and the sum of probabilities from 1."""
 
+ALONE = 1e-3
+"""Of the largest logit: by how much a sample's may differ alone and in a batch, as products of other sizes round."""
+
 RANDOM_PASSES = 20
 """Passes of a network that draws from a generator: one that leaves out a layer now and then may act alike in two."""
 
@@ -49,7 +52,7 @@ ROUNDED = 1e-3
 def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> tuple[int, ...]:
     """Run two samples, and return the shape of one's logits: `(classes,)`, or `(*positions, classes)`.
 
-    Warns of outputs that are random, or probabilities.
+    Warns of outputs that are random, probabilities, or depend on the other samples of a batch.
 
     Raises:
         ModelError: if the model cannot take the inputs, makes parameters when it first sees some, or does not return
@@ -61,16 +64,24 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
         if kinds
         else "name other data with --data, change the images with --image-size or --grayscale, or the model"
     )
+    spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
         before = global_state()
-        logits = _logits(model.returned, model.pick, inputs, 2, where=where, hint=hint)
+        logits = _logits(model.returned, model.pick, x, spec, where=where, hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
-        again = (_logits(model.returned, model.pick, inputs, 2, where=where, hint=hint) for _ in range(passes))
+        again = (_logits(model.returned, model.pick, x, spec, where=where, hint=hint) for _ in range(passes))
         if not all(torch.allclose(logits, other, rtol=SAME, atol=SAME) for other in again):
             on_event(
                 Warned(
-                    f"{where}: two passes over the same samples differ in evaluation mode (F.dropout without"
+                    f"{where}: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
                     " training=self.training?), so that no figure of it is exact"
+                )
+            )
+        elif _depends_on_others(model, x, logits):
+            on_event(
+                Warned(
+                    f"{where}: what it says of a sample depends on the others in its batch (a mean over the batch?), so"
+                    " that figures change with --batch-size and --micro-batch"
                 )
             )
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
@@ -99,7 +110,8 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
     copied = copy_module(module).train()
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
-        logits = _logits(copied, pick, inputs, batch_size, where=f"{where} in training mode", hint=hint)
+        x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
+        logits = _logits(copied, pick, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
     if not logits.requires_grad:
         raise ModelError(
             where,
@@ -268,10 +280,21 @@ def require_samples(inputs: Inputs, n: int) -> None:
         raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
 
 
+def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> bool:
+    """Whether the first sample alone has other logits than among others, beyond rounding."""
+    if len(x) < 2:
+        return False
+    try:
+        alone = model.pick(model.returned(x[:1]))
+    except Exception:  # it takes no single sample
+        return False
+    limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
+    return bool(alone.shape == logits[:1].shape and (alone - logits[:1]).abs().max() > limit)
+
+
 def _logits(
-    forward: Callable[[Tensor], object], pick: Pick, inputs: Inputs, samples: int, *, where: str, hint: str
+    forward: Callable[[Tensor], object], pick: Pick, x: Tensor, spec: str, *, where: str, hint: str
 ) -> Float[Tensor, "n *positions c"]:
-    x = inputs.batch(torch.arange(min(samples, len(inputs))))
     try:
         outputs = forward(x)
     except KeyboardInterrupt:
@@ -279,7 +302,7 @@ def _logits(
     except BaseException as error:
         raise ModelError(
             where,
-            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {inputs.samples.spec}:"
+            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {spec}:"
             f" {type(error).__name__}: {error}",
             hint=hint,
         ) from error

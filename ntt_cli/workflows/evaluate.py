@@ -15,6 +15,7 @@ from ntt_cli.core.logits import counted_rows, label_loss
 from ntt_cli.core.masks import count_kept
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError, UsageError
+from ntt_cli.io.data import Samples
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.metadata import describe_inputs
 from ntt_cli.io.models import load_model
@@ -74,10 +75,10 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     elif config.teacher is None:
         raise DataError(
             inputs.samples.spec,
-            "has no labels, and there is no teacher to compare with",
+            f"has no labels{_alone(inputs.samples)}, and there is no teacher to compare with",
             hint="name labelled data with --data, or the dense weights with --teacher",
         )
-    classes = number_of_choices(shape, loaded)
+    classes = number_of_choices(shape, loaded, inputs)
     if warn_if_disconnected(model.bind(), model.params, inputs, on_event):
         classes = None
     agreement = None
@@ -125,6 +126,11 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
     )
+
+
+def _alone(samples: Samples) -> str:
+    folder = samples.only_folder
+    return "" if folder is None else f" (its one sub-folder, {folder}, is no class that the network is known to have)"
 
 
 def _compare_records(

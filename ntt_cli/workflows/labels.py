@@ -27,6 +27,9 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
     Raises:
         DataError: if there is a class that the network never learnt.
     """
+    if known is not None and samples.only_folder in known:
+        labels = torch.zeros(len(samples), dtype=torch.int64)
+        samples = replace(samples, labels=labels, class_names=(samples.only_folder,), only_folder=None)
     if samples.labels is None or known is None:
         return samples
     names, there = samples.class_names, _classes_there(samples)
@@ -111,14 +114,13 @@ def _by_number(
             f"has label {there[-1]}, and the network learnt {len(known)} classes: {_listed(known)}",
             hint="number the labels in this order, or give the data class names: one folder a class",
         )
-    if len(there) < len(known):
-        missing = [name for i, name in enumerate(known) if i not in there]
-        on_event(
-            Warned(
-                f"{samples.spec} has labels without names, which count as numbers of the network's classes; there is"
-                f" none of {_listed(missing)}: {purpose} the others"
-            )
-        )
+    missing = [name for i, name in enumerate(known) if i not in there]
+    numbered = [f"{i} is {name}" for i, name in enumerate(known) if name != str(i)]
+    if missing or numbered:
+        what = f"{samples.spec} has labels without names, which count as numbers of the network's classes"
+        means = f": {_listed(numbered)}" if numbered else ""
+        none = f"; there is none of {_listed(missing)}: {purpose} the others" if missing else ""
+        on_event(Warned(what + means + none))
     return replace(samples, class_names=known)
 
 

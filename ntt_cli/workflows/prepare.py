@@ -212,9 +212,7 @@ def pick_prunable(
         ModelError: if there are none, some do not act on the output, or there is no gradient.
         UsageError: if a pattern of `exclude` matches no parameter, or one of `include` none that it makes prunable.
     """
-    multiplied = set[str]()
-    if inputs and "table" in others(model).values():  # a look that takes torch seconds to get ready for
-        multiplied = multiplied_parameters(model.bind(), model.params, inputs.batch(torch.arange(1)))
+    multiplied = _multiplied(model, inputs)
     usual = prunable_names(model, multiplied=multiplied)
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name, _ in model.module.named_parameters()):
@@ -260,18 +258,32 @@ def pick_prunable(
     return names
 
 
-def whole_slices(model: FunctionalModel, inputs: Inputs | None, names: tuple[str, ...]) -> dict[str, int]:
+def looked_up(model: FunctionalModel, inputs: Inputs | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Of these weights, embeddings and tables: they are pruned because they were named."""
+    left_alone = others(model, multiplied=_multiplied(model, inputs))
+    return tuple(name for name in names if left_alone.get(name) in {"embedding", "table"})
+
+
+def whole_slices(
+    model: FunctionalModel, inputs: Inputs | None, names: Sequence[str], rows_of: Sequence[str]
+) -> dict[str, int]:
     """The axis of each weight that is to keep an entry in every slice along it.
 
-    Those are the ones without which the network divides by zero, and embeddings that are pruned because they are named:
-    a token that the data lack is to keep something.
+    Those are the ones without which the network divides by zero, and the rows of some: a token that the data lack is to
+    keep something.
     """
-    embeddings = [name for name, role in others(model).items() if role == "embedding" and name in names]
     if inputs is None:
         fragile = fragile_parametrizations(model, names)
     else:
         fragile = fragile_axes(model.bind(), model.params, names, inputs.batch(torch.arange(min(2, len(inputs)))))
-    return dict.fromkeys(embeddings, 0) | fragile
+    return dict.fromkeys(rows_of, 0) | fragile
+
+
+def _multiplied(model: FunctionalModel, inputs: Inputs | None) -> set[str]:
+    """Parameters that inputs are multiplied by, as far as they are needed to tell them from tables."""
+    if inputs is None or "table" not in others(model).values():  # a look that takes torch seconds to get ready for
+        return set()
+    return multiplied_parameters(model.bind(), model.params, inputs.batch(torch.arange(1)))
 
 
 def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone: dict[str, str]) -> str:

@@ -248,7 +248,7 @@ def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor]
 
 def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
     """Of embeddings that were included: scores need tokens to occur."""
-    for name in task.embeddings:
+    for name in task.looked_up:
         rows = masks[name].flatten(1).sum(dim=1)
         bare = int((rows == 1).sum())
         if bare >= BARE_SHARE * len(rows) and float(rows.double().mean()) >= 2:

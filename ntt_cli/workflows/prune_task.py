@@ -12,7 +12,6 @@ from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed
 from ntt_cli.core.allocation import allocate, layer_sizes, least_of, total_to_keep
 from ntt_cli.core.batch_norm import has_untrained_statistics
 from ntt_cli.core.functional import FunctionalModel
-from ntt_cli.core.prunable import others
 from ntt_cli.core.standardise import Normalisation
 from ntt_cli.errors import UsageError
 from ntt_cli.io.compiled_code import keep_compiled_code_private
@@ -26,6 +25,7 @@ from ntt_cli.workflows.normalisation import known_normalisation, note_inputs
 from ntt_cli.workflows.prepare import (
     Inputs,
     laid_out,
+    looked_up,
     open_inputs,
     pick_device,
     pick_prunable,
@@ -60,6 +60,7 @@ class Task:
         normalisation: what the network's inputs go through, where that is known.
         class_names: what the network's outputs stand for, where that is known or the method saw it.
         names: the prunable weights.
+        looked_up: those of them that are embeddings or tables.
         classes: of which the outputs choose one; `None` where they do not.
         outputs: number of logits, of one sample; 0 without inputs.
         with_kernels: the networks' kernels are looked at in the end.
@@ -76,6 +77,7 @@ class Task:
     normalisation: Normalisation | None
     class_names: tuple[str, ...] | None
     names: tuple[str, ...]
+    looked_up: tuple[str, ...]
     classes: int | None
     outputs: int
     with_kernels: bool
@@ -86,11 +88,6 @@ class Task:
     def sizes(self) -> dict[str, int]:
         """Entries of each prunable weight."""
         return {name: self.teacher.params[name].numel() for name in self.names}
-
-    @property
-    def embeddings(self) -> list[str]:
-        """Those that are pruned, because they were named."""
-        return [name for name, role in others(self.teacher).items() if role == "embedding" and name in self.names]
 
     def sight(self) -> Sight:
         """What the method may look at, with a generator at its beginning."""
@@ -144,7 +141,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         trained=weights.trained,
         allocation=method.allocation,
     )
-    settings = replace(settings, slices=whole_slices(teacher, inputs, names))
+    rows_of = looked_up(teacher, inputs, names)
+    settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels = matched or config.kernels
@@ -168,7 +166,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
         normalisation=inputs.normalisation if inputs else known,
         class_names=class_names,
         names=names,
-        classes=number_of_choices(shape, loaded),
+        looked_up=rows_of,
+        classes=number_of_choices(shape, loaded, inputs) if inputs else None,
         outputs=outputs,
         with_kernels=with_kernels,
         has_kernel=has_kernel,

@@ -129,12 +129,12 @@ def test_the_parts_of_a_divided_folder() -> None:
 def test_labels_without_names_are_numbers_of_the_networks_classes() -> None:
     train(images("tr", *CLASSES))
     report, warned = evaluated(arrays("all.npz", *CLASSES))
-    assert (list(perfect(report)), warned) == (list(CLASSES), [])
+    count = "has labels without names, which count as numbers of the network's classes: 0 is apple, 1 is bear, 2 is cat"
+    assert (list(perfect(report)), warned) == (list(CLASSES), [f"all.npz {count}"])
     report, (warning,) = evaluated(arrays("some.npz", "bear", "cat"))  # its 0 is a bear
     assert report.accuracy is not None
     assert report.accuracy.top1 < 0.2
-    assert "some.npz has labels without names, which count as numbers of the network's classes" in warning
-    assert "there is none of cat" in warning
+    assert warning == f"some.npz {count}; there is none of cat: accuracy is over the others"
     np.savez("more.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
     what, _ = refusal(DataError, lambda: evaluated("more.npz"))
     assert what == "more.npz: has label 3, and the network learnt 3 classes: apple, bear, cat"
@@ -215,6 +215,73 @@ def test_a_comparison_on_test_data_that_lacks_a_class() -> None:
         lambda: compare.prepare(config.model_copy(update={"test_data": images("te2", "dog")}), warned, write=True),
     )
     assert what == "te2: has no labels to test with"
+
+
+def test_a_test_folder_with_one_class_alone() -> None:
+    train(images("tr", *CLASSES))
+    report, warned = evaluated(images("te", "bear"))
+    assert perfect(report) == {"apple": None, "bear": 1.0, "cat": None}
+    assert warned == ["te has no samples of apple, cat: accuracy is over the other 1 of 3 classes"]
+    what, _ = refusal(DataError, lambda: evaluated(images("photos", "holidays")))
+    assert what == (
+        "photos: has no labels (its one sub-folder, holidays, is no class that the network is known to have), and there"
+        " is no teacher to compare with"
+    )
+
+
+DATA = """
+import numpy as np
+import torch
+from PIL import Image
+from pathlib import Path
+from torch.utils.data import ConcatDataset, Subset, random_split
+
+class Own(torch.utils.data.Dataset):
+    def __init__(self, order=("cat", "bear", "apple"), **names):
+        self.__dict__.update(names)
+        self.files = [(file, i) for i, name in enumerate(order) for file in sorted(Path("te", name).glob("*.png"))]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        return torch.from_numpy(np.array(Image.open(self.files[i][0])))[None], self.files[i][1]
+
+ORDER = ["cat", "bear", "apple"]
+def plain(): return Own(classes=ORDER)
+def array(): return Own(classes=np.array(ORDER))
+def mapping(): return Own(classes={0: "cat", 1: "bear", 2: "apple"})
+def class_to_idx(): return Own(classes=3, class_to_idx={"apple": 2, "bear": 1, "cat": 0})
+def subset(): return Subset(Own(classes=ORDER), range(60))
+def split(): return random_split(Own(classes=ORDER), [50, 10])[0]
+def joined(): return ConcatDataset([Own(classes=ORDER), subset()])
+def contradicting(): return ConcatDataset([Own(classes=ORDER), Own(ORDER[::-1], classes=ORDER[::-1])])
+def silent(): return Own()
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "array", "mapping", "class_to_idx", "subset", "split", "joined"])
+def test_datasets_whose_classes_stand_in_another_order(name: str) -> None:
+    """All wrong by position, but for bears."""
+    Path("data.py").write_text(DATA)
+    train(images("tr", *CLASSES))
+    images("te", *CLASSES)
+    report, warned = evaluated(f"data.py:{name}")
+    assert perfect(report) == dict.fromkeys(CLASSES, 1.0)
+    assert warned == []
+
+
+def test_datasets_that_do_not_say_their_classes_or_contradict_each_other() -> None:
+    Path("data.py").write_text(DATA)
+    train(images("tr", *CLASSES), epochs=1)
+    images("te", *CLASSES)
+    _, (warning,) = evaluated("data.py:silent")
+    assert "which count as numbers of the network's classes: 0 is apple, 1 is bear, 2 is cat" in warning
+    what, _ = refusal(DataError, lambda: evaluated("data.py:contradicting"))
+    assert what == (
+        "data.py:contradicting: joins Datasets whose labels mean different classes:"
+        " apple, bear, cat and cat, bear, apple"
+    )
 
 
 def test_a_dataset_of_ones_own_that_names_its_classes() -> None:

@@ -67,6 +67,31 @@ def test_a_network_that_is_random_in_evaluation_mode(ntt: Ntt) -> None:
     assert warning in ntt("prune", "net.py", *PRUNE).err
 
 
+def test_a_network_whose_samples_depend_on_each_other(ntt: Ntt) -> None:
+    write("def forward(self, x):\n    return super().forward(x - x.mean(0, keepdim=True))")
+    result = ntt("prune", "net.py", *PRUNE)
+    assert "warning: net.py: what it says of a sample depends on the others in its batch" in result.err
+
+
+def test_random_data_are_not_blamed_on_the_network(ntt: Ntt) -> None:
+    write("pass")
+    Path("data.py").write_text(
+        "import torch\n"
+        "class Own(torch.utils.data.Dataset):\n"
+        "    random = torch.Generator().manual_seed(0)\n"
+        "    def __len__(self):\n        return 32\n"
+        "    def __getitem__(self, i):\n        return torch.randn(1, 8, 8, generator=self.random)\n"
+        "class Counting(Own):\n"
+        "    read = 0\n"
+        "    def __getitem__(self, i):\n"
+        "        self.read += 1\n        return torch.full((1, 8, 8), self.read // 70 + i / 32)\n"
+    )
+    for name in ("Own", "Counting"):
+        result = ntt("prune", "net.py", *PRUNE, "-d", f"data.py:{name}")
+        assert "its items differ in each reading" in result.err
+        assert "differ in evaluation mode" not in result.err
+
+
 def test_layers_that_are_left_out_now_and_then_are_found_out(ntt: Ntt) -> None:
     write("def forward(self, x):\n    return super().forward(x) * (torch.rand(()) < 0.8)")
     assert "differ in evaluation mode" in ntt("prune", "net.py", *PRUNE).err

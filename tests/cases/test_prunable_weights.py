@@ -101,6 +101,22 @@ def test_included_embeddings_keep_an_entry_in_each_row(ntt: Ntt, method: str) ->
 
 
 @pytest.mark.parametrize(
+    "lookup", ["F.embedding(x, self.e)", "self.e[x]", "self.e.index_select(0, x.flatten()).view(*x.shape, -1)"]
+)
+def test_included_tables_keep_an_entry_in_each_row(ntt: Ntt, lookup: str) -> None:
+    source = CLASSIFIER.replace("nn.Embedding(50, 16)", "nn.Parameter(0.1 * torch.randn(50, 16))")
+    source = source.replace("self.e(x)", lookup).replace(
+        "from torch import nn", "from torch import nn\nimport torch.nn.functional as F"
+    )
+    data = tokens()
+    Path("model.py").write_text(source)
+    result = ntt("prune", "model.py", "-d", data, "-s", "0.7", "--steps", "3", "--include", "e*")
+    assert result.code == 0, result.err
+    assert (kept_rows("e") > 0).all()
+    assert "25 of 50 rows of e keep a single entry" in result.err
+
+
+@pytest.mark.parametrize(
     ("pattern", "hint"), [("o.*", "those to name are e.weight"), ("x*", "those to name are e.weight")]
 )
 def test_a_pattern_that_includes_nothing(ntt: Ntt, pattern: str, hint: str) -> None:

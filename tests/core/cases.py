@@ -89,6 +89,18 @@ def brute_force_kernel(
     return torch.stack([torch.einsum("ncp,mdp->nmcd", first[name], second[name]) for name in first]).sum(0)
 
 
+class Scaled(nn.Module):
+    """By a number that is trained, of no dimensions, as CLIP's logits are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).tanh() * self.scale
+
+
 class Residual(nn.Module):
     """Two uses of the same activations, and activations that work in place."""
 
@@ -328,6 +340,7 @@ MODEL_CASES = [
         ),
         [2, 5],
     ),
+    ModelCase("scaled", Scaled, [4]),
     ModelCase("residual", Residual, [1, 4, 4]),
     ModelCase("attention", Attention, [3, 4]),
     ModelCase("sequence first", SequenceFirst, [4, 2]),

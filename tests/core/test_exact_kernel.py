@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.core import exact_kernel as engine
-from ntt_cli.core.exact_kernel import exact_kernel
+from ntt_cli.core.exact_kernel import PASS_FLOPS, exact_kernel, kernel_flops
 from ntt_cli.core.functional import functional_model
 from tests.core.cases import (
     MODEL_CASES,
@@ -162,3 +162,24 @@ def test_single_precision_stays_single_precision() -> None:
     kernel = exact_kernel(model.bind(), model.params, x, x)
     assert kernel.dtype == torch.float32
     assert relative_error(kernel.double(), brute_force_kernel(MLP.module(), x.double(), x.double())) < 1e-5
+
+
+@every_model
+def test_operations_grow_with_pairs_of_samples(case: ModelCase) -> None:
+    """By hand for pairs: `n (n + 1) / 2` of them, and `n` backward passes."""
+    model, x = case.functional(), case.inputs(1)
+    one, two, three = (kernel_flops(model.bind(), model.params, x, samples=samples, outputs=1) for samples in (1, 2, 3))
+    pair = (three - two) - (two - one)
+    assert one > PASS_FLOPS
+    assert pair > 0
+    assert two - one - 2 * pair == one - pair
+
+
+def test_operations_of_a_perceptron_are_those_counted_by_hand() -> None:
+    """Of 1 and 2 outputs: a pair of samples costs, for each layer, the cheaper of rows and factors, twice."""
+    layer = nn.Linear(3, 2)
+    model = functional_model(layer)
+    count = kernel_flops(model.bind(), model.params, torch.ones(1, 3), samples=1, outputs=2)
+    weight = min(2**2 * 6, 1 * (1 * (3 + 2 * 2) + 2**2 * 2))
+    bias = 2**2 * 2
+    assert count == 2 * (weight + bias) + 2 * (3 * 2 * 6 + PASS_FLOPS)

@@ -15,6 +15,7 @@ class Custom(nn.Module):
         for name, shape in {
             "position": (1, 5, 4),
             "looked_up": (9, 3),
+            "relative": (9, 4),
             "gate": (5, 4),
             "matrix": (4, 4),
             "standardised": (4, 4),
@@ -30,6 +31,7 @@ class Custom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = (x + self.position) * self.gate.sigmoid()
         h = h + self.looked_up[self.index, :1]
+        h = h + torch.einsum("nld,md->nlm", h, self.relative[self.index])[..., :4]
         h = torch.einsum("nld,de->nle", h @ self.matrix, self.standardised - self.standardised.mean(1, keepdim=True))
         h = h + nn.functional.linear(h, self.low_rank_a @ self.low_rank_b)
         h = torch.matmul(h[:, None], self.mixed.transpose(1, 2)).sum(1)

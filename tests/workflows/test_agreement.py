@@ -15,6 +15,7 @@ from ntt_cli.io.data.samples import InMemory, Samples
 from ntt_cli.io.models import LoadedModel
 from ntt_cli.workflows import agreement
 from ntt_cli.workflows.prepare import Inputs
+from tests.workflows.parts import inputs_of
 
 X = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
 
@@ -146,18 +147,23 @@ def test_a_kernel_of_zeros_has_no_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "declared", "classes"),
+    ("shape", "sample", "declared", "classes"),
     [
-        ((10,), False, 10),
-        ((6, 5), False, 5),
-        ((1,), False, None),
-        ((6, 1), False, None),
-        ((4, 8, 8), False, None),
-        ((8, 8, 4), True, 4),
-        ((), False, None),
+        ((10,), (1, 8, 8), False, 10),
+        ((6, 5), (6, 3), False, 5),
+        ((6, 5), (3, 6, 5), False, None),  # a map of an image
+        ((6, 5), (3, 6, 5), True, 5),
+        ((1,), (3,), False, None),
+        ((6, 1), (6,), False, None),
+        ((4, 8, 8), (8, 8), False, None),
+        ((8, 8, 4), (3, 8, 8), True, 4),
+        ((), (3,), False, None),
     ],
 )
-def test_which_outputs_choose_a_class(shape: tuple[int, ...], declared: bool, classes: int | None) -> None:
+def test_which_outputs_choose_a_class(
+    shape: tuple[int, ...], sample: tuple[int, ...], declared: bool, classes: int | None
+) -> None:
     pick = (lambda outputs: outputs) if declared else usual_logits
     loaded = LoadedModel(nn.Linear(1, 1), "model.py", None, None, None, pick=pick)
-    assert agreement.number_of_choices(shape, loaded) == classes
+    inputs = inputs_of(torch.zeros(2, *sample))
+    assert agreement.number_of_choices(shape, loaded, inputs) == classes

@@ -164,16 +164,50 @@ def read_dataset(items: DatasetItems, path: Path, split: Split | None) -> Sample
         if source is None:  # some items are random, though those that were tried are not
             changes = "seeded"
             source, labels = _read_all(items, path, numbers, changes)
+        if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
+            changes = "always"
+            source, labels = _read_all(items, path, numbers, changes)
     assert source is not None
-    names = _class_names(items.dataset) if labels is not None else None
+    names = _class_names(items.dataset, items.spec) if labels is not None else None
     return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
 
 
-def _class_names(dataset: Dataset[Any]) -> tuple[str, ...] | None:
-    """What torchvision's data sets call `classes`, in the order of their labels."""
-    names = getattr(dataset, "classes", None)
-    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(names) if known else None  # type: ignore[arg-type]
+def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
+    """What torchvision's data sets call `classes` or `class_to_idx`, in the order of their labels.
+
+    A `Subset` has those of its Dataset, and a `ConcatDataset` those that all of its Datasets have.
+
+    Raises:
+        DataError: if Datasets that are joined number their classes in different ways.
+    """
+    for attribute in ("classes", "class_to_idx"):
+        if (names := _as_names(getattr(dataset, attribute, None))) is not None:
+            return names
+    if (within := getattr(dataset, "dataset", None)) is not None:
+        return _class_names(within, spec)
+    joined = getattr(dataset, "datasets", None)
+    if not isinstance(joined, list | tuple):
+        return None
+    found = {_class_names(one, spec) for one in joined}
+    if len(named := [names for names in found if names is not None]) > 1:
+        first, second, *_ = sorted(named)
+        what = f"joins Datasets whose labels mean different classes: {', '.join(first)} and {', '.join(second)}"
+        raise DataError(spec, what, hint="number the classes of all of them in one order")
+    return found.pop() if len(found) == 1 else None
+
+
+def _as_names(given: object) -> tuple[str, ...] | None:
+    """Names in a sequence by label, or in a mapping between names and labels, either way round."""
+    if isinstance(given, Mapping):
+        pairs = [pair if isinstance(pair[0], str) else pair[::-1] for pair in given.items()]
+        by_label = {label: name for name, label in pairs}
+        if set(by_label) != set(range(len(given))):
+            return None
+        given = [by_label[label] for label in range(len(given))]
+    names = given.tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
 
 
 def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
@@ -189,6 +223,12 @@ def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
     if torch.equal(first, read((0, 1))) and not _draws(items, some):
         return "never"
     return "seeded" if torch.equal(first, read(())) else "always"
+
+
+def _have_changed(items: DatasetItems, numbers: Tensor, kept: Tensor) -> bool:
+    """Whether some that were read first are others now that all were read, as of a Dataset that counts."""
+    rows = range(min(PROBED, len(numbers)))
+    return any(not torch.equal(kept[row], items.read(int(numbers[row]), like=kept[row])[0]) for row in rows)
 
 
 def _draws(items: DatasetItems, some: list[int]) -> bool:

@@ -25,6 +25,7 @@ class ImageTree:
     paths: list[Path]
     labels: list[int] | None = None
     class_names: tuple[str, ...] | None = None
+    only_folder: str | None = None
 
 
 def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
@@ -44,6 +45,7 @@ def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) 
         labels=None if tree.labels is None else torch.tensor([tree.labels[i] for i in chosen]),
         class_names=tree.class_names,
         split=split if parts else None,
+        only_folder=tree.only_folder,
     )
 
 
@@ -68,7 +70,8 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
         if not paths:
             hint = f"name a folder with images in it or below it: {' '.join(sorted(SUFFIXES))}"
             raise DataError(folder, "holds no images", hint=hint)
-        return ImageTree(paths)
+        only = next(sub.name for sub, found in below.items() if found) if filled == 1 and not direct else None
+        return ImageTree(paths, only_folder=only)
     known = tuple(sub.name for sub in below) if classes is None else classes
     for sub, found in below.items():
         if sub.name not in known:

@@ -75,6 +75,7 @@ class Samples:
         labels: int64 `[n]`, or None where the data has none.
         class_names: in the order of the labels, where they are known.
         split: the part of the data that this is; None where the data is not divided, so that both are the same samples.
+        only_folder: the one sub-folder that all unlabelled images lie in: a class, where the network knows that name.
         changes: whether the inputs are others in each reading.
         normalised: the inputs are what the network shall see, as noise is.
     """
@@ -84,6 +85,7 @@ class Samples:
     labels: Tensor | None = None
     class_names: tuple[str, ...] | None = None
     split: Split | None = None
+    only_folder: str | None = None
     changes: Changes = "never"
     normalised: bool = False
 
