@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
 from ntt_cli.core.flops import zeros_not_in_use
 from ntt_cli.core.functional import FunctionalModel, Masks
-from ntt_cli.core.masks import count_kept
+from ntt_cli.core.masks import count_kept, without_biases
 from ntt_cli.core.zeros import looks_pruned
 from ntt_cli.errors import UsageError
 from ntt_cli.io.checkpoint import Checkpoint, read_checkpoint
@@ -142,8 +142,9 @@ def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: 
     """Say that a teacher has pruned weights, and what becomes of them where it is pruned further."""
     if not weights.pruned:
         return
-    size = sum(mask.numel() for mask in weights.masks.values())
-    share = 1 - count_kept(weights.masks) / size
+    counted = without_biases(weights.masks)
+    size = sum(mask.numel() for mask in counted.values())
+    share = 1 - count_kept(counted) / size if size else 0.0
     what = f"the teacher is sparse already, {share:.1%} of {size:,} weights: {described(weights.pruned)}"
     if sparsity is not None:
         what += "; the student starts from its zeros and may use them again"

@@ -127,6 +127,20 @@ def test_a_file_without_its_head() -> None:
     ]
 
 
+def test_masks_of_biases_are_held_and_count_as_no_weights() -> None:
+    keep = torch.rand(24, 64, generator=torch.Generator().manual_seed(1)) >= 0.9
+    tensors = state()
+    tensors |= {"1.weight_orig": tensors.pop("1.weight"), "1.weight_mask": keep.float()}
+    tensors |= {"1.bias_orig": tensors.pop("1.bias"), "1.bias_mask": torch.zeros(24)}
+    path, kept = one(tensors), int(keep.sum())
+    tune(path)
+    assert load_file("tuned.safetensors")["1.bias"].count_nonzero() == 0
+    for file in (path, "tuned.safetensors"):
+        report, _ = evaluated(file)
+        assert (report.kept, report.prunable) == (kept, 24 * 64)
+        assert (report.flops_dense, report.flops_sparse) == (2 * (24 * 64 + 240), 2 * (kept + 240))
+
+
 def tune(path: str | None, **options: object) -> Events:
     events = Events()
     config = FinetuneConfig(model="model.py", checkpoint=path, epochs=1, limit=100, device="cpu", force=True, **options)  # type: ignore[arg-type]
