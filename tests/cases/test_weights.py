@@ -166,6 +166,61 @@ def test_zeros_of_a_foreign_file_are_held_with_a_warning() -> None:
     assert evaluated("tuned.safetensors")[1].of(Warned) == []  # it says so itself now
 
 
+def ternary(weight: Tensor) -> Tensor:
+    return weight.sign() * (weight.abs() > 0.06)
+
+
+def not_held(described: str) -> str:
+    return (
+        f"zeros of x.safetensors that are not held, but are weights like all others: {described}; they look like values"
+        " of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros holds all zeros, --dense"
+        " says that they are weights"
+    )
+
+
+def test_many_zeros_that_are_not_held_are_named() -> None:
+    weight = ternary(state()["1.weight"])
+    path = one(state() | {"1.weight": weight})
+    share = float((weight == 0).double().mean())
+    assert 0.4 < share < 0.6
+    message = not_held(f"1.weight {share:.1%}")
+    report, events = evaluated(path)
+    assert (events.of(Warned), report.prunable) == ([message], 0)
+    assert tune(path).of(Warned) == [message]
+    report, events = evaluated(path, keep_zeros=True)
+    assert (events.of(Warned), report.prunable) == ([], 24 * 64)
+    assert report.kept == int(weight.count_nonzero())
+    events = evaluated(path, dense=True)[1]
+    assert events.of(Warned) == []
+    assert f"zeros are weights like all others: 1.weight {share:.1%}" in events.of(Noted)
+
+
+def test_a_layer_of_zeros_is_named_beside_pruned_ones_and_is_not_held() -> None:
+    zeros = {"4.weight": torch.zeros(10, 24)}
+    report, events = evaluated(one(sparse_state() | zeros))
+    assert not_held("4.weight 100.0%") in events.of(Warned)
+    assert report.prunable == 24 * 64
+    assert evaluated(one(sparse_state() | zeros), keep_zeros=True)[0].prunable == 24 * 64 + 240
+    report, events = evaluated(one(state() | zeros))  # a head that starts at zero
+    assert not any("zeros" in line for line in events.of(Warned))
+    assert report.prunable == 0
+
+
+def test_zeros_beside_recorded_masks() -> None:
+    keep = torch.rand(24, 64, generator=torch.Generator().manual_seed(1)) >= 0.9
+    tensors = state()
+    tensors |= {
+        "1.weight_orig": tensors.pop("1.weight"),
+        "1.weight_mask": keep,
+        "4.weight": ternary(tensors["4.weight"]),
+    }
+    share = float((tensors["4.weight"] == 0).double().mean())
+    report, events = evaluated(one(tensors))
+    assert (events.of(Warned), report.prunable) == ([not_held(f"4.weight {share:.1%}")], 24 * 64)
+    report, events = evaluated(one(tensors), keep_zeros=True)
+    assert (events.of(Warned), report.prunable) == ([], 24 * 64 + 240)
+
+
 def test_options_decide_what_zeros_are() -> None:
     path = one(sparse_state(0.005))  # too few to be noticed
     assert evaluated(path)[0].prunable == 0
