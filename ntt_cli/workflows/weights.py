@@ -15,7 +15,7 @@ from ntt_cli.core.flops import zeros_not_in_use
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.masks import count_kept, without_biases
 from ntt_cli.core.zeros import has_many_zeros, looks_pruned
-from ntt_cli.errors import UsageError
+from ntt_cli.errors import CheckpointError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.shards import find_weights
@@ -80,6 +80,8 @@ def open_weights(path: str | None, loaded: LoadedModel, on_event: EventSink, *, 
     """
     if path is None:
         return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
+    if not path:  # which as a path is the folder that one is in
+        raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
     checkpoint = read_checkpoint(Path(path))
     found = load_into(loaded.module, checkpoint)
     by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""

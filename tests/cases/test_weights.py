@@ -236,6 +236,20 @@ def test_options_decide_what_zeros_are() -> None:
     assert load_file("tuned.safetensors")["1.weight"].count_nonzero() > 0.9 * 24 * 64
 
 
+def test_a_hubs_folder_stands_for_its_one_file() -> None:
+    Path("hub").mkdir()
+    save_file(state(), "hub/model.safetensors")
+    report, events = evaluated("hub")
+    assert events.of(Noted)[0] == "weights: hub: 9 tensors"
+    assert report.file_bytes == Path("hub/model.safetensors").stat().st_size
+
+
+def test_an_empty_name_is_not_this_folder() -> None:
+    one(state())
+    with pytest.raises(CheckpointError, match="is no name of a file"):
+        evaluated("")
+
+
 def refusal(kind: type[NttError], work: Callable[[], object]) -> tuple[str, str]:
     with pytest.raises(kind) as caught:
         work()
