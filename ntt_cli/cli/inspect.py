@@ -74,7 +74,8 @@ def _summary(inspection: Inspection) -> RenderableType:
 
 def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
     sizes = {name: math.prod(layer.shape) for name, layer in record.layers.items()}
-    kept, size = sum(layer.kept for layer in record.layers.values()), sum(sizes.values())
+    weights = [name for name, layer in record.layers.items() if len(layer.shape) > 1]  # not biases: as evaluate counts
+    kept, size = sum(record.layers[name].kept for name in weights), sum(sizes[name] for name in weights)
     model = Text(f"made by ntt {record.kind} from {record.model.source}")
     if record.model.sha256:
         model.append(f" (SHA-256 {record.model.sha256[:12]}…)")

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ntt_cli.core.functional import Apply, Masks, Params
+from ntt_cli.core.multiplied import FACTORS
 
 SELDOM = 8
 FILLED = 0.75
@@ -37,7 +38,8 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     """Count matrix products and convolutions with torch's formulas (`torch.utils.flop_counter`).
 
     Each counts in proportion to the nonzero entries of the factor that it takes from pruned weights: themselves, views,
-    or what the network computes from them alone, as weight normalisation does.
+    or what the network computes from them alone, as weight normalisation does. What is only added, as biases are, has
+    no part in it.
 
     Args:
         apply: the network.
@@ -145,7 +147,8 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-        weights = [] if formula is None else [factor for leaf in given if (factor := self._factor(leaf))]
+        multiplied = tree_leaves(args[FACTORS.get(func._overloadpacket, slice(None))]) if formula else []
+        weights = [factor for leaf in multiplied if isinstance(leaf, Tensor) and (factor := self._factor(leaf))]
         factors = {_storage(leaf) for leaf in given}
         out = func(*args, **(kwargs or {}))
         if formula is not None:

@@ -126,6 +126,11 @@ def _bits(values: Tensor) -> Tensor:
     return values.detach().view(_INTEGERS[values.itemsize])
 
 
+def without_biases(masks: Masks) -> Masks:
+    """The masks of prunable weights: a file from elsewhere may have some of vectors, too, which ntt never prunes."""
+    return {name: mask for name, mask in masks.items() if mask.ndim > 1}
+
+
 def count_kept(masks: Masks) -> int:
     """Kept weights over all layers."""
     return sum(map(_count, masks.values()))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ntt_cli.core.functional import Apply, Params
 
 _ATEN = torch.ops.aten
-_FACTORS = {
+FACTORS = {
     _ATEN.mm: slice(0, 2),
     _ATEN.bmm: slice(0, 2),
     _ATEN.mv: slice(0, 2),
@@ -64,7 +64,7 @@ class _Tracer(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._held.append(result)
         given = [_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if (factors := _FACTORS.get(func.overloadpacket)) is not None:
+        if (factors := FACTORS.get(func.overloadpacket)) is not None:
             multiplied = [_storage(factor) for factor in args[factors] if isinstance(factor, Tensor)]
             if any(factor in self._from_inputs for factor in multiplied):
                 for factor in multiplied:

@@ -141,12 +141,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     files = find_weights(path)
     if files.index is not None:
         return Checkpoint(path=path, tensors=_read_shards(files), masks={}, record=None)
-    header = read_header(path)
+    file = files.files[0]
+    header = read_header(file)
     record = header.record
     if not isinstance(record, CheckpointRecord | None):
         what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
-        raise CheckpointError(path, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
-    tensors = load_tensors(path, header)
+        raise CheckpointError(file, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
+    tensors = load_tensors(file, header)
     if record is None:
         return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
     masks = {name: tensors[name] != 0 for name in record.layers}

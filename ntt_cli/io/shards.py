@@ -16,6 +16,11 @@ INDEX_SUFFIX = ".safetensors.index.json"
 INDEX_BYTES = 16 * 2**20
 """The longest index that is read."""
 
+OTHER_SUFFIXES = (".report.safetensors", ".resume.safetensors")
+"""Of files of ntt that hold no weights to load."""
+
+MOST_LISTED = 10
+
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
@@ -49,14 +54,18 @@ class WeightFiles:
 def find_weights(path: Path) -> WeightFiles:
     """The files that `path` stands for: itself, or all shards of the index that it is, holds or is named by.
 
+    A folder without an index stands for the one file of weights that it holds; ntt's reports and states are none.
+
     Shards lie in the folder of their index: nothing that the index says leads anywhere else.
 
     Raises:
-        CheckpointError: if an index cannot be read, names a file elsewhere or one that is missing, or a shard has none.
+        CheckpointError: if an index cannot be read, names a file elsewhere or one that is missing, a shard has none, or
+            a folder without one holds several files.
     """
     index = _index_of(path)
     if index is None:
-        return WeightFiles(None, (path,), {})
+        only = _only_file(path)
+        return WeightFiles(None, (path,), {}) if only is None else find_weights(only)
     names = _read_index(index)
     shards = {name: index.parent / name for name in sorted(set(names.values()))}
     for name, shard in shards.items():
@@ -86,6 +95,27 @@ def _index_of(path: Path) -> Path | None:
             hint="download the index and all shards into one folder, and name the index",
         )
     return index
+
+
+def _only_file(path: Path) -> Path | None:
+    """The file of weights in a folder of one; `None` where there is none, or `path` is no folder.
+
+    Raises:
+        CheckpointError: if the folder holds several.
+    """
+    if not os.path.isdir(path):
+        return None
+    found = sorted(
+        file for file in path.glob("*.safetensors") if file.is_file() and not file.name.endswith(OTHER_SUFFIXES)
+    )
+    if len(found) > 1:
+        listed = ", ".join(file.name for file in found[:MOST_LISTED])
+        more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
+        hint = f"name one of them, like {found[0]}"
+        if any(SHARD.fullmatch(file.name) for file in found):
+            hint += f", or download the index of the shards, NAME{INDEX_SUFFIX}"
+        raise CheckpointError(path, f"holds {len(found):,} files of weights and no index: {listed}{more}", hint=hint)
+    return found[0] if found else None
 
 
 def _read_index(path: Path) -> dict[str, str]:

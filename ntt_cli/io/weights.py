@@ -7,6 +7,7 @@ and the file holds no others.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,9 +57,12 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
     """
     own = _Own(module)
     tensors, pairs = _without_pairs(checkpoint.tensors, own)
-    names = _names(tensors, own)
-    state = {names[name]: value for name, value in tensors.items()}
-    masks = {names[name]: mask for name, mask in (checkpoint.masks | pairs).items()}
+    tensors, beside = _without_masks(tensors, own)
+    reading = _reading_of(tensors, own)
+    names = reading.names
+    apart = _parts_beside(tensors, reading, own)
+    state = {names[name]: value for name, value in tensors.items() if name not in apart}
+    masks = {names[name]: mask for name, mask in (checkpoint.masks | pairs | beside).items() if name not in apart}
     by_id = {id(own.tensors[name]): value for name, value in reversed(state.items()) if name in own.tensors}
     # Each of a tied tensor's names is a key that torch asks for.
     tied = {name: by_id[id(value)] for name, value in own.tensors.items() if id(value) in by_id}
@@ -85,9 +89,11 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
     notes = [
         *_renaming(names, own),
         *([f"{_many(len(pairs), 'pair')} of NAME_orig and NAME_mask joined"] if pairs else []),
+        *([f"{_many(len(beside), 'mask')} NAME_mask read"] if beside else []),
         *_conversions(state, own),
         *_absent([name for name in own.tensors if name not in tied], own),
         *([f"left out {_counted(unexpected)}, which no layer has"] if unexpected else []),
+        *([f"left out {_counted(apart)}, another part of the file than {reading.prefix}"] if apart else []),
     ]
     return LoadedWeights({name: state[name] for name in state if name in own.tensors}, masks, tuple(notes))
 
@@ -101,12 +107,25 @@ class _Own:
         self.parameters = {id(p) for p in module.parameters()}
         self.modules = {name for name, _ in module.named_modules()}
         self.buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+        self._constants = {name for name in self.tensors if self._is_constant(name)}
         self.required = [name for name in self.tensors if self.needs(name)]
 
     def needs(self, name: str) -> bool:
-        """Whether a file of weights must hold it: all but counters and tables of whole numbers, which nobody trains."""
-        value = self.tensors.get(name)  # torch also asks for what is no tensor, such as a layer's extra state
-        return value is not None and (id(value) in self.parameters or _is_real(value))
+        """Whether a file of weights must hold it: all but counters and constants, which nobody trains."""
+        return name in self.tensors and name not in self._constants  # torch also asks for what is no tensor
+
+    def _is_constant(self, name: str) -> bool:
+        """Whether a buffer holds whole numbers, or numbers that no training leaves: causal masks, best values so far.
+
+        One of zeros alone, or of ones alone, may be a statistic that begins so.
+        """
+        value = self.tensors[name]
+        if id(value) in self.parameters or is_statistic(name):
+            return False
+        if not _is_real(value) or not bool(_wide(value).isfinite().all()):
+            return True
+        zeros, ones = _wide(value) == 0, _wide(value) == 1
+        return bool((zeros | ones).all() and zeros.any() and ones.any())
 
     def would_miss(self, name: str, value: Tensor) -> bool:
         """Whether a network that lacks this tensor of the file is another one than the file's."""
@@ -133,28 +152,70 @@ def _without_pairs(tensors: Mapping[str, Tensor], own: _Own) -> tuple[dict[str, 
     return weights | {name: value for name, value in tensors.items() if name not in taken}, masks
 
 
-def _names(tensors: Mapping[str, Tensor], own: _Own) -> dict[str, str]:
-    """For each name in the file the network's: the first way to read them by which all fits, else the nearest."""
+def _without_masks(tensors: Mapping[str, Tensor], own: _Own) -> tuple[dict[str, Tensor], Masks]:
+    """The tensors without the masks among them: each `NAME_mask` beside a `NAME` that is zero where the mask is."""
+    if any(name.removesuffix("_mask") in own.tensors for name in own.tensors if name.endswith("_mask")):
+        return dict(tensors), {}  # the network masks its weights itself
+    masks = {
+        name: tensors[f"{name}_mask"].bool()
+        for name, value in tensors.items()
+        if (mask := tensors.get(f"{name}_mask")) is not None
+        and mask.shape == value.shape
+        and ((_wide(mask) == 0) | (_wide(mask) == 1)).all()
+        and not _wide(value)[_wide(mask) == 0].any()
+    }
+    taken = {f"{name}_mask" for name in masks}
+    return {name: value for name, value in tensors.items() if name not in taken}, masks
 
-    def misfits(names: Mapping[str, str]) -> int:
-        state = {names[name]: value for name, value in tensors.items()}
-        there = {id(own.tensors[name]) for name in state if name in own.tensors}
-        missing = sum(id(own.tensors[name]) not in there for name in own.required)
-        extra = sum(own.would_miss(name, value) for name, value in state.items() if name not in own.tensors)
-        return missing + extra + len(_shape_problems(state, own))
 
-    nearest, fewest = {}, math.inf
+@dataclass(frozen=True)
+class _Reading:
+    """A way to read the file's names: for each the network's, which all have a prefix in the file or only some."""
+
+    names: dict[str, str]
+    prefix: str = ""
+    outside: frozenset[str] = frozenset()
+
+
+def _reading_of(tensors: Mapping[str, Tensor], own: _Own) -> _Reading:
+    """The first way to read the file's names by which all fits, else the nearest."""
+    nearest, fewest = _Reading({}), math.inf
     for reading in _readings(list(tensors), own):
-        if (count := misfits(reading)) < fewest:
+        state = {reading.names[name]: value for name, value in tensors.items()}
+        extra = sum(own.would_miss(name, value) for name, value in state.items() if name not in own.tensors)
+        if (count := _lacking(state, own) + extra + len(_shape_problems(state, own))) < fewest:
             nearest, fewest = reading, count
         if count == 0:
             break
     return nearest
 
 
-def _readings(names: Sequence[str], own: _Own) -> Iterator[dict[str, str]]:
-    # Ways to read the file's names as the network's, the plainest first.
-    yield {name: name for name in names}
+def _lacking(names: Collection[str], own: _Own) -> int:
+    """How many of the tensors that the network needs have none of their names among these."""
+    there = {id(own.tensors[name]) for name in names if name in own.tensors}
+    return sum(id(own.tensors[name]) not in there for name in own.required)
+
+
+def _parts_beside(tensors: Mapping[str, Tensor], reading: _Reading, own: _Own) -> list[str]:
+    """What lies outside the prefix under which the file holds all of the network, as a loss's weights do.
+
+    Nothing where none of it would be missed, or where more than one part of the file could be the network.
+    """
+    if not any(own.would_miss(reading.names[name], tensors[name]) for name in reading.outside):
+        return []
+    whole = {other.outside for other in _readings(list(tensors), own) if _holds_all(tensors, other, own)}
+    return [name for name in tensors if name in reading.outside] if whole == {reading.outside} else []
+
+
+def _holds_all(tensors: Mapping[str, Tensor], reading: _Reading, own: _Own) -> bool:
+    """Whether the network has all that it needs under the reading's prefix."""
+    inside = {to: tensors[name] for name, to in reading.names.items() if name not in reading.outside}
+    return not _lacking(inside, own) and not _shape_problems(inside, own)
+
+
+def _readings(names: Sequence[str], own: _Own) -> Iterator[_Reading]:
+    # The plainest first.
+    yield _Reading({name: name for name in names})
     bare, own_bare = {name: _bare(name) for name in names}, {_bare(name): name for name in own.tensors}
     if len(set(bare.values())) < len(names) or len(own_bare) < len(own.tensors) or not own.required:
         return
@@ -170,7 +231,8 @@ def _readings(names: Sequence[str], own: _Own) -> Iterator[dict[str, str]]:
                 for name, plain in bare.items()
             }
             if len(set(reading.values())) == len(names):
-                yield reading
+                outside = frozenset(name for name, plain in bare.items() if not plain.startswith(prefix))
+                yield _Reading(reading, prefix, outside)
 
 
 def _bare(name: str) -> str:
@@ -255,6 +317,16 @@ def _cause(
         return "holds an adapter (LoRA), not a network", "merge it into the network it was trained for, and save that"
     if any(" is of type " in problem for problem in problems):
         return "holds weights of other types, perhaps quantised", "save the network as F32, F16 or BF16"
+    weights = {weight for name in extra if (weight := _weight_normalised(name))}
+    normalised = [name for name in lacking if any(f".{weight}".endswith(f".{name}") for weight in weights)]
+    if normalised:
+        return (
+            f"holds {_counted(normalised)} with weight normalisation, which the model lacks",
+            "build the model with weight_norm, as it was trained, or call torch.nn.utils.remove_weight_norm (of"
+            " parametrizations: parametrize.remove_parametrizations) on the trained network and save that",
+        )
+    if lacking and not problems and not extra and own.buffers.issuperset(lacking):
+        return _cause_of_buffers(lacking)
     layers = {name.rpartition(".")[0] for name in lacking}
     if lacking and not problems and not extra and len(lacking) < len(own.required):
         if layers == {own.required[-1].rpartition(".")[0]}:
@@ -280,6 +352,29 @@ def _cause(
             "build the model with as many (--model-arg), or train that layer first",
         )
     return "belongs to another model", HINT
+
+
+def _cause_of_buffers(lacking: Sequence[str]) -> tuple[str, str]:
+    if all(map(is_statistic, lacking)):
+        return (
+            "lacks the running statistics of batch normalisation",
+            "save the whole state_dict(), not the parameters alone, or build the network with track_running_stats=False"
+            " if it was trained so",
+        )
+    return (
+        "lacks some of the network's buffers",
+        "save the whole state_dict(), not the parameters alone; a buffer that the model file computes itself needs"
+        " register_buffer(..., persistent=False)",
+    )
+
+
+def _weight_normalised(name: str) -> str | None:
+    """The weight of which weight normalisation has made this one."""
+    old = re.fullmatch(r"(?P<weight>.+)_[gv]", name)
+    new = re.fullmatch(r"(?P<layer>|.+\.)parametrizations\.(?P<weight>[^.]+)\.original[01]", name)
+    if new is not None:
+        return new["layer"] + new["weight"]
+    return None if old is None else old["weight"]
 
 
 def _twice(tensors: Mapping[str, Tensor], own: _Own) -> list[str]:

@@ -12,7 +12,7 @@ from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
 from ntt_cli.core.flops import count_flops
 from ntt_cli.core.functional import FunctionalModel, Masks
 from ntt_cli.core.logits import counted_rows, label_loss
-from ntt_cli.core.masks import count_kept
+from ntt_cli.core.masks import count_kept, without_biases
 from ntt_cli.core.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import Samples
@@ -103,7 +103,8 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
             agreement = agreement.model_copy(update={"kernel_distance": distance})
     accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
     masks = {name: mask.to(device) for name, mask in masks.items()}
-    kept, prunable = count_kept(masks), sum(m.numel() for m in masks.values())
+    counted = without_biases(masks)
+    kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
     warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
     gate = config.min_accuracy

@@ -12,7 +12,7 @@ import torch
 
 from ntt_cli.config import FinetuneConfig, as_typed, recorded
 from ntt_cli.core.functional import Masks
-from ntt_cli.core.masks import count_kept
+from ntt_cli.core.masks import count_kept, without_biases
 from ntt_cli.core.training import default_learning_rate, make_optimiser, training_step
 from ntt_cli.errors import UsageError
 from ntt_cli.io.data import data_sha256
@@ -84,8 +84,9 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in masks.items()}
-    size = sum(mask.numel() for mask in masks.values())
-    density = count_kept(masks) / size if size else 1.0
+    counted = without_biases(masks)
+    size = sum(mask.numel() for mask in counted.values())
+    density = count_kept(counted) / size if size else 1.0
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
     held_out = math.floor(config.validation * len(inputs))
     if not held_out and config.validation and config.gives("validation"):

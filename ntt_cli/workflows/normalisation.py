@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ntt_cli.config import DataOptions, name_of
@@ -16,6 +18,10 @@ from ntt_cli.workflows.events import EventSink, Noted, Warned
 OPTIONS = "--mean and --std"
 ELSEWHERE = "the weights come from elsewhere and nobody named a normalisation"
 STATISTICS_BATCH = 1024
+
+PIXELS = 255
+HIGHEST_MEAN, HIGHEST_STD = 1, 4
+"""Of pixels in [0, 1]: no mean is higher, and who divides by more means 0..255, where images deviate by 20 to 100."""
 
 
 def known_normalisation(
@@ -66,7 +72,7 @@ def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisa
 
 
 def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on_event: EventSink) -> None:
-    """Say in a line what the network sees, before it works on it."""
+    """Say in a line what the network sees, before it works on it; warn of numbers that are not for such inputs."""
     if samples is not None and samples.normalised:
         later = "" if normalisation is None else f"; those of later commands {in_words(normalisation)}"
         on_event(Noted(f"inputs: {samples.spec} as it is{later}"))
@@ -74,6 +80,29 @@ def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on
         on_event(Noted(f"inputs: {in_words(normalisation)}"))
     elif samples is not None:
         on_event(Noted("inputs: integers, as they are"))
+    if samples is not None and normalisation is not None and normalisation.by is not None:
+        _warn_of_scale(samples, normalisation.by, normalisation.source, on_event)
+
+
+def _warn_of_scale(samples: Samples, by: Standardisation, source: str, on_event: EventSink) -> None:
+    """Warn of numbers for pixels of 0 to 255 where pixels are 0 to 1."""
+    if max(by.mean) <= HIGHEST_MEAN and max(by.std) <= HIGHEST_STD:
+        return
+    if samples.source.fetch(torch.arange(1)).dtype != torch.uint8:
+        return  # measurements may be of any size
+    on_event(
+        Warned(
+            f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"
+            f" {PIXELS}, but ntt reads pixels as 0 to 1; if so, write --mean {_typed(by.mean, PIXELS)}"
+            f" --std {_typed(by.std, PIXELS)}, or MEAN and STD in model.py alike"
+        )
+    )
+
+
+def _typed(numbers: Sequence[float], divided_by: int = 1) -> str:
+    """As `--mean` takes them; one where all are the same."""
+    shown = numbers[:1] if len(set(numbers)) == 1 else numbers
+    return ",".join(f"{number / divided_by:.4g}" for number in shown)
 
 
 def in_words(normalisation: Normalisation) -> str:

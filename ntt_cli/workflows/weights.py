@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
 from ntt_cli.core.flops import zeros_not_in_use
 from ntt_cli.core.functional import FunctionalModel, Masks
-from ntt_cli.core.masks import count_kept
-from ntt_cli.core.zeros import looks_pruned
-from ntt_cli.errors import UsageError
+from ntt_cli.core.masks import count_kept, without_biases
+from ntt_cli.core.zeros import has_many_zeros, looks_pruned
+from ntt_cli.errors import CheckpointError, UsageError
 from ntt_cli.io.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.io.models import LoadedModel, load_model
 from ntt_cli.io.shards import find_weights
@@ -40,12 +40,15 @@ class Weights:
         checkpoint: the file, where there is one.
         masks: of its pruned weights, as the file records them or, where it is foreign, as its zeros show them.
         recorded: the file itself says which weights are pruned.
+        other_zeros: the fraction of zeros in each weight of a foreign file that has many, and no mask: on the grid of
+            quantised weights zero is one of few values, and a layer of zeros alone may be as it was initialised.
     """
 
     origin: Origin
     checkpoint: Checkpoint | None
     masks: Masks
     recorded: bool
+    other_zeros: dict[str, float] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -77,32 +80,39 @@ def open_weights(path: str | None, loaded: LoadedModel, on_event: EventSink, *, 
     """
     if path is None:
         return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
+    if not path:  # which as a path is the folder that one is in
+        raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
     checkpoint = read_checkpoint(Path(path))
     found = load_into(loaded.module, checkpoint)
     by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""
     shards = len(find_weights(Path(path)).files)
     count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")
     on_event(Noted(", ".join([f"{role}: {path}{by}: {count}", *found.notes])))
-    recorded = checkpoint.record is not None or bool(found.masks)
-    return Weights(
-        origin="foreign" if checkpoint.record is None else "ntt",
-        checkpoint=checkpoint,
-        masks=found.masks if recorded else _masks_of_zeros(loaded.module, found.tensors),
-        recorded=recorded,
-    )
+    if checkpoint.record is not None:
+        return Weights("ntt", checkpoint, found.masks, recorded=True)
+    masks, other_zeros = _zeros_of(loaded.module, found.tensors, found.masks)
+    return Weights("foreign", checkpoint, masks, recorded=bool(found.masks), other_zeros=other_zeros)
 
 
-def _masks_of_zeros(module: nn.Module, tensors: Mapping[str, Tensor]) -> Masks:
+def _zeros_of(module: nn.Module, tensors: Mapping[str, Tensor], recorded: Masks) -> tuple[Masks, dict[str, float]]:
+    """The masks of a foreign file, by its zeros where it records none, and what other weights have many zeros."""
     embeddings = {
         f"{prefix}.weight" if prefix else "weight"
         for prefix, layer in module.named_modules()
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
     }
-    return {
-        name: tensors[name] != 0
-        for name, p in module.named_parameters()
-        if p.requires_grad and p.ndim > 1 and name in tensors and looks_pruned(tensors[name], embeds=name in embeddings)
+    names = [name for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1 and name in tensors]
+    masks = recorded or {
+        name: tensors[name] != 0 for name in names if looks_pruned(tensors[name], embeds=name in embeddings)
     }
+    others = {
+        name: 1 - int(tensors[name].count_nonzero()) / tensors[name].numel()
+        for name in names
+        if name not in masks and has_many_zeros(tensors[name], embeds=name in embeddings)
+    }
+    if not masks and all(share == 1 for share in others.values()):
+        others = {}  # a head or an adapter that starts at zero, in a network that nobody pruned
+    return masks, others
 
 
 def held_masks(
@@ -114,25 +124,33 @@ def held_masks(
         UsageError: if an option about zeros decides nothing.
     """
     path = options.checkpoint
-    if options.dense and not weights.masks:
+    if options.dense and not weights.masks and not weights.other_zeros:
         raise UsageError("--dense", f"does nothing: no zeros of {path} would be held", hint="leave it out")
     if options.keep_zeros:
-        if weights.recorded:
+        if weights.recorded and not weights.other_zeros:
             hint = "leave it out, or train them with --dense"
             raise UsageError("--keep-zeros", f"does nothing: {path} says itself which zeros are held", hint=hint)
         trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1}
         masks = {name: p != 0 for name, p in trained.items() if (p == 0).any()}
         if not masks:
             raise UsageError("--keep-zeros", f"does nothing: no weight of {path} holds a zero", hint="leave it out")
-        return masks
+        return masks | (weights.masks if weights.recorded else {})
     if options.dense:
-        on_event(Noted(f"zeros are weights like all others: {described(weights.pruned)}"))
+        on_event(Noted(f"zeros are weights like all others: {described(weights.pruned | weights.other_zeros)}"))
         return {}
     if weights.masks and not weights.recorded:
         on_event(
             Warned(
                 f"{path} does not say which of its weights are pruned; its zeros are held as such:"
                 f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
+            )
+        )
+    if weights.other_zeros:
+        on_event(
+            Warned(
+                f"zeros of {path} that are not held, but are weights like all others: {described(weights.other_zeros)};"
+                " they look like values of a grid (ternary or quantised weights) or like an initialisation;"
+                " --keep-zeros holds all zeros, --dense says that they are weights"
             )
         )
     return weights.masks
@@ -142,8 +160,9 @@ def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: 
     """Say that a teacher has pruned weights, and what becomes of them where it is pruned further."""
     if not weights.pruned:
         return
-    size = sum(mask.numel() for mask in weights.masks.values())
-    share = 1 - count_kept(weights.masks) / size
+    counted = without_biases(weights.masks)
+    size = sum(mask.numel() for mask in counted.values())
+    share = 1 - count_kept(counted) / size if size else 0.0
     what = f"the teacher is sparse already, {share:.1%} of {size:,} weights: {described(weights.pruned)}"
     if sparsity is not None:
         what += "; the student starts from its zeros and may use them again"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, PruneConfig
 from ntt_cli.workflows import evaluate, prune
+from ntt_cli.workflows.events import Event, Warned
 from ntt_cli.workflows.reports import EvaluateReport
 
 MODEL = """from torch import nn
@@ -72,3 +73,40 @@ def test_without_it_inputs_are_as_they_are_and_not_normalised_by_the_data(choice
         raw = float((net(x).argmax(1) == choices).double().mean())
         own = float((net((x - x.mean()) / x.std()).argmax(1) == choices).double().mean())
     assert accuracy() == raw != own
+
+
+def warned(**values: Any) -> list[str]:
+    events: list[Event] = []
+    options = {"model": "model.py", "checkpoint": "foreign.safetensors", "device": "cpu"}
+    evaluate.run(EvaluateConfig(**(options | values)), events.append)
+    return [event.message for event in events if isinstance(event, Warned) and "look like numbers" in event.message]
+
+
+BYTES = "look like numbers for pixels of 0 to 255, but ntt reads pixels as 0 to 1; if so, write"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "shown", "instead"),
+    [
+        ("102", "51", "mean 102 and deviation 51", "--mean 0.4 --std 0.2"),
+        ("102,51,255", "51", "mean 102,51,255 and deviation 51", "--mean 0.4,0.2,1 --std 0.2"),
+        ("0", "255", "mean 0 and deviation 255", "--mean 0 --std 1"),
+        ("127.5", "1", "mean 127.5 and deviation 1", "--mean 0.5 --std 0.003922"),
+    ],
+)
+def test_numbers_for_pixels_of_0_to_255(choices: Tensor, mean: str, std: str, shown: str, instead: str) -> None:
+    told = f"{BYTES} {instead}, or MEAN and STD in model.py alike"
+    assert warned(mean=mean, std=std) == [f"{shown} (--mean and --std) {told}"]
+    Path("model.py").write_text(f"{MODEL}\nMEAN, STD = ({mean}), ({std})\n")
+    assert warned() == [f"{shown} (MEAN and STD in model.py) {told}"]
+
+
+@pytest.mark.parametrize(("mean", "std"), [("0.5", "0.1"), ("0.485,0.456,0.406", "0.229"), ("1", "3"), ("-1", "1")])
+def test_numbers_for_pixels_of_0_to_1(choices: Tensor, mean: str, std: str) -> None:
+    assert warned(mean=mean, std=std) == []
+
+
+def test_measurements_may_be_of_any_size(choices: Tensor) -> None:
+    with np.load("images.npz") as archive:
+        np.savez("floats.npz", x=archive["x"].astype(np.float32), y=archive["y"])
+    assert warned(data="floats.npz", mean="102", std="51") == []

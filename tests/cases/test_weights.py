@@ -127,6 +127,20 @@ def test_a_file_without_its_head() -> None:
     ]
 
 
+def test_masks_of_biases_are_held_and_count_as_no_weights() -> None:
+    keep = torch.rand(24, 64, generator=torch.Generator().manual_seed(1)) >= 0.9
+    tensors = state()
+    tensors |= {"1.weight_orig": tensors.pop("1.weight"), "1.weight_mask": keep.float()}
+    tensors |= {"1.bias_orig": tensors.pop("1.bias"), "1.bias_mask": torch.zeros(24)}
+    path, kept = one(tensors), int(keep.sum())
+    tune(path)
+    assert load_file("tuned.safetensors")["1.bias"].count_nonzero() == 0
+    for file in (path, "tuned.safetensors"):
+        report, _ = evaluated(file)
+        assert (report.kept, report.prunable) == (kept, 24 * 64)
+        assert (report.flops_dense, report.flops_sparse) == (2 * (24 * 64 + 240), 2 * (kept + 240))
+
+
 def tune(path: str | None, **options: object) -> Events:
     events = Events()
     config = FinetuneConfig(model="model.py", checkpoint=path, epochs=1, limit=100, device="cpu", force=True, **options)  # type: ignore[arg-type]
@@ -152,6 +166,61 @@ def test_zeros_of_a_foreign_file_are_held_with_a_warning() -> None:
     assert evaluated("tuned.safetensors")[1].of(Warned) == []  # it says so itself now
 
 
+def ternary(weight: Tensor) -> Tensor:
+    return weight.sign() * (weight.abs() > 0.06)
+
+
+def not_held(described: str) -> str:
+    return (
+        f"zeros of x.safetensors that are not held, but are weights like all others: {described}; they look like values"
+        " of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros holds all zeros, --dense"
+        " says that they are weights"
+    )
+
+
+def test_many_zeros_that_are_not_held_are_named() -> None:
+    weight = ternary(state()["1.weight"])
+    path = one(state() | {"1.weight": weight})
+    share = float((weight == 0).double().mean())
+    assert 0.4 < share < 0.6
+    message = not_held(f"1.weight {share:.1%}")
+    report, events = evaluated(path)
+    assert (events.of(Warned), report.prunable) == ([message], 0)
+    assert tune(path).of(Warned) == [message]
+    report, events = evaluated(path, keep_zeros=True)
+    assert (events.of(Warned), report.prunable) == ([], 24 * 64)
+    assert report.kept == int(weight.count_nonzero())
+    events = evaluated(path, dense=True)[1]
+    assert events.of(Warned) == []
+    assert f"zeros are weights like all others: 1.weight {share:.1%}" in events.of(Noted)
+
+
+def test_a_layer_of_zeros_is_named_beside_pruned_ones_and_is_not_held() -> None:
+    zeros = {"4.weight": torch.zeros(10, 24)}
+    report, events = evaluated(one(sparse_state() | zeros))
+    assert not_held("4.weight 100.0%") in events.of(Warned)
+    assert report.prunable == 24 * 64
+    assert evaluated(one(sparse_state() | zeros), keep_zeros=True)[0].prunable == 24 * 64 + 240
+    report, events = evaluated(one(state() | zeros))  # a head that starts at zero
+    assert not any("zeros" in line for line in events.of(Warned))
+    assert report.prunable == 0
+
+
+def test_zeros_beside_recorded_masks() -> None:
+    keep = torch.rand(24, 64, generator=torch.Generator().manual_seed(1)) >= 0.9
+    tensors = state()
+    tensors |= {
+        "1.weight_orig": tensors.pop("1.weight"),
+        "1.weight_mask": keep,
+        "4.weight": ternary(tensors["4.weight"]),
+    }
+    share = float((tensors["4.weight"] == 0).double().mean())
+    report, events = evaluated(one(tensors))
+    assert (events.of(Warned), report.prunable) == ([not_held(f"4.weight {share:.1%}")], 24 * 64)
+    report, events = evaluated(one(tensors), keep_zeros=True)
+    assert (events.of(Warned), report.prunable) == ([], 24 * 64 + 240)
+
+
 def test_options_decide_what_zeros_are() -> None:
     path = one(sparse_state(0.005))  # too few to be noticed
     assert evaluated(path)[0].prunable == 0
@@ -165,6 +234,20 @@ def test_options_decide_what_zeros_are() -> None:
     assert any(line.startswith("zeros are weights like all others: 1.weight") for line in events.of(Noted))
     tune(path, dense=True, mean="0.3", std="0.4")  # as they are, some pixels are always 0 and learn nothing
     assert load_file("tuned.safetensors")["1.weight"].count_nonzero() > 0.9 * 24 * 64
+
+
+def test_a_hubs_folder_stands_for_its_one_file() -> None:
+    Path("hub").mkdir()
+    save_file(state(), "hub/model.safetensors")
+    report, events = evaluated("hub")
+    assert events.of(Noted)[0] == "weights: hub: 9 tensors"
+    assert report.file_bytes == Path("hub/model.safetensors").stat().st_size
+
+
+def test_an_empty_name_is_not_this_folder() -> None:
+    one(state())
+    with pytest.raises(CheckpointError, match="is no name of a file"):
+        evaluated("")
 
 
 def refusal(kind: type[NttError], work: Callable[[], object]) -> tuple[str, str]:

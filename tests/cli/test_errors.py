@@ -207,7 +207,7 @@ def test_files_that_are_no_checkpoint(ntt: Ntt) -> None:
         ("pickle.pt", "may hold a pickle", "safetensors.torch.save_file"),
         ("sparse.report.safetensors", "is a report, not a checkpoint", "without .report"),
         ("spare.safetensors", "does not exist", "did you mean sparse.safetensors?"),
-        (".", "is a folder", "name a safetensors file"),
+        (".", "holds 7 files of weights and no index: cut.safetensors, ", "name one of them"),
         ("other.safetensors", "belongs to another model:\n  missing 1.weight [100, 64]", "--model-arg"),
     ):
         for arguments in (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ntt_cli import __version__
 from tests.cli.conftest import MODEL, Ntt
@@ -24,6 +24,16 @@ def test_a_sparse_checkpoint(ntt: Ntt) -> None:
     assert lines[3] == "1,190 of 11,900 prunable weights kept, 90.00% sparse"
     assert lines[4] == "layer shape kept of density"
     assert lines[-6:-2] == ["1.bias F32 100", "1.weight F32 100×64", "3.bias F32 50", "3.weight F32 50×100"]
+
+
+def test_masks_of_biases_count_as_no_weights(ntt: Ntt) -> None:
+    tensors = load_file("dense.safetensors")
+    for name, mask in (("1.weight", torch.eye(100, 64)), ("1.bias", torch.zeros(100))):
+        tensors |= {f"{name}_orig": tensors.pop(name), f"{name}_mask": mask}
+    save_file(tensors, "pairs.safetensors")
+    result = ntt("finetune", MODEL, "-c", "pairs.safetensors", "-o", "out.safetensors", "--epochs", "1")
+    assert result.code == 0
+    assert "64 of 6,400 prunable weights kept, 99.00% sparse" in ntt("inspect", "out.safetensors").out
 
 
 def test_a_dense_checkpoint(ntt: Ntt) -> None:

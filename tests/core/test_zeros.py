@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.core.zeros import looks_pruned
+from ntt_cli.core.zeros import has_many_zeros, looks_pruned
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -57,3 +57,20 @@ def test_rows_of_an_embedding_that_were_never_used() -> None:
     assert not looks_pruned(weight, embeds=True)
     assert looks_pruned(weight)
     assert looks_pruned(pruned(weight, 0.5), embeds=True)
+
+
+def test_zeros_that_somebody_may_have_meant() -> None:
+    weight = normal(40, 50)
+    assert has_many_zeros(weight.sign() * (weight.abs() > 0.5))
+    assert has_many_zeros(torch.zeros(40, 50))
+    for few in (weight, pruned(weight, 0.005), weight.half() * 0.01, weight.bfloat16() * 1e-6, torch.zeros(2, 2)):
+        assert not has_many_zeros(few)
+
+
+def test_one_row_of_zeros_in_an_embedding_is_padding() -> None:
+    weight = normal(50, 8)
+    weight[0] = 0
+    assert not has_many_zeros(weight, embeds=True)
+    assert has_many_zeros(weight)
+    weight[:10] = 0
+    assert has_many_zeros(weight, embeds=True)

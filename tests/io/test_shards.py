@@ -121,3 +121,34 @@ def test_an_index_that_is_none(folder: Path, text: str) -> None:
 
 def test_a_folder_without_an_index(tmp_path: Path) -> None:
     assert refusal(tmp_path).what == "is a folder"
+
+
+def test_a_folder_of_one_file_stands_for_it(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    for part in ("report", "resume"):
+        save_file(TENSORS, tmp_path / f"model.{part}.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    read = read_checkpoint(tmp_path)
+    assert read.tensors.keys() == TENSORS.keys()
+    assert read.path == tmp_path
+    assert find_weights(tmp_path) == find_weights(tmp_path / "model.safetensors")
+
+
+def test_a_folder_of_one_shard_without_its_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    (folder / SECOND).unlink()
+    assert refusal(folder).what == f"is one of 2 shards, and their index {INDEX} is not beside it"
+
+
+def test_a_folder_of_several_files_without_an_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    error = refusal(folder)
+    assert error.what == f"holds 2 files of weights and no index: {FIRST}, {SECOND}"
+    assert error.hint.startswith(f"name one of them, like {folder / FIRST}, or download the index of the shards")
+    for path in (folder / FIRST, folder / SECOND):
+        path.unlink()
+    for i in range(12):
+        save_file(TENSORS, folder / f"{i:02}.safetensors")
+    error = refusal(folder)
+    assert error.what.endswith("08.safetensors, 09.safetensors and 2 more")
+    assert error.hint == f"name one of them, like {folder / '00.safetensors'}"

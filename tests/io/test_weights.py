@@ -18,7 +18,7 @@ from ntt_cli.io.weights import LoadedWeights, load_into
 
 
 class Net(nn.Module):
-    """Layers, a batch norm, a table of whole numbers and a causal mask."""
+    """Layers, a batch norm, a table of whole numbers, two causal masks and a statistic."""
 
     def __init__(self, *, classes: int = 3, persistent: bool = True) -> None:
         super().__init__()
@@ -26,6 +26,8 @@ class Net(nn.Module):
         self.head = nn.Linear(5, classes)
         self.register_buffer("position_ids", torch.arange(4), persistent=persistent)
         self.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1), persistent=persistent)
+        self.register_buffer("visible", torch.ones(2, 2).tril())
+        self.register_buffer("scale", torch.ones(2))
 
 
 def checkpoint(tensors: dict[str, Tensor], masks: dict[str, Tensor] | None = None) -> Checkpoint:
@@ -76,6 +78,16 @@ def without(part: str) -> dict[str, Tensor]:
         ),
         (without("num_batches"), ("1 counter num_batches_tracked missing and set to 0",)),
         (without("position_ids"), ("position_ids missing and left as the network has them",)),
+        (without("mask"), ("mask missing and left as the network has them",)),
+        (without("visible"), ("visible missing and left as the network has them",)),
+        (
+            renamed("net.{}".format) | {"criterion.weight": torch.ones(3), "metrics.total": torch.tensor(5.0)},
+            ("prefix net. dropped", "left out criterion.weight, metrics.total, another part of the file than net."),
+        ),
+        (
+            renamed("backbone.{}".format) | {"neck.weight": torch.ones(3, 5)},
+            ("prefix backbone. dropped", "left out neck.weight, another part of the file than backbone."),
+        ),
         (
             state() | {"steps": torch.tensor(7), "decay": torch.tensor([0.9]), "embeddings.ids": torch.arange(9)},
             ("left out steps, decay, embeddings.ids, which no layer has",),
@@ -140,6 +152,44 @@ def test_pruned_weights_of_torch() -> None:
     assert torch.equal(found.masks["head.weight"], net.head.weight_mask.bool())
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_mask_beside_its_weight(kind: torch.dtype, prefix: str) -> None:
+    mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    weight = state()["head.weight"] * mask
+    tensors = state() | {"head.weight": weight, "head.weight_mask": mask.to(kind)}
+    net, found = loaded({f"{prefix}{name}": value for name, value in tensors.items()})
+    assert found.notes[-1] == "1 mask NAME_mask read"
+    assert torch.equal(found.masks["head.weight"], mask)
+    assert torch.equal(net.head.weight, weight)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 5), torch.full((3, 5), 0.5), torch.ones(5, 3)])
+def test_what_is_no_mask_of_the_weight_beside_it(wrong: Tensor) -> None:
+    what, _ = refusal(Net(), state() | {"head.weight_mask": wrong})
+    assert what[0] == "holds layers that the model lacks:"
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("old", [True, False])
+def test_weight_normalisation_that_the_network_lacks(prefix: str, old: bool) -> None:
+    parts = ("weight_g", "weight_v") if old else tuple(f"parametrizations.weight.original{i}" for i in (0, 1))
+    tensors = {name: value for name, value in state().items() if name not in {"body.0.weight", "head.weight"}}
+    for layer in ("body.0", "head"):
+        weight = state()[f"{layer}.weight"]
+        tensors |= {f"{layer}.{parts[0]}": weight[:, :1], f"{layer}.{parts[1]}": weight}
+    what, hint = refusal(Net(), {f"{prefix}{name}": value for name, value in tensors.items()})
+    assert what[0] == "holds body.0.weight, head.weight with weight normalisation, which the model lacks:"
+    assert hint.startswith("build the model with weight_norm, as it was trained, or call")
+
+
+def test_one_of_two_networks_in_a_file_is_not_chosen() -> None:
+    wrapper = nn.ModuleDict({"net": Net()})
+    two = {f"{part}.{name}": value for part in ("student", "ema") for name, value in state().items()}
+    with pytest.raises(CheckpointError):
+        load_into(wrapper, checkpoint(two))
+
+
 def test_masks_go_by_the_names_of_the_network() -> None:
     mask = torch.rand(3, 5) < 0.5
     tensors = renamed("module.{}".format)
@@ -194,7 +244,22 @@ def test_two_values_for_one_tied_weight() -> None:
             "name the file of the whole network",
         ),
         (without("body.0"), ["lacks some of the network's layers:", "  missing body.0.weight [5, 4]"], "--model-arg"),
-        (without("running_mean"), ["lacks some of the network's layers:", "  missing body.1.running_mean [5]"], ""),
+        (
+            without("running_mean"),
+            ["lacks the running statistics of batch normalisation:", "  missing body.1.running_mean [5]"],
+            "track_running_stats=False",
+        ),
+        (without("scale"), ["lacks some of the network's buffers:", "  missing scale [2]"], "persistent=False"),
+        (
+            {name: value for name, value in state().items() if "scale" not in name and "running" not in name},
+            [
+                "lacks some of the network's buffers:",
+                "  missing scale [2]",
+                "  missing body.1.running_mean [5]",
+                "  missing body.1.running_var [5]",
+            ],
+            "state_dict()",
+        ),
         (
             state(classes=7),
             [
