@@ -58,7 +58,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             remove_orphans(written, older_than=HOUR)
     differing = [name for name in wanted if name in found and found[name] != wanted[name]]
     if differing:
-        what = "; ".join(f"another {name}: {_short(found[name])}, not {_short(wanted[name])}" for name in differing)
+        what = "; ".join(f"another {name}: {short(found[name])}, not {short(wanted[name])}" for name in differing)
         raise OutputError(
             folder,
             f"holds a comparison with {what}",
@@ -67,7 +67,8 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
     return [name for name in wanted if name not in found]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A setting in as many letters as one reads: a hash by its first."""
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text
 

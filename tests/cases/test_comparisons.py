@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import OutputError
+from ntt_cli.workflows import finetune
 from ntt_cli.workflows.compare import prepare
-from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, run_cell
+from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, result_of, run_cell
 from tests.cli.conftest import Ntt
 
 MODEL = "from torch import nn\nfrom helper import act\ndef build_model():\n    {first}\n    return nn.Sequential("
@@ -65,6 +67,44 @@ def test_data_or_a_helper_that_changed(ntt: Ntt, what: str) -> None:
     write_data(0, 0)
     Path("helper.py").write_text(HELPER)
     assert ntt(*command, "--plan").code == 0
+
+
+CHANGES = {
+    "training data": ("d.npz", lambda: write_data(1, 0)),
+    "test data": ("d.npz", lambda: write_data(0, 1)),
+    "module helper": ("module helper", lambda: Path("helper.py").write_text(HELPER.replace("ReLU", "Sigmoid"))),
+    "model file": ("m.py", lambda: Path("m.py").write_text(MODEL.format(first="print()"))),
+    "weights file": ("w.safetensors", lambda: write_weights(1)),
+}
+"""By what changes: what the error is about, and how to change it."""
+
+
+def write_weights(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    shapes = {"0.weight": (8, 64), "0.bias": 8, "2.weight": (10, 8), "2.bias": 10}
+    save_file({name: drawn.normal(size=shape).astype("f4") for name, shape in shapes.items()}, "w.safetensors")
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("late", [False, True], ids=["before a cell", "within a cell"])
+def test_what_changes_between_the_cells(what: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(0)
+    chosen = config(weights="w.safetensors", mean="0", std="1", seeds=(1, 2))
+    first, second = prepare(chosen, lambda _: None, write=True)
+    done = run_cell(chosen, first)
+    where, change = CHANGES[what]
+    tune = finetune.run
+    if late:
+        monkeypatch.setattr(finetune, "run", lambda *given: (tune(*given), change())[0])
+    else:
+        change()
+    with pytest.raises(
+        OutputError, match=f"^{where}: changed while out was being compared: another {what}: "
+    ) as caught:
+        run_cell(chosen, second)
+    assert (caught.value.exit_code, "put back what it was" in caught.value.hint) == (2, True)
+    assert (result_of(chosen, first), result_of(chosen, second)) == (done, None)
+    assert (folder_of(chosen, second) / "tuned.safetensors").exists() == late  # no work in vain
 
 
 def test_a_folder_of_an_older_ntt(ntt: Ntt) -> None:

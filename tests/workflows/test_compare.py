@@ -334,6 +334,8 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
     chosen = config(methods="magnitude,ntt", learning_rates=(1e30,), epochs=1, jobs=2)
     good = config(methods="magnitude", jobs=2, output="good")
     events: list[Event] = []
+    for each in (chosen, good):
+        compare.prepare(each, print, write=True)
     failed = run_cells(chosen, cells_of(chosen), events.append)
     assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
     assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed.values())
@@ -356,6 +358,7 @@ def test_errors_come_before_any_cell() -> None:
 
 def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
     chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
+    compare.prepare(config("kills its process", methods="random"), print, write=True)  # of seed 1, which lives
     failed = run_cells(chosen, cells_of(chosen), lambda _: None)
     assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
     assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]

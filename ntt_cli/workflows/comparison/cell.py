@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,10 +20,10 @@ from ntt_cli.config import (
     method_of,
 )
 from ntt_cli.errors import OutputError, ResumeError, UsageError
-from ntt_cli.io.data.load import SOURCE_OPTIONS, read_by
 from ntt_cli.io.files import HOUR, remove_orphans, sha256_of
 from ntt_cli.io.results import CELLS, RESULT, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows.comparison.inputs import given_of, require_unchanged, test_data_of
 from ntt_cli.workflows.events import Event, EventSink
 from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
@@ -110,7 +110,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
     Raises:
         NttError: what went wrong in one of the steps.
         UsageError: if the cell that chooses the rate has no result.
-        OutputError: if its folder is a link.
+        OutputError: if its folder is a link, or the model or the data changed since the comparison was begun.
         Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
@@ -130,6 +130,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
                 hint="run that cell first",
             )
         rates = (chosen.learning_rate,)
+    require_unchanged(config)  # before any work is done in vain
     sparse = _sparse_checkpoint(config, cell, folder, stop)
     tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
@@ -154,6 +155,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
         flops_sparse=tested.flops_sparse,
         seconds=time.monotonic() - begun,
     )
+    require_unchanged(config)
     write_result(folder, result)
     return result
 
@@ -176,11 +178,6 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
     if cell.transfers and "epochs" not in own:
         common["steps"] = config.steps
     return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
-
-
-def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:
-    """The options of these names that were given; one at its default may be one that nothing reads."""
-    return {name: getattr(config, name) for name in names if name in config.model_fields_set}
 
 
 def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
@@ -227,15 +224,6 @@ def _evaluate(
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": cell.seed}
     return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
-
-
-def test_data_of(config: CompareConfig) -> dict[str, Any]:
-    """The options of the data to test on: all of it, and none that the training data alone reads."""
-    options = given_of(config, DataOptions.model_fields) | {"limit": None}
-    if config.test_data is None:
-        return options
-    unread = SOURCE_OPTIONS - read_by(config.test_data)
-    return {name: value for name, value in options.items() if name not in unread} | {"data": config.test_data}
 
 
 def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
