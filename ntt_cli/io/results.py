@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +31,11 @@ R = TypeVar("R", bound=BaseModel)
 def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> list[str]:
     """Make the folder (if `write`), or make sure that it holds a comparison with the same settings.
 
-    Several processes may do so at the same time: one of them makes it, and the others find it made.
+    Several processes may do so at the same time: one of them makes it, and the others find it made. Settings that it
+    lacks, as an older ntt left some out and methods may join in, are added (if `write`).
 
     Returns:
-        the settings that are not recorded there, as an older ntt left some of them out.
+        the settings that it lacked.
 
     Raises:
         OutputError: if it is something else, or cannot be made.
@@ -50,12 +54,26 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             raise OutputError(
                 folder, "holds something other than a comparison", hint="name another folder with --output"
             )
-        if not write or create_atomically(path, (json.dumps(wanted, indent=2) + "\n").encode()):
+        if not write or create_atomically(path, _settings_text(wanted)):
             return []
-    found = _read_json(path)
-    if write:
-        for written in (path, *(folder / name for name in TABLES)):
-            remove_orphans(written, older_than=HOUR)
+    if not write:
+        return _compare(folder, _read_json(path), wanted)
+    for written in (path, *(folder / name for name in TABLES)):
+        remove_orphans(written, older_than=HOUR)
+    with _alone_in(folder):
+        found = _read_json(path)
+        missing = _compare(folder, found, wanted)
+        if missing:
+            write_atomically(path, _settings_text(found | {name: wanted[name] for name in missing}))
+    return missing
+
+
+def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that are wanted and not there.
+
+    Raises:
+        OutputError: if one is there and differs.
+    """
     differing = [name for name in wanted if name in found and found[name] != wanted[name]]
     if differing:
         what = "; ".join(f"another {name}: {short(found[name])}, not {short(wanted[name])}" for name in differing)
@@ -65,6 +83,22 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             hint="name another folder with --output, or compare what it was begun with",
         )
     return [name for name in wanted if name not in found]
+
+
+def _settings_text(settings: Mapping[str, Any]) -> bytes:
+    return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Wait for others that add to the settings; the lock dies with its holder, and some file systems have none."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def short(value: object) -> str:

@@ -13,7 +13,7 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.io.data import load_samples
 from ntt_cli.io.files import can_sync
 from ntt_cli.io.models import LoadedModel, load_model
-from ntt_cli.io.results import open_folder, write_tables
+from ntt_cli.io.results import open_folder, read_results, write_tables
 from ntt_cli.workflows import finetune_task, prune, report
 from ntt_cli.workflows.comparison.cell import (
     SHARED,
@@ -24,7 +24,7 @@ from ntt_cli.workflows.comparison.cell import (
     pruning_of,
     result_of,
 )
-from ntt_cli.workflows.comparison.inputs import given_of, inputs_of, test_data_of
+from ntt_cli.workflows.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink, Noted, Warned
@@ -32,6 +32,7 @@ from ntt_cli.workflows.labels import by_name
 from ntt_cli.workflows.prepare import pick_prunable, take_apart
 from ntt_cli.workflows.reports import (
     CellFailure,
+    CellResult,
     ComparePlan,
     CompareReport,
     PlannedCell,
@@ -74,9 +75,13 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     )
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"model": loaded.source, "first seed": config.seeds[0]}
-    settings |= {name: found.sha256 for name, found in inputs_of(config, loaded).items()}
+    settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods).items()}
     folder = Path(config.output)
-    if unrecorded := open_folder(folder, settings, write=write):
+    unrecorded = open_folder(folder, settings, write=write)
+    if any(name.startswith(OWN_DATA) for name in unrecorded):  # those of methods that join in are not left out
+        known = {f"{OWN_DATA}{result.method}" for result in read_results(folder, CellResult).values()}
+        unrecorded = [name for name in unrecorded if not name.startswith(OWN_DATA) or name in known]
+    if unrecorded:
         on_event(
             Warned(
                 f"{folder} was begun by an older ntt, which left out: {', '.join(unrecorded)}; make sure that"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(0, 0)
 
 
-def write_data(training: int, test: int) -> None:
+def write_data(training: int, test: int, name: str = "d.npz") -> None:
     parts: dict[str, Any] = {}
     for part, n, seed in (("train", 60, training), ("test", 20, test)):
         parts[f"x_{part}"] = np.random.default_rng(seed).normal(size=(n, 64)).astype("f4")
         parts[f"y_{part}"] = np.arange(n) % 10
-    np.savez("d.npz", **parts)
+    np.savez(name, **parts)
 
 
 def config(**values: Any) -> CompareConfig:
@@ -69,12 +70,41 @@ def test_data_or_a_helper_that_changed(ntt: Ntt, what: str) -> None:
     assert ntt(*command, "--plan").code == 0
 
 
+def test_data_of_one_method_that_changed(ntt: Ntt) -> None:
+    write_data(5, 5, "aux.npz")
+    own = ("random", "snip:data=aux.npz")
+    finish()
+    finish(methods=own)
+    write_data(6, 6, "aux.npz")
+    command = [*COMMAND, "--methods", ",".join(own), "--seeds", "1,2"]
+    for more in ([], ["--plan"]):
+        said = ntt(*command, *more)
+        assert (said.code, "out: holds a comparison with another data of snip:data=aux.npz: " in said.err) == (2, True)
+    assert ntt(*COMMAND, "--methods", "random", "--seeds", "1", "--plan").code == 0  # does not read it
+    write_data(5, 5, "aux.npz")
+    said = ntt(*command, "--plan")
+    assert (said.code, "warning" in said.err) == (0, False)
+
+
+def test_data_of_one_method_that_an_older_ntt_did_not_record(ntt: Ntt) -> None:
+    write_data(5, 5, "aux.npz")
+    finish(methods=("random:data=aux.npz", "random:limit=50"))
+    settings = Path("out/comparison.json")
+    recorded = json.loads(settings.read_text())
+    settings.write_text(json.dumps({name: recorded[name] for name in recorded if not name.startswith("data of")}))
+    done = ntt(*COMMAND, "--methods", "random:data=aux.npz,random:limit=50,random:limit=40", "--seeds", "1", "--plan")
+    assert done.code == 0, done.err
+    left_out = "data of random:data=aux.npz, data of random:limit=50; make sure"
+    assert f"warning: out was begun by an older ntt, which left out: {left_out}" in done.err
+
+
 CHANGES = {
     "training data": ("d.npz", lambda: write_data(1, 0)),
     "test data": ("d.npz", lambda: write_data(0, 1)),
     "module helper": ("module helper", lambda: Path("helper.py").write_text(HELPER.replace("ReLU", "Sigmoid"))),
     "model file": ("m.py", lambda: Path("m.py").write_text(MODEL.format(first="print()"))),
     "weights file": ("w.safetensors", lambda: write_weights(1)),
+    "data of random:data=aux.npz": ("aux.npz", lambda: write_data(6, 6, "aux.npz")),
 }
 """By what changes: what the error is about, and how to change it."""
 
@@ -89,7 +119,8 @@ def write_weights(seed: int) -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["before a cell", "within a cell"])
 def test_what_changes_between_the_cells(what: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     write_weights(0)
-    chosen = config(weights="w.safetensors", mean="0", std="1", seeds=(1, 2))
+    write_data(5, 5, "aux.npz")
+    chosen = config(methods=("random:data=aux.npz",), weights="w.safetensors", mean="0", std="1", seeds=(1, 2))
     first, second = prepare(chosen, lambda _: None, write=True)
     done = run_cell(chosen, first)
     where, change = CHANGES[what]

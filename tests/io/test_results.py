@@ -82,8 +82,28 @@ def test_all_that_differs_is_named_and_hashes_are_short(tmp_path: Path) -> None:
 
 def test_what_an_older_ntt_did_not_record(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text('{"epochs": 1}')
-    assert open_folder(tmp_path, WANTED, write=True) == ["training data"]
+    for write in (False, True):
+        assert open_folder(tmp_path, WANTED, write=write) == ["training data"]
+    assert open_folder(tmp_path, WANTED, write=True) == []  # it is added, and compared from then on
+    assert "another training data" in refusal(tmp_path, WANTED | {"training data": "cd" * 32}).what
     assert "another epochs" in refusal(tmp_path, WANTED | {"epochs": 2}).what
+
+
+def test_many_at_once_add_to_one_folder(tmp_path: Path) -> None:
+    open_folder(tmp_path, WANTED, write=True)
+    start = threading.Barrier(8)
+
+    def join_in(number: int) -> None:
+        start.wait()
+        for more in range(5):
+            open_folder(tmp_path, WANTED | {f"data of {number}.{more}": "ef" * 32}, write=True)
+
+    threads = [threading.Thread(target=join_in, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_settings(tmp_path)) == len(WANTED) + 40
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
                 hint="run that cell first",
             )
         rates = (chosen.learning_rate,)
-    require_unchanged(config)  # before any work is done in vain
+    require_unchanged(config, cell.method)  # before any work is done in vain
     sparse = _sparse_checkpoint(config, cell, folder, stop)
     tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
@@ -155,7 +155,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
         flops_sparse=tested.flops_sparse,
         seconds=time.monotonic() - begun,
     )
-    require_unchanged(config)
+    require_unchanged(config, cell.method)
     write_result(folder, result)
     return result
 
