@@ -32,7 +32,17 @@ NOT_IN_CSV = {"seconds", "validation_by_rate"}
 MEND_SETTINGS = "put back the file that ntt wrote, or compare anew in another folder"
 MEND_RESULT = "remove it, and it is made anew"
 
-R = TypeVar("R", bound=BaseModel)
+
+class Result(BaseModel):
+    """Base of what a cell's file holds."""
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell, which is that of its folder."""
+        raise NotImplementedError
+
+
+R = TypeVar("R", bound=Result)
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> list[str]:
@@ -125,15 +135,18 @@ def read_result(cell: Path, kind: type[R]) -> R | None:
     """A cell's result; `None` if it has none yet.
 
     Raises:
-        OutputError: if there is one that ntt did not write.
+        OutputError: if there is one that ntt did not write, or wrote for another cell.
     """
     path = cell / RESULT
     if not _is_there(path, hint=MEND_RESULT):
         return None
     try:
-        return kind.model_validate(_read_json(path, hint=MEND_RESULT))
+        result = kind.model_validate(_read_json(path, hint=MEND_RESULT))
     except ValidationError as error:
         raise OutputError(path, "is not a result of this version of ntt", hint=MEND_RESULT) from error
+    if result.cell != cell.name:
+        raise OutputError(cell, "holds the result of another cell", hint=MEND_RESULT)
+    return result
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from ntt_cli.errors import OutputError
 from ntt_cli.io import results
-from ntt_cli.io.results import ALWAYS, RESULT, SETTINGS, open_folder, read_result, read_settings
+from ntt_cli.io.results import ALWAYS, RESULT, SETTINGS, Result, open_folder, read_result, read_settings
 
 RECORDED: dict[str, Any] = dict.fromkeys(ALWAYS) | {"epochs": 1}
 WANTED = RECORDED | {"training data": "ab" * 32}
@@ -115,7 +114,7 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class Anything(BaseModel):
+class Anything(Result):
     """A result without a field."""
 
 
