@@ -15,6 +15,7 @@ from ntt_cli.errors import OutputError
 from ntt_cli.workflows import finetune
 from ntt_cli.workflows.compare import prepare
 from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, result_of, run_cell
+from ntt_cli.workflows.comparison.rows import percent
 from tests.cli.conftest import Ntt
 
 MODEL = "from torch import nn\nfrom helper import act\ndef build_model():\n    {first}\n    return nn.Sequential("
@@ -172,6 +173,19 @@ def test_numbers_that_look_alike_have_folders_of_their_own() -> None:
     run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
     tuned = {path.name for path in folder_of(chosen, cells_of(chosen)[0]).glob("tuned*[0-9].safetensors")}
     assert tuned == {"tuned-0.001.safetensors", "tuned-0.00100000001.safetensors"}
+
+
+def test_each_sparsity_has_a_heading_of_its_own() -> None:
+    headings = {
+        0.1: "10%",
+        0.29: "29%",
+        0.9: "90%",
+        0.9000000000000001: "90.00000000000001%",
+        0.995: "99.5%",
+        0.9999999999999999: "99.99999999999999%",
+        1e-300: "1E-298%",
+    }
+    assert {level: percent(level) for level in headings} == headings
 
 
 def test_a_path_of_200_letters_in_a_method() -> None:
