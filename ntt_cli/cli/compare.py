@@ -72,6 +72,9 @@ def compare(ctx: typer.Context, **values: Any) -> None:
 
 
 def _summary(report: CompareReport) -> RenderableType:
+    folder = Text(report.output, style="bold")
+    if not report.rows:  # every cell failed
+        return folder
     columns = columns_of(report.rows)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method", no_wrap=True)
@@ -85,7 +88,7 @@ def _summary(report: CompareReport) -> RenderableType:
         table.add_row(method, labels, *(_cell(rows.get(level)) for level in columns))
     count = len({result.seed for result in report.results})
     head = Text(f"test accuracy in %, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
-    return Group(Text(report.output, style="bold"), head, table)
+    return Group(folder, head, table)
 
 
 def _cell(row: CompareRow | None) -> Text:

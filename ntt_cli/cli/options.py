@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ntt_cli.cli.streams import Streams, make_streams
-from ntt_cli.config import GROUPS, LEAVE_OUT, OUTPUT, UNREAD, Group, Options, flag, in_words, typed
+from ntt_cli.config import GROUPS, LEAVE_OUT, OUTPUT, UNREAD, Group, Options, flag, in_a_file, in_words, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.io.config_file import read_config_file
 
@@ -104,7 +104,7 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
         where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
         if name and problems[0]["type"] != "missing":
             value = (filed | given)[name] if problems[0]["type"] == UNREAD else problems[0]["input"]
-            where = f"{where} {typed(value)}".rstrip()
+            where = f"{where} {in_a_file(value) if of_file else typed(value)}".rstrip()
         what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
         hint = LEAVE_OUT if problems[0]["type"] == UNREAD else _help(config, name)
         raise UsageError(where, what, hint=hint) from error

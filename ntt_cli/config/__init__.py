@@ -22,7 +22,7 @@ from ntt_cli.config.options import (
 )
 from ntt_cli.config.prune import PAPER_PRESET, TRANSFERS, USES_BATCHES, Method, PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
-from ntt_cli.config.words import LEAVE_OUT, advice, as_typed, flag, in_words, typed
+from ntt_cli.config.words import LEAVE_OUT, advice, as_typed, flag, in_a_file, in_words, typed
 
 __all__ = [
     "COMMANDS",
@@ -48,6 +48,7 @@ __all__ = [
     "advice",
     "as_typed",
     "flag",
+    "in_a_file",
     "in_words",
     "method_of",
     "name_of",

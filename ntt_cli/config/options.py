@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 Split = Literal["train", "test"]
 UNREAD = "unread"
@@ -45,6 +45,11 @@ NAMED = "named"
 """Field metadata: the option names a file or folder, of which a record keeps the name alone."""
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that `annotation` names, those of a list's items included."""
+    return {annotation} | {kind for part in get_args(annotation) for kind in _kinds(part)}
+
+
 class Options(BaseModel):
     """Base of all configurations."""
 
@@ -54,6 +59,21 @@ class Options(BaseModel):
         """Whether the option was given, to do something."""
         value = getattr(self, name)
         return name in self.model_fields_set and value is not None and value is not False and value != ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """Python counts `True` as 1, which a file's `sparsity = true` or `force = 1` does not mean.
+
+        Raises:
+            PydanticKnownError: if a flag is given for a number, or a number for a flag.
+        """
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(given, bool) and kinds & {int, float}:
+            raise PydanticKnownError("float_type" if float in kinds else "int_type")
+        if isinstance(given, int | float) and not isinstance(given, bool) and bool in kinds:
+            raise PydanticKnownError("bool_type")
+        return given
 
     @model_validator(mode="after")
     def _read_what_is_given(self) -> Self:

@@ -56,6 +56,16 @@ def typed(value: Any) -> str:
     return shlex.quote(text).replace("\n", "\\n")
 
 
+def in_a_file(value: Any) -> str:
+    """A value as a TOML file has it, in as many letters as one reads."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(in_a_file, value))
+        return f"[{text}]" if len(text) <= MOST_LETTERS else f"[{text[: MOST_LETTERS - 1]}…]"
+    return typed(value)
+
+
 def as_typed(config: BaseModel, name: str) -> str:
     """An option with its value: `--data-root /data`."""
     return f"{flag(name)} {typed(getattr(config, name))}".rstrip()

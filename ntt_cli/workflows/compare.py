@@ -10,23 +10,21 @@ import torch
 
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.errors import DataError, UsageError
-from ntt_cli.io.data import Samples, data_sha256, load_samples
+from ntt_cli.io.data import load_samples
 from ntt_cli.io.files import can_sync
 from ntt_cli.io.models import LoadedModel, load_model
-from ntt_cli.io.results import open_folder, write_tables
-from ntt_cli.io.shards import find_weights
+from ntt_cli.io.results import open_folder, read_results, write_tables
 from ntt_cli.workflows import finetune_task, prune, report
 from ntt_cli.workflows.comparison.cell import (
     SHARED,
     TRAINING,
     Cell,
     cells_of,
-    given_of,
     pilot_of,
     pruning_of,
     result_of,
-    test_data_of,
 )
+from ntt_cli.workflows.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.workflows.comparison.processes import run_cells
 from ntt_cli.workflows.comparison.rows import rows_of
 from ntt_cli.workflows.events import EventSink, Noted, Warned
@@ -34,6 +32,7 @@ from ntt_cli.workflows.labels import by_name
 from ntt_cli.workflows.prepare import pick_prunable, take_apart
 from ntt_cli.workflows.reports import (
     CellFailure,
+    CellResult,
     ComparePlan,
     CompareReport,
     PlannedCell,
@@ -64,7 +63,7 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     loaded = load_model(config, seed=config.seeds[0])
     task = finetune_task.prepare(_finetune_config(config), on_event)
     _check_seeds(config, loaded, on_event)
-    test = _test_data(config, loaded, task.training.samples.class_names, on_event)
+    _check_test_data(config, loaded, task.training.samples.class_names, on_event)
     network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
     pick_prunable(
         network,
@@ -75,14 +74,14 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
         where=config.model,
     )
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
-    settings |= {"model": loaded.source, "first seed": config.seeds[0], "model file": loaded.sha256}
-    if config.weights is not None:
-        settings["weights file"] = find_weights(Path(config.weights)).sha256
-    settings |= {f"module {name}": digest for name, digest in loaded.modules.items()}
-    settings["training data"] = data_sha256(task.training.samples, task.validation.samples)
-    settings["test data"] = data_sha256(test)
+    settings |= {"model": loaded.source, "first seed": config.seeds[0]}
+    settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods).items()}
     folder = Path(config.output)
-    if unrecorded := open_folder(folder, settings, write=write):
+    unrecorded = open_folder(folder, settings, write=write)
+    if any(name.startswith(OWN_DATA) for name in unrecorded):  # those of methods that join in are not left out
+        known = {f"{OWN_DATA}{result.method}" for result in read_results(folder, CellResult).values()}
+        unrecorded = [name for name in unrecorded if not name.startswith(OWN_DATA) or name in known]
+    if unrecorded:
         on_event(
             Warned(
                 f"{folder} was begun by an older ntt, which left out: {', '.join(unrecorded)}; make sure that"
@@ -171,9 +170,9 @@ def _check_seeds(config: CompareConfig, loaded: LoadedModel, on_event: EventSink
         on_event(Warned(f"{what} and training alone: {hint}"))
 
 
-def _test_data(
+def _check_test_data(
     config: CompareConfig, loaded: LoadedModel, class_names: tuple[str, ...] | None, on_event: EventSink
-) -> Samples:
+) -> None:
     samples = load_samples(
         DataOptions(**test_data_of(config)), split="test", default=loaded.data, input_shape=loaded.input_shape
     )
@@ -186,7 +185,6 @@ def _test_data(
             hint="name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test",
         )
     by_name(samples, class_names, on_event, purpose="accuracy is over")
-    return samples
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ntt_cli.config import method_of
+from ntt_cli.io.results import Result
+from ntt_cli.workflows.comparison.names import cell_name
 
 OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
@@ -165,27 +171,46 @@ class EvaluateReport(Summary):
     passed: bool | None
 
 
-class CellResult(Summary):
-    """One cell of a comparison.
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class CellResult(Summary, Result):
+    """One cell of a comparison; it is read from a file that anyone may have written.
 
     Accuracies are fractions: on the test data as pruned and after fine-tuning, and on the validation samples by which
     the epoch, and on the first seed the rate, was chosen.
     """
 
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
     method: str
-    sparsity: float | None
-    seed: int
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None
+    seed: Count
     labels_before_training: bool
-    learning_rate: float
-    accuracy: float
-    accuracy_as_pruned: float
-    validation_accuracy: float | None
-    validation_by_rate: dict[str, float | None]
+    learning_rate: Annotated[float, Field(gt=0)]
+    accuracy: Fraction
+    accuracy_as_pruned: Fraction
+    validation_accuracy: Fraction | None
+    validation_by_rate: dict[str, Fraction | None]
     loss: float
-    kept: int
-    prunable: int
-    flops_sparse: int
-    seconds: float
+    kept: Count
+    prunable: Count
+    flops_sparse: Count
+    seconds: Annotated[float, Field(ge=0)]
+
+    @property
+    def cell(self) -> str:
+        return cell_name(self.method, self.sparsity, self.seed)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> CellResult:
+        name, _ = method_of(self.method)
+        if (name == "dense") != (self.sparsity is None):
+            raise ValueError("the dense network alone has no sparsity")
+        if self.kept > self.prunable:
+            raise ValueError("more weights are kept than there are")
+        return self
 
 
 class CellFailure(Summary):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import OutputError
+from ntt_cli.workflows import finetune
 from ntt_cli.workflows.compare import prepare
-from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, run_cell
+from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, result_of, run_cell
+from ntt_cli.workflows.comparison.rows import percent
 from tests.cli.conftest import Ntt
 
 MODEL = "from torch import nn\nfrom helper import act\ndef build_model():\n    {first}\n    return nn.Sequential("
@@ -28,12 +32,12 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(0, 0)
 
 
-def write_data(training: int, test: int) -> None:
+def write_data(training: int, test: int, name: str = "d.npz") -> None:
     parts: dict[str, Any] = {}
     for part, n, seed in (("train", 60, training), ("test", 20, test)):
         parts[f"x_{part}"] = np.random.default_rng(seed).normal(size=(n, 64)).astype("f4")
         parts[f"y_{part}"] = np.arange(n) % 10
-    np.savez("d.npz", **parts)
+    np.savez(name, **parts)
 
 
 def config(**values: Any) -> CompareConfig:
@@ -65,6 +69,74 @@ def test_data_or_a_helper_that_changed(ntt: Ntt, what: str) -> None:
     write_data(0, 0)
     Path("helper.py").write_text(HELPER)
     assert ntt(*command, "--plan").code == 0
+
+
+def test_data_of_one_method_that_changed(ntt: Ntt) -> None:
+    write_data(5, 5, "aux.npz")
+    own = ("random", "snip:data=aux.npz")
+    finish()
+    finish(methods=own)
+    write_data(6, 6, "aux.npz")
+    command = [*COMMAND, "--methods", ",".join(own), "--seeds", "1,2"]
+    for more in ([], ["--plan"]):
+        said = ntt(*command, *more)
+        assert (said.code, "out: holds a comparison with another data of snip:data=aux.npz: " in said.err) == (2, True)
+    assert ntt(*COMMAND, "--methods", "random", "--seeds", "1", "--plan").code == 0  # does not read it
+    write_data(5, 5, "aux.npz")
+    said = ntt(*command, "--plan")
+    assert (said.code, "warning" in said.err) == (0, False)
+
+
+def test_data_of_one_method_that_an_older_ntt_did_not_record(ntt: Ntt) -> None:
+    write_data(5, 5, "aux.npz")
+    finish(methods=("random:data=aux.npz", "random:limit=50"))
+    settings = Path("out/comparison.json")
+    recorded = json.loads(settings.read_text())
+    settings.write_text(json.dumps({name: recorded[name] for name in recorded if not name.startswith("data of")}))
+    done = ntt(*COMMAND, "--methods", "random:data=aux.npz,random:limit=50,random:limit=40", "--seeds", "1", "--plan")
+    assert done.code == 0, done.err
+    left_out = "data of random:data=aux.npz, data of random:limit=50; make sure"
+    assert f"warning: out was begun by an older ntt, which left out: {left_out}" in done.err
+
+
+CHANGES = {
+    "training data": ("d.npz", lambda: write_data(1, 0)),
+    "test data": ("d.npz", lambda: write_data(0, 1)),
+    "module helper": ("module helper", lambda: Path("helper.py").write_text(HELPER.replace("ReLU", "Sigmoid"))),
+    "model file": ("m.py", lambda: Path("m.py").write_text(MODEL.format(first="print()"))),
+    "weights file": ("w.safetensors", lambda: write_weights(1)),
+    "data of random:data=aux.npz": ("aux.npz", lambda: write_data(6, 6, "aux.npz")),
+}
+"""By what changes: what the error is about, and how to change it."""
+
+
+def write_weights(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    shapes = {"0.weight": (8, 64), "0.bias": 8, "2.weight": (10, 8), "2.bias": 10}
+    save_file({name: drawn.normal(size=shape).astype("f4") for name, shape in shapes.items()}, "w.safetensors")
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("late", [False, True], ids=["before a cell", "within a cell"])
+def test_what_changes_between_the_cells(what: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(0)
+    write_data(5, 5, "aux.npz")
+    chosen = config(methods=("random:data=aux.npz",), weights="w.safetensors", mean="0", std="1", seeds=(1, 2))
+    first, second = prepare(chosen, lambda _: None, write=True)
+    done = run_cell(chosen, first)
+    where, change = CHANGES[what]
+    tune = finetune.run
+    if late:
+        monkeypatch.setattr(finetune, "run", lambda *given: (tune(*given), change())[0])
+    else:
+        change()
+    with pytest.raises(
+        OutputError, match=f"^{where}: changed while out was being compared: another {what}: "
+    ) as caught:
+        run_cell(chosen, second)
+    assert (caught.value.exit_code, "put back what it was" in caught.value.hint) == (2, True)
+    assert (result_of(chosen, first), result_of(chosen, second)) == (done, None)
+    assert (folder_of(chosen, second) / "tuned.safetensors").exists() == late  # no work in vain
 
 
 def test_a_folder_of_an_older_ntt(ntt: Ntt) -> None:
@@ -101,6 +173,19 @@ def test_numbers_that_look_alike_have_folders_of_their_own() -> None:
     run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
     tuned = {path.name for path in folder_of(chosen, cells_of(chosen)[0]).glob("tuned*[0-9].safetensors")}
     assert tuned == {"tuned-0.001.safetensors", "tuned-0.00100000001.safetensors"}
+
+
+def test_each_sparsity_has_a_heading_of_its_own() -> None:
+    headings = {
+        0.1: "10%",
+        0.29: "29%",
+        0.9: "90%",
+        0.9000000000000001: "90.00000000000001%",
+        0.995: "99.5%",
+        0.9999999999999999: "99.99999999999999%",
+        1e-300: "1E-298%",
+    }
+    assert {level: percent(level) for level in headings} == headings
 
 
 def test_a_path_of_200_letters_in_a_method() -> None:

@@ -84,6 +84,7 @@ def test_one_cell_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
     assert "failed: cell random-0.9-seed1: " in failing.err
     assert "the network's loss in evaluation is no longer finite" in failing.err
     assert "the same command runs the failed cells again" in failing.err
+    assert failing.out == "other\n"  # no table over no seeds
 
 
 def test_lists(ntt: Ntt) -> None:

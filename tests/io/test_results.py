@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from ntt_cli.errors import OutputError
 from ntt_cli.io import results
-from ntt_cli.io.results import SETTINGS, open_folder, read_settings
+from ntt_cli.io.results import ALWAYS, RESULT, SETTINGS, Result, open_folder, read_result, read_settings
 
-WANTED = {"epochs": 1, "training data": "ab" * 32}
+RECORDED: dict[str, Any] = dict.fromkeys(ALWAYS) | {"epochs": 1}
+WANTED = RECORDED | {"training data": "ab" * 32}
 
 
 def refusal(folder: Path, settings: dict[str, Any]) -> OutputError:
@@ -48,7 +50,7 @@ def test_one_that_comes_second_to_another_comparison(tmp_path: Path, monkeypatch
     create = results.create_atomically
 
     def late(path: Path, content: bytes) -> bool:
-        assert create(path, b'{"epochs": 2}\n')
+        assert create(path, json.dumps(RECORDED | {"epochs": 2}).encode())
         return create(path, content)
 
     monkeypatch.setattr(results, "create_atomically", late)
@@ -73,7 +75,7 @@ def test_a_folder_of_something_else(tmp_path: Path, name: str) -> None:
 
 def test_all_that_differs_is_named_and_hashes_are_short(tmp_path: Path) -> None:
     open_folder(tmp_path, WANTED, write=True)
-    error = refusal(tmp_path, {"epochs": 2, "training data": "cd" * 32})
+    error = refusal(tmp_path, RECORDED | {"epochs": 2, "training data": "cd" * 32})
     assert error.what == (
         "holds a comparison with another epochs: 1, not 2; another training data: abababababab…, not cdcdcdcdcdcd…"
     )
@@ -81,12 +83,84 @@ def test_all_that_differs_is_named_and_hashes_are_short(tmp_path: Path) -> None:
 
 
 def test_what_an_older_ntt_did_not_record(tmp_path: Path) -> None:
-    (tmp_path / SETTINGS).write_text('{"epochs": 1}')
-    assert open_folder(tmp_path, WANTED, write=True) == ["training data"]
+    (tmp_path / SETTINGS).write_text(json.dumps(RECORDED))
+    for write in (False, True):
+        assert open_folder(tmp_path, WANTED, write=write) == ["training data"]
+    assert open_folder(tmp_path, WANTED, write=True) == []  # it is added, and compared from then on
+    assert "another training data" in refusal(tmp_path, WANTED | {"training data": "cd" * 32}).what
     assert "another epochs" in refusal(tmp_path, WANTED | {"epochs": 2}).what
+
+
+def test_many_at_once_add_to_one_folder(tmp_path: Path) -> None:
+    open_folder(tmp_path, WANTED, write=True)
+    start = threading.Barrier(8)
+
+    def join_in(number: int) -> None:
+        start.wait()
+        for more in range(5):
+            open_folder(tmp_path, WANTED | {f"data of {number}.{more}": "ef" * 32}, write=True)
+
+    threads = [threading.Thread(target=join_in, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_settings(tmp_path)) == len(WANTED) + 40
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "x", WANTED, write=False) == []
     assert open_folder(tmp_path, WANTED, write=False) == []
     assert not list(tmp_path.iterdir())
+
+
+class Anything(Result):
+    """A result without a field."""
+
+
+DAMAGED = [
+    ("", "is cut short or damaged: it is no JSON"),
+    ('{"model": ', "is cut short or damaged: it is no JSON"),
+    (b"\xff\xfe", "is cut short or damaged: it is no JSON"),
+    ('{"model": NaN}', "is damaged: it holds NaN"),
+    ("link", "is a link to nowhere, where no file is"),
+    ("folder", "is a folder, a device or a pipe, not a file"),
+]
+
+
+def damage(path: Path, content: str | bytes) -> None:
+    if content == "link":
+        path.symlink_to("nowhere")
+    elif content == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        *DAMAGED,
+        *((text, "is not a comparison's settings") for text in ("[]", "{}", "3", '{"epochs": 1}')),
+        *((json.dumps({k: v for k, v in WANTED.items() if k != name}), "is not a comp") for name in sorted(ALWAYS)),
+    ],
+)
+def test_settings_that_ntt_did_not_write(tmp_path: Path, content: str | bytes, what: str) -> None:
+    damage(tmp_path / SETTINGS, content)
+    for look in (
+        lambda: open_folder(tmp_path, WANTED, write=True),
+        lambda: open_folder(tmp_path, WANTED, write=False),
+        lambda: read_settings(tmp_path),
+    ):
+        with pytest.raises(OutputError, match=what) as caught:
+            look()
+        assert caught.value.where == str(tmp_path / SETTINGS)
+        assert caught.value.hint == "put back the file that ntt wrote, or compare anew in another folder"
+
+
+@pytest.mark.parametrize(("content", "what"), [*DAMAGED, ("[]", "is not a result of this version of ntt")])
+def test_a_result_that_cannot_be_read_can_be_made_anew(tmp_path: Path, content: str | bytes, what: str) -> None:
+    damage(tmp_path / RESULT, content)
+    with pytest.raises(OutputError, match=what) as caught:
+        read_result(tmp_path, Anything)
+    assert caught.value.hint == "remove it, and it is made anew"

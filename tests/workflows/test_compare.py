@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
 import statistics
 from pathlib import Path
@@ -13,13 +14,13 @@ import torch
 from pydantic import ValidationError
 
 from ntt_cli.config import CompareConfig
-from ntt_cli.errors import DataError, NttError, OutputError, UsageError
+from ntt_cli.errors import DataError, DivergedError, NttError, OutputError, UsageError
 from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.workflows import compare
+from ntt_cli.workflows import compare, evaluate
 from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
 from ntt_cli.workflows.comparison.processes import Failure, run_cells
 from ntt_cli.workflows.events import CellsChanged, Event
-from ntt_cli.workflows.reports import CellResult, CompareReport
+from ntt_cli.workflows.reports import CellResult, CompareReport, EvaluateReport
 from ntt_cli.workflows.runs.stop import Interrupted, Stop
 from tests.networks import write_network
 
@@ -255,12 +256,71 @@ def test_a_folder_of_something_else() -> None:
         report_of(config())
 
 
-def test_a_damaged_result_is_named() -> None:
-    chosen = config()
-    finish(chosen)
-    (folder_of(chosen, cells_of(chosen)[0]) / "result.json").write_text('{"method": 3}')
-    with pytest.raises(OutputError, match="is not a result of this version of ntt"):
-        report_of(chosen)
+CELL = Cell("random", 0.8, 1)
+RESULT: dict[str, Any] = {
+    "method": "random",
+    "sparsity": 0.8,
+    "seed": 1,
+    "labels_before_training": False,
+    "learning_rate": 0.001,
+    "accuracy": 1,
+    "accuracy_as_pruned": 0.0,
+    "validation_accuracy": None,
+    "validation_by_rate": {"0.001": None},
+    "loss": 2.3,
+    "kept": 5,
+    "prunable": 5,
+    "flops_sparse": 10,
+    "seconds": 1,
+}
+
+
+def result_file(content: dict[str, Any]) -> None:
+    folder = folder_of(config(), CELL)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(content))
+
+
+def test_a_result_at_its_bounds() -> None:
+    result_file(RESULT)
+    assert result_of(config(), CELL) == CellResult(**RESULT)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", 3),
+        ("method", "synfow"),
+        ("method", "dense"),
+        *(("sparsity", value) for value in (None, 0, 1, -0.1, "0.8")),
+        *(("seed", value) for value in (-1, 1.5, True)),
+        *(("learning_rate", value) for value in (0, -1, True)),
+        *((name, value) for name in ("accuracy", "accuracy_as_pruned") for value in (-0.01, 1.01, 97, None, "1")),
+        ("validation_accuracy", 97),
+        ("validation_by_rate", {"0.001": 97}),
+        *((name, value) for name in ("kept", "prunable", "flops_sparse") for value in (-1, 2.5, True)),
+        ("kept", 6),
+        ("seconds", -1),
+    ],
+)
+def test_a_result_out_of_its_bounds_is_named(name: str, value: Any) -> None:
+    result_file(RESULT | {name: value})
+    with pytest.raises(OutputError, match="result.json: is not a result of this version of ntt") as caught:
+        result_of(config(), CELL)
+    assert caught.value.hint == "remove it, and it is made anew"
+
+
+def test_a_loss_on_the_test_data_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = evaluate.run
+
+    def infinite(*given: Any) -> EvaluateReport:
+        report = evaluated(*given)
+        assert report.accuracy is not None
+        return report.model_copy(update={"accuracy": report.accuracy.model_copy(update={"loss": math.inf})})
+
+    monkeypatch.setattr(evaluate, "run", infinite)
+    with pytest.raises(DivergedError, match=r"tuned.safetensors: its loss on the test data is not finite"):
+        finish(config())
 
 
 @pytest.mark.parametrize(
@@ -334,6 +394,8 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
     chosen = config(methods="magnitude,ntt", learning_rates=(1e30,), epochs=1, jobs=2)
     good = config(methods="magnitude", jobs=2, output="good")
     events: list[Event] = []
+    for each in (chosen, good):
+        compare.prepare(each, print, write=True)
     failed = run_cells(chosen, cells_of(chosen), events.append)
     assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
     assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed.values())
@@ -356,6 +418,7 @@ def test_errors_come_before_any_cell() -> None:
 
 def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
     chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
+    compare.prepare(config("kills its process", methods="random"), print, write=True)  # of seed 1, which lives
     failed = run_cells(chosen, cells_of(chosen), lambda _: None)
     assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
     assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]

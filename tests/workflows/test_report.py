@@ -81,9 +81,18 @@ def test_data_of_one_method_are_not_those_of_the_comparison(compared: Path, tmp_
         result = json.loads(path.read_text())
         if result["method"] == "ntt":
             path.write_text(json.dumps(result | {"method": "ntt:data=noise:10"}))
+            path.parent.rename(path.parent.with_name(path.parent.name.replace("ntt", "ntt,data=noise,10")))
         else:
             shutil.rmtree(path.parent)
     assert comparison_page(folder).facts["data"] == "that of the model"
+
+
+def test_the_result_of_another_cell(compared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(compared, folder)
+    shutil.copy(folder / "cells/snip-0.8-seed1/result.json", folder / "cells/ntt-0.8-seed1/result.json")
+    with pytest.raises(OutputError, match="ntt-0.8-seed1: holds the result of another cell"):
+        comparison_page(folder)
 
 
 def test_the_table(compared: Path, page: Page) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import quote
 
 from ntt_cli.config import (
     CompareConfig,
@@ -19,11 +19,12 @@ from ntt_cli.config import (
     PruneConfig,
     method_of,
 )
-from ntt_cli.errors import OutputError, ResumeError, UsageError
-from ntt_cli.io.data.load import SOURCE_OPTIONS, read_by
-from ntt_cli.io.files import HOUR, remove_orphans, sha256_of
+from ntt_cli.errors import DivergedError, OutputError, ResumeError, UsageError
+from ntt_cli.io.files import HOUR, remove_orphans
 from ntt_cli.io.results import CELLS, RESULT, read_result, write_result
 from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.workflows.comparison.inputs import given_of, require_unchanged, test_data_of
+from ntt_cli.workflows.comparison.names import cell_name
 from ntt_cli.workflows.events import Event, EventSink
 from ntt_cli.workflows.methods import METHODS
 from ntt_cli.workflows.reports import CellResult, EvaluateReport, FinetuneReport
@@ -31,7 +32,6 @@ from ntt_cli.workflows.runs.stop import Stop
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
 TRAINING = ("epochs", "optimiser", "validation", "warmup")
-LONGEST_NAME = 100
 
 DENSE = "dense.safetensors"
 """The trained network that `trained-magnitude` prunes."""
@@ -48,12 +48,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder's name."""
-        level = "" if self.sparsity is None else f"-{self.sparsity!r}"
-        # Some file systems have no colons; a comma cannot be in the method.
-        method = quote(self.method.replace(":", ","), safe=",=*")
-        if len(method) > LONGEST_NAME:  # with a path among its options; a file system's names have 255 letters
-            method = f"{method[:LONGEST_NAME]}~{sha256_of(method.encode())[:16]}"
-        return f"{method}{level}-seed{self.seed}"
+        return cell_name(self.method, self.sparsity, self.seed)
 
     @property
     def sees_labels(self) -> bool:
@@ -95,13 +90,9 @@ def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
     """The cell's result, if it has one.
 
     Raises:
-        OutputError: if it is that of another cell.
+        OutputError: if it is that of another cell, or cannot be read.
     """
-    folder = folder_of(config, cell)
-    result = read_result(folder, CellResult)
-    if result is not None and Cell(result.method, result.sparsity, result.seed) != cell:
-        raise OutputError(folder, "holds the result of another cell", hint="remove it, and it is made anew")
-    return result
+    return read_result(folder_of(config, cell), CellResult)
 
 
 def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> CellResult:
@@ -110,7 +101,8 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
     Raises:
         NttError: what went wrong in one of the steps.
         UsageError: if the cell that chooses the rate has no result.
-        OutputError: if its folder is a link.
+        DivergedError: if the loss on the test data is not finite.
+        OutputError: if its folder is a link, or the model or the data changed since the comparison was begun.
         Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
@@ -130,6 +122,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
                 hint="run that cell first",
             )
         rates = (chosen.learning_rate,)
+    require_unchanged(config, cell.method)  # before any work is done in vain
     sparse = _sparse_checkpoint(config, cell, folder, stop)
     tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
@@ -138,6 +131,8 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
     tested = _evaluate(config, cell, best.output, best.class_names)
     assert as_pruned.accuracy is not None
     assert tested.accuracy is not None
+    if not math.isfinite(tested.accuracy.loss):
+        raise DivergedError(best.output, "its loss on the test data is not finite", hint="give lower --learning-rates")
     result = CellResult(
         method=cell.method,
         sparsity=cell.sparsity,
@@ -154,6 +149,7 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
         flops_sparse=tested.flops_sparse,
         seconds=time.monotonic() - begun,
     )
+    require_unchanged(config, cell.method)
     write_result(folder, result)
     return result
 
@@ -176,11 +172,6 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
     if cell.transfers and "epochs" not in own:
         common["steps"] = config.steps
     return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
-
-
-def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:
-    """The options of these names that were given; one at its default may be one that nothing reads."""
-    return {name: getattr(config, name) for name in names if name in config.model_fields_set}
 
 
 def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
@@ -227,15 +218,6 @@ def _evaluate(
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": cell.seed}
     return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
-
-
-def test_data_of(config: CompareConfig) -> dict[str, Any]:
-    """The options of the data to test on: all of it, and none that the training data alone reads."""
-    options = given_of(config, DataOptions.model_fields) | {"limit": None}
-    if config.test_data is None:
-        return options
-    unread = SOURCE_OPTIONS - read_by(config.test_data)
-    return {name: value for name, value in options.items() if name not in unread} | {"data": config.test_data}
 
 
 def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from decimal import Decimal
 
 from ntt_cli.workflows.reports import CellResult, CompareRow
 
@@ -44,5 +45,6 @@ def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
 
 
 def percent(sparsity: float) -> str:
-    """As a reader knows it: 90% for 0.9."""
-    return f"{100 * sparsity:.15g}%"
+    """As a reader knows it: 90% for 0.9; no two sparsities have the same."""
+    exact = 100 * Decimal(repr(sparsity))  # the digits that name the number, where floats would round
+    return f"{exact.to_integral() if exact == exact.to_integral() else exact.normalize()}%"
