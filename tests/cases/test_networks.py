@@ -177,6 +177,30 @@ def test_a_failure_in_a_late_step_is_the_model_s(ntt: Ntt) -> None:
     assert re.search(r"error: \S*net.py: raised AssertionError: enough \(line \d+\)", result.err)
 
 
+@pytest.mark.parametrize(
+    ("failing", "what"),
+    [
+        ("raise SystemExit(0)", "called sys.exit(0)"),
+        ("raise SystemExit('bye')", "called sys.exit('bye')"),
+        ("raise GeneratorExit", "raised GeneratorExit"),
+        ("raise StopIteration('done')", "raised StopIteration: done"),
+        ("raise BrokenPipeError(32, 'Broken pipe')", "raised BrokenPipeError: [Errno 32] Broken pipe"),
+        ("raise type('Bad', (Exception,), {'__str__': lambda self: 1 / 0})", "raised Bad"),
+        ("raise ValueError('x' * 1_000_000)", f"raised ValueError: {'x' * 500}…{'x' * 500}"),
+    ],
+)
+def test_whatever_a_late_step_raises_is_the_model_s(ntt: Ntt, failing: str, what: str) -> None:
+    pruning = ("prune", *PRUNE, "--steps", 90, "--kernel-weight", 0)
+    for command, counted, last in ((pruning, "True", 80), (("finetune",), "self.training", 9)):
+        write(
+            f"calls = 0\n\ndef forward(self, x):\n    self.calls += {counted}\n"
+            f"    if self.calls == {last}:\n        {failing}\n    return super().forward(x)"
+        )
+        result = ntt(*command, "net.py")
+        assert result.code == 2
+        assert re.search(rf"error: \S*net.py: {re.escape(what)} \(line \d+\)\nhint: ", result.err)
+
+
 def test_probabilities_for_logits_are_warned_of(ntt: Ntt) -> None:
     write("def forward(self, x):\n    return super().forward(x).softmax(1)")
     for command in (("prune", "net.py", *PRUNE), ("finetune", "net.py", "--epochs", 1, "--limit", 64)):
