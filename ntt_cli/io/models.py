@@ -23,6 +23,7 @@ from ntt_cli.core.copying import copy_module
 from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
+from ntt_cli.io.files import require_text
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
 from ntt_cli.io.python_source import load_python, local_modules, user_code
 from ntt_cli.io.sealed import can_be_named, can_hold
@@ -71,6 +72,8 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     Raises:
         ModelError: if there is no such model, its code fails, or what it builds is no network.
     """
+    for name in (options.model, *options.model_arg):
+        require_text(name, ModelError)
     loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
     return loaded if options.logits is None else replace(loaded, pick=partial(field_of, field=options.logits))
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ntt_cli.errors import ModelError, NttError
+from ntt_cli.io.files import require_text
 
 _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
 _OWN = Path(__file__).resolve().parents[1]
@@ -41,6 +42,7 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
     folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails; where its
     folder has no Python files, the hint is what to do `otherwise`.
     """
+    require_text(path, error)
     if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
         what, hint = _why_missing(path, otherwise)
         raise error(path, what, hint=hint)
@@ -146,7 +148,7 @@ def _sha256(file: Path) -> str:
 
 
 def _own_name(path: Path) -> str:
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     return re.sub(r"\W", "_", path.stem) + "_" + digest
 
 

@@ -20,6 +20,7 @@ from ntt_cli.io.data import samples
 from ntt_cli.io.data.convert import Array, as_inputs, as_labels, bytes_as_inputs, count_samples
 from ntt_cli.io.data.images import format_images
 from ntt_cli.io.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
+from ntt_cli.io.files import require_text
 from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import read_header
 
@@ -156,6 +157,7 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
 
 @contextmanager
 def _reading(spec: str) -> Generator[None]:
+    require_text(spec, DataError)
     try:
         yield
     except DataError:
