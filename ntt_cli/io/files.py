@@ -44,7 +44,7 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
     """Refuse an output before any work is done for it; `resumable` ones may be of the very run that is asked for.
 
     Raises:
-        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device, or a name that is no text or
+        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device, or its name is no text or
             too long, or its folder is missing or read-only.
     """
     require_text(path, OutputError)
