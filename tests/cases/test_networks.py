@@ -171,7 +171,8 @@ OTHER_VALUES = "its state dict holds a.weight in another type or with other valu
             "has another scale once it has loaded its own state dict",
         ),
         (
-            "def extend(self):\n    self.register_load_state_dict_post_hook(lambda m, _: [m.a.weight.data.zero_()].clear())",
+            "def extend(self):\n"
+            "    self.register_load_state_dict_post_hook(lambda m, _: [m.a.weight.data.zero_()].clear())",
             "has another a.weight once it has loaded its own state dict",
         ),
     ],
