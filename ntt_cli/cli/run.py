@@ -11,12 +11,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Generator
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import typer
 
-from ntt_cli.cli.streams import Streams
-from ntt_cli.errors import INTERNAL_ERROR, ModelError, NttError
+from ntt_cli.cli.streams import NobodyReads, Streams
+from ntt_cli.errors import INTERNAL_ERROR, NttError
 from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
 
 NOBODY_READS = 128 + signal.SIGPIPE
@@ -39,6 +39,7 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
 
     Raises:
         typer.Exit: with the exit code of what went wrong.
+        typer.Abort: as it was.
     """
     stop = Stop()
     with listening(stop):
@@ -48,27 +49,60 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
                     # torch deprecates parts of itself that it still calls; its users can do nothing about it.
                     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
                 yield stop
-        except typer.Exit:
+            return
+        except (typer.Exit, typer.Abort):
             raise
-        except NttError as error:
-            if debug:
-                streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
-            streams.error(error)
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            interruption = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-            word = "terminated" if interruption.number == signal.SIGTERM else "interrupted"
-            streams.warn(f"{word}; {interruption.kept}")
-            if again is not None and not streams.speaker:
-                streams.hint(f"go on with: {again}")
-            raise typer.Exit(128 + interruption.number) from error
-        except BrokenPipeError as error:
-            _leave_the_pipe()
-            raise typer.Exit(NOBODY_READS) from error
-        except BaseException as error:
-            if isinstance(error, SystemExit | GeneratorExit):
-                raise
-            _unexpected(streams, error, debug=debug)
+        except BaseException as error:  # a network may raise SystemExit and GeneratorExit, too
+            code = _tell(streams, _followed(error, stop), debug=debug, again=again)
+    # Not from the error: `contextmanager` takes a RuntimeError, which Exit is, from a StopIteration for that one.
+    raise typer.Exit(code)
+
+
+def _followed(error: BaseException, stop: Stop) -> BaseException:
+    """The error, or the interruption that code answered with `sys.exit`."""
+    if stop.asked is None or isinstance(error, Exception | KeyboardInterrupt):
+        return error
+    return Interrupted(stop.asked)
+
+
+def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | None) -> int:
+    """Say on stderr what ended the command, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _tell_interruption(streams, error, again)
+    if isinstance(error, NobodyReads):
+        _leave_the_pipe()
+        return NOBODY_READS
+    if debug:
+        streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+    if isinstance(error, NttError):
+        streams.error(error)
+        return error.exit_code
+    return _tell_unexpected(streams, error)
+
+
+def _tell_interruption(streams: Streams, error: KeyboardInterrupt, again: str | None) -> int:
+    interruption = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+    word = "terminated" if interruption.number == signal.SIGTERM else "interrupted"
+    streams.warn(f"{word}; {interruption.kept}")
+    if again is not None and not streams.speaker:
+        streams.hint(f"go on with: {again}")
+    return 128 + interruption.number
+
+
+def _tell_unexpected(streams: Streams, error: BaseException) -> int:
+    from ntt_cli.io.python_source import blame, said_by  # imports torch, which takes seconds
+
+    if (blamed := blame(error)) is not None:
+        streams.error(blamed)
+        return blamed.exit_code
+    streams.err.print(
+        f"internal error: {type(error).__name__}: {said_by(error)}\n"
+        "hint: this is a bug in ntt; run again with --debug and report what it prints",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return INTERNAL_ERROR
 
 
 def command_line(context: typer.Context, *more: str) -> str:
@@ -103,26 +137,6 @@ def _descriptor_kept() -> Generator[None]:
         ctypes.CDLL(None).fflush(None)  # what C's own buffer still holds
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _unexpected(streams: Streams, error: BaseException, *, debug: bool) -> NoReturn:
-    from ntt_cli.io.python_source import blame  # imports torch, which takes seconds
-
-    if debug:
-        streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
-    if (blamed := blame(error)) is not None:
-        where, what = blamed
-        named = ModelError(where, what, hint="correct the file; --debug shows the traceback")
-        streams.error(named)
-        raise typer.Exit(named.exit_code) from error
-    streams.err.print(
-        f"internal error: {type(error).__name__}: {error}\n"
-        "hint: this is a bug in ntt; run again with --debug and report what it prints",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    raise typer.Exit(INTERNAL_ERROR) from error
 
 
 def _leave_the_pipe() -> None:

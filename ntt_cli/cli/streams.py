@@ -25,6 +25,10 @@ MOST_LETTERS = 300
 """Of what an error is about."""
 
 
+class NobodyReads(BrokenPipeError):
+    """The reader of our own stdout closed it; any other broken pipe is of code that ntt ran."""
+
+
 class SafeConsole(Console):
     """A console that shows control characters as Python writes them: a tensor's name may hold those of a terminal."""
 
@@ -36,9 +40,9 @@ class SafeConsole(Console):
         """Rich would end the process here.
 
         Raises:
-            BrokenPipeError: always.
+            NobodyReads: always.
         """
-        raise BrokenPipeError
+        raise NobodyReads
 
 
 class TalkingConsole(SafeConsole):
@@ -65,7 +69,7 @@ class Streams:
         """Print the result once, in the chosen form.
 
         Raises:
-            BrokenPipeError: if nobody reads it to its end.
+            NobodyReads: if nobody reads it to its end.
             OutputError: if it cannot be written for another reason.
         """
         try:
@@ -76,8 +80,8 @@ class Streams:
             else:
                 self.out.print(human)
             self.out.file.flush()
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise NobodyReads from error
         except OSError as error:
             raise OutputError(
                 "stdout", f"cannot be written to: {error.strerror}", hint="redirect it to another place"

@@ -16,7 +16,7 @@ from ntt_cli import __version__
 from ntt_cli.core.functional import Masks
 from ntt_cli.core.standardise import Normalisation, Standardisation
 from ntt_cli.errors import CheckpointError
-from ntt_cli.io.files import sha256_of
+from ntt_cli.io.files import require_text, sha256_of
 from ntt_cli.io.free_memory import require_memory
 from ntt_cli.io.metadata import (
     AGAIN,
@@ -138,6 +138,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if a file cannot be read or is damaged.
     """
+    require_text(path, CheckpointError)
     files = find_weights(path)
     if files.index is not None:
         return Checkpoint(path=path, tensors=_read_shards(files), masks={}, record=None)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-from ntt_cli.errors import OutputError
+from ntt_cli.errors import NttError, OutputError
 
 HOUR = 3600.0
 """A temporary file that is older belongs to nobody, where no lock says so."""
@@ -27,13 +27,27 @@ _TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
 """The end of a temporary file's name: the process, for people who look, and what makes it unique."""
 
 
+def require_text(name: str | Path, error: type[NttError]) -> None:
+    """Refuse a name whose bytes are no text, before any work: no record could hold it, and no line could be pasted.
+
+    Raises:
+        NttError: as `error`, if there are such bytes.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as cause:
+        hint = "rename it; if it looks right in other programs, set a locale of UTF-8 like LC_ALL=C.UTF-8"
+        raise error(name, "has bytes in its name that are no text in this locale", hint=hint) from cause
+
+
 def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
     """Refuse an output before any work is done for it; `resumable` ones may be of the very run that is asked for.
 
     Raises:
-        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device or too long a name, or its
-            folder is missing or read-only.
+        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device, or its name is no text or
+            too long, or its folder is missing or read-only.
     """
+    require_text(path, OutputError)
     if os.path.isdir(path):  # of a name that is too long, `Path.is_dir` raises
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     try:

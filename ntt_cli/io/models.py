@@ -23,8 +23,9 @@ from ntt_cli.core.copying import copy_module
 from ntt_cli.core.logits import Pick, field_of, usual_logits
 from ntt_cli.core.standardise import Standardisation, make_standardisation
 from ntt_cli.errors import ModelError
+from ntt_cli.io.files import require_text
 from ntt_cli.io.global_draws import global_draws_apart, seed_as_users_do
-from ntt_cli.io.python_source import load_python, local_modules, user_code
+from ntt_cli.io.python_source import load_python, local_modules, said_by, user_code
 from ntt_cli.io.sealed import can_be_named, can_hold
 from ntt_cli.io.shared_memory import tie_shared_parameters
 
@@ -71,6 +72,8 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     Raises:
         ModelError: if there is no such model, its code fails, or what it builds is no network.
     """
+    for name in (options.model, *options.model_arg):
+        require_text(name, ModelError)
     loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
     return loaded if options.logits is None else replace(loaded, pick=partial(field_of, field=options.logits))
 
@@ -180,6 +183,7 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
     with user_code(code, ModelError):
         state = built.state_dict(keep_vars=True)
     _check_state(built, state, where)
+    built.state_dict = _CheckedState(built.state_dict, frozenset(state))  # type: ignore[method-assign, assignment]
     for layer in built.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
@@ -236,11 +240,11 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
     """Refuse a state dict that no checkpoint could hold, before there is anything to write.
 
     Raises:
-        ModelError: if it has what is no tensor, lacks a parameter's name, or its own module does not load it.
+        ModelError: if it has what is no tensor, lacks a parameter's name or values, or its own module does not load it.
     """
     hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
     parameters = dict(built.named_parameters(remove_duplicate=False))
-    usual = parameters.keys() | _persistent_buffers(built)
+    usual = _saved(built)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     for key, value in state.items():
         if key not in tensors:
@@ -252,17 +256,79 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
     for key, parameter in parameters.items():
         if key not in tensors or tensors[key].shape != parameter.shape:
             raise ModelError(where, f"its state dict does not hold the parameter {key} under that name", hint=hint)
-    if tensors.keys() != usual:
-        try:
-            copy_module(built).load_state_dict({key: tensor.detach() for key, tensor in tensors.items()}, strict=True)
-        except Exception as failure:
-            what = f"does not load its own state dict: {type(failure).__name__}: {failure}"
-            raise ModelError(where, what, hint=hint) from failure
+    for key, parameter in parameters.items():
+        if not _are_same(tensors[key], parameter):
+            what = f"its state dict holds {key} in another type or with other values than the parameter has"
+            raise ModelError(where, what, hint=hint)
+    if (
+        _loads_its_own_way(built)
+        or tensors.keys() != usual.keys()
+        or any(tensors[key] is not value for key, value in usual.items())
+    ):
+        _check_loading(built, tensors, where, hint)
 
 
-def _persistent_buffers(built: nn.Module) -> set[str]:
+def _loads_its_own_way(built: nn.Module) -> bool:
+    hooked = any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in built.modules())
+    return hooked or type(built).load_state_dict is not nn.Module.load_state_dict
+
+
+def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, hint: str) -> None:
+    """Refuse a network that is not the same after it has loaded its own state dict.
+
+    Raises:
+        ModelError: if it is not, or does not load it.
+    """
+    try:
+        loaded = copy_module(built)
+        loaded.load_state_dict({key: tensor.detach().clone() for key, tensor in tensors.items()}, strict=True)
+    except (Exception, SystemExit) as failure:
+        what = f"does not load its own state dict: {type(failure).__name__}: {said_by(failure)}"
+        raise ModelError(where, what, hint=hint) from failure
+    after = _saved(loaded)
+    for key, value in _saved(built).items():
+        if key not in after or not _are_same(after[key], value):
+            raise ModelError(where, f"has another {key} once it has loaded its own state dict", hint=hint)
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    """To the bit, where they are dense."""
+    if one is other:
+        return True
+    if any((one.dtype != other.dtype, one.shape != other.shape, one.layout is not other.layout)):
+        return False
+    return one.layout is not torch.strided or torch.equal(_bits(one), _bits(other))
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _CheckedState:
+    """A network's `state_dict()` without what it holds only later, which nobody has checked.
+
+    Attributes:
+        whole: the network's own.
+        names: of the tensors that it held when the network was built.
+    """
+
+    whole: Callable[..., Mapping[str, object]]
+    names: frozenset[str]
+
+    def __call__(self, *args: object, **options: object) -> dict[str, object]:
+        state = self.whole(*args, **options)
+        return {name: value for name, value in state.items() if name in self.names and isinstance(value, Tensor)}
+
+
+def _saved(built: nn.Module) -> dict[str, Tensor]:
+    """The parameters and the persistent buffers, by all of their names."""
+    return dict(built.named_parameters(remove_duplicate=False)) | _persistent_buffers(built)
+
+
+def _persistent_buffers(built: nn.Module) -> dict[str, Tensor]:
     return {
-        f"{prefix}.{name}".lstrip(".")
+        f"{prefix}.{name}".lstrip("."): value
         for prefix, module in built.named_modules(remove_duplicate=False)
         for name, value in module._buffers.items()
         if value is not None and name not in module._non_persistent_buffers_set

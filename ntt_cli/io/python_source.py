@@ -22,10 +22,14 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from ntt_cli.errors import NttError
+from ntt_cli.errors import ModelError, NttError
+from ntt_cli.io.files import require_text
 
 _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
 _OWN = Path(__file__).resolve().parents[1]
+
+MOST_LETTERS = 1000
+"""Of what an exception says."""
 
 _BROUGHT: dict[Path, dict[str, str]] = {}
 """By the file whose code imported them first: local modules, and SHA-256 of their files at that moment."""
@@ -38,6 +42,7 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
     folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails; where its
     folder has no Python files, the hint is what to do `otherwise`.
     """
+    require_text(path, error)
     if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
         what, hint = _why_missing(path, otherwise)
         raise error(path, what, hint=hint)
@@ -143,7 +148,7 @@ def _sha256(file: Path) -> str:
 
 
 def _own_name(path: Path) -> str:
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     return re.sub(r"\W", "_", path.stem) + "_" + digest
 
 
@@ -186,12 +191,14 @@ def _forget_namesakes(folder: Path) -> None:
                 del sys.modules[stale]
 
 
-def blame(failure: BaseException) -> tuple[str, str] | None:
-    """The user's file in which something failed, and what it raised; `None` where it failed in ntt's own code.
+def blame(failure: BaseException) -> ModelError | None:
+    """What the user's code raised, and in which file; `None` where it failed in ntt's own code.
 
     What an installed package raises is its caller's failure, and so is what a network's operations raise, which ntt may
     carry out by formulas of its own. A network of installed layers alone has no file.
     """
+    if isinstance(failure, RuntimeError) and isinstance(failure.__cause__, StopIteration):
+        failure = failure.__cause__  # a generator on its way made it a RuntimeError
     inside = False
     brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
     found: tuple[Path, int] | None = None
@@ -206,11 +213,23 @@ def blame(failure: BaseException) -> tuple[str, str] | None:
         trace = trace.tb_next
     if found is None and not inside:
         return None
-    lines = str(failure).splitlines()
-    raised = f"raised {type(failure).__name__}{f': {lines[0]}' if lines else ''}"
+    raised, hint = _what_raised(failure, "\n".join(said_by(failure).splitlines()[:1]))
     if found is None:
-        return "the network", f"{raised} in its forward pass"
-    return str(found[0]), f"{raised} (line {found[1]})"
+        return ModelError("the network", f"{raised} in its forward pass", hint=hint)
+    return ModelError(found[0], f"{raised} (line {found[1]})", hint=hint)
+
+
+def said_by(failure: BaseException) -> str:
+    """The message of an exception that any code may have raised, shortened; empty where it cannot be made."""
+    try:
+        return shortened(str(failure))
+    except (Exception, SystemExit):  # its class may be the user's, too
+        return ""
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of what may be of any length."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]}…{text[-MOST_LETTERS // 2 :]}"
 
 
 def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
@@ -231,13 +250,19 @@ def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:
         if trace.tb_frame.f_code.co_filename == str(path):
             line = trace.tb_lineno
         trace = trace.tb_next
-    message = str(failure)
+    message = said_by(failure)
     if isinstance(failure, SyntaxError) and failure.filename == str(path):
-        line, message = failure.lineno, failure.msg
-    at = "" if line is None else f" (line {line})"
+        line, message = failure.lineno, shortened(failure.msg)
+    raised, hint = _what_raised(failure, message)
+    return f"{raised}{'' if line is None else f' (line {line})'}", hint
+
+
+def _what_raised(failure: BaseException, message: str) -> tuple[str, str]:
+    """What code did that raised this, and what its author may do."""
     if isinstance(failure, SystemExit):
-        return f"called sys.exit({failure.code!r}){at}", "let the file return or raise instead of exiting"
+        code = failure.code if isinstance(failure.code, int | None) else said_by(failure)
+        return f"called sys.exit({code!r})", "let the file return or raise instead of exiting"
     hint = "correct the file; --debug shows the traceback"
     if isinstance(failure, ModuleNotFoundError) and failure.name is not None:
         hint = f"install {failure.name.partition('.')[0]} for {sys.executable}, or correct the import"
-    return f"raised {type(failure).__name__}{f': {message}' if message else ''}{at}", hint
+    return f"raised {type(failure).__name__}{f': {message}' if message else ''}", hint

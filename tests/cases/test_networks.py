@@ -169,6 +169,70 @@ def test_extra_state_that_is_a_tensor_is_written_and_loaded_again(ntt: Ntt) -> N
     assert ntt("evaluate", "net.py", "-c", "tuned.safetensors").code == 0
 
 
+STATE = (
+    "def state_dict(self, *args, **options):\n"
+    "    state = super().state_dict(*args, **options)\n    {}\n    return state\n"
+)
+LOAD = (
+    "def load_state_dict(self, state, strict=True, **options):\n"
+    "    return super().load_state_dict({}, strict=strict, **options)\n"
+)
+OTHER_VALUES = "its state dict holds a.weight in another type or with other values than the parameter has"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (STATE.format("state = {name: value.half() for name, value in state.items()}"), OTHER_VALUES),
+        (
+            STATE.format("state['a.weight'] = state['a.weight'] / 2")
+            + LOAD.format("{**state, 'a.weight': 2 * state['a.weight']}"),
+            OTHER_VALUES,
+        ),
+        (LOAD.format("{**state, 'a.weight': 2 * state['a.weight']}"), "has another a.weight once it has loaded"),
+        (
+            "def extend(self):\n    self.register_buffer('scale', torch.ones(3))\n"
+            + STATE.format("state['scale'] = state['scale'] + 1"),
+            "has another scale once it has loaded its own state dict",
+        ),
+        (
+            "def extend(self):\n"
+            "    self.register_load_state_dict_post_hook(lambda m, _: [m.a.weight.data.zero_()].clear())",
+            "has another a.weight once it has loaded its own state dict",
+        ),
+    ],
+    ids=["half", "scaled", "loader", "buffer", "hook"],
+)
+def test_a_state_dict_that_does_not_give_back_the_network_is_refused(ntt: Ntt, body: str, what: str) -> None:
+    write(body)
+    for command in (("prune", "net.py", *PRUNE), ("finetune", "net.py", "--epochs", 1)):
+        result = ntt(*command)
+        assert (result.code, what in result.err) == (2, True), result.err
+
+
+def test_a_state_dict_of_copies_and_a_buffer_kept_in_another_form(ntt: Ntt) -> None:
+    write(
+        "def extend(self):\n    self.register_buffer('scale', torch.tensor([1.0, float('nan')]))\n"
+        + STATE.format("state = {n: v.clone() for n, v in state.items()}; state['scale'] = state['scale'] * 2")
+        + LOAD.format("{**state, 'scale': state['scale'] / 2}")
+    )
+    assert ntt("prune", "net.py", *PRUNE).code == 0
+    assert ntt("finetune", "net.py", "-c", "sparse.safetensors", "--epochs", 1, "--limit", 64).code == 0
+    assert ntt("evaluate", "net.py", "-c", "tuned.safetensors").code == 0
+
+
+@pytest.mark.parametrize("later", ["{'n': 3}", "torch.ones(3)"])
+def test_what_a_state_dict_holds_only_later_is_not_written(ntt: Ntt, later: str) -> None:
+    write(
+        "def forward(self, x):\n    self.late = True\n    return super().forward(x)\n"
+        + STATE.format(f"state |= {{'count': {later}}} if hasattr(self, 'late') else {{}}")
+    )
+    assert ntt("prune", "net.py", *PRUNE).code == 0
+    assert ntt("finetune", "net.py", "-c", "sparse.safetensors", "--epochs", 1, "--limit", 64).code == 0
+    for name in ("sparse", "tuned"):
+        assert sorted(load_file(f"{name}.safetensors")) == ["a.bias", "a.weight", "b.bias", "b.weight"]
+
+
 def test_a_hook_that_renames_a_parameter_is_refused(ntt: Ntt) -> None:
     hook = "self.register_state_dict_post_hook(lambda m, s, p, l: s.update({'first': s.pop('a.weight')}))"
     write(f"def extend(self):\n    {hook}")
@@ -200,6 +264,30 @@ def test_a_failure_in_a_late_step_is_the_model_s(ntt: Ntt) -> None:
     result = ntt("finetune", "net.py", "--epochs", 1)
     assert result.code == 2
     assert re.search(r"error: \S*net.py: raised AssertionError: enough \(line \d+\)", result.err)
+
+
+@pytest.mark.parametrize(
+    ("failing", "what"),
+    [
+        ("raise SystemExit(0)", "called sys.exit(0)"),
+        ("raise SystemExit('bye')", "called sys.exit('bye')"),
+        ("raise GeneratorExit", "raised GeneratorExit"),
+        ("raise StopIteration('done')", "raised StopIteration: done"),
+        ("raise BrokenPipeError(32, 'Broken pipe')", "raised BrokenPipeError: [Errno 32] Broken pipe"),
+        ("raise type('Bad', (Exception,), {'__str__': lambda self: 1 / 0})", "raised Bad"),
+        ("raise ValueError('x' * 1_000_000)", f"raised ValueError: {'x' * 500}…{'x' * 500}"),
+    ],
+)
+def test_whatever_a_late_step_raises_is_the_model_s(ntt: Ntt, failing: str, what: str) -> None:
+    pruning = ("prune", *PRUNE, "--steps", 90, "--kernel-weight", 0)
+    for command, counted, last in ((pruning, "True", 80), (("finetune",), "self.training", 9)):
+        write(
+            f"calls = 0\n\ndef forward(self, x):\n    self.calls += {counted}\n"
+            f"    if self.calls == {last}:\n        {failing}\n    return super().forward(x)"
+        )
+        result = ntt(*command, "net.py")
+        assert result.code == 2
+        assert re.search(rf"error: \S*net.py: {re.escape(what)} \(line \d+\)\nhint: ", result.err)
 
 
 def test_probabilities_for_logits_are_warned_of(ntt: Ntt) -> None:

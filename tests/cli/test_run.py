@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ntt_cli.cli.run import call, guarded
-from ntt_cli.cli.streams import Streams
+from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import DataError, DivergedError, ModelError, OutputError
 from ntt_cli.workflows import prune
 from tests.cli.conftest import MODEL, Ntt
@@ -54,7 +54,11 @@ BUG = "hint: this is a bug in ntt; run again with --debug and report what it pri
         (RuntimeError("a line that is longer than the forty columns of this terminal"), 70, None),
         (KeyboardInterrupt(), 130, "warning: interrupted; no file is half-written\n"),
         (typer.Exit(1), 1, ""),
-        (BrokenPipeError(), 141, ""),
+        (NobodyReads(), 141, ""),
+        (BrokenPipeError(), 70, f"internal error: BrokenPipeError: \n{BUG}"),
+        (SystemExit(0), 70, f"internal error: SystemExit: 0\n{BUG}"),
+        (GeneratorExit(), 70, f"internal error: GeneratorExit: \n{BUG}"),
+        (StopIteration(3), 70, f"internal error: StopIteration: 3\n{BUG}"),
     ],
     ids=repr,
 )
@@ -99,6 +103,21 @@ def test_an_error_of_interrupted_code_is_taken_for_the_interruption(error: Excep
             raise error
 
     assert run(work) == (143, "warning: terminated; no file is half-written\n")
+
+
+def test_an_exit_of_interrupted_code_is_taken_for_the_interruption() -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise SystemExit(0)
+
+    assert run(work) == (143, "warning: terminated; no file is half-written\n")
+
+
+def test_typers_abort_keeps_its_meaning() -> None:
+    with pytest.raises(typer.Abort):
+        run(failing(typer.Abort()))
 
 
 def test_a_state_that_cannot_be_saved_is_told() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
-from ntt_cli.cli.streams import make_streams
+from ntt_cli.cli.streams import NobodyReads, make_streams
 from ntt_cli.errors import OutputError
 
 
@@ -95,7 +95,7 @@ def test_a_result_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, as_jso
 
 def test_a_reader_who_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(BrokenPipeError(errno.EPIPE, "Broken pipe")))
-    with pytest.raises(BrokenPipeError):
+    with pytest.raises(NobodyReads):
         make_streams(as_json=True, quiet=False).result(Report(), human="for people", quiet="x")
 
 

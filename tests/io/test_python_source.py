@@ -222,3 +222,19 @@ def test_a_base_exception_of_its_own_is_an_error_of_the_file(tmp_path: Path) -> 
     path = write(tmp_path / "model.py", "class Stop(BaseException): pass\nraise Stop('enough')\n")
     with pytest.raises(ModelError, match=r"raised Stop: enough \(line 2\)"):
         load_python(path, ModelError)
+
+
+def test_a_message_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
+    text = "class Bad(Exception):\n    def __str__(self):\n        raise SystemExit\n\nraise Bad\n"
+    with pytest.raises(ModelError, match=r"raised Bad \(line 5\)$"):
+        load_python(write(tmp_path / "model.py", text), ModelError)
+
+
+@pytest.mark.parametrize("text", ["raise ValueError(LONG)", "import sys; sys.exit(LONG)", "raise SyntaxError(LONG)"])
+def test_a_long_message_is_shortened(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "model.py", f"LONG = 'a' + 'x' * 1_000_000 + 'z'\n{text}\n")
+    with pytest.raises(ModelError) as caught:
+        load_python(path, ModelError)
+    assert len(caught.value.what) < 1100
+    assert "ax" in caught.value.what
+    assert "xz" in caught.value.what

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import multiprocessing
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -423,3 +424,35 @@ def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
     assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
     assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]
     assert multiprocessing.active_children() == []
+
+
+LATE = """
+class Late(Net):
+    calls = 0
+
+    def forward(self, x):
+        Late.calls += self.training
+        if Late.calls == 2:
+            raise FAILURE
+        return super().forward(x)
+
+def build_model():
+    return Late()
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "what"),
+    [
+        ("SystemExit(0)", "called sys.exit(0)"),
+        ("EOFError", "raised EOFError"),
+        ("KeyboardInterrupt", "raised KeyboardInterrupt"),
+        ("ValueError('x')", "raised ValueError: x"),
+    ],
+)
+def test_whatever_a_network_raises_late_is_told_of_its_cell(failure: str, what: str) -> None:
+    chosen = config()
+    Path(chosen.model).write_text(Path(chosen.model).read_text() + LATE.replace("FAILURE", failure))
+    (failed,) = run_cells(chosen, cells_of(chosen), lambda _: None).values()
+    assert failed.exit_code == 2
+    assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failed.error)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
-from numpy.lib.format import open_memmap
+import torch
+from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_header_2_0, read_magic
 from torch import Tensor
 
 from ntt_cli.config import DataOptions, Split
@@ -25,6 +27,10 @@ from ntt_cli.io.metadata import read_header
 
 INPUT_NAMES = ("x", "inputs", "images")
 LABEL_NAMES = ("y", "labels")
+LARGEST = np.iinfo(np.int64).max
+
+HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+"""By the version of the format. The third is the second with names of fields in UTF-8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +53,9 @@ def from_arrays(
     inputs: Array, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
 ) -> Samples:
     """Samples of arrays in memory, which are checked at once."""
+    _refuse_fields(inputs, spec)
     n = count_samples(inputs, spec)
-    y = None if labels is None else as_labels(labels, spec, n=n)
+    y = None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
     chosen = draw(n, options.limit)
     used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # numpy takes a tensor of one index for a number
     hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
@@ -66,6 +73,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
     """Inputs alone, from one array."""
     with _reading(spec):
         array = open_memmap(path, mode="r")
+    _refuse_fields(array, spec)
     n = count_samples(array, spec)
     require_memory(spec, 4 * array.size // n, error=DataError, hint="cut its samples into smaller ones")
     chosen = draw(n, options.limit)
@@ -110,16 +118,61 @@ def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOption
     return _samples(tensors, found, spec, options)
 
 
+def _refuse_fields(inputs: Array, spec: str) -> None:
+    """Refuse a table of records, whose columns are no dimension of the array.
+
+    Raises:
+        DataError: if the array has fields.
+    """
+    fields = getattr(inputs.dtype, "names", None)
+    if fields:
+        listed = ", ".join(fields)
+        hint = "save its columns as one array of numbers: numpy.lib.recfunctions.structured_to_unstructured(x)"
+        raise DataError(spec, f"holds inputs with fields ({listed:.300}), not an array of numbers", hint=hint)
+
+
+def _as_numbers(labels: Array, spec: str) -> Array:
+    """Labels of which no two become the same number; booleans are classes 0 and 1.
+
+    Raises:
+        DataError: if one is beyond what is counted with.
+    """
+    if isinstance(labels, Tensor):
+        if labels.dtype not in {torch.bool, torch.uint64}:
+            return labels
+        labels = labels.detach().cpu().numpy()
+    if labels.dtype.kind == "u" and labels.size and labels.max() > LARGEST:
+        first = np.argwhere(labels > LARGEST)[0]
+        what = f"the label of sample {first[0]} is {labels[tuple(first)]}"
+        raise DataError(spec, what, hint="number the classes from 0")
+    return labels.astype(np.int64) if labels.dtype.kind == "b" else labels
+
+
 def _member_size(zipped: ZipFile, name: str, spec: str) -> int:
     """Of the one member that NumPy reads under this name.
 
     Raises:
-        DataError: if there are several, of which different programs read different ones.
+        DataError: if there are several, of which different programs read different ones, or it holds less than it says.
     """
-    sizes = [info.file_size for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
-    if len(sizes) != 1:
-        raise DataError(spec, f"holds {name} {len(sizes)} times", hint="save it again with numpy.savez")
-    return sizes[0]
+    found = [info for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
+    hint = "save it again with numpy.savez"
+    if len(found) != 1:
+        raise DataError(spec, f"holds {name} {len(found)} times", hint=hint)
+    size, claimed = found[0].file_size, _claimed_size(zipped, found[0])
+    if claimed > size:  # NumPy would take that much memory before it reads
+        raise DataError(spec, f"cannot be read: {name} holds {size:,} bytes, and by its header {claimed:,}", hint=hint)
+    return size
+
+
+def _claimed_size(zipped: ZipFile, member: ZipInfo) -> int:
+    """Bytes of the numbers that a member holds by its header; 0 where it is no array of numbers."""
+    with zipped.open(member) as file:
+        try:
+            read = HEADERS[read_magic(file)]
+            shape, _, dtype = read(file)
+        except (KeyError, ValueError):
+            return 0  # found when it is read
+    return 0 if dtype.hasobject else dtype.itemsize * math.prod(shape)
 
 
 class _Found(NamedTuple):

@@ -13,6 +13,7 @@ from ntt_cli.config import DataOptions, Split
 from ntt_cli.errors import DataError
 from ntt_cli.io.data.image_files import SUFFIXES, open_images
 from ntt_cli.io.data.samples import PARTS, Samples, draw
+from ntt_cli.io.files import require_text
 
 ALIASES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
 """Other names that the parts of a divided folder have, in any case."""
@@ -74,6 +75,7 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
         return ImageTree(paths, only_folder=only)
     known = tuple(sub.name for sub in below) if classes is None else classes
     for sub, found in below.items():
+        require_text(sub.name, DataError)
         if sub.name not in known:
             raise DataError(sub, "is not one of the training classes", hint=f"those are {', '.join(known)}")
         if not found and classes is None:  # left out, it would shift the numbers of the classes after it

@@ -21,6 +21,7 @@ from ntt_cli.io.data.image_files import SUFFIXES
 from ntt_cli.io.data.images import image_size
 from ntt_cli.io.data.named import NAMES, read_named
 from ntt_cli.io.data.samples import Samples
+from ntt_cli.io.files import require_text
 from ntt_cli.io.safetensors_header import PICKLES
 
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
@@ -60,6 +61,8 @@ def load_samples(
             "none is named",
             hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
         )
+    for text in (spec, options.data_root):
+        require_text(text, DataError)
     for name in sorted(SOURCE_OPTIONS - read_by(spec)):
         if options.gives(name):
             raise UsageError(as_typed(options, name), f"the data {spec} does not read it", hint=LEAVE_OUT)

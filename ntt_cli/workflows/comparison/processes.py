@@ -20,6 +20,7 @@ import torch
 
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import INTERNAL_ERROR, NttError
+from ntt_cli.io.python_source import blame
 from ntt_cli.workflows.comparison.cell import Cell, pilot_of, run_cell
 from ntt_cli.workflows.events import CellsChanged, EventSink
 from ntt_cli.workflows.runs.stop import GRACE_SECONDS, Interrupted, Stop, listening
@@ -153,14 +154,30 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(Interrupted), listening(stop, [signal.SIGTERM]):
         while True:
             try:
-                run_cell(config, pipe.recv(), stop)
-                pipe.send(None)
+                cell = pipe.recv()
             except EOFError:
                 return
-            except NttError as error:
-                pipe.send(Failure(f"{error.where}: {error.what}; {error.hint}", error.exit_code))
-            except Exception:
-                pipe.send(Failure(traceback.format_exc(), INTERNAL_ERROR))
+            pipe.send(_failure(config, cell, stop))
+
+
+def _failure(config: CompareConfig, cell: Cell, stop: Stop) -> Failure | None:
+    """Run the cell, and return why it failed, `None` if it did not.
+
+    Raises:
+        Interrupted: if the comparison ends its cells.
+    """
+    try:
+        run_cell(config, cell, stop)
+    except Interrupted:
+        raise
+    except BaseException as error:  # a network may raise SystemExit and EOFError, too
+        if stop.asked is not None:
+            raise Interrupted(stop.asked) from error
+        known = error if isinstance(error, NttError) else blame(error)
+        if known is None:
+            return Failure(traceback.format_exc(), INTERNAL_ERROR)
+        return Failure(f"{known.where}: {known.what}; {known.hint}", known.exit_code)
+    return None
 
 
 def _end_with_parent() -> None:
