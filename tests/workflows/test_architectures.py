@@ -156,7 +156,8 @@ def test_prune_finetune_evaluate(name: str, data: str) -> None:
     assert 0 < result.flops_sparse < result.flops_dense
 
 
-TRACED = [case for case in ZOO if case[0] in {"resnet", "mobilenet", "vit", "Decoder", "lstm"}]
+TRACED = [case for case in ZOO if case[0] in {"resnet", "Decoder", "lstm"}]
+"""A kind of layer each: tracing one network takes half a minute."""
 
 
 @pytest.mark.parametrize(("name", "data"), TRACED)

@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -352,7 +353,9 @@ def test_test_data_of_its_own() -> None:
     assert (result.accuracy * 30) == pytest.approx(round(result.accuracy * 30))
 
 
-def test_a_plan_writes_nothing() -> None:
+def test_a_plan_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare.finetune_task, "seconds_per_step", lambda _: 1.0)
+    monkeypatch.setattr(compare.prune, "plan", lambda *_: SimpleNamespace(seconds=1000.0))
     chosen = config(methods="ntt,random", seeds=(1, 2), learning_rates=(1e-3, 1e-2))
     planned = compare.plan(chosen, lambda _: None)
     assert not Path("comparison").exists()
