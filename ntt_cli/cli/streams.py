@@ -30,7 +30,13 @@ class NobodyReads(BrokenPipeError):
 
 
 class SafeConsole(Console):
-    """A console that shows control characters as Python writes them: a tensor's name may hold those of a terminal."""
+    """A console that shows text as it is, and control characters as Python writes them.
+
+    A file's name may be like Rich's markup, and a tensor's may hold the control characters of a terminal.
+    """
+
+    def __init__(self, *, file: IO[str]) -> None:
+        super().__init__(file=file, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):

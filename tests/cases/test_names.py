@@ -83,3 +83,13 @@ def test_a_working_folder_whose_name_is_no_text_does_not_matter(
     for command in (["prune", DIGITS, "-s", "0.5", "--method", "magnitude"], ["finetune", DIGITS, "--epochs", "1"]):
         said = ntt(*command, "--limit", "40")
         assert said.code == 0, said.err
+
+
+def test_a_file_name_that_looks_like_markup_is_shown_as_it_is(folder: Path, ntt: Ntt) -> None:
+    Path("x[").mkdir()
+    data = "x[/b] :smile:[red].npz"
+    np.savez(data, x=np.zeros((40, 64), np.float32), y=np.arange(40) % 10)
+    assert ntt("finetune", DIGITS, "-d", data, "--epochs", "1").code == 0
+    said = ntt("evaluate", DIGITS, "-d", data, "-c", "dense.safetensors")
+    assert said.code == 0, said.err
+    assert f"40 of {data}" in said.out

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,10 @@ def check_resumed(prepared: Prepared, folder: Path, driver: Driver) -> Outcome:
 
 
 @pytest.mark.parametrize("how", ["kill", "tear"])
-def test_killed_at_every_call(prepared: Prepared, driver: Driver, tmp_path: Path, how: str) -> None:
+def test_killed_at_every_call(
+    prepared: Prepared, driver: Driver, tmp_path: Path, how: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("calls", prepared.calls)
     for number in range(1 + (how == "tear") * EVERY // 2, prepared.calls + 1, EVERY):
         folder = prepared.copy(tmp_path / "run")
         assert driver.run(folder, prepared.command, at=number, how=how).status == -9
@@ -68,9 +72,12 @@ def system_calls(driver: Driver) -> list[str]:
 
 
 @pytest.mark.skipif(not traceable(), reason="needs strace, and the right to trace")
-def test_killed_at_every_system_call(prepared: Prepared, driver: Driver, tmp_path: Path) -> None:
+def test_killed_at_every_system_call(
+    prepared: Prepared, driver: Driver, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     driver.run(prepared.copy(tmp_path / "run"), prepared.command, strace=f"trace={SYSTEM_CALLS}")
     calls = system_calls(driver)
+    record_property("calls", len(calls))
     assert {"write", "pwrite64", "ftruncate", "fsync", "rename"} <= {call.split()[0] for call in calls}
     for call in calls[::EVERY]:
         folder = prepared.copy(tmp_path / "run")
