@@ -31,6 +31,7 @@ class FunctionalModel:
         buffers: buffers and frozen parameters by name, detached.
         pick: from what the module returns to its logits, `[n, ..., c]`.
         places: where in the module each value goes, each place once: the name there, and that among the values.
+        saved: what its state dict holds before any forward pass, by name.
     """
 
     module: nn.Module
@@ -38,6 +39,7 @@ class FunctionalModel:
     buffers: Params
     pick: Pick
     places: dict[str, str]
+    saved: frozenset[str]
 
     def bind(self, buffers: Params | None = None) -> Apply:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
@@ -48,10 +50,13 @@ class FunctionalModel:
         return self._returned(self.params, self.buffers, x)
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
-        """The module's state dict at these values, tied tensors under each of their names."""
+        """The module's state dict at these values, tied tensors under each of their names.
+
+        What it holds only after some forward passes is left out: a new network has no place for it.
+        """
         values = {f"module.{place}": value for place, value in self.placed(params, buffers).items()}
-        state: dict[str, Tensor] = functional_call(_StateDict(self.module), values, (), tie_weights=False)
-        return state
+        state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
+        return {name: value for name, value in state.items() if name in self.saved}
 
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
         with _without_fast_path(), once_differentiable():
@@ -112,6 +117,7 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
         | {name: b.detach().clone() for name, b in private.named_buffers()},
         pick=pick,
         places=_places(private),
+        saved=frozenset(private.state_dict()),
     )
 
 

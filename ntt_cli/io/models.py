@@ -183,7 +183,6 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
     with user_code(code, ModelError):
         state = built.state_dict(keep_vars=True)
     _check_state(built, state, where)
-    built.state_dict = _CheckedState(built.state_dict, frozenset(state))  # type: ignore[method-assign, assignment]
     for layer in built.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
@@ -302,23 +301,6 @@ def _are_same(one: Tensor, other: Tensor) -> bool:
 
 def _bits(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().flatten().view(torch.uint8)
-
-
-@dataclass(frozen=True)
-class _CheckedState:
-    """A network's `state_dict()` without what it holds only later, which nobody has checked.
-
-    Attributes:
-        whole: the network's own.
-        names: of the tensors that it held when the network was built.
-    """
-
-    whole: Callable[..., Mapping[str, object]]
-    names: frozenset[str]
-
-    def __call__(self, *args: object, **options: object) -> dict[str, object]:
-        state = self.whole(*args, **options)
-        return {name: value for name, value in state.items() if name in self.names and isinstance(value, Tensor)}
 
 
 def _saved(built: nn.Module) -> dict[str, Tensor]:

@@ -64,13 +64,14 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
 def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
     """Of how many classes the outputs of a sample, of this shape, choose one; `None` where they are no choice.
 
-    Of maps `[c, h, w]`, and of `[h, w]` where inputs are images, the last axis is a width, unless `logits(outputs)` in
-    the model's file put the classes there.
+    Of maps `[c, h, w]`, and of `[h, w]` as large as the image that goes in, the last axis is a width, unless
+    `logits(outputs)` in the model's file put the classes there.
     """
-    images = inputs.samples.inputs(torch.arange(1)).ndim == 4
-    if not shape or shape[-1] == 1 or (len(shape) > 2 - images and not loaded.declares_logits):
+    if not shape or shape[-1] == 1:
         return None
-    return shape[-1]
+    image = inputs.samples.inputs(torch.arange(1)).shape[2:]
+    is_map = len(shape) > 2 or (len(image) == 2 and shape == image)
+    return None if is_map and not loaded.declares_logits else shape[-1]
 
 
 def warn_if_disconnected(

@@ -193,7 +193,7 @@ def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_ev
     # Without validation samples every epoch ties, and the last one counts.
     key = (accuracy or 0.0, -validation_loss)
     if training.best is None or key >= training.best.key:
-        training.best = Best(epoch, key, {name: value.clone() for name, value in module.state_dict().items()})
+        training.best = Best(epoch, key, {name: value.clone() for name, value in training.state_dict().items()})
 
 
 def _rate_schedule(

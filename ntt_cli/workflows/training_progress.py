@@ -51,6 +51,13 @@ class Training:
     epochs: list[EpochSummary] = field(default_factory=list)
     best: Best | None = None
 
+    def __post_init__(self) -> None:
+        self._saved = frozenset(self.module.state_dict())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The module's, without what it holds only after some forward passes."""
+        return {name: value for name, value in self.module.state_dict().items() if name in self._saved}
+
     @property
     def device(self) -> torch.device:
         """Where the module is."""
@@ -98,7 +105,7 @@ class Training:
             raise state.refusal("holds losses that are no row of numbers")
         if done > epochs or len(losses) > steps or state.step != done * steps + len(losses):
             raise state.refusal(f"is at step {state.step}, after {done} epochs and {len(losses)} losses")
-        best = state.part_like("best", self.module.state_dict() if values.best else {})
+        best = state.part_like("best", self.state_dict() if values.best else {})
         learnt = {name for name, p in self.module.named_parameters() if p.requires_grad}
         for prefix, tensors in (saved | {"best": best}).items():  # other buffers may hold infinity by design
             checked = {name: value for name, value in tensors.items() if name in learnt or is_statistic(name)}

@@ -153,6 +153,7 @@ def test_a_kernel_of_zeros_has_no_rank() -> None:
         ((6, 5), (6, 3), False, 5),
         ((6, 5), (3, 6, 5), False, None),  # a map of an image
         ((6, 5), (3, 6, 5), True, 5),
+        ((6, 5), (3, 12, 10), False, 5),  # patches
         ((1,), (3,), False, None),
         ((6, 1), (6,), False, None),
         ((4, 8, 8), (8, 8), False, None),

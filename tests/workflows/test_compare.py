@@ -456,6 +456,7 @@ def build_model():
 def test_whatever_a_network_raises_late_is_told_of_its_cell(failure: str, what: str) -> None:
     chosen = config()
     Path(chosen.model).write_text(Path(chosen.model).read_text() + LATE.replace("FAILURE", failure))
+    compare.prepare(chosen, print, write=True)
     (failed,) = run_cells(chosen, cells_of(chosen), lambda _: None).values()
     assert failed.exit_code == 2
     assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failed.error)
