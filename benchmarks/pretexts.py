@@ -98,11 +98,12 @@ def task(name: str, images: Tensor, labels: Tensor, generator: torch.Generator) 
 TASKS = ("nothing", "10 clusters", "components", "functions", "agreement", "labels")
 
 
-def teach(name: str, seed: int, data: Path, output: Path) -> None:
-    """Train a teacher, and save its state dict."""
+def teach(name: str, seed: int, data: Path, output: Path) -> dict[str, str]:
+    """Train a teacher, save its state dict, and return what its inputs were normalised by, as options."""
     arrays = np.load(data)
     images, labels = torch.from_numpy(arrays["x_train"]).flatten(1), torch.from_numpy(arrays["y_train"])
-    images = (images - images.mean()) / images.std()
+    mean, std = float(images.mean()), float(images.std())
+    images = (images - mean) / std
     generator = torch.Generator().manual_seed(seed)
     network = load_model(PruneConfig(model=NETWORK, sparsity=0, device="cpu"), seed=seed).module
     loss = task(name, images, labels, generator)
@@ -115,14 +116,15 @@ def teach(name: str, seed: int, data: Path, output: Path) -> None:
             optimiser.step()
             schedule.step()
     save_file(network.state_dict(), output)
+    return {"mean": str(mean), "std": str(std)}
 
 
 def accuracy(name: str, kernel_weight: float, seed: int, sparsity: float, folder: Path) -> float:
     """In %, of one network."""
     teacher, sparse = (str(folder / f"{which}.safetensors") for which in ("teacher", "sparse"))
     data = folder / "data.npz"
-    teach(name, seed, data, Path(teacher))
-    same: dict[str, Any] = {"model": NETWORK, "data": str(data), "device": "cpu"}
+    inputs = teach(name, seed, data, Path(teacher))
+    same: dict[str, Any] = {"model": NETWORK, "data": str(data), "device": "cpu"} | inputs
     pruning: dict[str, Any] = {"weights": teacher, "sparsity": sparsity, "kernel_weight": kernel_weight}
     prune.run(PruneConfig(**same, **pruning, seed=seed, output=sparse, force=True), lambda _: None)
     return trained_accuracy({"model": NETWORK}, sparse, seed, folder)
