@@ -21,9 +21,11 @@ from grid import GRIDS, WARMUP
 from torch.nn import functional
 
 from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
-from ntt_cli.io.data import load_samples
-from ntt_cli.workflows import evaluate, finetune, prune
-from ntt_cli.workflows.methods import METHODS
+from ntt_cli.data import load_samples
+from ntt_cli.evaluation import evaluate
+from ntt_cli.methods.base import METHODS
+from ntt_cli.pruning import prune
+from ntt_cli.training import finetune
 
 TRAINING, HELD_OUT = 10_000, 20_000
 RATE = 1e-2

@@ -22,8 +22,8 @@ from allocations import trained_accuracy, write_data
 from torch import Tensor, nn
 
 from ntt_cli.config import PruneConfig
-from ntt_cli.workflows import prune
-from ntt_cli.workflows.methods import METHODS
+from ntt_cli.methods.base import METHODS
+from ntt_cli.pruning import prune
 
 NETWORK = "sample_models/resnet20.py"
 WAYS = {

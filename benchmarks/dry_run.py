@@ -28,7 +28,7 @@ CHILD = """
 import json, resource, sys, time
 begun = time.monotonic()
 from ntt_cli.config import PruneConfig
-from ntt_cli.workflows import prune
+from ntt_cli.pruning import prune
 config = PruneConfig.model_validate(json.loads(sys.argv[1]))
 begun = time.monotonic()
 found = getattr(prune, sys.argv[2])(config, lambda event: None)

@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ntt_cli.comparison import compare
+from ntt_cli.comparison.results import CellResult
 from ntt_cli.config import REFERENCES, CompareConfig, FinetuneConfig
-from ntt_cli.io.results import read_results
-from ntt_cli.workflows import compare, finetune
-from ntt_cli.workflows.events import CellsChanged, Event
-from ntt_cli.workflows.reports import CellResult
+from ntt_cli.files.results import read_results
+from ntt_cli.runtime.events import CellsChanged, Event
+from ntt_cli.training import finetune
 
 EVERY = (
     "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,"

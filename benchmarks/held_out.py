@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from grid import GRIDS, config_of, keep, results_of, show
 
+from ntt_cli.comparison.results import CellResult
+from ntt_cli.comparison.trial import Cell, folder_of
 from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig
-from ntt_cli.io.data import load_samples
-from ntt_cli.io.data.samples import draw
-from ntt_cli.workflows import evaluate
-from ntt_cli.workflows.comparison.cell import Cell, folder_of
-from ntt_cli.workflows.reports import CellResult
+from ntt_cli.data import load_samples
+from ntt_cli.data.samples import draw
+from ntt_cli.evaluation import evaluate
 
 
 def write_unseen(path: Path, config: CompareConfig) -> None:

@@ -29,13 +29,14 @@ from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 
 from ntt_cli.config import ModelOptions
-from ntt_cli.core.flops import uses_weights_seldom
-from ntt_cli.core.functional import Apply, Params, functional_model
-from ntt_cli.core.kernel_product import KernelProduct, answers_and_pullback, draw_probe, kernel_product
-from ntt_cli.core.second_order import twice_differentiable
-from ntt_cli.io.memory import peak_memory_bytes
-from ntt_cli.io.models import load_model
-from ntt_cli.workflows.prepare import channels_last
+from ntt_cli.kernels.product import KernelProduct, answers_and_pullback, draw_probe, kernel_product
+from ntt_cli.networks.flops import uses_weights_seldom
+from ntt_cli.networks.functional import functional_model
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.networks.prepare import channels_last
+from ntt_cli.networks.second_order import twice_differentiable
+from ntt_cli.runtime.memory import peak_memory_bytes
+from ntt_cli.tensors import Apply, Params
 
 OUTPUTS = 10
 Term = Callable[[Apply, Params, Params, Tensor, Tensor], None]

@@ -1,7 +1,7 @@
-"""Make `ntt_cli/data/digits.npz` from the `digits.csv.gz` that scikit-learn ships.
+"""Make `ntt_cli/resources/digits.npz` from the `digits.csv.gz` that scikit-learn ships.
 
     pip download scikit-learn --no-deps && unzip scikit_learn-*.whl sklearn/datasets/data/digits.csv.gz
-    python benchmarks/make_digits.py sklearn/datasets/data/digits.csv.gz ntt_cli/data/digits.npz
+    python benchmarks/make_digits.py sklearn/datasets/data/digits.csv.gz ntt_cli/resources/digits.npz
 
 Of each class a fifth, drawn at random by a fixed seed, is the test part. The same input gives the same bytes.
 """

@@ -21,19 +21,19 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ntt_cli.config import DataOptions, ModelOptions, PruneConfig
-from ntt_cli.core.allocation import allocate_erk
-from ntt_cli.core.functional import Masks
-from ntt_cli.core.masks import as_bits, zero_pruned
-from ntt_cli.core.rounds import masks_at
-from ntt_cli.core.schedule import cubic_density
-from ntt_cli.core.scores.weights_alone import magnitude_scores
-from ntt_cli.core.training import make_optimiser, training_step
-from ntt_cli.io.data import load_samples
-from ntt_cli.io.models import load_model
-from ntt_cli.workflows.prune_task import prepare
-from ntt_cli.workflows.runs.keeper import keep_nothing
-from ntt_cli.workflows.runs.room import Room
-from ntt_cli.workflows.transfer.loop import run_transfer
+from ntt_cli.data import load_samples
+from ntt_cli.masks.allocation import allocate_erk
+from ntt_cli.masks.masks import as_bits, zero_pruned
+from ntt_cli.masks.rounds import masks_at
+from ntt_cli.masks.schedule import cubic_density
+from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.methods.weights_alone import magnitude_scores
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.pruning.job import prepare
+from ntt_cli.runs.checkpointer import keep_nothing
+from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.tensors import Masks
+from ntt_cli.training.step import make_optimiser, training_step
 
 MODEL = "sample_models/lenet_300_100.py"
 TRAINING, EPOCHS, BATCH = 20_000, 10, 64

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ntt_cli.config import PruneConfig
-from ntt_cli.io.models import load_model
-from ntt_cli.workflows import prune
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.pruning import prune
 
 NETWORK = "sample_models/lenet_300_100.py"
 STEPS, BATCH = 1500, 128

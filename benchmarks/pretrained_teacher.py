@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-from ntt_cli.workflows import evaluate, finetune, prune
+from ntt_cli.evaluation import evaluate
+from ntt_cli.pruning import prune
+from ntt_cli.training import finetune
 
 MODEL = "sample_models/lenet_300_100.py"
 SEEDS = (1, 2, 3)

@@ -23,9 +23,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ntt_cli.config import FinetuneConfig, ModelOptions
-from ntt_cli.io.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ntt_cli.io.models import load_model
-from ntt_cli.workflows import finetune
+from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.training import finetune
 
 NETWORK, RATE = "lenet_300_100", 1e-2
 POWERS = {"as it is": 0.0, "half-way": 0.5, "the teacher's scale": 1.0}
@@ -59,7 +59,7 @@ def main() -> None:
                         tensors,
                         checkpoint.masks,
                         kind="prune",
-                        model=loaded,
+                        model=loaded.record,
                         config={},
                         normalisation=checkpoint.normalisation,
                     )

@@ -21,8 +21,8 @@ from unittest.mock import patch
 from allocations import accuracy, write_data
 from grid import GRIDS, WARMUP
 
-from ntt_cli.core.scores import affinity
-from ntt_cli.workflows.transfer import choice
+from ntt_cli.methods.ntt import affinity
+from ntt_cli.methods.ntt import mask_update as choice
 
 
 def accuracies(value: float, options: argparse.Namespace, folder: Path) -> list[float]:

@@ -71,7 +71,9 @@ def run(case: Case, seed: int, rate: float, out: Path) -> dict[str, Any]:
         return dict(json.loads(record.read_text()))
 
     from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-    from ntt_cli.workflows import evaluate, finetune, prune
+    from ntt_cli.evaluation import evaluate
+    from ntt_cli.pruning import prune
+    from ntt_cli.training import finetune
 
     model = f"sample_models/{case.model}.py"
     checkpoint = None

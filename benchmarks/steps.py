@@ -10,20 +10,20 @@ import torch
 from torch import nn
 
 from ntt_cli.config import ModelOptions
-from ntt_cli.core.allocation import allocate
-from ntt_cli.core.batch_norm import estimate_statistics
-from ntt_cli.core.compiled import CompiledAnswers, CompiledGradients
-from ntt_cli.core.flops import seldom_used, uses_weights_seldom
-from ntt_cli.core.functional import functional_model
-from ntt_cli.core.kernel_product import Answers, answers, draw_probe
-from ntt_cli.core.masks import choose_masks
-from ntt_cli.core.objective import Objective
-from ntt_cli.core.prunable import prunable_names
-from ntt_cli.core.scores.weights_alone import magnitude_scores
-from ntt_cli.core.transfer import Gradients, start_student, transfer_step, update_masks
-from ntt_cli.io.compiled_code import keep_compiled_code_private
-from ntt_cli.io.models import load_model
-from ntt_cli.workflows.prepare import channels_last
+from ntt_cli.kernels.product import Answers, answers, draw_probe
+from ntt_cli.masks.allocation import allocate
+from ntt_cli.masks.masks import choose_masks
+from ntt_cli.methods.ntt.compiled import CompiledAnswers, CompiledGradients
+from ntt_cli.methods.ntt.objective import Objective
+from ntt_cli.methods.ntt.step import Gradients, start_student, transfer_step, update_masks
+from ntt_cli.methods.weights_alone import magnitude_scores
+from ntt_cli.networks.batch_norm import estimate_statistics
+from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
+from ntt_cli.networks.functional import functional_model
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.networks.prepare import channels_last
+from ntt_cli.networks.prunable import prunable_names
+from ntt_cli.runtime.compiled_code import keep_compiled_code_private
 
 Step = Callable[[], None]
 

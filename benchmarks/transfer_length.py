@@ -18,14 +18,14 @@ import torch
 from allocations import write_data
 
 from ntt_cli.config import DataOptions, PruneConfig
-from ntt_cli.io.data import load_samples
-from ntt_cli.workflows.agreement import measure_agreement, measure_kernel_distance
-from ntt_cli.workflows.prune_measures import STEP_PASSES
-from ntt_cli.workflows.prune_task import prepare
-from ntt_cli.workflows.reports import Agreement
-from ntt_cli.workflows.runs.keeper import keep_nothing
-from ntt_cli.workflows.runs.room import Room
-from ntt_cli.workflows.transfer.loop import run_transfer
+from ntt_cli.data import load_samples
+from ntt_cli.evaluation.agreement import measure_agreement, measure_kernel_distance
+from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.pruning.job import prepare
+from ntt_cli.pruning.measures import STEP_PASSES
+from ntt_cli.results import Agreement
+from ntt_cli.runs.checkpointer import keep_nothing
+from ntt_cli.runtime.micro_batching import Room
 
 OTHERS = 2_048
 LENGTHS = ("500", "1000", "2000", "3000", "auto")

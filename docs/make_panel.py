@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ntt_cli.cli.progress import LivePanel
 from ntt_cli.config import PruneConfig
-from ntt_cli.workflows import prune
-from ntt_cli.workflows.events import Event, StepsDone
+from ntt_cli.pruning import prune
+from ntt_cli.runtime.events import Event, StepsDone
 
 SHARE = 0.6
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from ntt_cli.workflows import report
+from ntt_cli.api import report
 
 SIZE = {"width": 1100, "height": 1500}
 

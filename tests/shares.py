@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import torch
 
-from ntt_cli.core.functional import Params
-from ntt_cli.core.sharing import Sum
+from ntt_cli.runtime.sharing import Sum
+from ntt_cli.tensors import Params
 
 T = TypeVar("T")
 

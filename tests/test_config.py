@@ -19,7 +19,7 @@ from ntt_cli.config import (
     PruneConfig,
     recorded,
 )
-from ntt_cli.workflows.methods import METHODS
+from ntt_cli.methods.base import METHODS
 
 REQUIRED: dict[type[Options], dict[str, Any]] = {
     PruneConfig: {"model": "net.py", "sparsity": 0.9},

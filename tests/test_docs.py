@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ntt_cli.config import DataOptions
-from ntt_cli.io.data import load_samples
+from ntt_cli.data import load_samples
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

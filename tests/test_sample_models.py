@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ntt_cli.config import ModelOptions
-from ntt_cli.io.models import load_model
+from ntt_cli.networks.loading.models import load_model
 
 FOLDER = Path(__file__).parent.parent / "sample_models"
 

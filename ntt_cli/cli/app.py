@@ -12,7 +12,7 @@ import typer
 
 from ntt_cli import __version__
 from ntt_cli.cli.bad_usage import BAD_USAGE, tell_bad_usage
-from ntt_cli.workflows.runs.stop import leaving
+from ntt_cli.runtime.signals import leaving
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",

@@ -16,11 +16,11 @@ from rich.text import Text
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.run import call, command_line, guarded
+from ntt_cli.comparison.rows import columns_of
 from ntt_cli.config import OUTPUT, CompareConfig
-from ntt_cli.workflows.comparison.rows import columns_of
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import ComparePlan, CompareReport, CompareRow
+    from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow
 
 EXAMPLES = """Examples:
 
@@ -52,7 +52,7 @@ def compare(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=command_line(ctx)):
         config = build_config(CompareConfig, ctx, common.config)
 
-        from ntt_cli.workflows import compare as workflow  # imports torch, which takes seconds
+        from ntt_cli.comparison import compare as workflow  # imports torch, which takes seconds
 
         begun = time.monotonic()
         if values["plan"]:

@@ -17,7 +17,7 @@ from ntt_cli.cli.run import call, guarded
 from ntt_cli.config import EvaluateConfig
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import EvaluateReport
+    from ntt_cli.results import EvaluateReport
 
 MOST_CLASSES = 20
 """That are shown."""
@@ -42,7 +42,7 @@ def evaluate(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug):
         config = build_config(EvaluateConfig, ctx, common.config)
 
-        from ntt_cli.workflows import evaluate as workflow  # imports torch, which takes seconds
+        from ntt_cli.evaluation import evaluate as workflow  # imports torch, which takes seconds
 
         with progress(common.streams) as on_event:
             report = call(lambda: workflow.run(config, on_event))

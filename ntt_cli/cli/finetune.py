@@ -17,7 +17,7 @@ from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import FinetuneConfig
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import FinetuneReport
+    from ntt_cli.results import FinetuneReport
 
 EXAMPLES = """Examples:
 
@@ -39,7 +39,7 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
         config = build_config(FinetuneConfig, ctx, common.config)
 
-        from ntt_cli.workflows import finetune as workflow  # imports torch, which takes seconds
+        from ntt_cli.training import finetune as workflow  # imports torch, which takes seconds
 
         begun = time.monotonic()
         with progress(common.streams) as on_event:

@@ -35,7 +35,7 @@ def init(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
-        from ntt_cli.workflows import init as workflow
+        from ntt_cli.files import template as workflow
 
         written = workflow.run(path, force=force)
         streams.result(written, human=Text(written.output), quiet=written.output)

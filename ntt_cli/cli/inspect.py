@@ -16,10 +16,10 @@ from rich.text import Text
 from ntt_cli.cli.render import layer_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.io.metadata import CheckpointRecord, StateRecord, describe_inputs
-from ntt_cli.workflows import inspect as workflow
-from ntt_cli.workflows.inspect import Inspection
-from ntt_cli.workflows.reports import LayerSummary
+from ntt_cli.files import inspect as workflow
+from ntt_cli.files.inspect import Inspection
+from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_inputs
+from ntt_cli.results import LayerSummary
 
 MOST_NAMES = 10
 """Classes that a line shows."""

@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from ntt_cli.cli.streams import Streams, make_streams
 from ntt_cli.config import GROUPS, LEAVE_OUT, OUTPUT, UNREAD, Group, Options, flag, in_a_file, in_words, typed
+from ntt_cli.config.file import read_config_file
 from ntt_cli.errors import UsageError
-from ntt_cli.io.config_file import read_config_file
 
 SHORT = {"output": "-o", "sparsity": "-s", "checkpoint": "-c", "data": "-d", "model_arg": "-a"}
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ntt_cli.cli.streams import Streams
-from ntt_cli.workflows.events import (
+from ntt_cli.runtime.events import (
     CellsChanged,
     EpochDone,
     Evaluated,

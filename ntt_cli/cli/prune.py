@@ -19,7 +19,7 @@ from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.config import OUTPUT, PruneConfig
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import PrunePlan, PruneReport
+    from ntt_cli.results import PrunePlan, PruneReport
 
 EXAMPLES = """Examples:
 
@@ -52,7 +52,7 @@ def prune(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=again) as stop:
         config = build_config(PruneConfig, ctx, common.config)
 
-        from ntt_cli.workflows import prune as workflow  # imports torch, which takes seconds
+        from ntt_cli.pruning import prune as workflow  # imports torch, which takes seconds
 
         begun = time.monotonic()
         if values["dry_run"]:

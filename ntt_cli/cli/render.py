@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ntt_cli.io.page.bounds import MOST_ROWS, and_more, shown
+from ntt_cli.report.bounds import MOST_ROWS, and_more, shown
 
 if TYPE_CHECKING:
-    from ntt_cli.workflows.reports import Agreement, KernelSummary, LayerSummary
+    from ntt_cli.results import Agreement, KernelSummary, LayerSummary
 
 
 def layer_table(layers: Sequence[LayerSummary]) -> Table:

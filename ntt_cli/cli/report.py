@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.workflows.reports import PageReport
+from ntt_cli.results import PageReport
 
 EXAMPLES = """Examples:
 
@@ -40,7 +40,7 @@ def report(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
-        from ntt_cli.workflows import report as workflow  # imports matplotlib, which takes a second
+        from ntt_cli.api import report as workflow  # imports matplotlib, which takes a second
 
         written = workflow.run(path, output=output, png=png, force=force)
         streams.result(written, human=_summary(written), quiet=written.output)

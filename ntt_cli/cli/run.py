@@ -17,7 +17,7 @@ import typer
 
 from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import INTERNAL_ERROR, NttError
-from ntt_cli.workflows.runs.stop import Interrupted, Stop, blamed, listening
+from ntt_cli.runtime.signals import Interrupted, Stop, blamed, listening
 
 NOBODY_READS = 128 + signal.SIGPIPE
 """As a shell says it of a program that a closed pipe ended."""
@@ -90,7 +90,7 @@ def _tell_interruption(streams: Streams, error: KeyboardInterrupt, again: str | 
 
 
 def _tell_unexpected(streams: Streams, error: BaseException) -> int:
-    from ntt_cli.io.python_source import blame, said_by  # imports torch, which takes seconds
+    from ntt_cli.runtime.python_source import blame, said_by  # imports torch, which takes seconds
 
     if (blamed := blame(error)) is not None:
         streams.error(blamed)

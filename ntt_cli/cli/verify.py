@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.workflows import verify as workflow
+from ntt_cli.files import verify as workflow
 
 EXAMPLES = """Examples:
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_process import shell
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
 

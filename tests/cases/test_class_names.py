@@ -11,13 +11,16 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ntt_cli.comparison import compare
+from ntt_cli.comparison.trial import run_cell
 from ntt_cli.config import CompareConfig, EvaluateConfig, FinetuneConfig, PruneConfig
 from ntt_cli.errors import DataError, NttError
-from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.workflows import compare, evaluate, finetune, prune
-from ntt_cli.workflows.comparison.cell import run_cell
-from ntt_cli.workflows.events import Event, Warned
-from ntt_cli.workflows.reports import EvaluateReport, FinetuneReport
+from ntt_cli.evaluation import evaluate
+from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.pruning import prune
+from ntt_cli.results import EvaluateReport, FinetuneReport
+from ntt_cli.runtime.events import Event, Warned
+from ntt_cli.training import finetune
 
 MODEL = """from torch import nn
 INPUT_SHAPE = (1, 8, 8)

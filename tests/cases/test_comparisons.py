@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ntt_cli.comparison.compare import prepare
+from ntt_cli.comparison.rows import percent
+from ntt_cli.comparison.trial import Cell, cells_of, folder_of, result_of, run_cell
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import OutputError
-from ntt_cli.workflows import finetune
-from ntt_cli.workflows.compare import prepare
-from ntt_cli.workflows.comparison.cell import Cell, cells_of, folder_of, result_of, run_cell
-from ntt_cli.workflows.comparison.rows import percent
+from ntt_cli.training import finetune
 from tests.cli.conftest import Ntt
 
 MODEL = "from torch import nn\nfrom helper import act\ndef build_model():\n    {first}\n    return nn.Sequential("

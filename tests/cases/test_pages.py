@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from ntt_cli.api import report
 from ntt_cli.cli.render import layer_table
-from ntt_cli.io.metadata import ReportRecord, read_header
-from ntt_cli.io.page.bounds import MOST_ROWS, shown
-from ntt_cli.io.sealed import tensor_hashes, write_sealed
-from ntt_cli.workflows import report
-from ntt_cli.workflows.reports import LayerSummary
+from ntt_cli.files.hashed import tensor_hashes, write_sealed
+from ntt_cli.files.metadata import ReportRecord, read_header
+from ntt_cli.report.bounds import MOST_ROWS, shown
+from ntt_cli.results import LayerSummary
 from tests.cli.conftest import Ntt
 
 SCRIPT = "<script>document.title='PWNED'</script>"

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from ntt_cli import __version__
+from ntt_cli.comparison import compare
 from ntt_cli.config import CompareConfig, FinetuneConfig, PruneConfig
-from ntt_cli.io.metadata import CheckpointRecord, read_header
-from ntt_cli.workflows import compare, finetune, prune
-from ntt_cli.workflows.events import Event, Noted, TransferStarted
-from ntt_cli.workflows.runs.stop import Interrupted, Stop
+from ntt_cli.files.metadata import CheckpointRecord, read_header
+from ntt_cli.pruning import prune
+from ntt_cli.runtime.events import Event, Noted, TransferStarted
+from ntt_cli.runtime.signals import Interrupted, Stop
+from ntt_cli.training import finetune
 
 MODEL = """import helper
 from torch import nn

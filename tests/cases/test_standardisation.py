@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, PruneConfig
-from ntt_cli.workflows import evaluate, prune
-from ntt_cli.workflows.events import Event, Warned
-from ntt_cli.workflows.reports import EvaluateReport
+from ntt_cli.evaluation import evaluate
+from ntt_cli.pruning import prune
+from ntt_cli.results import EvaluateReport
+from ntt_cli.runtime.events import Event, Warned
 
 MODEL = """from torch import nn
 DATA = "images.npz"

@@ -15,24 +15,25 @@ from torch import Tensor
 
 from ntt_cli.cli.app import main
 from ntt_cli.config import FinetuneConfig, ModelOptions, PruneConfig
-from ntt_cli.core.optimiser import advance
-from ntt_cli.core.training import make_optimiser
-from ntt_cli.core.transfer import start_student
 from ntt_cli.errors import ResumeError
-from ntt_cli.io import sealed
-from ntt_cli.io.metadata import StateRecord, read_header
-from ntt_cli.io.models import load_model
-from ntt_cli.io.safetensors_header import read_raw_header
-from ntt_cli.io.sealed import tensor_hashes, write_sealed
-from ntt_cli.io.state import State, read_state
-from ntt_cli.workflows import finetune, prune
-from ntt_cli.workflows.prepare import take_apart
-from ntt_cli.workflows.runs.room import Room
-from ntt_cli.workflows.runs.stop import Interrupted
-from ntt_cli.workflows.training_progress import Training
-from ntt_cli.workflows.transfer.progress import Progress, restore_progress
-from ntt_cli.workflows.transfer.settings import settle
-from tests.workflows.test_compare import AfterLooks
+from ntt_cli.files import hashed as sealed
+from ntt_cli.files.hashed import tensor_hashes, write_sealed
+from ntt_cli.files.metadata import StateRecord, read_header
+from ntt_cli.files.safetensors_header import read_raw_header
+from ntt_cli.files.state import State, read_state
+from ntt_cli.methods.ntt.progress import Progress, restore_progress
+from ntt_cli.methods.ntt.settings import settle
+from ntt_cli.methods.ntt.step import start_student
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.networks.prepare import take_apart
+from ntt_cli.pruning import prune
+from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.optimiser import advance
+from ntt_cli.runtime.signals import Interrupted
+from ntt_cli.training import finetune
+from ntt_cli.training.progress import Training
+from ntt_cli.training.step import make_optimiser
+from tests.comparison.test_compare import AfterLooks
 
 MODEL = """
 from torch import nn

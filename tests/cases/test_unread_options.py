@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Ntt
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
 MAGNITUDE = "prune plain.py -s 0.5 --method magnitude"

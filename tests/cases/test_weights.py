@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
 from ntt_cli.errors import CheckpointError, ModelError, NttError, UsageError
-from ntt_cli.workflows import evaluate, finetune, prune
-from ntt_cli.workflows.events import Event, Noted, Warned
-from ntt_cli.workflows.prune_task import prepare
+from ntt_cli.evaluation import evaluate
+from ntt_cli.pruning import prune
+from ntt_cli.pruning.job import prepare
+from ntt_cli.runtime.events import Event, Noted, Warned
+from ntt_cli.training import finetune
 
 pytestmark = pytest.mark.usefixtures("folder")
 

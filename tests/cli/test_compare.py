@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ntt_cli.comparison import compare
+from ntt_cli.comparison.trial import run_cell
 from ntt_cli.config import CompareConfig
-from ntt_cli.workflows import compare
-from ntt_cli.workflows.comparison.cell import run_cell
 from tests.cli.conftest import MODEL, Ntt
 
 GRID = ["--methods", "random,snip", "--sparsities", "0.9", "--seeds", "1,2", "--epochs", "1", "--limit", "100"]

@@ -1,4 +1,4 @@
-"""`ntt prune --compile`, with a real compiler; `tests/core/test_compiled.py` has all that needs none."""
+"""`ntt prune --compile`, with a real compiler; `tests/methods/ntt/test_compiled.py` has all that needs none."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ntt_cli.config import COMMANDS, flag
 from tests.cli.conftest import MODEL, Ntt, content
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 PRUNE = ("--sparsity", "0.9", "--steps", "20")
 

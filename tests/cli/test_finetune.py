@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ntt_cli.io.checkpoint import read_checkpoint
+from ntt_cli.files.checkpoint import read_checkpoint
 from tests.cli.conftest import MODEL, Ntt
 
 FINETUNE = ("finetune", MODEL, "--epochs", "2", "--limit", "300")

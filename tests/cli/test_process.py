@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import MODEL, Ntt, content
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 NTT = [sys.executable, "-m", "ntt_cli"]
 

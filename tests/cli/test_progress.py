@@ -9,7 +9,7 @@ from rich.console import Console
 from ntt_cli.cli import progress as module
 from ntt_cli.cli.progress import Board, LivePanel, progress
 from ntt_cli.cli.streams import Streams
-from ntt_cli.workflows.events import (
+from ntt_cli.runtime.events import (
     EpochDone,
     Evaluated,
     Event,

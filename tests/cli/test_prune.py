@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from ntt_cli.io.metadata import read_header
+from ntt_cli.files.metadata import read_header
 from tests.cli.conftest import MODEL, Ntt, content
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 PRUNE = ("prune", MODEL, "--sparsity", "0.9", "--steps", "4", "--limit", "8")
 

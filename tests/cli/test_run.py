@@ -14,7 +14,7 @@ from rich.console import Console
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import DataError, DivergedError, ModelError, OutputError
-from ntt_cli.workflows import prune
+from ntt_cli.pruning import prune
 from tests.cli.conftest import MODEL, Ntt
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ntt_cli.io.files import sha256_of
+from ntt_cli.files.atomic import sha256_of
 from tests.cli.conftest import Ntt
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.networks import write_network
+from tests.small_networks import write_network
 
 ROOT = Path(__file__).parents[2]
 TORTURE = "NTT_TORTURE" in os.environ

@@ -29,8 +29,8 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 
 from ntt_cli.cli.app import main  # noqa: E402
-from ntt_cli.workflows.runs.stop import leaving  # noqa: E402
-from tests.networks import write_network  # noqa: E402
+from ntt_cli.runtime.signals import leaving  # noqa: E402
+from tests.small_networks import write_network  # noqa: E402
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore

@@ -22,16 +22,16 @@ from scipy.io import savemat
 
 from ntt_cli.cli.inspect import inspect
 from ntt_cli.config import DataOptions
+from ntt_cli.config.file import read_config_file
+from ntt_cli.data import load_samples
+from ntt_cli.data.sources.cifar import read_cifar10_binary, read_cifar100
+from ntt_cli.data.sources.idx import read_idx
+from ntt_cli.data.sources.svhn import read_svhn
 from ntt_cli.errors import NttError
-from ntt_cli.io.checkpoint import layer_records, read_checkpoint
-from ntt_cli.io.config_file import read_config_file
-from ntt_cli.io.data import load_samples
-from ntt_cli.io.data.cifar import read_cifar10_binary, read_cifar100
-from ntt_cli.io.data.idx import read_idx
-from ntt_cli.io.data.svhn import read_svhn
-from ntt_cli.io.metadata import SEAL, UNSEALED, read_header, seal
-from ntt_cli.io.report_reader import read_report
-from ntt_cli.workflows.pages.run import run_page
+from ntt_cli.files.checkpoint import layer_records, read_checkpoint
+from ntt_cli.files.metadata import SEAL, UNSEALED, read_header, seal
+from ntt_cli.files.report_reader import read_report
+from ntt_cli.report.run import run_page
 
 TENSORS = {"w": torch.tensor([[1.5, 0.0], [0.0, -2.0]]), "b": torch.zeros(2), "n": torch.tensor(3)}
 HASH = "0" * 64

@@ -11,10 +11,10 @@ import pytest
 
 from ntt_cli.config import PruneConfig
 from ntt_cli.errors import CheckpointError
-from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.io.report_reader import read_report
-from ntt_cli.workflows import prune
-from tests.networks import write_network
+from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.report_reader import read_report
+from ntt_cli.pruning import prune
+from tests.small_networks import write_network
 
 CASES = 10_000 if "NTT_TORTURE" in os.environ else 500
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.io.report_reader import read_report
+from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.report_reader import read_report
 from tests.reliability.conftest import FILES, TORTURE, Driver, Prepared, outputs
 from tests.reliability.test_kills import check_resumed, check_whole
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ntt_cli.core.allocation import allocate
-from ntt_cli.core.masks import as_bits, choose_masks
-from ntt_cli.core.training import make_optimiser, training_step
+from ntt_cli.masks.allocation import allocate
+from ntt_cli.masks.masks import as_bits, choose_masks
+from ntt_cli.training.step import make_optimiser, training_step
 
 CASES = 2_000 if "NTT_TORTURE" in os.environ else 200
 

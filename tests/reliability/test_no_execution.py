@@ -23,10 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from ntt_cli.config import PruneConfig
-from ntt_cli.io.metadata import UNSEALED, seal
-from ntt_cli.workflows import prune
-from tests.io.data.layouts import random_images, write_cifar10, write_pickle
-from tests.networks import write_network
+from ntt_cli.files.metadata import UNSEALED, seal
+from ntt_cli.pruning import prune
+from tests.data.sources.layouts import random_images, write_cifar10, write_pickle
+from tests.small_networks import write_network
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ntt_cli.io.checkpoint import read_checkpoint
-from ntt_cli.io.metadata import CheckpointRecord, ReportRecord, read_header
+from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, read_header
 from tests.reliability.conftest import COMMANDS, FILES, SHARED, TORTURE, Driver, Prepared
 
 ROUNDS = 20 if TORTURE else 1

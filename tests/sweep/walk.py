@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ntt_cli.workflows.runs.stop import Stop
+from ntt_cli.runtime.signals import Stop
 from tests.cli.conftest import Ntt, Result
 from tests.sweep.sources import Array, Source
 

@@ -1,0 +1,91 @@
+"""What the cells of a comparison are made of, by SHA-256, so that no two are made of different things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntt_cli.config import CompareConfig, DataOptions, Split, method_of
+from ntt_cli.data import data_sha256, load_samples
+from ntt_cli.data.load import SOURCE_OPTIONS, read_by
+from ntt_cli.errors import OutputError
+from ntt_cli.files.results import read_settings, short
+from ntt_cli.files.shards import find_weights
+from ntt_cli.methods.base import METHODS
+from ntt_cli.networks.loading.models import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or data set, as the user named it; no hash where there is no file, or data changes with each reading."""
+
+    where: str
+    sha256: str | None
+
+
+OWN_DATA = "data of "
+"""What a setting's name begins with that is the hash of one method's data; the method follows, with its options."""
+
+
+def inputs_of(config: CompareConfig, loaded: LoadedModel, methods: Iterable[str]) -> dict[str, Input]:
+    """What all cells share, and data that one of these methods has of its own, by the names that settings have."""
+    found = {"model file": Input(config.model, loaded.sha256)}
+    found |= {f"module {name}": Input(f"module {name}", digest) for name, digest in loaded.modules.items()}
+    if config.weights is not None:
+        found["weights file"] = Input(config.weights, find_weights(Path(config.weights)).sha256)
+    found["training data"] = _data(given_of(config, DataOptions.model_fields), loaded, "train")
+    found["test data"] = _data(test_data_of(config), loaded, "test")
+    return found | {f"{OWN_DATA}{method}": own for method in methods if (own := _own_data(config, loaded, method))}
+
+
+def require_unchanged(config: CompareConfig, method: str) -> None:
+    """Refuse to make or keep a cell of this method of something else than the comparison was begun with.
+
+    Raises:
+        OutputError: if the model, the weights or the data changed since then.
+    """
+    settings = read_settings(Path(config.output))
+    found = inputs_of(config, load_model(config, seed=config.seeds[0]), [method])
+    changed = {name: now for name, now in found.items() if name in settings and settings[name] != now.sha256}
+    if changed:
+        what = "; ".join(
+            f"another {name}: {short(settings[name])}, not {short(now.sha256)}" for name, now in changed.items()
+        )
+        raise OutputError(
+            next(iter(changed.values())).where,
+            f"changed while {config.output} was being compared: {what}",
+            hint="put back what it was and give the same command again, or name another folder with --output",
+        )
+
+
+def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given; one at its default may be one that nothing reads."""
+    return {name: getattr(config, name) for name in names if name in config.model_fields_set}
+
+
+def test_data_of(config: CompareConfig) -> dict[str, Any]:
+    """The options of the data to test on: all of it, and none that the training data alone reads."""
+    options = given_of(config, DataOptions.model_fields) | {"limit": None}
+    if config.test_data is None:
+        return options
+    unread = SOURCE_OPTIONS - read_by(config.test_data)
+    return {name: value for name, value in options.items() if name not in unread} | {"data": config.test_data}
+
+
+def _own_data(config: CompareConfig, loaded: LoadedModel, method: str) -> Input | None:
+    """The data of `ntt:data=other.npz`, or as `ntt:limit=100` reads it; `None` where it sees the training data."""
+    name, options = method_of(method)
+    own = {option: value for option, value in options.items() if option in DataOptions.model_fields}
+    if not own:
+        return None
+    labelled = name in METHODS and METHODS[name].needs == "labels"
+    return _data(given_of(config, DataOptions.model_fields) | own, loaded, "train", labelled=labelled)
+
+
+def _data(options: dict[str, Any], loaded: LoadedModel, split: Split, *, labelled: bool = True) -> Input:
+    samples = load_samples(
+        DataOptions(**options), split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
+    )
+    return Input(samples.spec, data_sha256(samples))

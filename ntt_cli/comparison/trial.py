@@ -1,0 +1,239 @@
+"""One cell of a comparison: a method at a sparsity and a seed, pruned, fine-tuned and evaluated."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from ntt_cli.comparison.inputs import given_of, require_unchanged, test_data_of
+from ntt_cli.comparison.names import cell_name
+from ntt_cli.comparison.results import CellResult
+from ntt_cli.config import (
+    CompareConfig,
+    DataOptions,
+    EvaluateConfig,
+    FinetuneConfig,
+    Method,
+    ModelOptions,
+    PruneConfig,
+    method_of,
+)
+from ntt_cli.errors import DivergedError, OutputError, ResumeError, UsageError
+from ntt_cli.evaluation import evaluate
+from ntt_cli.files.atomic import HOUR, remove_orphans
+from ntt_cli.files.results import CELLS, RESULT, read_result, write_result
+from ntt_cli.methods.base import METHODS
+from ntt_cli.pruning import prune
+from ntt_cli.results import EvaluateReport, FinetuneReport
+from ntt_cli.runtime.events import Event, EventSink
+from ntt_cli.runtime.signals import Stop
+from ntt_cli.training import finetune
+
+SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
+TRAINING = ("epochs", "optimiser", "validation", "warmup")
+
+DENSE = "dense.safetensors"
+"""The trained network that `trained-magnitude` prunes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method, with its options as `--methods` names them, at a sparsity and a seed; dense has no sparsity."""
+
+    method: str
+    sparsity: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return cell_name(self.method, self.sparsity, self.seed)
+
+    @property
+    def sees_labels(self) -> bool:
+        """Whether labels are seen before fine-tuning."""
+        name, _ = method_of(self.method)
+        return name == "trained-magnitude" or (name in METHODS and METHODS[name].needs == "labels")
+
+    @property
+    def transfers(self) -> bool:
+        """Whether weights are moved by NTT."""
+        name, _ = method_of(self.method)
+        return name in METHODS and METHODS[name].score is None
+
+
+def cells_of(config: CompareConfig) -> list[Cell]:
+    """The grid: all cells of the first seed, then those of the next."""
+    return [
+        Cell(method, sparsity, seed)
+        for seed in config.seeds
+        for sparsity in (None, *config.sparsities)
+        for method in config.methods
+        if (method == "dense") == (sparsity is None)
+    ]
+
+
+def pilot_of(config: CompareConfig, cell: Cell) -> Cell | None:
+    """The cell of the first seed that chooses this one's rate; `None` if it has its own."""
+    if cell.seed == config.seeds[0] or len(config.learning_rates) < 2:
+        return None
+    return Cell(cell.method, cell.sparsity, config.seeds[0])
+
+
+def folder_of(config: CompareConfig, cell: Cell) -> Path:
+    """Where the cell's files are."""
+    return Path(config.output) / CELLS / cell.name
+
+
+def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
+    """The cell's result, if it has one.
+
+    Raises:
+        OutputError: if it is that of another cell, or cannot be read.
+    """
+    return read_result(folder_of(config, cell), CellResult)
+
+
+def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> CellResult:
+    """Do the work, and write the result last; of what a killed process did, nothing is done again.
+
+    Raises:
+        NttError: what went wrong in one of the steps.
+        UsageError: if the cell that chooses the rate has no result.
+        DivergedError: if the loss on the test data is not finite.
+        OutputError: if its folder is a link, or the model or the data changed since the comparison was begun.
+        Interrupted: if `stop` asks for the end.
+    """
+    begun, stop = time.monotonic(), stop or Stop()
+    folder = folder_of(config, cell)
+    for place in (folder.parent, folder):
+        if place.is_symlink():
+            raise OutputError(place, "is a link, and what it leads to would be overwritten", hint="remove the link")
+        place.mkdir(parents=True, exist_ok=True)
+    remove_orphans(folder / RESULT, older_than=HOUR)
+    rates: tuple[float | None, ...] = config.learning_rates or (None,)
+    if pilot := pilot_of(config, cell):
+        chosen = result_of(config, pilot)
+        if chosen is None:
+            raise UsageError(
+                f"cell {cell.name}",
+                f"takes its rate from {pilot.name}, which has no result",
+                hint="run that cell first",
+            )
+        rates = (chosen.learning_rate,)
+    require_unchanged(config, cell.method)  # before any work is done in vain
+    sparse = _sparse_checkpoint(config, cell, folder, stop)
+    tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
+    best = max(tuned, key=lambda report: report.accuracy or 0.0)
+    # Random weights have learnt no classes; their outputs are counted as those of the network that they become.
+    as_pruned = _evaluate(config, cell, sparse, best.class_names)
+    tested = _evaluate(config, cell, best.output, best.class_names)
+    assert as_pruned.accuracy is not None
+    assert tested.accuracy is not None
+    if not math.isfinite(tested.accuracy.loss):
+        raise DivergedError(best.output, "its loss on the test data is not finite", hint="give lower --learning-rates")
+    result = CellResult(
+        method=cell.method,
+        sparsity=cell.sparsity,
+        seed=cell.seed,
+        labels_before_training=cell.sees_labels,
+        learning_rate=best.learning_rate,
+        accuracy=tested.accuracy.top1,
+        accuracy_as_pruned=as_pruned.accuracy.top1,
+        validation_accuracy=best.accuracy,
+        validation_by_rate={repr(report.learning_rate): report.accuracy for report in tuned},
+        loss=tested.accuracy.loss,
+        kept=tested.kept,
+        prunable=tested.prunable,
+        flops_sparse=tested.flops_sparse,
+        seconds=time.monotonic() - begun,
+    )
+    require_unchanged(config, cell.method)
+    write_result(folder, result)
+    return result
+
+
+def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
+    """How the cell's network is pruned."""
+    method, own = method_of(cell.method)
+    folder, weights = folder_of(config, cell), config.weights
+    if method == "trained-magnitude":
+        method, weights = "magnitude", str(folder / DENSE)
+    elif method == "dense":
+        method = "magnitude"  # at sparsity 0, which keeps every weight and makes a checkpoint of them
+    common = {
+        "sparsity": cell.sparsity or 0.0,
+        "weights": weights,
+        "exclude": config.exclude,
+        "include": config.include,
+        "output": str(folder / "sparse.safetensors"),
+    }
+    if cell.transfers and "epochs" not in own:
+        common["steps"] = config.steps
+    return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
+
+
+def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
+    name, _ = method_of(cell.method)
+    if name == "trained-magnitude":
+        dense = FinetuneConfig(
+            **_shared(config, cell), **_resuming(config), **_training(config), output=str(folder / DENSE)
+        )
+        _resumed_or_anew(finetune.run, dense, stop)
+    pruning = pruning_of(config, cell).model_copy(update=_resuming(config))
+    return _resumed_or_anew(prune.run, pruning, stop).output
+
+
+def _finetune(
+    config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None, stop: Stop
+) -> FinetuneReport:
+    output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
+    options = FinetuneConfig(
+        **_shared(config, cell),
+        **_resuming(config),
+        **_training(config),
+        checkpoint=checkpoint,
+        learning_rate=rate,
+        output=str(output),
+    )
+    return _resumed_or_anew(finetune.run, options, stop)
+
+
+C = TypeVar("C", PruneConfig, FinetuneConfig)
+R = TypeVar("R")
+
+
+def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: Stop) -> R:
+    """Go on from what a killed process left, or, if that was on another machine, start from the beginning."""
+    try:
+        return run(options, _ignore, stop)
+    except ResumeError:
+        return run(options.model_copy(update={"resume": False}), _ignore, stop)
+
+
+def _evaluate(
+    config: CompareConfig, cell: Cell, checkpoint: str, class_names: tuple[str, ...] | None
+) -> EvaluateReport:
+    network = given_of(config, (*ModelOptions.model_fields, "device"))
+    options = network | test_data_of(config) | {"seed": cell.seed}
+    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
+
+
+def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
+    return given_of(config, SHARED) | {"seed": cell.seed}
+
+
+def _resuming(config: CompareConfig) -> dict[str, Any]:
+    return {"force": True, "resume": True, "checkpoint_every": config.checkpoint_every}
+
+
+def _training(config: CompareConfig) -> dict[str, Any]:
+    return given_of(config, TRAINING)
+
+
+def _ignore(event: Event) -> None:
+    """The comparison tells of its cells alone."""

@@ -1,0 +1,186 @@
+"""Arrays from outside, made into inputs and labels of the few types that the rest of the program knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ntt_cli.data.samples import IGNORED
+from ntt_cli.errors import DataError
+from ntt_cli.files.free_memory import require_memory
+
+Array = npt.NDArray[Any] | Tensor
+
+WITHOUT_LABELS = "ntt prune takes any data, for it looks at no labels"
+
+
+ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in model.py make the others of it"
+
+
+def count_samples(raw: Array, where: str | Path) -> int:
+    """The length of the first dimension, which counts samples.
+
+    Raises:
+        DataError: if there is no such dimension, nothing in it, or more than can be counted.
+    """
+    shape = list(raw.shape)
+    if len(shape) < 2:
+        raise DataError(
+            where,
+            f"holds inputs of shape {shape}, without a dimension that counts samples",
+            hint="save inputs as [n, features], [n, height, width] or [n, channels, height, width]",
+        )
+    if 0 in shape:
+        raise DataError(where, f"holds no samples: its inputs have shape {shape}", hint="name data that is not empty")
+    # Samples of no bytes, or of a file with holes, can be more than there is memory to count them in.
+    require_memory(where, 8 * int(shape[0]), error=DataError, hint="divide it into smaller files")
+    return int(shape[0])
+
+
+def bytes_as_inputs(raw: Array) -> int:
+    """Memory that the array takes as inputs: as uint8, float32 or int64, which may be eight times what it takes now."""
+    kinds = {"torch.uint8": 1, "uint8": 1}
+    floating = raw.is_floating_point() if isinstance(raw, Tensor) else raw.dtype.kind == "f"
+    return math.prod(raw.shape) * kinds.get(str(raw.dtype), 4 if floating else 8)
+
+
+def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
+    """Raw samples as uint8 images `[n, c, h, w]`, float32 values or int64 tokens.
+
+    uint8 arrays are images: `[n, h, w]` gets a channel, and `[n, h, w, c]` with 1, 3 or 4 channels is moved to
+    `[n, c, h, w]`, unless its second dimension could be the channels. uint8 of another rank, floats and tokens keep
+    their shape.
+
+    Args:
+        raw: an array whose first dimension counts samples.
+        where: what to name in an error.
+        numbers: what to call each sample in an error, its index in the file.
+
+    Raises:
+        DataError: if the values are not numbers, not finite in float32, or negative tokens.
+    """
+    x = _numeric(raw)
+    if x is None:
+        raise DataError(
+            where,
+            f"holds inputs of type {raw.dtype}",
+            hint="save images as uint8, other values as float32 and tokens as int64",
+        )
+    if x.dtype == torch.uint8:
+        return _channels_first(x)
+    if x.is_floating_point():
+        wrong, what = ~x.isfinite(), "a value that is not a finite float32"
+        hint = "remove such samples, or replace NaN and Inf"
+    else:
+        wrong, what = x < 0, "a negative number, and integers are tokens"
+        hint = "number tokens from 0; save measurements as float32, images as uint8"
+    bad = wrong.flatten(1).any(dim=1)
+    if bad.any():
+        raise DataError(where, f"sample {int(numbers[bad][0])} holds {what}", hint=hint)
+    return x
+
+
+def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`, where -100 counts for nothing.
+
+    Raises:
+        DataError: if they have another length or type, or one is negative.
+    """
+    shape = list(raw.shape)
+    if len(shape) == 2 and shape[1] == 1:
+        raw = raw.reshape(-1)
+    y = _numeric(raw)
+    if not shape:
+        raise DataError(where, f"has labels of shape [], not [{n}]", hint="save one whole number a sample")
+    if len(raw) != n:
+        raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
+    if y is None or y.is_floating_point():
+        raise DataError(
+            where,
+            f"has labels of type {raw.dtype} and shape {shape}",
+            hint="save the number of each sample's class, by y.astype('int64'), of one-hot rows by y.argmax(1);"
+            f" other targets cannot be trained on; {WITHOUT_LABELS}",
+        )
+    y = y.long()
+    negative = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
+    if negative.any():
+        first = tuple(negative.nonzero()[0].tolist())
+        raise DataError(where, f"the label of sample {first[0]} is {int(y[first])}", hint="number the classes from 0")
+    return y
+
+
+def _numeric(raw: Array) -> Tensor | None:
+    """The values as uint8, float32 or int64; None for any other kind of value."""
+    if isinstance(raw, Tensor):
+        x = raw.detach().cpu()
+        if x.is_floating_point():
+            return x.float()
+        if x.dtype == torch.bool or x.is_complex():
+            return None
+        return x if x.dtype == torch.uint8 else x.long()
+    if raw.dtype == np.uint8:
+        return torch.from_numpy(np.array(raw))
+    if raw.dtype.kind in "iu":
+        return torch.from_numpy(raw.astype(np.int64))
+    if raw.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # found as Inf
+            return torch.from_numpy(raw.astype(np.float32))
+    return None
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    channels = {1, 3, 4}
+    if x.dim() == 3:
+        return x[:, None]
+    if x.dim() == 4 and x.shape[3] in channels and x.shape[1] not in channels:
+        return x.movedim(3, 1).contiguous()
+    return x
+
+
+def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
+    """Refuse tokens with what looks like their attention mask, or segments, in the place of labels.
+
+    Raises:
+        DataError: if all pairs are of that kind.
+    """
+    if pairs and all(_is_mask(tokens, mask) for tokens, mask in pairs):
+        what = "has tokens, and with them what looks like their attention mask, which would be taken for labels"
+        raise DataError(where, what, hint=f"return the tokens alone; {ONE_TENSOR}")
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words of a bounded length."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return f"a Tensor of shape {list(value.shape)}"
+    name = kind.__name__ if kind.__module__ in {"builtins", "torch"} else f"{kind.__module__}.{kind.__name__}"
+    if isinstance(value, Mapping):
+        return f"a {name} of {', '.join(map(str, value)):.99}"
+    if isinstance(value, (tuple, list)) and value:
+        return f"a {name} of {len(value):,}, the first a {type(value[0]).__name__}"
+    return f"a {name}"
+
+
+def _is_mask(tokens: object, mask: object) -> bool:
+    """Whether it is as long as the tokens, and each of its rows ones before zeros, or zeros before ones."""
+    if not all(
+        isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biuf")
+        for values in (tokens, mask)
+    ):
+        return False
+    x, y = (torch.as_tensor(values).detach().cpu() for values in (tokens, mask))
+    if x.dtype in {torch.uint8, torch.bool} or x.is_floating_point() or x.is_complex():
+        return False
+    if x.ndim == 0 or x.shape[-1] < 3 or x.numel() == 0 or x.numel() != y.numel():
+        return False
+    if x.max() < 2 or not ((y == 0) | (y == 1)).all():
+        return False
+    steps = y.reshape(-1, x.shape[-1]).int().diff(dim=1)
+    return bool(((steps >= 0).all(dim=1) | (steps <= 0).all(dim=1)).all())

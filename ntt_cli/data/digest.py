@@ -1,0 +1,54 @@
+"""Whether data is still the same: a SHA-256 of all its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ntt_cli.data.samples import InputSource, Samples, Selection
+from ntt_cli.data.sources.image_files import ImageFiles
+
+BATCH_BYTES = 2**26
+"""What is read at one time, at most, unless one sample is larger."""
+
+
+def data_sha256(*parts: Samples) -> str | None:
+    """Of all samples of these parts, in order: inputs, labels and class names.
+
+    `None` where samples are others in each reading and cannot be seeded.
+    """
+    if any(part.changes == "always" for part in parts):
+        return None
+    digest = hashlib.sha256()
+    for part in parts:
+        about = {"samples": len(part), "labels": part.labels is not None, "class names": part.class_names}
+        digest.update(json.dumps(about).encode())
+        if len(part) == 0:
+            continue
+        if part.labels is not None:
+            digest.update(_bytes(part.labels))
+        for content in _contents(part.source, torch.arange(len(part))):
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes]:
+    if isinstance(source, Selection):
+        yield from _contents(source.source, source.indices[indices])
+    elif isinstance(source, ImageFiles):  # whose files are read much faster than their pixels are decoded
+        yield json.dumps([source.mode, source.height, source.width, source.resize]).encode()
+        for i in indices.tolist():
+            yield hashlib.sha256(source.paths[i].read_bytes()).digest()
+    else:
+        first = source.fetch(indices[:1])
+        yield f"{first.dtype} {list(first.shape[1:])}".encode()
+        for batch in indices.split(max(1, BATCH_BYTES // max(1, first.nbytes))):
+            yield _bytes(source.fetch(batch))
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,141 @@
+"""Labels go by the names of their classes, never by where a class stands among those of one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ntt_cli.data import Samples
+from ntt_cli.errors import DataError
+from ntt_cli.runtime.events import EventSink, Warned
+
+MOST_NAMED = 10
+"""Classes that a line names."""
+
+
+def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink, *, purpose: str) -> Samples:
+    """The samples with their labels numbered as the network's outputs are, where names are known on both sides.
+
+    Args:
+        samples: with labels by the data's own order; without any they are returned as they are.
+        known: the classes that the network learnt, in the order of its outputs.
+        on_event: told which classes are missing, or that numbers alone decide.
+        purpose: what is done with the labels, as in "accuracy is over".
+
+    Raises:
+        DataError: if there is a class that the network never learnt.
+    """
+    if known is not None and samples.only_folder in known:
+        labels = torch.zeros(len(samples), dtype=torch.int64)
+        samples = replace(samples, labels=labels, class_names=(samples.only_folder,), only_folder=None)
+    if samples.labels is None or known is None:
+        return samples
+    names, there = samples.class_names, _classes_there(samples)
+    if names is None:
+        return _by_number(samples, known, there, on_event, purpose=purpose)
+    _require_names(samples, names, there)
+    if unknown := [names[i] for i in there if names[i] not in known]:
+        raise DataError(
+            samples.spec,
+            f"has classes that the network never learnt: {_listed(unknown)}",
+            hint=f"it knows {_listed(known)}; name the folders so, or leave these classes out",
+        )
+    number = torch.tensor([known.index(name) if name in known else -1 for name in names])
+    labels = torch.where(samples.labels < 0, samples.labels, number[samples.labels.clamp(min=0)])
+    if missing := [name for name in known if name not in {names[i] for i in there}]:
+        left = f"{len(known) - len(missing)} of {len(known)} classes"
+        on_event(Warned(f"{samples.spec} has no samples of {_listed(missing)}: {purpose} the other {left}"))
+    return replace(samples, labels=labels, class_names=known)
+
+
+def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink) -> Samples:
+    """The same for training, which may also teach the network other classes altogether.
+
+    Raises:
+        DataError: if some classes are known and others are not.
+    """
+    if samples.labels is not None and known is not None:
+        names, there = samples.class_names, _classes_there(samples)
+        if names is None and there and there[-1] >= len(known):
+            on_event(
+                Warned(
+                    f"{samples.spec} has labels up to {there[-1]} without names, and the network learnt {len(known)}"
+                    f" classes, {_listed(known)}: it is trained on other classes from now on, which have no names"
+                )
+            )
+            return samples
+        if names is not None and not {*names} & {*known}:
+            on_event(
+                Warned(
+                    f"the network learnt {_listed(known)}, of which {samples.spec} has none: its outputs stand for"
+                    f" {_listed(names)} from now on"
+                )
+            )
+            return samples
+    return by_name(samples, known, on_event, purpose="the network is trained on")
+
+
+def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> None:
+    """Say that the classes of trained weights, whose names nobody recorded, may stand in another order.
+
+    Args:
+        samples: with labels by the data's own order.
+        on_event: told.
+        outputs: how many classes the network has outputs for.
+    """
+    names = samples.class_names
+    if samples.labels is None or names is None:
+        return
+    wrong = [i for i, name in enumerate(names) if not name.isdecimal() or int(name) != i]
+    numbered = all(name.isdecimal() for name in names)
+    if len(names) < outputs or (numbered and wrong):
+        first = wrong[0] if wrong else 0
+        on_event(
+            Warned(
+                f"the weights do not name their classes; those of {samples.spec} are numbered in the order of their"
+                f" names: {names[first]} is {first}"
+            )
+        )
+
+
+def _by_number(
+    samples: Samples, known: tuple[str, ...], there: Sequence[int], on_event: EventSink, *, purpose: str
+) -> Samples:
+    """Labels without names are the numbers of the network's classes.
+
+    Raises:
+        DataError: if there are more than it learnt.
+    """
+    if there and there[-1] >= len(known):
+        raise DataError(
+            samples.spec,
+            f"has label {there[-1]}, and the network learnt {len(known)} classes: {_listed(known)}",
+            hint="number the labels in this order, or give the data class names: one folder a class",
+        )
+    missing = [name for i, name in enumerate(known) if i not in there]
+    numbered = [f"{i} is {name}" for i, name in enumerate(known) if name != str(i)]
+    if missing or numbered:
+        what = f"{samples.spec} has labels without names, which count as numbers of the network's classes"
+        means = f": {_listed(numbered)}" if numbered else ""
+        none = f"; there is none of {_listed(missing)}: {purpose} the others" if missing else ""
+        on_event(Warned(what + means + none))
+    return replace(samples, class_names=known)
+
+
+def _require_names(samples: Samples, names: Sequence[str], there: Sequence[int]) -> None:
+    if there and there[-1] >= len(names):
+        raise DataError(
+            samples.spec, f"has label {there[-1]} and names for {len(names)} classes", hint="mend its labels"
+        )
+
+
+def _classes_there(samples: Samples) -> list[int]:
+    assert samples.labels is not None
+    return [label for label in samples.labels.unique().tolist() if label >= 0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

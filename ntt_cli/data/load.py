@@ -1,0 +1,150 @@
+"""From what the user calls the data to its samples."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import LEAVE_OUT, DataOptions, Split, as_typed
+from ntt_cli.data import samples
+from ntt_cli.data.images import image_size
+from ntt_cli.data.samples import Samples
+from ntt_cli.data.sources.arrays import from_arrays, read_npy, read_npz, read_safetensors
+from ntt_cli.data.sources.factory import DEFAULT_FACTORY, read_factory
+from ntt_cli.data.sources.folder import read_folder
+from ntt_cli.data.sources.image_files import SUFFIXES
+from ntt_cli.data.sources.named import NAMES, read_named
+from ntt_cli.errors import DataError, UsageError
+from ntt_cli.files.atomic import require_text
+from ntt_cli.files.safetensors_header import PICKLES
+
+KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+
+SOURCE_OPTIONS = {"data_root", "download", "input_shape"}
+"""They matter to data of one kind alone."""
+
+
+def load_samples(
+    options: DataOptions,
+    *,
+    split: Split,
+    default: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    labelled: bool = True,
+) -> Samples:
+    """The samples that `options` name.
+
+    Args:
+        options: which data, and how to read it.
+        split: the part to read where the data is divided; undivided data is the same for both.
+        default: what the model file names as its data, for want of `options.data`.
+        input_shape: of one sample, from the model file, for `noise:N` for want of `options.input_shape`.
+        seed: of `noise:N`.
+        labelled: whether labels are looked at; if not, there are none in the samples, and those in the data may be
+            anything.
+
+    Raises:
+        DataError: if no data is named, or it cannot be found, read or used.
+        UsageError: if an option was given that this data does not read.
+    """
+    spec = options.data if options.data is not None else default
+    if spec is None:
+        raise DataError(
+            "data",
+            "none is named",
+            hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
+        )
+    for text in (spec, options.data_root):
+        require_text(text, DataError)
+    for name in sorted(SOURCE_OPTIONS - read_by(spec)):
+        if options.gives(name):
+            raise UsageError(as_typed(options, name), f"the data {spec} does not read it", hint=LEAVE_OUT)
+    samples = _load(spec, options, split, input_shape, seed, labelled=labelled)
+    return samples if labelled else replace(samples, labels=None)
+
+
+def _load(
+    spec: str, options: DataOptions, split: Split, input_shape: tuple[int, ...] | None, seed: int, *, labelled: bool
+) -> Samples:
+    if spec in NAMES:
+        return read_named(spec, split=split, options=options)
+    if _is_noise(spec):
+        return _noise(spec, options, input_shape, seed)
+    if python := re.fullmatch(r"(.+\.py)(?::(\w+))?", spec):
+        path, name = Path(python[1]).expanduser(), python[2] or DEFAULT_FACTORY
+        return read_factory(path, name, spec=spec, split=split, options=options, labelled=labelled)
+    return _read_path(Path(spec).expanduser(), spec, split, options, labelled=labelled)
+
+
+def read_by(spec: str) -> set[str]:
+    """Of the options that only some data reads, those that this data does."""
+    if spec in NAMES:
+        return set() if spec == "digits" else {"data_root", "download"}
+    return {"input_shape"} if _is_noise(spec) else set()
+
+
+def _is_noise(spec: str) -> bool:
+    return spec == "noise" or spec.startswith("noise:")
+
+
+def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, labelled: bool) -> Samples:
+    suffix = path.suffix.lower()
+    if not spec or not os.path.exists(path):  # of a name that is too long, `Path.exists` raises
+        raise _unknown(path, spec)
+    if path.is_dir():
+        return read_folder(path, spec=spec, split=split, options=options)
+    if suffix == ".npy":
+        return read_npy(path, spec=spec, options=options)
+    if suffix == ".npz":
+        return read_npz(path, spec=spec, split=split, options=options, labelled=labelled)
+    if suffix == ".safetensors":
+        return read_safetensors(path, spec=spec, split=split, options=options, labelled=labelled)
+    if suffix in PICKLES:
+        raise DataError(
+            spec,
+            "is a pickle, which may run code when it is read",
+            hint="save its tensors: safetensors.torch.save_file({'x': x, 'y': y}, 'data.safetensors')",
+        )
+    if suffix in SUFFIXES:
+        raise DataError(spec, "is a single image", hint=f"name its folder: {path.parent}")
+    raise DataError(spec, "is not a kind of file that can be read as data", hint=f"name {KINDS}")
+
+
+def _unknown(path: Path, spec: str) -> DataError:
+    near = difflib.get_close_matches(spec.lower(), NAMES, n=1)
+    if not near and os.path.isdir(path.parent):
+        neighbours = {entry.name: str(entry) for entry in path.parent.iterdir()}
+        near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=1)]
+    hint = f"did you mean {near[0]}?" if near else f"name {KINDS}"
+    if path.suffix or path.name != spec:
+        return DataError(spec, "there is no such file or folder", hint=hint)
+    return DataError(spec or "data", "is no data set, file or folder", hint=hint)
+
+
+def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, seed: int) -> Samples:
+    count = spec.removeprefix("noise").removeprefix(":")
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", count):
+        raise DataError(spec, "does not say how many samples", hint="write noise:512 for 512 of them")
+    if options.input_shape is not None:
+        shape = tuple(int(side) for side in options.input_shape.split("x"))
+    elif declared is not None:
+        shape = declared
+    else:
+        hint = "give --input-shape, like 3x32x32, or write INPUT_SHAPE = (3, 32, 32) in model.py"
+        raise DataError(spec, "the shape of a sample is not known", hint=hint)
+    if len(shape) == 3:  # as images would come out
+        channels = 1 if options.grayscale else shape[0]
+        shape = (channels, *(image_size(options) or shape[1:]))
+        options = options.model_copy(update={"image_size": None, "grayscale": False})
+    size = (int(count), *shape)
+    if 4 * math.prod(size) > samples.EAGER_BYTES:
+        raise DataError(spec, f"takes {4 * math.prod(size) / 2**30:.1f} GiB of memory", hint="ask for fewer samples")
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    return replace(from_arrays(noise, None, spec=spec, options=options), normalised=True)

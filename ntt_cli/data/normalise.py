@@ -1,0 +1,125 @@
+"""Inputs brought to mean 0 and deviation 1, by numbers that belong to the training inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ntt_cli.errors import DataError, UsageError
+from ntt_cli.files.metadata import Standardisation
+
+
+def fit_standardisation(batches: Iterable[Float[Tensor, "_ ..."]]) -> Standardisation:
+    """Mean and population deviation of all batches together.
+
+    A deviation of 0 becomes 1, so that a constant channel is only shifted.
+
+    Images `[n, c, h, w]` get one number a channel, vectors `[n, f]` one a feature, any other rank one in all. The
+    batches are merged in float64 by Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance":
+    `M2 = M2_a + M2_b + (mean_b - mean_a)^2 n_a n_b / (n_a + n_b)`.
+
+    Raises:
+        ValueError: if there are no batches.
+    """
+    count = 0
+    mean = square = torch.zeros(1, dtype=torch.float64)
+    for batch in batches:
+        values = _by_channel(batch).double()
+        n = values.shape[1]
+        batch_mean = values.mean(dim=1)
+        batch_square = (values - batch_mean[:, None]).square().sum(dim=1)
+        shift = batch_mean - mean
+        square = square + batch_square + shift.square() * (count * n / (count + n))
+        count += n
+        mean = mean + shift * (n / count)
+    if count == 0:
+        raise ValueError("no batches to fit the standardisation to")
+    std = (square / count).sqrt()
+    return Standardisation(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
+
+
+def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shaped[Tensor, "*shape"]:
+    """`(x - mean) / std`, by channel or feature where there is one number for each; `x` itself where there is none.
+
+    Raises:
+        DataError: if the inputs are tokens or have another number of channels.
+    """
+    if by is None:
+        return x
+    if not x.is_floating_point():
+        raise DataError(
+            "inputs",
+            "are integers, so tokens, from which no mean can be subtracted",
+            hint="leave out --mean and --std (MEAN and STD in model.py), or store measurements as float32",
+        )
+    shape = [1] * x.dim()
+    if len(by.mean) > 1:
+        channels = x.shape[1] if x.dim() in {2, 4} else 1
+        if channels != len(by.mean):
+            raise DataError(
+                "inputs",
+                f"have {channels} channel(s) or feature(s), but there are {len(by.mean)} means and deviations",
+                hint="give --mean and --std one number, or one for each channel, or use data of the same kind",
+            )
+        shape[1] = channels
+    return (x - x.new_tensor(by.mean).view(shape)) / x.new_tensor(by.std).view(shape)
+
+
+def parse_standardisation(mean: str | None, std: str | None) -> Standardisation | None:
+    """The numbers of `--mean` and `--std`, like "0.5" or "0.485,0.456,0.406"; None where neither is given.
+
+    A single number beside several stands for all of them.
+
+    Raises:
+        UsageError: if only one is given, one is no list of numbers, a deviation is not positive, or the counts differ.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        given, missing = ("--std", "--mean") if mean is None else ("--mean", "--std")
+        raise UsageError(given, f"is given without {missing}", hint=f"give {missing} too, or neither")
+    means, stds = _numbers("--mean", mean), _numbers("--std", std)
+    try:
+        return make_standardisation(means, stds)
+    except ValueError as error:
+        raise UsageError(
+            f"--mean {mean} --std {std}", str(error), hint="write them like --mean 0.5 --std 0.25"
+        ) from error
+
+
+def make_standardisation(means: Sequence[float], stds: Sequence[float]) -> Standardisation:
+    """These numbers, a single one beside several for all of them.
+
+    Raises:
+        ValueError: if one is not finite, a deviation is not positive, or the counts differ.
+    """
+    if not all(math.isfinite(number) for number in (*means, *stds)):
+        raise ValueError("a number is not finite")
+    if not all(number > 0 for number in stds):
+        raise ValueError("a deviation is not above 0")
+    channels = max(len(means), len(stds))
+    if {len(means), len(stds)} - {1, channels} or not channels:
+        raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
+    return Standardisation(
+        tuple(means) * (channels if len(means) == 1 else 1),
+        tuple(stds) * (channels if len(stds) == 1 else 1),
+    )
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """One row of values for each number to be fitted."""
+    if x.dim() in {2, 4}:
+        return x.transpose(0, 1).flatten(1)
+    return x.reshape(1, -1)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        hint = f"write {option} 0.5 or {option} 0.5,0.4,0.3"
+        raise UsageError(option, f"{text} is not a list of numbers", hint=hint) from error

@@ -1,0 +1,126 @@
+"""What every data source becomes: inputs that can be fetched by index, with labels where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ntt_cli.config import Split
+
+EAGER_BYTES = 2 * 2**30
+"""Inputs up to this size are read and checked at once and kept in memory; larger ones are read as they are needed."""
+
+IGNORED = -100
+"""The label of a position that counts for nothing, as in `torch.nn.functional.cross_entropy`."""
+
+NAMES_SHOWN = 10
+NAME_LENGTH = 20
+"""Of class names, in the description of data."""
+
+PARTS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+"""What the parts of divided data may be called: arrays `x_train`, folders `train/`."""
+
+
+Reading = tuple[int, ...]
+"""A seed and a number, such as a step's. Random samples are others in each reading; any others are always the same."""
+
+Changes = Literal["never", "seeded", "always"]
+"""Whether samples are others in each reading: seeded, they are the same once more in the same reading."""
+
+
+class InputSource(Protocol):
+    """Raw inputs, before they are normalised."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        """The samples at these indices: uint8 images `[b, c, h, w]`, float32 or int64 tokens."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Samples held as one tensor: uint8 images, float32 or int64."""
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return self.values[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some samples of another source."""
+
+    source: InputSource
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return self.source.fetch(self.indices[indices], reading)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A data set.
+
+    Attributes:
+        spec: the data as the user named it.
+        source: the inputs.
+        labels: int64 `[n]`, or None where the data has none.
+        class_names: in the order of the labels, where they are known.
+        split: the part of the data that this is; None where the data is not divided, so that both are the same samples.
+        only_folder: the one sub-folder that all unlabelled images lie in: a class, where the network knows that name.
+        changes: whether the inputs are others in each reading.
+        normalised: the inputs are what the network shall see, as noise is.
+    """
+
+    spec: str
+    source: InputSource
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    split: Split | None = None
+    only_folder: str | None = None
+    changes: Changes = "never"
+    normalised: bool = False
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def described(self) -> str:
+        """How many samples of what kind in which classes, in a line of bounded length."""
+        x = self.source.fetch(torch.arange(1))[0]
+        kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
+        what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {list(x.shape)}"
+        if self.class_names is not None:
+            names = [name if len(name) <= NAME_LENGTH else name[:NAME_LENGTH] + "…" for name in self.class_names]
+            more = ", …" * (len(names) > NAMES_SHOWN)
+            plural = "es" * (len(names) != 1)
+            what += f" in {len(names):,} class{plural}: {', '.join(names[:NAMES_SHOWN])}{more}"
+        if self.changes != "never":
+            what += "; its items are random, and drawn anew in each reading"
+        return what
+
+    def inputs(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        """Images in [0, 1]; anything else as it is stored."""
+        x = self.source.fetch(indices, reading)
+        return x.float() / 255 if x.dtype == torch.uint8 else x
+
+    def subset(self, indices: Tensor) -> Samples:
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, source=Selection(self.source, indices), labels=labels)
+
+
+def draw(n: int, limit: int | None) -> Tensor:
+    """The indices that `--limit` leaves of `n` samples: a random subset, always the same one, in ascending order."""
+    if limit is None or limit >= n:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:limit].sort().values

@@ -1,0 +1,223 @@
+"""Arrays in .npy, .npz and .safetensors files. Nothing in them is ever unpickled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile, ZipInfo
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap, read_array_header_1_0, read_array_header_2_0, read_magic
+from torch import Tensor
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.data import samples
+from ntt_cli.data.convert import Array, as_inputs, as_labels, bytes_as_inputs, count_samples
+from ntt_cli.data.images import format_images
+from ntt_cli.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
+from ntt_cli.errors import CheckpointError, DataError
+from ntt_cli.files.checkpoint import load_tensors
+from ntt_cli.files.free_memory import require_memory
+from ntt_cli.files.metadata import read_header
+
+INPUT_NAMES = ("x", "inputs", "images")
+LABEL_NAMES = ("y", "labels")
+LARGEST = np.iinfo(np.int64).max
+
+HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
+"""By the version of the format. The third is the second with names of fields in UTF-8."""
+
+
+@dataclass(frozen=True, eq=False)
+class MappedFile:
+    """An array too large for memory, of which each fetch reads and checks its samples alone."""
+
+    array: np.memmap[tuple[int, ...], np.dtype[np.generic]]
+    where: str
+    options: DataOptions
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        x = as_inputs(np.asarray(self.array[indices.numpy()]), self.where, numbers=indices)
+        return format_images(x, self.options, self.where)
+
+
+def from_arrays(
+    inputs: Array, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
+) -> Samples:
+    """Samples of arrays in memory, which are checked at once."""
+    _refuse_fields(inputs, spec)
+    n = count_samples(inputs, spec)
+    y = None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
+    chosen = draw(n, options.limit)
+    used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # numpy takes a tensor of one index for a number
+    hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
+    require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
+    x = as_inputs(used, spec, numbers=chosen)
+    return Samples(
+        spec=spec,
+        source=InMemory(format_images(x, options, spec)),
+        labels=None if y is None else y[chosen],
+        split=split,
+    )
+
+
+def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
+    """Inputs alone, from one array."""
+    with _reading(spec):
+        array = open_memmap(path, mode="r")
+    _refuse_fields(array, spec)
+    n = count_samples(array, spec)
+    require_memory(spec, 4 * array.size // n, error=DataError, hint="cut its samples into smaller ones")
+    chosen = draw(n, options.limit)
+    if bytes_as_inputs(array) // n * len(chosen) <= samples.EAGER_BYTES:
+        return from_arrays(array, None, spec=spec, options=options)
+    mapped = MappedFile(array, spec, options)
+    mapped.fetch(chosen[:1])  # a wrong type shall not wait until the first batch
+    return Samples(spec=spec, source=mapped if len(chosen) == n else Selection(mapped, chosen))
+
+
+def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`.
+
+    Raises:
+        DataError: if the file is really a .npy file.
+    """
+    with _reading(spec), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            hint = f"rename it to {path.with_suffix('.npy')}"
+            raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
+        found = _pick(archive.files, spec, split, labelled=labelled)
+        names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
+        # A megabyte of zeros is compressed to a kilobyte; of no member more is unpacked than it declares.
+        hint = "save its inputs as a .npy file, which is read as it is needed"
+        with ZipFile(file) as zipped:
+            size = sum(_member_size(zipped, name, spec) for name in names)
+        require_memory(spec, size, error=DataError, hint=hint)
+        arrays = {name: archive[name] for name in names}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise DataError(spec, f"{name} is no array", hint="save it again with numpy.savez")
+    return _samples(arrays, found, spec, options)
+
+
+def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
+    with _reading(spec):
+        header = read_header(path)
+        found = _pick(header.tensors, spec, split, labelled=labelled)
+        tensors = load_tensors(path, header)
+    return _samples(tensors, found, spec, options)
+
+
+def _refuse_fields(inputs: Array, spec: str) -> None:
+    """Refuse a table of records, whose columns are no dimension of the array.
+
+    Raises:
+        DataError: if the array has fields.
+    """
+    fields = getattr(inputs.dtype, "names", None)
+    if fields:
+        listed = ", ".join(fields)
+        hint = "save its columns as one array of numbers: numpy.lib.recfunctions.structured_to_unstructured(x)"
+        raise DataError(spec, f"holds inputs with fields ({listed:.300}), not an array of numbers", hint=hint)
+
+
+def _as_numbers(labels: Array, spec: str) -> Array:
+    """Labels of which no two become the same number; booleans are classes 0 and 1.
+
+    Raises:
+        DataError: if one is beyond what is counted with.
+    """
+    if isinstance(labels, Tensor):
+        if labels.dtype not in {torch.bool, torch.uint64}:
+            return labels
+        labels = labels.detach().cpu().numpy()
+    if labels.dtype.kind == "u" and labels.size and labels.max() > LARGEST:
+        first = np.argwhere(labels > LARGEST)[0]
+        what = f"the label of sample {first[0]} is {labels[tuple(first)]}"
+        raise DataError(spec, what, hint="number the classes from 0")
+    return labels.astype(np.int64) if labels.dtype.kind == "b" else labels
+
+
+def _member_size(zipped: ZipFile, name: str, spec: str) -> int:
+    """Of the one member that NumPy reads under this name.
+
+    Raises:
+        DataError: if there are several, of which different programs read different ones, or it holds less than it says.
+    """
+    found = [info for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
+    hint = "save it again with numpy.savez"
+    if len(found) != 1:
+        raise DataError(spec, f"holds {name} {len(found)} times", hint=hint)
+    size, claimed = found[0].file_size, _claimed_size(zipped, found[0])
+    if claimed > size:  # NumPy would take that much memory before it reads
+        raise DataError(spec, f"cannot be read: {name} holds {size:,} bytes, and by its header {claimed:,}", hint=hint)
+    return size
+
+
+def _claimed_size(zipped: ZipFile, member: ZipInfo) -> int:
+    """Bytes of the numbers that a member holds by its header; 0 where it is no array of numbers."""
+    with zipped.open(member) as file:
+        try:
+            read = HEADERS[read_magic(file)]
+            shape, _, dtype = read(file)
+        except (KeyError, ValueError):
+            return 0  # found when it is read
+    return 0 if dtype.hasobject else dtype.itemsize * math.prod(shape)
+
+
+class _Found(NamedTuple):
+    inputs: str
+    labels: str | None
+    split: Split | None
+
+
+def _samples(arrays: Mapping[str, Array], found: _Found, spec: str, options: DataOptions) -> Samples:
+    labels = None if found.labels is None else arrays[found.labels]
+    return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
+
+
+def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) -> _Found:
+    parts = [part for parts in PARTS.values() for part in parts]
+    divided = any(f"{name}_{part}" in names for name in INPUT_NAMES for part in parts)
+    suffixes = [f"_{part}" for part in PARTS[split]] if divided else [""]
+    for suffix in suffixes:
+        inputs = [f"{name}{suffix}" for name in INPUT_NAMES if f"{name}{suffix}" in names]
+        labels = [f"{name}{suffix}" for name in LABEL_NAMES if labelled and f"{name}{suffix}" in names]
+        if len(inputs) > 1 or len(labels) > 1:
+            several = inputs if len(inputs) > 1 else labels
+            raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
+        if inputs:
+            return _Found(inputs[0], labels[0] if labels else None, split if divided else None)
+    looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
+    there = ", ".join(sorted(names)) or "nothing"
+    raise DataError(
+        spec,
+        f"holds {there if len(there) < 300 else there[:300] + '…'}, but no {looked_for}",
+        hint="save inputs as x and labels as y, or as x_train, y_train, x_test and y_test",
+    )
+
+
+@contextmanager
+def _reading(spec: str) -> Generator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except CheckpointError as failure:
+        raise DataError(spec, failure.what, hint=failure.hint) from failure
+    except Exception as failure:  # numpy raises whatever it trips over in a damaged file
+        if "Python objects" in str(failure) or "pickled" in str(failure) or "Object arrays" in str(failure):
+            what, hint = "holds Python objects, which are never unpickled", "save plain arrays: x.astype('float32')"
+        else:
+            what, hint = f"cannot be read: {failure}", "save it again with numpy or safetensors"
+        raise DataError(spec, what, hint=hint) from failure

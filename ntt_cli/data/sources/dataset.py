@@ -1,0 +1,273 @@
+"""The items of a torch Dataset: kept in memory if that cannot change them, otherwise read whenever they are needed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.data import samples
+from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, as_inputs, as_labels, kind_of, refuse_mask
+from ntt_cli.data.images import format_images
+from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw
+from ntt_cli.data.sources.image_files import GRAY_MODES, image_pixels
+from ntt_cli.errors import DataError
+from ntt_cli.files.free_memory import require_memory
+from ntt_cli.runtime.python_source import user_code
+from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
+
+PROBED = 16
+"""Items that are read several times, to see whether they are random."""
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetItems:
+    """The items of a torch Dataset, of which each is an input or a pair of an input and a label.
+
+    Attributes:
+        dataset: any map-style Dataset.
+        spec: the data as the user named it.
+        options: how to format its images.
+        labelled: whether labels are looked at.
+    """
+
+    dataset: Dataset[Any]
+    spec: str
+    options: DataOptions
+    labelled: bool
+
+    def read(self, i: int, *, like: Tensor | None = None, reading: Reading | None = None) -> tuple[Tensor, int | None]:
+        """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one that is looked at.
+
+        Random items are drawn as in this `reading`, without one, from global generators as they are.
+
+        Raises:
+            DataError: if it is neither an input nor a pair, or the input is not `like` the others.
+        """
+        if reading is not None:
+            seed_global_draws(*(reading or (0,)), i)
+        x, *label = self.parts(i)
+        x = self._input(i, x)
+        if like is not None and (x.shape, x.dtype) != (like.shape, like.dtype):
+            what = f"input {i} of its Dataset is {_in_words(x)}, others are {_in_words(like)}"
+            raise DataError(
+                self.spec, what, hint="bring them to one shape and type: images by --image-size, sequences by padding"
+            )
+        return x, self._label(i, label[0]) if label and self.labelled else None
+
+    def parts(self, i: int) -> list[Any]:
+        """Item `i`: an input, and a label if it has one.
+
+        Raises:
+            DataError: if it is something else, or not there.
+        """
+        try:
+            item = self.dataset[i]
+        except IndexError as failure:
+            what = f"item {i} of its Dataset, which by its __len__ has {len(self.dataset):,}, raised {failure!r}"  # type: ignore[arg-type]
+            hint = "let __len__ return how many items there are; --debug shows the traceback"
+            raise DataError(self.spec, what, hint=hint) from failure
+        parts = list(item) if isinstance(item, (tuple, list)) else [item]
+        if len(parts) not in {1, 2}:
+            what = f"item {i} of its Dataset has {len(parts)} parts"
+            raise DataError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {ONE_TENSOR}")
+        return parts
+
+    def _input(self, i: int, raw: object) -> Tensor:
+        if isinstance(raw, Image.Image):
+            x = image_pixels(raw, "L" if raw.mode in GRAY_MODES else "RGB")[None]
+        elif isinstance(raw, (Tensor, np.ndarray)) and raw.ndim > 0:
+            x = as_inputs(raw[None], self.spec, numbers=torch.tensor([i]))
+        else:
+            what = f"input {i} of its Dataset is {kind_of(raw)}, not a tensor, an array or an image"
+            hint = "return such an x, or (x, y), from __getitem__"
+            raise DataError(self.spec, what, hint=f"{hint}; {ONE_TENSOR}" if isinstance(raw, Mapping) else hint)
+        return format_images(x, self.options, self.spec)[0]
+
+    def _label(self, i: int, raw: Any) -> int:
+        try:
+            return operator.index(raw)
+        except TypeError as failure:
+            what = f"the label of item {i} of its Dataset is {repr(raw):.99}, not a whole number"
+            raise DataError(self.spec, what, hint=f"return the number of the class as y; {WITHOUT_LABELS}") from failure
+
+
+@dataclass(frozen=True, eq=False)
+class LazyItems:
+    """Inputs of a Dataset that is too large for memory, or random: asked for whenever they are fetched.
+
+    Attributes:
+        items: of the Dataset.
+        path: of the file that made it.
+        numbers: of those items that are used.
+        like: one of them.
+        labels: that all of them had when they were read first, if they are looked at.
+        changes: whether they are others in each reading.
+    """
+
+    items: DatasetItems
+    path: Path
+    numbers: Tensor
+    like: Tensor
+    labels: Tensor | None
+    changes: Changes
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        with global_draws_apart(), user_code(self.path, DataError):
+            return torch.stack([self._read(row, reading) for row in indices.tolist()])
+
+    def _read(self, row: int, reading: Reading) -> Tensor:
+        i = int(self.numbers[row])
+        x, label = self.items.read(i, like=self.like, reading=None if self.changes == "never" else reading)
+        if self.labels is not None and label != self.labels[row]:
+            what = f"item {i} of its Dataset has label {label} now, and had {self.labels[row]} before"
+            raise DataError(self.items.spec, what, hint="let an item have the same label whenever it is read")
+        return x
+
+
+def read_dataset(items: DatasetItems, path: Path, split: Split | None) -> Samples:
+    """Its samples, of which some are read several times, and all are read here if they are to be kept or have labels.
+
+    Args:
+        items: of the Dataset.
+        path: of the file that made it.
+        split: the part of the data that they are, where it is divided.
+
+    Raises:
+        DataError: if it is no map-style Dataset, is empty, or has an item that cannot be taken.
+    """
+    kind = type(items.dataset).__name__
+    if isinstance(items.dataset, IterableDataset) or not hasattr(items.dataset, "__len__"):
+        what = "is an IterableDataset, which has no items by number" if hasattr(items.dataset, "__iter__") else ""
+        hint = "return a map-style Dataset, with __len__ and __getitem__"
+        raise DataError(items.spec, f"its {kind} {what or 'has no length'}", hint=hint)
+    with global_draws_apart(), user_code(path, DataError):
+        n = len(items.dataset)
+        if n == 0:
+            raise DataError(items.spec, "its Dataset is empty", hint="return one that has items")
+        require_memory(items.spec, 8 * n, error=DataError, hint="return a Dataset with fewer items")
+        numbers = draw(n, items.options.limit)
+        changes = _changes(items, numbers)
+        source, labels = _read_all(items, path, numbers, changes)
+        if source is None:  # some items are random, though those that were tried are not
+            changes = "seeded"
+            source, labels = _read_all(items, path, numbers, changes)
+        if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
+            changes = "always"
+            source, labels = _read_all(items, path, numbers, changes)
+    assert source is not None
+    names = _class_names(items.dataset, items.spec) if labels is not None else None
+    return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
+
+
+def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
+    """What torchvision's data sets call `classes` or `class_to_idx`, in the order of their labels.
+
+    A `Subset` has those of its Dataset, and a `ConcatDataset` those that all of its Datasets have.
+
+    Raises:
+        DataError: if Datasets that are joined number their classes in different ways.
+    """
+    for attribute in ("classes", "class_to_idx"):
+        if (names := _as_names(getattr(dataset, attribute, None))) is not None:
+            return names
+    if (within := getattr(dataset, "dataset", None)) is not None:
+        return _class_names(within, spec)
+    joined = getattr(dataset, "datasets", None)
+    if not isinstance(joined, list | tuple):
+        return None
+    found = {_class_names(one, spec) for one in joined}
+    if len(named := [names for names in found if names is not None]) > 1:
+        first, second, *_ = sorted(named)
+        what = f"joins Datasets whose labels mean different classes: {', '.join(first)} and {', '.join(second)}"
+        raise DataError(spec, what, hint="number the classes of all of them in one order")
+    return found.pop() if len(found) == 1 else None
+
+
+def _as_names(given: object) -> tuple[str, ...] | None:
+    """Names in a sequence by label, or in a mapping between names and labels, either way round."""
+    if isinstance(given, Mapping):
+        pairs = [pair if isinstance(pair[0], str) else pair[::-1] for pair in given.items()]
+        by_label = {label: name for name, label in pairs}
+        if set(by_label) != set(range(len(given))):
+            return None
+        given = [by_label[label] for label in range(len(given))]
+    names = given.tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
+
+
+def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
+    """Whether items are others in each reading, from some of them: by their values, and by what they draw from."""
+    some = numbers[torch.linspace(0, len(numbers) - 1, min(PROBED, len(numbers)), dtype=torch.float64).long()].tolist()
+    refuse_mask([parts for i in some if len(parts := items.parts(i)) == 2], items.spec)
+    like, _ = items.read(some[0], reading=())
+
+    def read(reading: Reading) -> Tensor:
+        return torch.stack([items.read(i, like=like, reading=reading)[0] for i in some])
+
+    first = read(())
+    if torch.equal(first, read((0, 1))) and not _draws(items, some):
+        return "never"
+    return "seeded" if torch.equal(first, read(())) else "always"
+
+
+def _have_changed(items: DatasetItems, numbers: Tensor, kept: Tensor) -> bool:
+    """Whether some that were read first are others now that all were read, as of a Dataset that counts."""
+    rows = range(min(PROBED, len(numbers)))
+    return any(not torch.equal(kept[row], items.read(int(numbers[row]), like=kept[row])[0]) for row in rows)
+
+
+def _draws(items: DatasetItems, some: list[int]) -> bool:
+    before = global_state()
+    for i in some:
+        items.read(i)
+    return global_state() != before
+
+
+def _read_all(
+    items: DatasetItems, path: Path, numbers: Tensor, changes: Changes
+) -> tuple[InputSource | None, Tensor | None]:
+    """The inputs, in memory if they fit and never change, and the labels; no source if they do change, though.
+
+    Raises:
+        DataError: if some have labels and others have none.
+    """
+    like, _ = items.read(int(numbers[0]), reading=())
+    kept = None
+    if changes == "never" and like.nbytes * len(numbers) <= samples.EAGER_BYTES:
+        kept = torch.empty((len(numbers), *like.shape), dtype=like.dtype)
+    elif not items.labelled:
+        return LazyItems(items, path, numbers, like, None, changes), None
+    labels: list[int] = []
+    before = global_state()
+    for row, i in enumerate(numbers.tolist()):
+        x, label = items.read(i, like=like, reading=None if changes == "never" else ())
+        if kept is not None:
+            kept[row] = x
+        if label is not None:
+            labels.append(label)
+        if items.labelled and len(labels) not in {0, row + 1}:
+            has = "no label" if label is None else "a label"
+            raise DataError(items.spec, f"item {i} of its Dataset has {has}, unlike others", hint="label all or none")
+    if changes == "never" and global_state() != before:
+        return None, None
+    y = as_labels(np.asarray(labels), items.spec, n=len(numbers)) if labels else None
+    return InMemory(kept) if kept is not None else LazyItems(items, path, numbers, like, y, changes), y
+
+
+def _in_words(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

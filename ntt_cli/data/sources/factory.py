@@ -1,0 +1,89 @@
+"""Data that a function in a user's Python file makes: arrays, or a torch Dataset."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ntt_cli.config import DataOptions, Split
+from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, kind_of, refuse_mask
+from ntt_cli.data.samples import Samples
+from ntt_cli.data.sources.arrays import from_arrays
+from ntt_cli.data.sources.dataset import DatasetItems, read_dataset
+from ntt_cli.errors import DataError
+from ntt_cli.runtime.python_source import load_python, user_code
+from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
+
+DEFAULT_FACTORY = "build_data"
+TAKEN = "return inputs, (inputs, labels) as tensors or arrays, or a torch Dataset"
+
+
+def read_factory(
+    path: Path, name: str, *, spec: str, split: Split, options: DataOptions, labelled: bool = True
+) -> Samples:
+    """What the function `name` in the file returns: inputs, `(inputs, labels)` or a map-style torch Dataset.
+
+    The function may take the keyword `split`. Whatever it draws from global generators it draws alike in every call.
+
+    Raises:
+        DataError: if there is no such function, it fails, or it returns something else.
+    """
+    with global_draws_apart():
+        seed_as_users_do(0)
+        factory = _find_factory(path, name)
+        divided = _takes_split(factory)
+        with user_code(path, DataError):
+            made = factory(split=split) if divided else factory()
+    part = split if divided else None
+    if isinstance(made, Dataset):
+        return read_dataset(DatasetItems(made, spec, options, labelled), path, part)
+    inputs, labels = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(inputs, (Tensor, np.ndarray)):
+        what, hint = _why_not_taken(made)
+        raise DataError(spec, what, hint=hint)
+    refuse_mask([(inputs, labels)], spec)
+    if not labelled:
+        return from_arrays(inputs, None, spec=spec, options=options, split=part)
+    if isinstance(labels, (list, tuple)):
+        labels = np.asarray(labels)
+    if not isinstance(labels, (Tensor, np.ndarray, type(None))):
+        what = f"returned {type(labels).__name__} labels"
+        raise DataError(spec, what, hint=f"return an array of whole numbers; {WITHOUT_LABELS}")
+    return from_arrays(inputs, labels, spec=spec, options=options, split=part)
+
+
+def _find_factory(path: Path, name: str) -> Callable[..., object]:
+    module = load_python(path, DataError)
+    factory: object = getattr(module, name, None)
+    if callable(factory):
+        return factory
+    what = f"defines no {name}()" if factory is None else f"{name} is a {type(factory).__name__}, not a function"
+    functions = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    near = difflib.get_close_matches(name, functions, n=1)
+    hint = f"did you mean {path}:{near[0]}?" if near else f"define {name}() there, or name another: {path}:NAME"
+    raise DataError(path, what, hint=hint)
+
+
+def _takes_split(factory: Callable[..., object]) -> bool:
+    try:
+        return "split" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # something written in C
+        return False
+
+
+def _why_not_taken(made: object) -> tuple[str, str]:
+    """What was returned, in words, and what to do."""
+    what, hint = f"returned {kind_of(made)}", TAKEN
+    if isinstance(made, DataLoader):
+        hint = "return its dataset, loader.dataset, from which batches are drawn at random"
+    elif isinstance(made, (tuple, Mapping)):
+        hint = f"{TAKEN}; {ONE_TENSOR}"
+    elif isinstance(made, list) and made and isinstance(made[0], (Tensor, np.ndarray)):
+        hint = f"{TAKEN}: torch.stack makes one of them, which must be of one shape"
+    return what, hint

@@ -1,0 +1,195 @@
+"""Image files: their headers are read first, their pixels at once where there is room for them."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from ntt_cli.config import DataOptions
+from ntt_cli.data import images, samples
+from ntt_cli.data.images import fit, image_size
+from ntt_cli.data.samples import InMemory, InputSource, Reading
+from ntt_cli.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""The decoders that may run, whatever a file is called: for PostScript, Pillow would start another program."""
+
+GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+Mode = Literal["L", "RGB"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image before the pixels are decoded, seen the right way up."""
+
+    height: int
+    width: int
+    gray: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images of one size, decoded when they are fetched.
+
+    Attributes:
+        paths: one file a sample.
+        mode: the channels that all of them are brought to.
+        height: of every image.
+        width: of every image.
+        resize: whether they are brought to this size or must have it.
+    """
+
+    paths: list[Path]
+    mode: Mode
+    height: int
+    width: int
+    resize: bool
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+        return torch.stack([self.decode(i) for i in indices.tolist()])
+
+    def decode(self, i: int) -> Tensor:
+        """Image `i` as uint8 `[c, h, w]`.
+
+        Raises:
+            DataError: if it is damaged, or not of the size that its header promised.
+        """
+        try:
+            with Image.open(self.paths[i], formats=FORMATS) as image:
+                pixels = image_pixels(image, self.mode)
+        except Exception as failure:  # Pillow's decoders raise whatever they trip over
+            raise DataError(
+                self.paths[i], f"cannot be decoded: {failure}", hint="repair this image or remove it"
+            ) from failure
+        if self.resize:
+            pixels = fit(pixels[None], (self.height, self.width), self.paths[i])[0]
+        if pixels.shape[1:] != (self.height, self.width):
+            size = _in_words(*pixels.shape[1:])
+            raise DataError(self.paths[i], f"decodes to {size} pixels, unlike its header", hint="give --image-size")
+        return pixels
+
+
+def open_images(paths: list[Path], options: DataOptions) -> InputSource:
+    """Images brought to one size and one number of channels: 1 if all are gray, otherwise 3, alpha dropped.
+
+    All headers are read here. All pixels are decoded here too if they fit into `samples.EAGER_BYTES`, so that a damaged
+    image is found before work starts.
+
+    Raises:
+        DataError: if an image cannot be read, or the sizes differ and `--image-size` is not given.
+    """
+    headers = _read_headers(paths)
+    gray = options.grayscale or all(header.gray for header in headers)
+    mode: Mode = "L" if gray else "RGB"
+    size = image_size(options)
+    first = headers[0]
+    height, width = size or (first.height, first.width)
+    if size is None:
+        for path, header in zip(paths, headers, strict=True):
+            if (header.height, header.width) != (height, width):
+                raise DataError(
+                    path,
+                    f"has {_in_words(header.height, header.width)} pixels, {paths[0]} {_in_words(height, width)}",
+                    hint=f"give --image-size, like --image-size {height}x{width}",
+                )
+    files = ImageFiles(paths, mode, height, width, resize=size is not None)
+    shape = (len(paths), 1 if gray else 3, height, width)
+    if math.prod(shape) > samples.EAGER_BYTES:
+        return files
+    largest = max(header.height * header.width for header in headers)
+    return InMemory(_decode_all(files, torch.empty(shape, dtype=torch.uint8), largest=largest))
+
+
+def image_pixels(image: Image.Image, mode: Mode) -> Tensor:
+    """The pixels as uint8 `[c, h, w]`, turned upright as EXIF says; 16 bits are cut to the upper 8.
+
+    Raises:
+        ValueError: if a pixel has more than 16 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+            raise ValueError("it has more than 16 bits a pixel; save such measurements as .npy")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode in {"P", "PA"}:
+        image = image.convert("RGBA")  # the colours alone, whatever the palette says of transparency
+    pixels = torch.from_numpy(np.array(image.convert(mode)))
+    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+
+
+def _read_headers(paths: list[Path]) -> list[Header]:
+    headers: list[Header] = []
+    failures: list[DataError] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for path in paths:
+            try:
+                headers.append(_read_header(path))
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+                failures.append(_too_large(path))
+            except DataError as failure:
+                failures.append(failure)
+            except Exception as failure:  # Pillow's decoders raise whatever they trip over
+                what = f"cannot be read as an image: {failure}"
+                failures.append(DataError(path, what, hint="repair this image or remove it"))
+    _raise_first(failures)
+    return headers
+
+
+def _read_header(path: Path) -> Header:
+    if path.exists() and not path.is_file():
+        raise DataError(path, "is a pipe or a device, not a file", hint="remove it from the folder")
+    with Image.open(path, formats=FORMATS) as image:
+        # For EXIF after the pixels of a PNG, Pillow would decode them; `decode` finds such an image out.
+        known = image.format != "PNG" or "exif" in image.info
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        if width * height > images.MOST_PIXELS:
+            raise _too_large(path)
+        return Header(height, width, gray=image.mode in GRAY_MODES)
+
+
+def _too_large(path: Path) -> DataError:
+    what = f"has more than {images.MOST_PIXELS:,} pixels, as a decompression bomb has"
+    return DataError(path, what, hint="make this image smaller, or remove it")
+
+
+def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
+    def decode(i: int) -> DataError | None:
+        try:
+            out[i] = files.decode(i)
+        except DataError as failure:
+            return failure
+        return None
+
+    workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # of the largest images, one at a time
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        _raise_first([failure for failure in pool.map(decode, range(len(files))) if failure is not None])
+    return out
+
+
+def _raise_first(failures: list[DataError]) -> None:
+    if not failures:
+        return
+    first = failures[0]
+    others = f" ({len(failures) - 1} more of the images fail too)" if len(failures) > 1 else ""
+    raise DataError(first.where, first.what + others, hint=first.hint)
+
+
+def _in_words(height: int, width: int) -> str:
+    return f"{height}x{width}"

@@ -1,0 +1,248 @@
+"""How close a student is to its teacher on unlabelled samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.errors import NttError
+from ntt_cli.kernels.exact import PASS_FLOPS, exact_kernel, kernel_flops
+from ntt_cli.kernels.product import draw_probe, kernel_product
+from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
+from ntt_cli.networks.flops import count_flops
+from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.results import Agreement, KernelSummary
+from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.tasks.metrics import TIED, same_first_choice, squares
+from ntt_cli.tensors import Apply, Params
+
+Result = TypeVar("Result")
+
+CONSTANT_SAMPLES = 64
+KERNEL_BATCH = 64
+KERNEL_BATCHES = 16
+SPECTRUM_ENTRIES = 2**28
+"""Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
+
+SPECTRUM_ORDER = 512
+"""Rows of a kernel, samples × outputs, whose eigenvalues are taken: their cost grows with its cube."""
+
+RESIDUAL_TIMES = 64
+
+KERNEL_SHARE = 1 / 50
+"""Of a run's floating-point operations, what each look at kernels may take."""
+
+KERNEL_FLOPS = 2**34
+"""What it may take in any case: a second or two."""
+
+PRODUCT_PASSES = 6
+"""Forward passes that the products with two networks' kernels amount to, a sample: backwards through half of them, and
+in forward mode through the other."""
+
+
+def _allowance(pass_flops: int, run_passes: int) -> int:
+    """How many operations a look at kernels may take. Not seconds: the same run must find the same figures."""
+    return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
+
+
+def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Result | None:
+    """What the work finds; a warning, and nothing, where it fails: a figure of a result is no reason to lose it."""
+    try:
+        return work()
+    except Exception as error:
+        reason = str(error) if isinstance(error, NttError) else f"{type(error).__name__}: {error}"
+        on_event(Warned(f"{what}: not measured, {next(iter(reason.splitlines()), '')}"))
+        return None
+
+
+def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
+    """Of how many classes the outputs of a sample, of this shape, choose one; `None` where they are no choice.
+
+    Of maps `[c, h, w]`, and of `[h, w]` as large as the image that goes in, the last axis is a width, unless
+    `logits(outputs)` in the model's file put the classes there.
+    """
+    if not shape or shape[-1] == 1:
+        return None
+    image = inputs.samples.inputs(torch.arange(1)).shape[2:]
+    is_map = len(shape) > 2 or (len(image) == 2 and shape == image)
+    return None if is_map and not loaded.declares_logits else shape[-1]
+
+
+def warn_if_disconnected(
+    apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, *, chunk: int | None = None
+) -> bool:
+    """Whether the outputs are the same for all of a few inputs that differ; a warning says so.
+
+    At most `chunk` samples go through the network at once.
+    """
+    x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
+    with torch.no_grad():
+        outputs = torch.cat([apply(params, part) for part in x.split(chunk or len(x))])
+    rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
+    if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
+        return False
+    on_event(
+        Warned(
+            "the network's outputs do not depend on its inputs: no path of weights leads from one to the other; lower"
+            " --sparsity, or try another --allocation or --method"
+        )
+    )
+    return True
+
+
+def measure_agreement(
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    classes: int | None,
+    batch_size: int = 256,
+    chunk: int | None = None,
+) -> Agreement:
+    """The logits' distance, relative to the teacher's norm, and how often both choose the same of `classes`.
+
+    At most `chunk` samples go through a network at once. Without `classes` there is no choice.
+    """
+    gaps, norms, same, decided = 0.0, 0.0, 0, 0
+    with torch.no_grad():
+        for x in inputs.in_order(min(chunk or batch_size, batch_size)):
+            ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
+            gaps += float(squares(ours - theirs))
+            norms += float(squares(theirs))
+            if classes is not None:
+                both = same_first_choice(ours.reshape(-1, classes), theirs.reshape(-1, classes))
+                same, decided = same + both[0], decided + both[1]
+    return Agreement(
+        logit_distance=gaps / norms if norms else gaps,
+        kernel_distance=None,
+        top1_agreement=same / decided if decided else None,
+    )
+
+
+def measure_kernel_distance(
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    outputs: int,
+    run_passes: int = 0,
+    batch_size: int = 256,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> float:
+    """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
+
+    `K` are the kernels between a batch's halves. There are 16 batches, of 64 samples or of `batch_size` if that is
+    less; fewer batches, and then smaller ones, where these would take more than a share of the operations of a run of
+    `run_passes` forward passes. It takes no more memory than a step of the transfer, and puts at most `chunk` samples
+    through a network at once.
+
+    Raises:
+        FloatingPointError: if it is not finite.
+    """
+    pass_flops = count_flops(apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
+    most = max(2, _allowance(pass_flops, run_passes) // max(1, PRODUCT_PASSES * pass_flops))
+    size = max(2, min(len(inputs), batch_size, KERNEL_BATCH, most))
+    generator = torch.Generator().manual_seed(seed)
+    gaps, norms = 0.0, 0.0
+    for _ in range(min(KERNEL_BATCHES, most // size)):
+        x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
+        probe = draw_probe((len(x2), outputs), like=next(iter(teacher.values())), generator=generator)
+        ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
+        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
+        gaps += float(squares(ours - theirs))
+        norms += float(squares(theirs))
+    distance = gaps / norms if norms else gaps
+    if not math.isfinite(distance):
+        raise FloatingPointError("it is not finite")
+    return distance
+
+
+@dataclass(frozen=True)
+class KernelComparison:
+    """The exact kernels of teacher and student on the same few samples.
+
+    Attributes:
+        summary: their alignment and effective ranks.
+        tensors: `spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`.
+    """
+
+    summary: KernelSummary
+    tensors: dict[str, Tensor]
+
+
+def compare_kernels(
+    apply_student: Apply,
+    student: Params,
+    apply_teacher: Apply,
+    teacher: Params,
+    inputs: Inputs,
+    *,
+    outputs: int,
+    run_passes: int = 0,
+    memory_bytes: int = 2**30,
+) -> KernelComparison:
+    """Compare them on all inputs and outputs, or on as many as the network's size allows.
+
+    It takes no more than a share of the operations of a run of `run_passes` forward passes, but a few in any case.
+    Where it is on some outputs, these are not the network's kernels but blocks of them, and the summary says so.
+    Derivatives take `memory_bytes` at one time.
+
+    Raises:
+        FloatingPointError: if an eigenvalue is not finite.
+    """
+    parameters = sum(p.numel() for p in teacher.values())
+    rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))
+    first = inputs.batch(torch.arange(1))
+    allowance = _allowance(count_flops(apply_teacher, teacher, first, {}).dense, run_passes)
+    while True:
+        # Where all outputs would leave no room for two samples, there are as many of either.
+        few = outputs if 2 * outputs <= rows else min(outputs, math.isqrt(rows))
+        samples = min(len(inputs), max(1, rows // few))
+        if rows == 1 or 2 * kernel_flops(apply_teacher, teacher, first, samples=samples, outputs=few) <= allowance:
+            break
+        rows //= 2
+    chosen = torch.randperm(outputs, generator=torch.Generator().manual_seed(0))[:few].sort().values
+    x = inputs.batch(torch.arange(samples))
+
+    def part(apply: Apply) -> Apply:
+        return apply if len(chosen) == outputs else lambda params, x: apply(params, x)[:, chosen]
+
+    kernels = {
+        "teacher": exact_kernel(part(apply_teacher), teacher, x, x, memory_bytes=memory_bytes),
+        "student": exact_kernel(part(apply_student), student, x, x, memory_bytes=memory_bytes),
+    }
+    spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
+    if not all(spectrum.isfinite().all() for spectrum in spectra.values()):
+        raise FloatingPointError("they are not finite")
+    # From where nothing is learnt to where the teacher's slowest directions are, in its own time.
+    largest = spectra["teacher"].max().clamp_min(torch.finfo(spectra["teacher"].dtype).tiny)
+    times = torch.logspace(-2, 5, RESIDUAL_TIMES, dtype=largest.dtype).to(largest.device) / largest
+    tensors = {"residual.times": times}
+    for who, spectrum in spectra.items():
+        tensors |= {f"spectrum.{who}": spectrum, f"residual.{who}": predicted_residuals(spectrum, times)}
+    none_is_zero = all(kernel.any() for kernel in kernels.values())
+    summary = KernelSummary(
+        samples=samples,
+        outputs=len(chosen),
+        of_outputs=outputs,
+        alignment=float(alignment(kernels["student"], kernels["teacher"])) if none_is_zero else None,
+        effective_rank_teacher=_rank(spectra["teacher"]),
+        effective_rank_student=_rank(spectra["student"]),
+    )
+    return KernelComparison(summary, tensors)
+
+
+def _rank(spectrum: Tensor) -> float | None:
+    """The effective rank; a kernel of zeros has none."""
+    return float(effective_rank(spectrum)) if (spectrum > 0).any() else None

@@ -1,0 +1,197 @@
+"""`ntt evaluate`: accuracy where there are labels, agreement with a teacher where there is one, and the cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
+from ntt_cli.data import Samples
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.labels import by_name, warn_of_order
+from ntt_cli.errors import DataError, UsageError
+from ntt_cli.evaluation.agreement import (
+    measure_agreement,
+    measure_kernel_distance,
+    number_of_choices,
+    warn_if_disconnected,
+    warned_of,
+)
+from ntt_cli.files.metadata import describe_inputs
+from ntt_cli.files.shards import find_weights
+from ntt_cli.kernels.checks import find_kernel
+from ntt_cli.masks.masks import count_kept, without_biases
+from ntt_cli.networks.checks import check_forward, check_labels, require_samples
+from ntt_cli.networks.flops import count_flops
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.loading.models import load_model
+from ntt_cli.networks.loading.open import (
+    Weights,
+    describe_sparse_teacher,
+    held_masks,
+    open_weights,
+    warn_of_filled_zeros,
+)
+from ntt_cli.networks.normalisation import known_normalisation, open_inputs
+from ntt_cli.networks.outputs import counted_rows, label_loss
+from ntt_cli.networks.prepare import take_apart
+from ntt_cli.results import Accuracy, EvaluateReport
+from ntt_cli.runtime.device import pick_device
+from ntt_cli.runtime.events import Evaluated, EventSink, Warned
+from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
+from ntt_cli.tasks.metrics import per_class_accuracy, top_k_correct
+from ntt_cli.tensors import Masks
+
+
+@global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
+def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None) -> EvaluateReport:
+    """Evaluate a checkpoint.
+
+    Args:
+        config: as the user gave it.
+        on_event: told how the work goes.
+        class_names: what the network's outputs stand for, whatever its checkpoint says; for want of them, as it says.
+
+    Raises:
+        DataError: if there are neither labels nor a teacher to compare with.
+        UsageError: if an option would do nothing.
+        NttError: if any other input is unusable.
+    """
+    seed_as_users_do(config.seed)
+    device = pick_device(config.device)
+    loaded = load_model(config, seed=config.seed)
+    weights = open_weights(config.checkpoint, loaded, on_event)
+    masks = held_masks(weights, loaded.module, config, on_event)
+    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
+    inputs = open_inputs(config, loaded, split=config.split, device=device, known=known, on_event=on_event)
+    if inputs.samples.normalised and config.mean is not None:
+        raise UsageError("--mean", f"does nothing to {inputs.samples.spec}", hint="leave out --mean and --std")
+    if inputs.samples.split is None and config.gives("split"):
+        what = f"the data {inputs.samples.spec} is not divided into parts"
+        raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
+    require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
+    shape = check_forward(model, inputs, on_event, where=config.model)
+    known_names = class_names or weights.class_names
+    inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
+    labelled = inputs.samples.labels is not None
+    if labelled or config.min_accuracy is not None:
+        check_labels(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
+        if known_names is None:
+            warn_of_order(inputs.samples, on_event, outputs=shape[-1])
+    elif config.teacher is None:
+        raise DataError(
+            inputs.samples.spec,
+            f"has no labels{_alone(inputs.samples)}, and there is no teacher to compare with",
+            hint="name labelled data with --data, or the dense weights with --teacher",
+        )
+    classes = number_of_choices(shape, loaded, inputs)
+    if warn_if_disconnected(model.bind(), model.params, inputs, on_event):
+        classes = None
+    agreement = None
+    if config.teacher is not None:
+        teacher_weights = open_weights(config.teacher, loaded, on_event, role="teacher")
+        describe_sparse_teacher(teacher_weights, on_event)
+        _compare_records(config, weights, teacher_weights, inputs, on_event)
+        teacher = take_apart(
+            loaded.module, device, lambda _: None, pick=loaded.pick
+        )  # what there is to say has been said
+        networks = (model.bind(), model.params, teacher.bind(), teacher.params)
+        agreement = measure_agreement(*networks, inputs, classes=classes, batch_size=config.batch_size)
+        outputs = math.prod(shape)
+        if config.kernels and find_kernel(
+            teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
+        ):
+            distance = warned_of(
+                "distance between the kernels",
+                lambda: measure_kernel_distance(*networks, inputs, outputs=outputs, batch_size=config.batch_size),
+                on_event,
+            )
+            agreement = agreement.model_copy(update={"kernel_distance": distance})
+    accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
+    masks = {name: mask.to(device) for name, mask in masks.items()}
+    counted = without_biases(masks)
+    kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
+    warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
+    flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
+    gate = config.min_accuracy
+    return EvaluateReport(
+        checkpoint=config.checkpoint,
+        model=config.model,
+        data=inputs.samples.spec,
+        samples=len(inputs),
+        accuracy=accuracy,
+        agreement=agreement,
+        parameters=sum(p.numel() for p in model.params.values()),
+        nonzero_parameters=sum(int(p.count_nonzero()) for p in model.params.values()),
+        prunable=prunable,
+        kept=kept,
+        density=kept / prunable if prunable else None,
+        flops_dense=flops.dense,
+        flops_sparse=flops.sparse,
+        file_bytes=find_weights(Path(config.checkpoint)).bytes,
+        sparse_bytes=_sparse_bytes(model, masks),
+        min_accuracy=gate,
+        passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
+    )
+
+
+def _alone(samples: Samples) -> str:
+    folder = samples.only_folder
+    return "" if folder is None else f" (its one sub-folder, {folder}, is no class that the network is known to have)"
+
+
+def _compare_records(
+    config: EvaluateConfig, student: Weights, teacher: Weights, inputs: Inputs, on_event: EventSink
+) -> None:
+    """Warn where the teacher was made for other inputs or other classes than it is compared on."""
+    made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
+    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.standardisation:
+        on_event(
+            Warned(
+                f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
+                f" {config.checkpoint}, {describe_inputs(inputs.standardisation)}"
+            )
+        )
+    if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:
+        on_event(
+            Warned(
+                f"{config.teacher} and {config.checkpoint} learnt other classes, or in another order: their outputs"
+                " are compared by number"
+            )
+        )
+
+
+def _accuracy(model: FunctionalModel, inputs: Inputs, classes: int, batch_size: int, on_event: EventSink) -> Accuracy:
+    apply, loss = model.bind(), 0.0
+    first, fifth, classes_of = [], [], []
+    with torch.no_grad():
+        for indices in torch.arange(len(inputs)).split(batch_size):
+            logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
+            loss += float(label_loss(logits, labels, reduction="sum"))
+            rows, counted = counted_rows(logits, labels)
+            first.append(top_k_correct(rows, counted, k=1))
+            fifth.append(top_k_correct(rows, counted, k=5))
+            classes_of.append(counted)
+            on_event(Evaluated(int(indices[-1]) + 1, len(inputs)))
+    correct, labels = torch.cat(first), torch.cat(classes_of)
+    names = inputs.samples.class_names or tuple(str(i) for i in range(classes))
+    per_class = per_class_accuracy(correct, labels, classes=classes)
+    return Accuracy(
+        top1=float(correct.double().mean()),
+        top5=float(torch.cat(fifth).double().mean()) if classes > 5 else None,
+        loss=loss / len(labels),
+        per_class=dict(zip(names, per_class, strict=False)),
+    )
+
+
+def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:
+    """Kept values and one mask bit an entry for pruned weights, everything else as it is."""
+    total = sum(t.numel() * t.element_size() for t in (model.params | model.buffers).values())
+    for name, mask in masks.items():
+        size = model.params[name].element_size()
+        total += int(mask.sum()) * size + math.ceil(mask.numel() / 8) - mask.numel() * size
+    return total

@@ -1,0 +1,191 @@
+"""Checkpoints: a plain state dict in safetensors, pruned entries exactly `0.0`, with its record beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ntt_cli import __version__
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.atomic import require_text, sha256_of
+from ntt_cli.files.free_memory import require_memory
+from ntt_cli.files.hashed import DTYPES, tensor_hashes, write_sealed
+from ntt_cli.files.metadata import (
+    AGAIN,
+    CheckpointRecord,
+    Header,
+    LayerRecord,
+    ModelRecord,
+    Normalisation,
+    ReportRecord,
+    Standardisation,
+    StandardisationRecord,
+    read_header,
+)
+from ntt_cli.files.shards import WeightFiles, find_weights
+from ntt_cli.tensors import Masks
+
+UNNAMED = "an ntt that did not record whose they are"
+"""The source of numbers in files of before."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read.
+
+    Attributes:
+        path: where it was read from.
+        tensors: the state dict.
+        masks: of the pruned weights; empty for a file that ntt did not write.
+        record: what the file says about itself; `None` for a file that ntt did not write.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    masks: Masks
+    record: CheckpointRecord | None
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What its network's inputs are normalised with, where the file says."""
+        if self.record is None or (self.record.standardisation is None and self.record.standardisation_source is None):
+            return None
+        stats = self.record.standardisation
+        by = None if stats is None else Standardisation(mean=stats.mean, std=stats.std)
+        return Normalisation(by, self.record.standardisation_source or UNNAMED)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What its network's outputs stand for, where the file says."""
+        return self.record.class_names if self.record else None
+
+
+def pack_mask(mask: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """The mask's bits in row-major order, eight a byte, first bit highest."""
+    return np.packbits(mask.flatten().cpu().numpy())
+
+
+def layer_records(masks: Masks) -> dict[str, LayerRecord]:
+    """What a checkpoint records of each mask."""
+    return {
+        name: LayerRecord(
+            shape=tuple(mask.shape), kept=int(mask.sum()), mask_sha256=sha256_of(pack_mask(mask).tobytes())
+        )
+        for name, mask in masks.items()
+    }
+
+
+def masked_state(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """A state dict ready to be written: on the CPU, contiguous, and nonzero exactly where the masks are `True`.
+
+    A kept weight that happens to be `0.0`, as in a zero-initialised layer, becomes the smallest normal number of its
+    type: no output notices, and anyone can read the mask off the zeros.
+    """
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    for name, mask in masks.items():
+        kept = mask.cpu()
+        value = tensors[name]
+        value[~kept] = 0.0
+        value[kept & (value == 0)] = torch.finfo(value.dtype).tiny
+    return tensors
+
+
+def write_checkpoint(
+    path: Path,
+    state: Mapping[str, Tensor],
+    masks: Masks,
+    *,
+    kind: Literal["prune", "finetune"],
+    model: ModelRecord,
+    config: dict[str, Any],
+    normalisation: Normalisation | None,
+    class_names: tuple[str, ...] | None = None,
+    weights: str | None = None,
+    run_sha256: str | None = None,
+) -> None:
+    """Write a state dict under its masks, with its record.
+
+    Raises:
+        OutputError: if the file system refuses.
+    """
+    tensors = masked_state(state, masks)
+    record = CheckpointRecord(
+        kind=kind,
+        model=model,
+        config=config,
+        layers=layer_records(masks),
+        standardisation=_standardisation_record(normalisation),
+        standardisation_source=None if normalisation is None else normalisation.source,
+        class_names=class_names,
+        weights=weights,
+        versions={"ntt": __version__, "torch": torch.__version__},
+        run_sha256=run_sha256,
+        tensors=tensor_hashes(tensors),
+    )
+    write_sealed(path, tensors, record)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, of one file or of several, and check the whole of it.
+
+    Raises:
+        CheckpointError: if a file cannot be read or is damaged.
+    """
+    require_text(path, CheckpointError)
+    files = find_weights(path)
+    if files.index is not None:
+        return Checkpoint(path=path, tensors=_read_shards(files), masks={}, record=None)
+    file = files.files[0]
+    header = read_header(file)
+    record = header.record
+    if not isinstance(record, CheckpointRecord | None):
+        what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
+        raise CheckpointError(file, f"is a {what}, not a checkpoint", hint=f"name the file without {suffix}")
+    tensors = load_tensors(file, header)
+    if record is None:
+        return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
+    masks = {name: tensors[name] != 0 for name in record.layers}
+    if layer_records(masks) != record.layers:
+        raise CheckpointError(path, "its zeros are not its recorded masks", hint=AGAIN)
+    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+
+
+def _read_shards(files: WeightFiles) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for shard in files.files:
+        header = read_header(shard)
+        if header.record is not None:
+            raise CheckpointError(shard, "is a file of ntt, not a shard", hint="name it alone")
+        for name, tensor in load_tensors(shard, header).items():
+            if files.where.get(name) != shard:
+                raise CheckpointError(shard, f"holds {name:.99}, which its index puts elsewhere", hint=AGAIN)
+            tensors[name] = tensor
+    for name, shard in files.where.items():
+        if name not in tensors:
+            raise CheckpointError(shard, f"lacks {name:.99}, which its index puts there", hint="download it again")
+    return tensors
+
+
+def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose header has been read.
+
+    Raises:
+        CheckpointError: if one is of a type that torch cannot compute with, or all do not fit into memory.
+    """
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in DTYPES.values():
+            raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}", hint="save it as F32, F16 or BF16")
+    require_memory(path, path.stat().st_size, error=CheckpointError, hint="use a machine with more memory")
+    return load_file(path)
+
+
+def _standardisation_record(normalisation: Normalisation | None) -> StandardisationRecord | None:
+    by = None if normalisation is None else normalisation.by
+    return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)

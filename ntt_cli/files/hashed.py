@@ -1,0 +1,106 @@
+"""Sealed files: tensors and their record in one safetensors file, written straight from where the tensors lie.
+
+`safetensors.torch.save` makes the same bytes, and holds them twice beside the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ntt_cli.errors import CheckpointError, OutputError
+from ntt_cli.files.atomic import sha256_of, write_atomically
+from ntt_cli.files.metadata import FileRecord, encode_record, read_header, seal
+
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+"""What safetensors calls the types in which torch compares and converts numbers; in a file the last come first."""
+
+METADATA = "__metadata__"
+
+_RANK = {dtype: number for number, dtype in enumerate(DTYPES)}
+
+
+def can_hold(value: Tensor) -> bool:
+    """Whether a sealed file can hold it: dense, and of a type that safetensors knows."""
+    return value.dtype in DTYPES and value.layout is torch.strided
+
+
+def can_be_named(name: str) -> bool:
+    """Whether a tensor of a file may have this name: one is the header's own, and half a character is no text."""
+    return name != METADATA and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
+    """Write tensors, from any device and in any layout, with the record that `tensor_hashes` is part of.
+
+    The file is read again before it gets its name.
+
+    Raises:
+        OutputError: if the file system refuses, or what it holds is not what was written; `path` is then as it was.
+    """
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
+    start = seal(_header(ordered, encode_record(record)), _bodies(ordered))
+
+    def check(written: Path) -> None:
+        try:
+            there = read_header(written).tensors
+        except CheckpointError as error:
+            raise _unlike(path, error.what) from error
+        if there.keys() != ordered.keys():
+            raise _unlike(path, "its tensors are others")
+
+    write_atomically(path, start, _bodies(ordered), check=check)
+
+
+def _unlike(path: Path, what: str) -> OutputError:
+    hint = "write it elsewhere with --output; if that fails too, a tensor's name cannot be written, or the disk is bad"
+    return OutputError(path, f"was written and cannot be read again: {what}", hint=hint)
+
+
+def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes, as a file records them."""
+    return {name: sha256_of(_body(value)) for name, value in tensors.items()}
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    # Its length, and JSON padded to 8 bytes: https://huggingface.co/docs/safetensors/index#format
+    entries: dict[str, object] = {METADATA: metadata}
+    begin = 0
+    for name, value in tensors.items():
+        end = begin + value.nbytes
+        entries[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _bodies(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    return (_body(value) for value in tensors.values())
+
+
+def _body(value: Tensor) -> memoryview:
+    # No copy of a tensor that is contiguous, on the CPU.
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

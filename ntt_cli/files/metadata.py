@@ -1,0 +1,318 @@
+"""What a checkpoint says about itself, readable without torch: one metadata key, `ntt`, holding sorted JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.safetensors_header import RawHeader, TensorRecord, read_raw_header
+from ntt_cli.files.strict_json import parse_json
+
+FORMAT_VERSION: Literal[1] = 1
+KEY = "ntt"
+UNSEALED = "0" * 64
+SEAL = b'file_sha256\\":\\"'
+"""What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
+
+AGAIN = "make the file again"
+
+MOST_NUMBERS = 4
+"""That a line shows of a mean or a deviation."""
+
+
+class Record(BaseModel):
+    """Base of all records in files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(Record):
+    """Where the network came from.
+
+    Attributes:
+        source: as the user named it.
+        sha256: of its Python file, where it has one.
+        modules: local Python modules that it imports, and SHA-256 of each one's file.
+    """
+
+    source: str
+    sha256: str | None
+    modules: dict[str, str] = {}
+
+
+class LayerRecord(Record):
+    """One pruned weight: its shape, how many entries are kept, and SHA-256 of its mask's bits, packed big-endian."""
+
+    shape: tuple[PositiveInt, ...]
+    kept: NonNegativeInt
+    mask_sha256: str
+
+    @model_validator(mode="after")
+    def _keeps_what_there_is(self) -> Self:
+        if self.kept > math.prod(self.shape):
+            raise ValueError("keeps more than there is")
+        return self
+
+
+class StandardisationRecord(Record):
+    """What raw inputs are standardised with."""
+
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _is_of_the_same_channels(self) -> Self:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(f"has {len(self.mean)} means and {len(self.std)} deviations")
+        return self
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """What to subtract and what to divide by: one number, or one for each channel or feature."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network's raw inputs go through.
+
+    Attributes:
+        by: what to subtract and to divide by; `None`: nothing, the network takes them as they are.
+        source: who named that, in words.
+    """
+
+    by: Standardisation | None
+    source: str
+
+
+class FileRecord(Record):
+    """What all of ntt's files say.
+
+    Attributes:
+        format_version: of the file.
+        file_sha256: of the whole file with these 64 digits as zeros, so that no bit of it can change unnoticed.
+        tensors: SHA-256 of each tensor's bytes, to name the one that is damaged.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    file_sha256: str = UNSEALED
+    tensors: dict[str, str]
+
+
+class CheckpointRecord(FileRecord):
+    """Everything under the key `ntt` of a checkpoint. What older files lack has a default.
+
+    Attributes:
+        model: whose weights these are.
+        config: every option that decided the bytes, with what the defaults settled on; of a path the name alone.
+        layers: the pruned weights.
+        standardisation: what raw inputs are normalised with; `None` if they are taken as they are or it is not known.
+        standardisation_source: who named that, in words; `None` where it is not known.
+        class_names: in the order of the network's outputs; `None` where they are not known.
+        weights: the file of weights that the run began with and how its tensors were mapped, in words; `None` for
+            random weights.
+        versions: of the packages that decide the bytes, ntt and torch.
+        run_sha256: of the run that wrote the file.
+    """
+
+    kind: Literal["prune", "finetune"]
+    model: ModelRecord
+    config: dict[str, Any]
+    layers: dict[str, LayerRecord]
+    standardisation: StandardisationRecord | None
+    standardisation_source: str | None = None
+    class_names: tuple[str, ...] | None = None
+    weights: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    run_sha256: str | None = None
+
+
+class ReportRecord(FileRecord):
+    """Everything under the key `ntt` of a report; `summary` is what the command printed with `--json`."""
+
+    kind: Literal["prune report", "finetune report"]
+    summary: dict[str, Any]
+    run_sha256: str | None = None
+
+
+class RunRecord(Record):
+    """What decides the bytes that a run writes.
+
+    Attributes:
+        config: every option that matters, defaults settled.
+        model: the network's source.
+        weights_sha256: of the file of weights that it starts from, if there is one.
+        data_sha256: of all samples; `None` without data, or where samples are others each time that they are read.
+        machine: what the last bits depend on besides.
+    """
+
+    config: dict[str, Any]
+    model: ModelRecord
+    weights_sha256: str | None
+    data_sha256: str | None
+    machine: dict[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """Of all but the machine; a finished file carries it as `run_sha256`, and is known by it as this run's."""
+        what = self.model_dump(mode="json", exclude={"machine"})
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+class StateRecord(FileRecord):
+    """Everything under the key `ntt` of an unfinished run's state.
+
+    Attributes:
+        run: whose state it is.
+        step: steps done.
+        values: what of the state is no tensor.
+        strides: of the tensors that are laid out in another order than safetensors writes.
+    """
+
+    kind: Literal["prune state", "finetune state"]
+    run: RunRecord
+    step: NonNegativeInt
+    values: dict[str, Any]
+    strides: dict[str, tuple[int, ...]]
+
+
+AnyRecord = CheckpointRecord | ReportRecord | StateRecord
+
+_RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
+
+
+def describe_inputs(by: Standardisation | StandardisationRecord | None) -> str:
+    """What is done to raw inputs, in words."""
+    return "as they are" if by is None else f"normalised by mean {_few(by.mean)}, deviation {_few(by.std)}"
+
+
+def _few(values: Sequence[float]) -> str:
+    more = f" and {len(values) - MOST_NUMBERS:,} more" if len(values) > MOST_NUMBERS else ""
+    return ", ".join(f"{value:.4g}" for value in values[:MOST_NUMBERS]) + more
+
+
+def encode_record(record: FileRecord) -> dict[str, str]:
+    """The safetensors metadata that holds `record`. One key only: safetensors does not order them."""
+    return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
+
+
+def seal(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
+    """The start of a file, whose record came from `encode_record`, with the SHA-256 of the whole file put in."""
+    digest = hashlib.sha256(start)
+    for part in rest:
+        digest.update(part)
+    return start.replace(SEAL + UNSEALED.encode(), SEAL + digest.hexdigest().encode(), 1)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A safetensors file without its numbers; `record` is `None` for a file that ntt did not write."""
+
+    tensors: dict[str, TensorRecord]
+    record: AnyRecord | None
+
+
+def read_header(path: Path) -> Header:
+    """Check the whole file, and read what it says about itself, whichever of ntt's files it is.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable or no safetensors file, or any bit of a file that ntt wrote
+            has changed since.
+    """
+    raw = read_raw_header(path)
+    text = raw.metadata.get(KEY)
+    record = None if text is None else _decode(path, text)
+    _check_whole(path, raw, record)
+    if record is not None:
+        _check_record(path, raw, record)
+    return Header(raw.tensors, record)
+
+
+def _check_whole(path: Path, raw: RawHeader, record: AnyRecord | None) -> None:
+    """Compare the file with its own SHA-256.
+
+    Raises:
+        CheckpointError: if they differ; it names the tensor, or the header.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        body = 8 + struct.unpack("<Q", data[:8])[0]
+        seal_at = data.find(SEAL, 0, body)
+        if seal_at < 0 and record is None:
+            return  # not ntt's
+        start = seal_at + len(SEAL)
+        digest = hashlib.sha256(memoryview(data)[:start])
+        digest.update(UNSEALED.encode())
+        digest.update(memoryview(data)[start + len(UNSEALED) :])
+        if seal_at >= 0 and record is not None and digest.hexdigest() == record.file_sha256:
+            return
+        damaged = "" if record is None else _damaged_tensors(data, raw, record)
+    raise CheckpointError(
+        path,
+        f"{damaged or 'its header'} is damaged: the SHA-256 does not match",
+        hint="copy the file again, or make it again",
+    )
+
+
+def _damaged_tensors(data: mmap.mmap, raw: RawHeader, record: FileRecord) -> str:
+    with memoryview(data) as view:
+        hashes = {name: hashlib.sha256(view[part]).hexdigest() for name, part in raw.parts.items()}
+    return ", ".join(name for name, digest in hashes.items() if digest != record.tensors.get(name))
+
+
+def _check_record(path: Path, raw: RawHeader, record: AnyRecord) -> None:
+    """Compare what the record says of the tensors with what they are.
+
+    Raises:
+        CheckpointError: if they differ, as in a file that was put together by hand.
+    """
+    if record.tensors.keys() != raw.tensors.keys():
+        raise CheckpointError(path, "its record is of other tensors", hint=AGAIN)
+    layers = record.layers if isinstance(record, CheckpointRecord) else {}
+    for name, layer in layers.items():
+        if name not in raw.tensors:
+            raise CheckpointError(path, "its layers are not its tensors", hint=AGAIN)
+        if layer.shape != raw.tensors[name].shape:
+            raise CheckpointError(path, f"its record has {name} in another shape", hint=AGAIN)
+
+
+def _decode(path: Path, text: str) -> AnyRecord:
+    try:
+        data = parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(path, f"its metadata is no JSON ({error})", hint=AGAIN) from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CheckpointError(
+            path,
+            f"has format version {str(version):.20}; this ntt reads version {FORMAT_VERSION}",
+            hint="pip install -U ntt-cli",
+        )
+    try:
+        return _RECORD.validate_python(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(path, f"its metadata is damaged ({where:.200}: {problem['msg']})", hint=AGAIN) from error

@@ -1,0 +1,72 @@
+"""Reads a report file. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.atomic import report_path
+from ntt_cli.files.free_memory import require_memory
+from ntt_cli.files.metadata import AGAIN, ReportRecord, read_header
+
+Numbers = NDArray[np.float64]
+DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
+"""The types that a report's tensors may have."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report file.
+
+    Attributes:
+        path: where it is.
+        kind: `prune report` or `finetune report`.
+        summary: what its command printed with `--json`.
+        numbers: its tensors but for the masks, by name, in double precision.
+    """
+
+    path: Path
+    kind: str
+    summary: dict[str, Any]
+    numbers: dict[str, Numbers]
+
+    def history(self, name: str) -> Numbers | None:
+        """`history.NAME`, if it was recorded."""
+        return self.numbers.get(f"history.{name}")
+
+
+def read_report(path: Path) -> Report:
+    """Read a report, or the one beside a checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    header = read_header(path)
+    record = header.record
+    if not isinstance(record, ReportRecord):
+        beside = report_path(path)
+        if record is None or not beside.exists():
+            raise CheckpointError(
+                path, f"has no report beside it ({beside.name})", hint="name a report, or a comparison's folder"
+            )
+        path, header = beside, read_header(beside)
+        record = header.record
+        if not isinstance(record, ReportRecord):
+            raise CheckpointError(path, "is not a report", hint=AGAIN)
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}, as in no report", hint=AGAIN)
+    require_memory(path, 8 * path.stat().st_size, error=CheckpointError, hint="use a machine with more memory")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}", hint=AGAIN) from error
+    numbers = {name: np.asarray(value, np.float64) for name, value in tensors.items() if not name.startswith("mask.")}
+    return Report(path=path, kind=record.kind, summary=record.summary, numbers=numbers)

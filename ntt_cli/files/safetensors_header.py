@@ -1,0 +1,177 @@
+"""The header of a safetensors file from anywhere: small enough to read, and with one meaning."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.strict_json import parse_json
+
+HEADER_BYTES = 16 * 2**20
+"""The longest header that is read: some 30,000 layers of ntt's own. Each of its bytes costs some 30 when it is read."""
+
+MOST_DIMENSIONS = 64
+MOST_ENTRIES = 2**63 - 1
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
+
+
+START = 1024
+"""Bytes by which a file is known that is something else."""
+
+POINTER = "version https://git-lfs.github.com/spec/"
+_MAGIC = {
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x93NUMPY": "a .npy file",
+    b"GGUF": "a GGUF file",
+    b"\x89PNG": "an image",
+}
+_HINTS = {
+    "empty": "copy or make it again",
+    "a web page": "download the file itself, not the page that shows it",
+    "a pointer of Git LFS": "fetch the file that it stands for: git lfs pull",
+    "a Python file": "name the weights, a .safetensors file; the model is the first argument",
+}
+
+
+class TensorRecord(BaseModel):
+    """A tensor's type, in safetensors' spelling, and its shape."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RawHeader:
+    """What a file's header says.
+
+    Attributes:
+        tensors: in the order of their names.
+        parts: where each tensor's bytes lie in the file.
+        metadata: whatever was written beside them.
+    """
+
+    tensors: dict[str, TensorRecord]
+    parts: dict[str, slice]
+    metadata: dict[str, str]
+
+
+def read_raw_header(path: Path) -> RawHeader:
+    """Read and check the header; of the tensors, no byte is read.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, a pickle or no whole safetensors file, or its header is too
+            long, ambiguous or absurd.
+    """
+    if path.suffix.lower() in PICKLES:
+        _refuse_pickle(path, None)
+    if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
+        _refuse_no_file(path)
+    try:
+        start = _start(path)
+        with safe_open(path, framework="numpy") as file:  # checks offsets, sizes and types
+            metadata = file.metadata() or {}
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(path, f"cannot be read: {reason}", hint="name a safetensors file") from error
+    except SafetensorError as error:
+        if _is_pickle(path):
+            _refuse_pickle(path, error)
+        if (kind := _kind(path)) is not None:
+            hint = _HINTS.get(kind, "name a safetensors file")
+            raise CheckpointError(path, f"is {kind}, not a safetensors file", hint=hint) from error
+        raise CheckpointError(
+            path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
+        ) from error
+    try:
+        entries = parse_json(start[8:].decode())
+    except ValueError as error:
+        _refuse_header(path, f"its header is ambiguous: {error}", error)
+    entries.pop("__metadata__", None)
+    tensors, parts = {}, {}
+    for name, entry in sorted(entries.items()):
+        shape, (begin, end) = entry["shape"], entry["data_offsets"]
+        # Beyond these torch, numpy and safetensors disagree on what is a tensor; one of 0 entries can have any shape.
+        if len(shape) > MOST_DIMENSIONS or math.prod(max(1, side) for side in shape) > MOST_ENTRIES:
+            _refuse_header(path, f"{name:.99} has an absurd shape, {str(shape):.99}", None)
+        tensors[name] = TensorRecord(dtype=entry["dtype"], shape=tuple(shape))
+        parts[name] = slice(len(start) + begin, len(start) + end)
+    return RawHeader(tensors, parts, metadata)
+
+
+def _start(path: Path) -> bytes:
+    # The length of the header, and the header; of a file that is none, a part.
+    with path.open("rb") as file:
+        begin = file.read(8)
+        length = struct.unpack("<Q", begin.ljust(8, b"\0"))[0]
+        if HEADER_BYTES < length <= os.fstat(file.fileno()).st_size - 8:
+            _refuse_header(path, f"has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read", None)
+        return begin + file.read(min(length, HEADER_BYTES))
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is one under another name: torch's zip archive, or the opcode with which a pickle begins."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+
+
+def _kind(path: Path) -> str | None:
+    """What a file is that plainly is something else; `None` for what may be a safetensors file in part."""
+    with path.open("rb") as file:
+        start = file.read(START)
+    if not start:
+        return "empty"
+    known = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if known is not None:
+        return known
+    if b"\0" in start or len(start) < 4:  # as the length of a header has
+        return None
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        # A character may have been cut in two.
+        if error.start < len(start) - 4:
+            return None
+        text = start[: error.start].decode()
+    if text.startswith(POINTER):
+        return "a pointer of Git LFS"
+    if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
+        return "a web page"
+    if path.suffix == ".py":
+        return "a Python file"
+    return "JSON" if text.lstrip().startswith(("{", "[")) else "text"
+
+
+def _refuse_pickle(path: Path, cause: Exception | None) -> NoReturn:
+    raise CheckpointError(
+        path,
+        "may hold a pickle, which can run code when it is read",
+        hint="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')",
+    ) from cause
+
+
+def _refuse_header(path: Path, what: str, cause: Exception | None) -> NoReturn:
+    hint = "do not trust this file; get it again from where it was made"
+    raise CheckpointError(path, what, hint=hint) from cause
+
+
+def _refuse_no_file(path: Path) -> NoReturn:
+    if os.path.isdir(path):
+        raise CheckpointError(path, "is a folder", hint="name a safetensors file")
+    if os.path.exists(path):
+        raise CheckpointError(path, "is a device or a pipe", hint="name a safetensors file")
+    here = [str(other) for other in path.parent.glob("*.safetensors")] if os.path.isdir(path.parent) else []
+    near = difflib.get_close_matches(str(path), here, n=1)
+    raise CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")

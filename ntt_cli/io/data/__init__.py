@@ -1,7 +1,0 @@
-"""Data sources: whatever the user names becomes `Samples`."""
-
-from ntt_cli.io.data.digest import data_sha256
-from ntt_cli.io.data.load import load_samples
-from ntt_cli.io.data.samples import InputSource, Reading, Samples
-
-__all__ = ["InputSource", "Reading", "Samples", "data_sha256", "load_samples"]

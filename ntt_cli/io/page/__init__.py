@@ -1,1 +1,0 @@
-"""Pages with plots: one self-contained HTML file, or PNG pictures."""

@@ -1,0 +1,138 @@
+"""Whether a network has the derivatives that products with its kernel need, and whether they are right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.errors import ModelError
+from ntt_cli.kernels.product import KernelProduct, answers_and_pullback, kernel_product
+from ntt_cli.networks.flops import uses_weights_seldom
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.prepare import without_checkpointing
+from ntt_cli.networks.second_order import twice_differentiable
+from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.tensors import Params
+
+DIFFERENT = 1e-3
+"""How far apart two ways to a gradient may be, relative to it: by trial on 45 networks of timm and transformers
+rounding makes 7e-6 at most, and wrong formulas most often 0.02 and more."""
+
+DIFFERENT_ROUNDED = 0.05
+"""The same where numbers may have fewer bits: bfloat16, whose rounding makes 6e-3 by trial, and NVIDIA's TF32."""
+
+PAIRS = 20
+"""A wrong formula is wrong on all samples. On some, rounding puts a unit on the other side of its threshold: by trial a
+third of all pairs in torchvision's ResNet-50, where that makes 3e-3 to 3e-2."""
+
+ROUNDED = 1e-3
+"""Of the largest gradient: what is smaller is mostly rounding."""
+
+
+def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:
+    """Take one product with the network's kernel, and if it is to be trained, the product's derivative, in two ways.
+
+    Raises:
+        ModelError: if an operation of the network lacks a derivative that this needs, or has one that is not finite, or
+            one that is wrong.
+    """
+    instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
+    for first in range(0, 2 * PAIRS, 2):
+        x1, x2 = inputs.batch(torch.arange(first, first + 2) % len(inputs)).chunk(2)
+        differs = _kernel_differs(model, x1, x2, outputs=outputs, trainable=trainable, where=where, instead=instead)
+        if differs is None:
+            return
+    raise ModelError(
+        where,
+        f"has an operation whose second derivative is wrong: two ways to its kernel's gradient by {differs} differ",
+        hint="write that operation in simpler ones (torch.linalg.solve, torch.linalg.det and orthogonal"
+        f" parametrizations are known for it){instead}",
+    )
+
+
+def _kernel_differs(
+    model: FunctionalModel, x1: Tensor, x2: Tensor, *, outputs: int, trainable: bool, where: str, instead: str
+) -> str | None:
+    """A parameter by which the two ways differ on these samples.
+
+    Raises:
+        ModelError: as `check_kernel`, of missing derivatives and such as are not finite.
+    """
+    random = torch.Generator().manual_seed(0)
+    probe, direction = (torch.randn(1, outputs, generator=random).to(x1.device) for _ in range(2))
+    gradients: Params = {}
+    try:
+        if trainable:
+            keep = uses_weights_seldom(model.bind(), model.params, x1)  # as the transfer will take its gradient
+            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep)
+            assert isinstance(products, KernelProduct)
+            zeros = torch.zeros_like(direction)
+            gradients = pullback(KernelProduct(product=direction, logits1=zeros, logits2=zeros))
+        else:
+            products = kernel_product(model.bind(), model.params, x1, x2, probe)
+    except RuntimeError as error:
+        hint = without_checkpointing(error) or f"write that operation in terms of torch's own{instead}"
+        raise ModelError(
+            where,
+            f"has an operation without the derivatives that its kernel needs: {str(error).splitlines()[0].rstrip('.')}",
+            hint=f"{hint}; --debug shows where it is",
+        ) from error
+    found = {"its kernel": products.product} | {f"its kernel's gradient by {n}": g for n, g in gradients.items()}
+    for what, value in found.items():
+        if not value.isfinite().all():
+            raise ModelError(
+                where,
+                f"has an operation with a derivative that is not finite: {what} is NaN or infinite",
+                hint=f"look behind it for a norm or a square root of zero, and add a small number inside{instead}",
+            )
+    return _otherwise(model, x1, x2, probe, direction, products.product, gradients) if trainable else None
+
+
+def _otherwise(
+    model: FunctionalModel,
+    x1: Tensor,
+    x2: Tensor,
+    probe: Tensor,
+    direction: Tensor,
+    product: Tensor,
+    gradients: Params,
+) -> str | None:
+    """A parameter by which `γᵀ K v` has another gradient where all derivatives are taken backwards."""
+    leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
+    apply, values = model.bind(), list(leaves.values())
+    try:
+        with twice_differentiable():
+            u = torch.autograd.grad(apply(leaves, x2), values, probe, create_graph=True, materialize_grads=True)
+            w = torch.autograd.grad(apply(leaves, x1), values, direction, create_graph=True, materialize_grads=True)
+            inner = torch.stack([(a * b).sum() for a, b in zip(u, w, strict=True)]).sum()
+            again = torch.autograd.grad(inner, values, materialize_grads=True)
+    except RuntimeError:
+        return None  # there is no derivative this way, which nobody needs
+    if (inner - (direction * product).sum()).abs() > DIFFERENT_ROUNDED * direction.norm() * product.norm():
+        return None  # the network is random
+    sizes = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    precise = probe.device.type == "cpu" and product.dtype in {torch.float32, torch.float64}
+    limit = DIFFERENT if precise else DIFFERENT_ROUNDED
+    for (name, gradient), other in zip(gradients.items(), again, strict=True):
+        if float((gradient - other).norm()) > limit * (sizes[name] + ROUNDED * max(sizes.values())):
+            return name
+    return None
+
+
+def find_kernel(
+    model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, outputs: int, matched: bool, where: str
+) -> bool:
+    """Whether products with the network's kernel can be taken; without them a warning says why.
+
+    Raises:
+        ModelError: if they cannot, and the kernel is to be `matched`.
+    """
+    try:
+        check_kernel(model, inputs, outputs=outputs, trainable=matched, where=where)
+    except ModelError as error:
+        if matched:
+            raise
+        on_event(Warned(f"{error}; no kernel distance is measured"))
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""The exact neural tangent kernel, all outputs, for reports, spectra, tests and small models.
+
+Each sample goes through the network alone, so nothing is assumed about where a layer keeps its batch axis, and nothing
+is asked of the network but a first derivative. Each parameter adds its share to the kernel in the cheaper of two ways:
+from its rows of the Jacobian or, for the weight of a Linear, Conv2d or Embedding layer, from the layer's inputs and
+output gradients (Novak et al. 2022, "Fast Finite Width Neural Tangent Kernel", arXiv 2206.08720). A norm has only rows:
+they are no longer than its activations have channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from ntt_cli.networks.flops import count_flops
+from ntt_cli.networks.layer_calls import RecordedPass, record_calls
+from ntt_cli.tensors import Apply, Masks, Params
+
+PASS_FLOPS = 2**26
+"""Operations in the time that torch needs to begin and end a pass."""
+
+
+def exact_kernel(
+    apply: Apply,
+    params: Params,
+    x1: Shaped[Tensor, "n *features"],
+    x2: Shaped[Tensor, "m *features"],
+    *,
+    active: Masks | None = None,
+    memory_bytes: int = 2**30,
+) -> Float[Tensor, "n m c c"]:
+    """The kernel `K = J(x1) J(x2)ᵀ` itself, without a graph.
+
+    Costs one backward pass a sample and output; passing one tensor as both `x1` and `x2` halves that.
+
+    Args:
+        apply: the network, `apply(params, x) -> [batch, c]`, in which no sample influences another.
+        params: the point at which the kernel is taken.
+        x1: inputs of the kernel's rows.
+        x2: inputs of the kernel's columns.
+        active: restrict the derivative to the entries where these masks are `True`; unnamed parameters count whole.
+        memory_bytes: what derivatives may occupy at one time, the kernel not counted. With less, samples are visited
+            again and again; one sample's derivative by one parameter is held whatever the limit.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    symmetric = x1 is x2
+    passes = (record_calls(apply, leaves, sample) for x in ((x1,) if symmetric else (x1, x2)) for sample in x.split(1))
+    parts, logits = _plan(passes, leaves, active or {})
+    kernel = logits.new_zeros(len(x1), len(x2), logits.shape[1], logits.shape[1])
+    limit = memory_bytes // (2 * kernel.element_size())
+    for group in _groups(parts, limit):
+        step = max(1, limit // max(1, sum(part.elements for part in group)))
+        for i in range(0, len(x1), step):
+            left = _derivatives(apply, leaves, group, x1[i : i + step])
+            for j in range(i if symmetric else 0, len(x2), step):
+                diagonal = symmetric and i == j
+                right = left if diagonal else _derivatives(apply, leaves, group, x2[j : j + step])
+                for first, second in zip(left, right, strict=True):
+                    share = first.times(second)
+                    kernel[i : i + step, j : j + step] += share
+                    if symmetric and not diagonal:
+                        kernel[j : j + step, i : i + step] += share.permute(1, 0, 3, 2)
+    return kernel
+
+
+def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"], *, samples: int, outputs: int) -> int:
+    """About how many floating-point operations the kernel of so many samples and outputs with itself takes.
+
+    Each backward pass, of one sample and output, counts `PASS_FLOPS` at least, however small the network.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    recorded = record_calls(apply, leaves, x)
+    pair = 0
+    for name, leaf in leaves.items():
+        least = outputs**2 * leaf.numel()
+        if calls := recorded.calls.get(name):
+            positions, embeds = sum(call.positions for call in calls), any(call.embeds for call in calls)
+            least = min(least, _by_factors(leaf.shape, positions, outputs, embeds))
+        pair += 2 * least
+    forward = count_flops(apply, params, x, {}).dense
+    return samples * (samples + 1) // 2 * pair + samples * outputs * (3 * forward + PASS_FLOPS)
+
+
+class _Slot(NamedTuple):
+    """Where a gradient is taken and where it goes: `place[k] = arrange(gradient of output k at source)`."""
+
+    source: GradientEdge
+    place: Tensor
+    arrange: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Derivative:
+    """The derivative by one parameter: rows of the Jacobian, `grads[n,c,p]` without `inputs`, or their factors.
+
+    The factors give `J[n,c,o,i] = Σ_t grads[n,c,t,o] inputs[n,t,i]` over a layer's positions `t`. Of an embedding the
+    inputs are the rows it takes, `[n,t]`, -1 for none, which stand for vectors of a single 1 and for zeros.
+    """
+
+    grads: Tensor
+    inputs: Tensor | None
+
+    def times(self, other: _Derivative) -> Tensor:
+        """The parameter's share of the kernel, `[n, m, c, c]`."""
+        if self.inputs is None or other.inputs is None:
+            return torch.einsum("ncp,mdp->nmcd", self.grads, other.grads)
+        columns = []
+        for inputs, grads in zip(other.inputs, other.grads, strict=True):  # sample by sample, to bound the memory
+            overlap = _products(self.inputs, inputs).to(grads.dtype)
+            moved = torch.einsum("nts,ncto->ncso", overlap, self.grads)
+            columns.append(moved.flatten(-2) @ grads.flatten(-2).T)
+        return torch.stack(columns, dim=1)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """How the derivative by one parameter is held: as rows, or as a layer's or embedding's factors with `positions`."""
+
+    name: str
+    leaf: Tensor
+    kept: Tensor | None  # positions of the kept entries in the flattened parameter
+    outputs: int
+    positions: int | None
+    embeds: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Numbers to hold for a sample, the intermediate results of the product included."""
+        if self.positions is None:
+            return self.outputs * self._row_length
+        fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
+        return self.positions * (2 * self.outputs * fan_out + fan_in)
+
+    @property
+    def _row_length(self) -> int:
+        return self.leaf.numel() if self.kept is None else len(self.kept)
+
+    def zeros(self, samples: int) -> _Derivative:
+        if self.positions is None:
+            return _Derivative(grads=self.leaf.new_zeros(samples, self.outputs, self._row_length), inputs=None)
+        fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
+        inputs = self.leaf.new_zeros(samples, self.positions, fan_in)
+        return _Derivative(
+            grads=self.leaf.new_zeros(samples, self.outputs, self.positions, fan_out),
+            inputs=inputs[:, :, 0].long() if self.embeds else inputs,
+        )
+
+    def slots(self, derivative: _Derivative, sample: int, recorded: RecordedPass) -> list[_Slot]:
+        """Fill in the sample's inputs, and say which gradients are still to come."""
+        grads = derivative.grads[sample]
+        if derivative.inputs is None:
+            return [_Slot(get_gradient_edge(self.leaf), grads, self._entries)]
+        slots = []
+        start = 0
+        for call in recorded.calls[self.name]:
+            stop = start + call.positions
+            derivative.inputs[sample, start:stop] = call.inputs()
+            slots.append(_Slot(call.output, grads[:, start:stop], call.arrange))
+            start = stop
+        return slots
+
+    def _entries(self, grad: Tensor) -> Tensor:
+        return grad.flatten() if self.kept is None else grad.flatten()[self.kept]
+
+
+def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tuple[list[_Part], Tensor]:
+    """Choose how to hold each derivative, for all samples alike; a sample's logits come along for their shape."""
+    positions: Counter[str] = Counter()
+    embeddings: set[str] = set()
+    as_rows = set(active)
+    for recorded in passes:
+        as_rows |= leaves.keys() - recorded.calls.keys()
+        positions |= Counter({name: sum(call.positions for call in calls) for name, calls in recorded.calls.items()})
+        embeddings |= {name for name, calls in recorded.calls.items() if any(call.embeds for call in calls)}
+    outputs = recorded.logits.shape[1]
+    parts = []
+    for name, leaf in leaves.items():
+        kept = active[name].flatten().nonzero()[:, 0] if name in active else None
+        if name in as_rows:
+            parts.append(_Part(name, leaf, kept, outputs, positions=None))
+        elif positions[name]:  # otherwise the network does not use it
+            embeds = name in embeddings
+            cheaper = _factors_are_cheaper(leaf.shape, positions[name], outputs, embeds)
+            parts.append(_Part(name, leaf, kept, outputs, positions[name] if cheaper else None, embeds))
+    return parts, recorded.logits.detach()
+
+
+def _factors_are_cheaper(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> bool:
+    return _by_factors(shape, positions, outputs, embeds) < outputs**2 * math.prod(shape)
+
+
+def _by_factors(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> int:
+    """Multiplications for a pair of samples, as `_Derivative.times` makes them."""
+    fan_out, fan_in = _fans(shape, embeds)
+    return positions * (positions * (fan_in + outputs * fan_out) + outputs**2 * fan_out)
+
+
+def _fans(shape: Sequence[int], embeds: bool) -> tuple[int, int]:
+    """Numbers that a layer gives and takes at a position; a row of an embedding is one number."""
+    return (shape[1], 1) if embeds else (shape[0], math.prod(shape[1:]))
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Of inputs at positions `[..., t, i]` and `[s, i]`, or of rows `[..., t]` and `[s]`: `[..., t, s]`."""
+    if left.is_floating_point():
+        return left @ right.T
+    return (left[..., None] == right) & (right >= 0)
+
+
+def _groups(parts: Iterable[_Part], limit: int) -> list[list[_Part]]:
+    """Parameters to treat together, so that one sample's derivatives by them stay within `limit` numbers."""
+    groups: list[list[_Part]] = []
+    room = 0
+    for part in parts:
+        if not groups or part.elements > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(part)
+        room -= part.elements
+    return groups
+
+
+def _derivatives(
+    apply: Apply, leaves: Params, parts: Sequence[_Part], x: Shaped[Tensor, "n *features"]
+) -> list[_Derivative]:
+    derivatives = [part.zeros(len(x)) for part in parts]
+    for i, sample in enumerate(x.split(1)):
+        recorded = record_calls(apply, leaves, sample)
+        slots = [slot for part, held in zip(parts, derivatives, strict=True) for slot in part.slots(held, i, recorded)]
+        sources = [slot.source for slot in slots]
+        for k, cotangent in enumerate(torch.eye(recorded.logits.shape[1]).to(recorded.logits)):
+            grads = torch.autograd.grad(recorded.logits, sources, cotangent[None], retain_graph=True, allow_unused=True)
+            for slot, grad in zip(slots, grads, strict=True):
+                if grad is not None:
+                    slot.place[k] = slot.arrange(grad)
+    return derivatives

@@ -1,0 +1,182 @@
+"""How many weights each layer keeps: a density becomes one exact count a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from ntt_cli.masks.masks import best_of_slices, keep_top
+
+Shapes = Mapping[str, Sequence[int]]
+Counts = dict[str, int]
+Slices = Mapping[str, int]
+"""The axis of each weight of which every slice along it keeps an entry; the others keep one in all."""
+
+
+def least_of(shapes: Shapes, slices: Slices | None) -> Counts:
+    """How many weights each layer keeps at least."""
+    return {name: shape[slices[name]] if slices and name in slices else 1 for name, shape in shapes.items()}
+
+
+def total_to_keep(sizes: Mapping[str, int], *, density: float, least: Mapping[str, int] | None = None) -> int:
+    """`round(density · prunable)`, the number of weights kept over all layers.
+
+    Raises:
+        ValueError: if `density` is outside (0, 1] or leaves fewer weights than each layer keeps at `least`.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be above 0 and at most 1, got {density}")
+    n_keep = round(density * sum(sizes.values()))
+    needed = sum(least.values()) if least else len(sizes)
+    if n_keep < needed:
+        each = "" if needed == len(sizes) else f", or {needed} with one in each unit that must not be empty"
+        raise ValueError(f"{n_keep} weights cannot be spread over {len(sizes)} layers with at least one in each{each}")
+    return n_keep
+
+
+def allocate_layerwise(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
+    """The same density in every layer, as in Liu & Zenke 2020."""
+    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
+    n_keep = total_to_keep(sizes, density=density, least=least)
+    return _apportion(sizes, dict.fromkeys(sizes, 1.0), n_keep, least)
+
+
+def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
+    """Erdős–Rényi–Kernel: density proportional to `(n_out + n_in + Σ kernel) / (n_out · n_in · Π kernel)`.
+
+    Layers that would exceed density 1 stay dense and the others share the rest. Evci et al. 2020, arXiv 1911.11134.
+    """
+    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
+    raw = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
+    return _apportion(sizes, raw, total_to_keep(sizes, density=density, least=least), least)
+
+
+def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: Slices | None = None) -> Counts:
+    """The layer counts of the highest scores over all layers together, at least one a layer."""
+    sizes = {name: score.numel() for name, score in scores.items()}
+    along = slices or {}
+    least = least_of({name: score.shape for name, score in scores.items()}, slices)
+    n_keep = total_to_keep(sizes, density=density, least=least)
+    # Every layer's best weight, or every slice's, is kept first; what is left goes to the highest scores anywhere.
+    others = [size - least[name] for name, size in sizes.items()]
+    widest = reduce(torch.promote_types, (score.dtype for score in scores.values()))
+    rest = next(iter(scores.values())).new_empty(sum(others), dtype=widest)
+    for part, (name, score) in zip(rest.split(others), scores.items(), strict=True):
+        if name in along:
+            part[:] = score[~best_of_slices(score, along[name])]
+        else:
+            flat, best = score.flatten(), int(score.argmax())
+            part[:best], part[best:] = flat[:best], flat[best + 1 :]
+    chosen = keep_top(rest, n_keep=n_keep - sum(least.values())).split(others)
+    return {name: least[name] + int(own.sum()) for name, own in zip(sizes, chosen, strict=True)}
+
+
+def allocate(
+    allocation: str,
+    scores: Mapping[str, Tensor],
+    *,
+    density: float,
+    by_hand: Mapping[str, float] | None = None,
+    slices: Slices | None = None,
+) -> Counts:
+    """Counts by the allocation's name: `erk`, `layerwise` or `global`.
+
+    Args:
+        allocation: the name.
+        scores: by weight; only `global` looks at more than their shapes.
+        density: over all weights together.
+        by_hand: densities of single weights; the allocation shares what they leave among the others. Where that
+            is nothing or everything, their rounded counts may miss the total by one each.
+        slices: of which weights every slice keeps an entry.
+
+    Raises:
+        ValueError: if `density` or what is left of it cannot be met.
+    """
+    if by_hand:
+        sizes = {name: score.numel() for name, score in scores.items()}
+        least = least_of({name: score.shape for name, score in scores.items()}, slices)
+        fixed = {name: min(max(least[name], round(d * sizes[name])), sizes[name]) for name, d in by_hand.items()}
+        others = {name: score for name, score in scores.items() if name not in fixed}
+        left = total_to_keep(sizes, density=density, least=least) - sum(fixed.values())
+        room, needed = sum(sizes[name] for name in others), sum(least[name] for name in others)
+        if not needed - len(fixed) <= left <= room + len(fixed):
+            raise ValueError(f"the layers set by hand leave {left} weights to keep, of {room} in {len(others)} others")
+        left = min(max(left, needed), room)
+        counts = fixed | (allocate(allocation, others, density=left / room, slices=slices) if others else {})
+        return {name: counts[name] for name in scores}
+    if allocation == "global":
+        return allocate_global(scores, density=density, slices=slices)
+    by_shape = {"erk": allocate_erk, "layerwise": allocate_layerwise}[allocation]
+    return by_shape({name: score.shape for name, score in scores.items()}, density=density, slices=slices)
+
+
+def allocate_global_with_shares(
+    scores: Mapping[str, Tensor],
+    *,
+    density: float,
+    by_hand: Mapping[str, float],
+    share: float,
+    slices: Slices | None = None,
+) -> Counts:
+    """As `global`, but each layer keeps at least this share of what ERK would keep, rounded down.
+
+    What layers are given that fall short of it, the others lose by their scores.
+
+    Args:
+        scores: by weight.
+        density: over all weights together.
+        by_hand: densities of single weights, which need no such share.
+        share: from 0 to 1.
+        slices: of which weights every slice keeps an entry.
+
+    Raises:
+        ValueError: if `density` or what is left of it cannot be met.
+    """
+    erk = allocate("erk", scores, density=density, by_hand=by_hand, slices=slices)
+    fixed = dict(by_hand)
+    while True:
+        counts = allocate("global", scores, density=density, by_hand=fixed, slices=slices)
+        short = [name for name in scores if name not in fixed and counts[name] < int(share * erk[name])]
+        if not short:
+            return counts
+        fixed |= {name: int(share * erk[name]) / scores[name].numel() for name in short}
+
+
+def layer_sizes(shapes: Shapes) -> dict[str, int]:
+    """The number of weights in each layer."""
+    return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+
+
+def _apportion(
+    sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int, least: Mapping[str, int]
+) -> Counts:
+    """Split `n_keep` in proportion to `density_ratio · size`, within `least` and the layer's size, exactly.
+
+    Fractions are settled by largest remainder, ties by layer order (Hamilton's method).
+    """
+    fixed: Counts = {}
+    free = list(sizes)
+    while True:
+        # Exact rationals: the counts must not depend on the order of a floating-point sum.
+        weight = {name: Fraction(density_ratio[name]) * sizes[name] for name in free}
+        left = n_keep - sum(fixed.values())
+        scale = Fraction(left) / sum(weight.values()) if free else Fraction(0)
+        quota = {name: scale * weight[name] for name in free}
+        full = {name: sizes[name] for name in free if quota[name] > sizes[name]}
+        starved = {name: least[name] for name in free if quota[name] < least[name]}
+        if not full and not starved:
+            break
+        # Full layers hand weights back, starved ones take some. The scale ends above the present one if more are handed
+        # back than taken, so that full layers stay full, and else below, so that starved ones stay starved.
+        bound = full if sum(quota[name] for name in full | starved) > sum((full | starved).values()) else starved
+        fixed |= bound
+        free = [name for name in free if name not in bound]
+    counts = fixed | {name: int(quota[name]) for name in free}
+    by_remainder = sorted(free, key=lambda name: counts[name] - quota[name])
+    for name in by_remainder[: n_keep - sum(counts.values())]:
+        counts[name] += 1
+    return {name: counts[name] for name in sizes}

@@ -1,0 +1,51 @@
+"""NTK-SAP: how much each mask entry matters for the trace of the kernel, over random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ntt_cli.tensors import Apply, Masks, Params
+
+
+def ntk_sap_scores(
+    apply: Apply,
+    masks: Masks,
+    draws: Iterable[tuple[Params, Tensor]],
+    *,
+    perturbation: float = 1e-2,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """`|∂/∂m E‖f(x; m ⊙ θ) − f(x; m ⊙ (θ + Δθ))‖²|` over random `θ` and `Δθ ~ N(0, ε²)`.
+
+    For small `ε` the difference is `J Δθ`, whose squared norm is `ε²` times the kernel's trace in expectation. The
+    masked weights alone are perturbed. Meant for several rounds. Wang et al. 2023, arXiv 2304.02840.
+
+    Args:
+        apply: the network.
+        masks: of this round; the score of a pruned entry is zero.
+        draws: freshly initialised parameters `θ`, each with a batch of inputs; the authors' are Gaussian, and on real
+            images, with their constant borders, the layers' shares are far from theirs.
+        perturbation: `ε`.
+        generator: of `Δθ`.
+    """
+    total = {name: torch.zeros(mask.shape, device=mask.device) for name, mask in masks.items()}
+    for params, x in draws:
+        numbers = {name: mask.to(params[name]).requires_grad_() for name, mask in masks.items()}
+        shift = {
+            name: torch.randn(mask.shape, generator=generator, device=generator.device).to(params[name])
+            for name, mask in masks.items()
+        }
+        moved = params | {name: params[name] + perturbation * shift[name] for name in masks}
+        with torch.enable_grad():
+            gap = apply(_products(params, numbers), x) - apply(_products(moved, numbers), x)
+            gradients = torch.autograd.grad(gap.square().sum() / len(x), list(numbers.values()), materialize_grads=True)
+        for name, gradient in zip(numbers, gradients, strict=True):
+            total[name] += gradient
+    return {name: value.abs() * masks[name] for name, value in total.items()}
+
+
+def _products(params: Params, numbers: Params) -> Params:
+    return params | {name: params[name] * m for name, m in numbers.items()}

@@ -1,0 +1,219 @@
+"""How far a transfer has come: its student and its history, and both as a state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, FiniteFloat, model_validator
+from torch import Tensor
+
+from ntt_cli.files.metadata import Record
+from ntt_cli.files.state import State, prefixed
+from ntt_cli.masks.masks import as_bits, count_changes
+from ntt_cli.methods.ntt.objective import TransferLoss
+from ntt_cli.methods.ntt.settings import TransferSettings
+from ntt_cli.methods.ntt.step import Student, update_masks
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.runs.optimiser_state import restore_from
+from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.optimiser import optimiser_tensors
+from ntt_cli.tensors import Masks, Params
+
+OF_KERNELS = ("kernel_distance", "alignment")
+"""The parts of a loss that only a kernel term has."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Density = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass
+class History:
+    """What happened at each step and each mask update.
+
+    Attributes:
+        earlier: the losses of steps by part, those of an earlier process included.
+        losses: of the steps since.
+        update_steps: steps before which masks were chosen.
+        densities: from then on.
+        changes: entries whose fate changed.
+        validation: by step, the distance on samples held out, where it is looked at.
+    """
+
+    earlier: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[TransferLoss] = field(default_factory=list)
+    update_steps: list[int] = field(default_factory=list)
+    densities: list[float] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
+    validation: dict[int, float] = field(default_factory=dict)
+
+    def loss_tensors(self) -> dict[str, Tensor]:
+        """Each part of the loss over all steps, `[steps]`, on the CPU."""
+        parts = {part.name: [getattr(loss, part.name) for loss in self.losses] for part in fields(TransferLoss)}
+        taken = {name: values for name, values in parts.items() if values and values[0] is not None}
+        recent = {name: torch.stack(values).detach().cpu() for name, values in taken.items()}
+        if not self.earlier or not recent:
+            return self.earlier or recent
+        return {name: torch.cat([self.earlier[name], values]) for name, values in recent.items()}
+
+    def gather(self) -> None:
+        """Put the losses together: many small tensors among a step's large ones keep the memory between from use."""
+        self.earlier, self.losses = self.loss_tensors(), []
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """All of it, for the report."""
+        looks = {
+            "validation_step": torch.tensor(list(self.validation)),
+            "validation_distance": torch.tensor(list(self.validation.values())),
+        }
+        return (
+            self.loss_tensors()
+            | (looks if self.validation else {})
+            | {
+                "mask_update_step": torch.tensor(self.update_steps),
+                "density": torch.tensor(self.densities),
+                "mask_changes": torch.tensor(self.changes),
+            }
+        )
+
+
+@dataclass
+class Progress:
+    """A transfer between two steps.
+
+    Attributes:
+        student: its parameters and optimiser move in place; everything else is replaced.
+        buffers: the student's; the teacher's own until the first mask update.
+        step: steps done.
+        history: of these steps.
+    """
+
+    student: Student
+    buffers: Params
+    step: int = 0
+    history: History = field(default_factory=History)
+
+    def update(self, masks: Masks, *, density: float, buffers: Params, teacher: FunctionalModel) -> int:
+        """Put the student under new masks, and return how many entries changed their fate."""
+        if buffers is not self.buffers:
+            self.student = replace(self.student, apply=teacher.bind(buffers))
+            self.buffers = buffers
+        changes = count_changes(self.student.masks, masks)
+        self.student = update_masks(self.student, masks, density=density, apply=self.student.apply)
+        self.history.update_steps.append(self.step)
+        self.history.densities.append(density)
+        self.history.changes.append(changes)
+        return changes
+
+    def state(self, teacher: FunctionalModel, room: Room) -> State:
+        """Everything that the steps to come depend on."""
+        student, history = self.student, self.history
+        own = {} if self.buffers is teacher.buffers else self.buffers
+        return State(
+            step=self.step,
+            tensors=prefixed("param", student.params)
+            | prefixed("mask", student.masks)
+            | prefixed("buffer", own)
+            | prefixed("optimiser", optimiser_tensors(student.optimiser))
+            | prefixed("history", history.loss_tensors()),
+            values={
+                "density": student.density,
+                "update_steps": history.update_steps,
+                "densities": history.densities,
+                "changes": history.changes,
+                "validation": list(history.validation.items()),
+                "room": room.state(),
+            },
+        )
+
+
+class RoomValues(Record):
+    """As `Room.state` tells."""
+
+    chunk: Annotated[int, Field(ge=1, lt=2**31)] | None
+    lowered: bool
+
+
+class TransferValues(Record):
+    """What of a transfer's state is no tensor."""
+
+    density: Density
+    update_steps: list[Count]
+    densities: list[Density]
+    changes: list[Count]
+    validation: list[tuple[Count, FiniteFloat]]
+    room: RoomValues
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        looks = [step for step, _ in self.validation]
+        if any(steps != sorted(set(steps)) for steps in (self.update_steps, looks)):
+            raise ValueError("steps are not in order")
+        if not len(self.update_steps) == len(self.densities) == len(self.changes):
+            raise ValueError("mask updates are not all there")
+        return self
+
+
+def restore_progress(
+    fresh: Progress, state: State, teacher: FunctionalModel, room: Room, settings: TransferSettings
+) -> Progress:
+    """The progress whose `state` this is.
+
+    Args:
+        fresh: the same transfer before its first step; its parameters and optimiser are moved in place.
+        state: as read.
+        teacher: of both.
+        room: set as it was.
+        settings: of the transfer.
+
+    Raises:
+        ResumeError: if this transfer cannot have left it.
+    """
+    student, device = fresh.student, next(iter(fresh.student.params.values())).device
+    values = state.values_as(TransferValues)
+    if max([0, *values.update_steps, *(step for step, _ in values.validation)]) > state.step:
+        raise state.refusal(f"knows of steps after step {state.step}")
+    if state.step > settings.steps:
+        raise state.refusal(f"is at step {state.step} of {settings.steps}")
+    state.require_names("param", "mask", "buffer", "optimiser", "history")
+    params = state.part_like("param", student.params)
+    masks = state.part_like("mask", student.masks)
+    own = state.part_like("buffer", teacher.buffers if state.part("buffer") else {})
+    state.require_finite("param", params)
+    if empty := [name for name, mask in masks.items() if not mask.any()]:
+        raise state.refusal(f"keeps nothing of mask.{empty[0]}")
+    earlier = state.part_like("history", _expected_history(state.step, settings, state.part("history")))
+    with torch.no_grad():
+        for name, p in student.params.items():
+            p.copy_(params[name])
+    restore_from(state, student.optimiser)
+    own = {name: value.to(device) for name, value in own.items()}
+    room.restore(values.room.model_dump())
+    return Progress(
+        student=replace(
+            student,
+            apply=teacher.bind(own) if own else student.apply,
+            mask_bits=as_bits(masks, student.params),
+            density=values.density,
+        ),
+        buffers=own or fresh.buffers,
+        step=state.step,
+        history=History(
+            earlier=earlier,
+            update_steps=values.update_steps,
+            densities=values.densities,
+            changes=values.changes,
+            validation=dict(values.validation),
+        ),
+    )
+
+
+def _expected_history(step: int, settings: TransferSettings, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A loss a step for each part that the objective has, in whichever precision it was."""
+    parts = [part.name for part in fields(TransferLoss)] if step else []
+    if not settings.objective.kernel_weight:
+        parts = [name for name in parts if name not in OF_KERNELS]
+    floats = {name: value.dtype for name, value in found.items() if value.is_floating_point()}
+    return {name: torch.empty(step, device="meta", dtype=floats.get(name, torch.float32)) for name in parts}

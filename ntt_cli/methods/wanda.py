@@ -1,0 +1,52 @@
+"""Wanda: magnitude times the size of what comes in, for a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ntt_cli.networks.layer_calls import record_calls
+from ntt_cli.tensors import Apply, Params
+
+
+def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """`|w_oi| · ‖x_i‖`, compared within each output `o`. Sun et al. 2023, arXiv 2306.11695.
+
+    The scores are ranks: every output's best weight comes before any output's second, so that a layer's count is
+    spread evenly over its outputs; among equal ranks the product decides.
+
+    Args:
+        params: the parameters.
+        input_norms: of `layer_input_norms`; a weight that is missing there is scored by `|w_oi|`.
+        names: the weights to score, `[o, i...]`.
+    """
+    scores = {}
+    for name in names:
+        weight = params[name].detach().double().abs().flatten(1)
+        product = weight * input_norms[name].flatten() if name in input_norms else weight
+        rank = product.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        largest = product.max().clamp_min(torch.finfo(product.dtype).tiny)
+        scores[name] = (product / largest / 2 - rank).view(params[name].shape)
+    return scores
+
+
+def layer_input_norms(
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer, `[i...]`.
+
+    The weights of other layers are left out.
+    """
+    total: dict[str, Tensor] = {}
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    for x in batches:
+        calls = record_calls(apply, leaves, x).calls
+        for name in names:
+            for call in calls.get(name, []):
+                if call.embeds:
+                    continue  # what comes in are numbers of rows, which have no size
+                squared = call.inputs().double().square().sum(dim=0).view(params[name].shape[1:])
+                total[name] = total[name] + squared if name in total else squared
+    return {name: value.sqrt() for name, value in total.items()}

@@ -1,0 +1,110 @@
+"""Batch-norm statistics from unlabelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.tensors import Params
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Tensor]) -> Params:
+    """Buffers whose running statistics are the plain average over `batches` at `params`; the rest as in `buffers`.
+
+    Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off. A batch
+    of one sample, which has no variance, is left out.
+    """
+    fresh = untrained_statistics(model, buffers)
+    with torch.no_grad(), _averaging(model):
+        for batch in batches:
+            if len(batch) > 1:
+                functional_call(model.module, model.placed(params, fresh), (batch,), tie_weights=False)
+    return fresh
+
+
+@contextmanager
+def _averaging(model: FunctionalModel) -> Generator[None]:
+    # The private module itself, not a copy: some networks hold results of their last pass, which cannot be copied.
+    layers = _batch_norm_layers(model.module).values()
+    before = [(layer, layer.training, layer.momentum) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = True
+            layer.momentum = None  # a cumulative average instead of an exponential one
+        yield
+    finally:
+        for layer, training, momentum in before:
+            layer.training, layer.momentum = training, momentum
+
+
+def with_variances_of_at_least(least: float, buffers: Params, reference: Params) -> Params:
+    """Buffers whose running variances are at least this fraction of the reference's.
+
+    A channel whose weights are all pruned has a variance of 0: divided by the square root of `eps` alone, its pruned
+    weights would outweigh all others in the kernel.
+    """
+    return {
+        name: torch.maximum(value, least * reference[name]) if name.rpartition(".")[2] == "running_var" else value
+        for name, value in buffers.items()
+    }
+
+
+def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
+    """Buffers whose running statistics are those before any batch, mean 0 and variance 1; copies throughout."""
+    fresh = {name: value.clone() for name, value in buffers.items()}
+    for prefix in _batch_norm_layers(model.module):
+        path = f"{prefix}." if prefix else ""
+        fresh[f"{path}running_mean"].zero_()
+        fresh[f"{path}running_var"].fill_(1)
+        fresh[f"{path}num_batches_tracked"].zero_()
+    return fresh
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a buffer of this name holds running statistics: they must be finite, as all that is trained.
+
+    Other buffers need not: causal masks, best values so far and observers' ranges begin with infinity.
+    """
+    return name.rpartition(".")[2] in {"running_mean", "running_var"}
+
+
+def has_batch_norm(model: FunctionalModel) -> bool:
+    """Whether any layer normalises by running batch statistics."""
+    return bool(_batch_norm_layers(model.module))
+
+
+def has_untrained_statistics(model: FunctionalModel) -> bool:
+    """Whether any running statistics are still those before any batch, mean 0 and variance 1.
+
+    Their counter does not say: weights from elsewhere often come without it.
+    """
+    for prefix in _batch_norm_layers(model.module):
+        path = f"{prefix}." if prefix else ""
+        mean, variance = model.buffers[f"{path}running_mean"], model.buffers[f"{path}running_var"]
+        if (mean == 0).all() and (variance == 1).all():
+            return True
+    return False
+
+
+def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:
+    """Names of layers that couple the samples of a batch in evaluation too: batch norms without running statistics."""
+    return tuple(
+        name
+        for name, layer in model.module.named_modules()
+        if isinstance(layer, _BATCH_NORM) and layer.running_mean is None
+    )
+
+
+def _batch_norm_layers(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BATCH_NORM) and layer.running_mean is not None
+    }

@@ -1,0 +1,214 @@
+"""Whether the network, the samples and the labels fit together, found out before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.samples import IGNORED
+from ntt_cli.errors import DataError, ModelError
+from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.outputs import NoSuchOutput, Pick, kind_of, tensor_fields
+from ntt_cli.networks.prepare import named_gradients
+from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.seeding import global_draws_apart, global_state
+
+LABELS_A_CLASS = 20
+"""Where classes have no names, so many labels must be there for each output before one without a class is reported."""
+
+SAME = 1e-4
+"""Up to which two passes over the same samples may differ by rounding, and the sum of probabilities from 1."""
+
+ALONE = 1e-3
+"""Of the largest logit: by how much a sample's may differ alone and in a batch, as products of other sizes round."""
+
+RANDOM_PASSES = 20
+"""Passes of a network that draws from a generator: one that leaves out a layer now and then may act alike in two."""
+
+MOST_NAMED = 4
+"""Parameters that an error names."""
+
+
+def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> tuple[int, ...]:
+    """Run two samples, and return the shape of one's logits: `(classes,)`, or `(*positions, classes)`.
+
+    Warns of outputs that are random, probabilities, or depend on the other samples of a batch.
+
+    Raises:
+        ModelError: if the model cannot take the inputs, makes parameters when it first sees some, or does not return
+            finite logits `[n, ..., classes]`.
+    """
+    kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
+    hint = (
+        f"inputs are float32, and some weights {' and '.join(sorted(kinds))}: return network.float() from its factory"
+        if kinds
+        else "name other data with --data, change the images with --image-size or --grayscale, or the model"
+    )
+    spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
+    with torch.no_grad(), global_draws_apart(inputs.device):
+        before = global_state()
+        logits = _logits(model.returned, model.pick, x, spec, where=where, hint=hint)
+        passes = RANDOM_PASSES if global_state() != before else 1
+        again = (_logits(model.returned, model.pick, x, spec, where=where, hint=hint) for _ in range(passes))
+        if not all(torch.allclose(logits, other, rtol=SAME, atol=SAME) for other in again):
+            on_event(
+                Warned(
+                    f"{where}: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
+                    " training=self.training?), so that no figure of it is exact"
+                )
+            )
+        elif _depends_on_others(model, x, logits):
+            on_event(
+                Warned(
+                    f"{where}: what it says of a sample depends on the others in its batch (a mean over the batch?), so"
+                    " that figures change with --batch-size and --micro-batch"
+                )
+            )
+    if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
+        raise ModelError(
+            where,
+            f"makes parameters in its first forward pass: {', '.join(made[:MOST_NAMED])}",
+            hint="pass one batch through the network before build_model() returns it",
+        )
+    if logits.shape[-1] > 1 and (logits >= 0).all() and (logits.sum(-1) - 1).abs().max() < SAME:
+        on_event(
+            Warned(
+                f"{where}: its outputs look like probabilities, not negative and with sum 1, where logits are meant;"
+                " leave out the Softmax at its end, or pick what stands before it by logits(outputs) in model.py"
+            )
+        )
+    return tuple(logits.shape[1:])
+
+
+def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size: int, where: str) -> None:
+    """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
+
+    Raises:
+        ModelError: if that fails as in `check_forward`, no trainable parameter acts on the output, or there is no
+            gradient.
+    """
+    copied = copy_module(module).train()
+    hint = "try another --batch-size or other data with --data, or mend the model"
+    with torch.random.fork_rng():  # Dropout draws from the global generator
+        x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
+        logits = _logits(copied, pick, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
+    if not logits.requires_grad:
+        raise ModelError(
+            where,
+            "has an output that no trainable parameter acts on",
+            hint="check requires_grad, detach() and no_grad()",
+        )
+    with named_gradients(where):
+        logits.sum().backward()
+
+
+def check_labels(inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
+    """Refuse data without labels, or with labels that the network has no output for; warn of outputs without a class.
+
+    Args:
+        inputs: the data.
+        on_event: told the warning.
+        shape: of one sample's logits, `(*positions, classes)`.
+        purpose: what the labels are for.
+
+    Raises:
+        DataError: if labels are missing, out of range, or not one for each row of logits.
+    """
+    labels, spec = inputs.samples.labels, inputs.samples.spec
+    if labels is None:
+        raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
+    *positions, classes = shape
+    if list(labels.shape[1:]) != positions:
+        raise DataError(
+            spec,
+            f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
+            hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
+        )
+    wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
+    if wrong.any():
+        first = tuple(int(i) for i in wrong.nonzero()[0])
+        raise DataError(
+            spec,
+            f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
+            hint="mend the labels, or build the model with more outputs (--model-arg)",
+        )
+    if (labels == IGNORED).all():
+        raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
+    names = inputs.samples.class_names
+    if names is None and (labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes):
+        return
+    known = int(labels.max()) + 1 if names is None else len(names)
+    if known < classes:
+        on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
+
+
+def require_samples(inputs: Inputs, n: int) -> None:
+    """Refuse data too small to work with.
+
+    Raises:
+        DataError: if there are fewer than `n` samples.
+    """
+    if len(inputs) < n:
+        raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
+
+
+def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> bool:
+    """Whether the first sample alone has other logits than among others, beyond rounding."""
+    if len(x) < 2:
+        return False
+    try:
+        alone = model.pick(model.returned(x[:1]))
+    except Exception:  # it takes no single sample
+        return False
+    limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
+    return bool(alone.shape == logits[:1].shape and (alone - logits[:1]).abs().max() > limit)
+
+
+def _logits(
+    forward: Callable[[Tensor], object], pick: Pick, x: Tensor, spec: str, *, where: str, hint: str
+) -> Float[Tensor, "n *positions c"]:
+    try:
+        outputs = forward(x)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ModelError(
+            where,
+            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {spec}:"
+            f" {type(error).__name__}: {error}",
+            hint=hint,
+        ) from error
+    named = tensor_fields(outputs)
+    pick_one = "define logits(outputs) in model.py to pick them"
+    try:
+        logits = pick(outputs)
+    except NoSuchOutput as error:
+        raise ModelError(where, str(error), hint=f"name the logits with --logits, or {pick_one}") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            where,
+            f"returns {kind_of(logits)}, not one tensor of logits",
+            hint=" or ".join(f"--logits {name}" for name in named) or f"return them, or {pick_one}",
+        )
+    if logits.ndim < 2 or len(logits) != len(x) or not logits.is_floating_point():
+        raise ModelError(
+            where,
+            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
+            hint=f"return a tensor [{len(x)}, outputs], or {pick_one}",
+        )
+    if not logits.isfinite().all():
+        raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
+    return logits
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,177 @@
+"""Floating-point operations of a forward pass, dense and with pruned weights skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from ntt_cli.networks.multiplied import FACTORS
+from ntt_cli.tensors import Apply, Masks, Params
+
+SELDOM = 8
+FILLED = 0.75
+"""Of a factor's entries that are not zero where half of its weight's are zero: they were filled in."""
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one sample: a multiplication and an addition count as two.
+
+    Attributes:
+        dense: of the network as it is.
+        sparse: those left if products with pruned weights are skipped.
+    """
+
+    dense: int
+    sparse: int
+
+
+def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
+    """Count matrix products and convolutions with torch's formulas (`torch.utils.flop_counter`).
+
+    Each counts in proportion to the nonzero entries of the factor that it takes from pruned weights: themselves, views,
+    or what the network computes from them alone, as weight normalisation does. What is only added, as biases are, has
+    no part in it.
+
+    Args:
+        apply: the network.
+        params: its parameters.
+        x: inputs; the counts are divided by their number.
+        masks: of the pruned weights.
+    """
+    products = _products(apply, params | _nonzero_where_kept(params, masks), x, frozenset(masks))
+    sparse = sum(
+        product.flops * min((factor.density for factor in product.weights), default=1.0) for product in products
+    )
+    return Flops(dense=round(sum(product.flops for product in products) / len(x)), sparse=round(sparse / len(x)))
+
+
+def zeros_not_in_use(
+    apply: Apply, params: Params, x: Tensor, names: Sequence[str], *, generator: torch.Generator
+) -> tuple[str, ...]:
+    """The weights whose zeros are no zeros in the products that take them, as where a network standardises its weights.
+
+    Found by effect: of each weight half the entries are set to zero, and counted in what products are given.
+    """
+    masks = {
+        name: (torch.randperm(params[name].numel(), generator=generator) % 2 == 0)
+        .view(params[name].shape)
+        .to(params[name].device)
+        for name in names
+    }
+    products = _products(apply, params | _nonzero_where_kept(params, masks), x, frozenset(names))
+    filled = [factor for product in products for factor in product.weights if factor.density > FILLED]
+    return tuple(name for name in names if any(name in factor.names for factor in filled))
+
+
+def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
+    # A kept weight may be zero itself, as in a layer that was initialised so.
+    return {
+        name: torch.where(mask, torch.where(params[name] == 0, torch.ones_like(params[name]), params[name]), 0)
+        for name, mask in masks.items()
+    }
+
+
+def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
+    """Whether products take a weight `SELDOM` times a sample at most, on average; activations are few then.
+
+    Linear layers on vectors take each once, LeNet-5 takes 5 times on average, ResNets and transformers more often.
+    """
+    return count_flops(apply, params, x, {}).dense <= 2 * SELDOM * sum(p.numel() for p in params.values())
+
+
+def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
+    """The weights that products take at least once, and `SELDOM` times a sample at most.
+
+    Such is a linear layer's on vectors, and that of a convolution with few positions.
+    """
+    products = _products(apply, params, x)
+    taken = {
+        name: sum(product.flops for product in products if _storage(p) in product.factors) / (2 * p.numel() * len(x))
+        for name, p in params.items()
+    }
+    return {name for name, times in taken.items() if 0 < times <= SELDOM}
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """Of a product, one that comes from weights alone: which, and the fraction of its entries that are not zero."""
+
+    names: frozenset[str]
+    density: float
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A matrix product or convolution: its operations, its factors by their storage, and those made of weights."""
+
+    flops: int
+    factors: set[int]
+    weights: list[_Factor]
+
+
+def _products(apply: Apply, params: Params, x: Tensor, names: frozenset[str] = frozenset()) -> list[_Product]:
+    """Each product of a pass, with what its factors have of the weights `names`."""
+    counter = _Counter(x, {name: params[name] for name in names})
+    # Of fused attention kernels, torch has formulas for some devices only.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        apply(params, x)
+    return counter.products
+
+
+class _Counter(TorchDispatchMode):
+    """Counts products, and follows what is computed from some weights alone until a product takes it."""
+
+    def __init__(self, x: Tensor, weights: Params) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.products: list[_Product] = []
+        self._follows = bool(weights)
+        self._made_of = {_storage(p): frozenset({name}) for name, p in weights.items()}
+        self._of_inputs = {_storage(x)}
+        self._alive: list[Tensor] = []  # so that no storage is used again under another meaning
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        multiplied = tree_leaves(args[FACTORS.get(func._overloadpacket, slice(None))]) if formula else []
+        weights = [factor for leaf in multiplied if isinstance(leaf, Tensor) and (factor := self._factor(leaf))]
+        factors = {_storage(leaf) for leaf in given}
+        out = func(*args, **(kwargs or {}))
+        if formula is not None:
+            self.products.append(_Product(formula(*args, **(kwargs or {}), out_val=out), factors, weights))
+        if self._follows:
+            self._follow(factors, [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)])
+        return out
+
+    def _factor(self, leaf: Tensor) -> _Factor | None:
+        storage = _storage(leaf)
+        if not self._made_of.get(storage) or storage in self._of_inputs or not leaf.numel():
+            return None
+        return _Factor(self._made_of[storage], int(leaf.count_nonzero()) / leaf.numel())
+
+    def _follow(self, given: set[int], made: Sequence[Tensor]) -> None:
+        names = frozenset[str]().union(*(self._made_of.get(storage, frozenset()) for storage in given))
+        of_inputs = not given.isdisjoint(self._of_inputs)
+        for leaf in made:
+            self._alive.append(leaf)
+            self._made_of[_storage(leaf)] = names
+            if of_inputs:
+                self._of_inputs.add(_storage(leaf))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,83 @@
+"""Weights that must not lose a whole slice: the network divides by its norm, or by that of what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.tensors import Apply, Params
+
+AXES = (0, 1)
+"""Along which a layer's weights are normalised: by output, or by input."""
+
+TOO_STEEP = 1e6
+"""Times the largest derivative before: behind a small number that keeps a norm of zero from dividing, it is 1e12."""
+
+
+def fragile_axes(
+    apply: Apply, params: Params, names: Sequence[str], x: Shaped[Tensor, "n *features"]
+) -> dict[str, int]:
+    """Of each such weight the axis, found by setting the first slice along it to zero.
+
+    The outputs, or their derivatives, are not finite then or far too large: weight normalisation is `v / |v|`, and
+    attention between channels normalises each of them.
+
+    Args:
+        apply: the network.
+        params: its parameters.
+        names: the weights to look at.
+        x: some inputs.
+    """
+    steepest = _steepest(apply, params, x)
+    found: dict[str, int] = {}
+    if steepest is None:
+        return found
+
+    def breaks(chosen: Collection[str], axis: int) -> bool:
+        emptied = {name: _without_first(p, axis) if name in chosen else p for name, p in params.items()}
+        slope = _steepest(apply, emptied, x)
+        return slope is None or slope > TOO_STEEP * max(steepest, 1.0)
+
+    for axis in AXES:
+        several = [name for name in names if params[name].shape[axis] > 1]
+        if breaks(several, axis):  # most often not, which one look tells of all
+            found |= {name: axis for name in several if name not in found and breaks([name], axis)}
+    return found
+
+
+def fragile_parametrizations(model: FunctionalModel, names: Sequence[str]) -> dict[str, int]:
+    """As `fragile_axes`, of weights that are parametrised, where there are no inputs to try."""
+    found: dict[str, int] = {}
+    for name in names:
+        prefix, _, leaf = name.rpartition(".")
+        if ".parametrizations." not in f".{prefix}.":
+            continue
+        module = model.module.get_submodule(prefix)
+        own = {n: model.params.get(f"{prefix}.{n}", p) for n, p in module.named_parameters(recurse=False)}
+        for axis in AXES:
+            emptied = own | {leaf: _without_first(own[leaf], axis)}
+            with torch.no_grad():
+                if not torch.func.functional_call(module, emptied, ()).isfinite().all():
+                    found.setdefault(name, axis)
+    return found
+
+
+def _without_first(p: Tensor, axis: int) -> Tensor:
+    emptied = p.detach().clone()
+    emptied.select(axis, 0).zero_()
+    return emptied
+
+
+def _steepest(apply: Apply, params: Params, x: Tensor) -> float | None:
+    """The largest derivative of the outputs' sum; `None` where outputs or derivatives are not finite."""
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with torch.enable_grad():
+        logits = apply(leaves, x)
+        gradients = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
+    largest = [float(g.abs().max()) for g in gradients if g is not None and g.numel()]
+    sound = bool(logits.isfinite().all()) and all(torch.tensor(largest).isfinite())
+    return max(largest, default=0.0) if sound else None

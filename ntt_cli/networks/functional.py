@@ -1,0 +1,152 @@
+"""A module as a pure function of its parameters: `apply(params, x) -> logits`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.outputs import Pick, usual_logits
+from ntt_cli.networks.second_order import once_differentiable
+from ntt_cli.tensors import Apply, Params
+
+
+@dataclass(frozen=True)
+class FunctionalModel:
+    """A module taken apart into a function and its values.
+
+    Attributes:
+        module: a private copy in evaluation mode: Dropout off, normalisation by running statistics. Its parameters
+            have shapes alone.
+        params: the trainable parameters by name, detached; a tied parameter appears once.
+        buffers: buffers and frozen parameters by name, detached.
+        pick: from what the module returns to its logits, `[n, ..., c]`.
+        places: where in the module each value goes, each place once: the name there, and that among the values.
+        saved: what its state dict holds before any forward pass, by name.
+    """
+
+    module: nn.Module
+    params: Params
+    buffers: Params
+    pick: Pick
+    places: dict[str, str]
+    saved: frozenset[str]
+
+    def bind(self, buffers: Params | None = None) -> Apply:
+        """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
+        return Bound(self, self.buffers if buffers is None else buffers)
+
+    def returned(self, x: Tensor) -> Any:
+        """What the module itself returns at its own values."""
+        return self._returned(self.params, self.buffers, x)
+
+    def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
+        """The module's state dict at these values, tied tensors under each of their names.
+
+        What it holds only after some forward passes is left out: a new network has no place for it.
+        """
+        values = {f"module.{place}": value for place, value in self.placed(params, buffers).items()}
+        state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
+        return {name: value for name, value in state.items() if name in self.saved}
+
+    def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
+        with _without_fast_path(), once_differentiable():
+            # A copy: others look at the same inputs, and the forward pass may write into them.
+            return functional_call(self.module, self.placed(params, buffers), (x.clone(),), tie_weights=False)
+
+    def placed(self, params: Params, buffers: Params) -> Params:
+        """These values by their places, for `functional_call` without `tie_weights`.
+
+        That puts values into a layer of two names twice, keeps one of them there, and ties no more after that.
+        """
+        values = params | buffers
+        return {place: values[name] for place, name in self.places.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A network at some buffers: `apply(params, x) -> [n, outputs]`.
+
+    Where there is a row of logits for each position of a sample, all its rows together are the outputs.
+
+    Attributes:
+        model: the network.
+        buffers: by name.
+    """
+
+    model: FunctionalModel
+    buffers: Params
+
+    def __call__(self, params: Params, x: Tensor) -> Tensor:
+        """The logits."""
+        logits: Tensor = self.model.pick(self.model._returned(params, self.buffers, x))
+        return logits.flatten(1)
+
+
+def functional_model(module: nn.Module, pick: Pick = usual_logits) -> FunctionalModel:
+    """Take `module` apart; it is left as it was.
+
+    Args:
+        module: the network.
+        pick: its logits among what it returns; by default that itself, or its field `logits`.
+
+    Raises:
+        UncopyableError: if it cannot be copied.
+    """
+    private = copy_module(module).eval()
+    for layer in private.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.scale_grad_by_freq = False  # it would scale gradients, which are derivatives here
+    named = list(private.named_parameters())
+    values = {name: p.detach() for name, p in named}
+    for _, p in named:
+        p.data = p.data.new_zeros(()).expand(p.shape)  # its values are always passed in; here they would be a copy
+    return FunctionalModel(
+        module=private,
+        params={name: values[name] for name, p in named if p.requires_grad},
+        buffers={name: values[name] for name, p in named if not p.requires_grad}
+        | {name: b.detach().clone() for name, b in private.named_buffers()},
+        pick=pick,
+        places=_places(private),
+        saved=frozenset(private.state_dict()),
+    )
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    first = {id(tensor): name for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    return {
+        f"{prefix}.{name}".lstrip("."): first[id(tensor)]
+        for prefix, layer in module.named_modules()
+        for name, tensor in [
+            *layer.named_parameters(recurse=False, remove_duplicate=False),
+            *layer.named_buffers(recurse=False, remove_duplicate=False),
+        ]
+    }
+
+
+@contextmanager
+def _without_fast_path() -> Generator[None]:
+    # nn.MultiheadAttention's has no derivative.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class _StateDict(nn.Module):
+    """What `functional_call` calls to have a module's state dict at other values, made by the module's own hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self) -> dict[str, Tensor]:
+        return dict(self.module.state_dict())

@@ -1,0 +1,177 @@
+"""How a network uses its weights: which of them act only through Linear, Conv2d or Embedding layers, and on what.
+
+Calls are observed, not looked up in a module, so a tied weight, a layer used twice, and a layer that is called by
+function are all seen. A weight that is used in any way not observed is found by its edges in the autograd graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from ntt_cli.tensors import Apply, Params
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a weight at each position `t` of each sample.
+
+    That is `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...`, or of an embedding `outputs[t,o] = weight[inputs[t],o]`.
+
+    Attributes:
+        positions: how many, over all samples.
+        inputs: makes a Linear layer's inputs or a convolution's patches, `[t, i]`, or an embedding's rows, `[t]`, with
+            -1 for its padding, which has no gradient.
+        output: where to ask autograd for the gradient of the layer's output.
+        channel_axis: the axis `o` of that gradient, counted from the end; all others are positions.
+        embeds: which of the two it is.
+    """
+
+    positions: int
+    inputs: Callable[[], Tensor]
+    output: GradientEdge
+    channel_axis: int
+    embeds: bool = False
+
+    def arrange(self, grad: Tensor) -> Float[Tensor, "t o"]:
+        """The gradient taken at `output`, position by position."""
+        return grad.movedim(self.channel_axis, -1).reshape(self.positions, grad.shape[self.channel_axis])
+
+
+@dataclass(frozen=True)
+class RecordedPass:
+    """The forward pass of a batch.
+
+    Attributes:
+        logits: `[n, c]`, with its graph.
+        calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall`, or of both kinds
+            (tied embeddings), are left out.
+    """
+
+    logits: Tensor
+    calls: dict[str, list[LayerCall]]
+
+    def output_layers(self) -> set[str]:
+        """The weights whose products become logits with no other such weight in between."""
+        made = {call.output.node: name for name, calls in self.calls.items() for call in calls}
+        return {made[node] for node in _graph_nodes(self.logits, up_to=made) if node in made}
+
+
+def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
+    """Run the network and record what its weights act on.
+
+    Args:
+        apply: the network.
+        leaves: its parameters, leaves that require a gradient.
+        x: inputs.
+    """
+    with torch.enable_grad(), _CallRecorder(leaves) as recorder:
+        logits = apply(leaves, x)
+    nodes = _graph_nodes(logits)
+    uses = Counter(parent for node in nodes for parent, _ in node.next_functions)
+    calls = {name: [call for call in made if call.output.node in nodes] for name, made in recorder.calls.items()}
+    complete = {
+        name: made
+        for name, made in calls.items()
+        if len(made) == uses[get_gradient_edge(leaves[name]).node] and len({call.embeds for call in made}) <= 1
+    }
+    return RecordedPass(logits=logits, calls=complete)
+
+
+class _CallRecorder(TorchFunctionMode):
+    """Sees each call of `F.linear`, `F.conv2d` and `F.embedding`, also those that layers make."""
+
+    def __init__(self, leaves: Params) -> None:
+        super().__init__()
+        self.calls: dict[str, list[LayerCall]] = {name: [] for name in leaves}
+        self._names = {id(leaf): name for name, leaf in leaves.items()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.linear:
+            self._linear(result, *args, **kwargs)
+        elif func is F.conv2d:
+            self._conv2d(result, *args, **kwargs)
+        elif func is F.embedding:
+            self._embedding(result, *args, **kwargs)
+        return result
+
+    def _linear(self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        if weight.dim() != 2:
+            return
+        values = input.detach()
+        self._add(weight, result, lambda: values.reshape(-1, weight.shape[1]), channel_axis=-1)
+
+    def _conv2d(
+        self,
+        result: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        if groups > 1 or isinstance(padding, str):
+            return
+        values = input.detach()
+
+        def patches() -> Tensor:
+            columns = F.unfold(values, weight.shape[2:], dilation=dilation, padding=padding, stride=stride)
+            return columns.transpose(-2, -1).reshape(-1, weight[0].numel())
+
+        self._add(weight, result, patches, channel_axis=-3)
+
+    def _embedding(
+        self,
+        result: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> None:
+        if scale_grad_by_freq:
+            return
+        rows = input.flatten().long()
+        if padding_idx is not None:
+            rows = rows.masked_fill(rows == padding_idx % len(weight), -1)
+        self._add(weight, result, lambda: rows, channel_axis=-1, embeds=True)
+
+    def _add(
+        self, weight: Tensor, result: Tensor, inputs: Callable[[], Tensor], *, channel_axis: int, embeds: bool = False
+    ) -> None:
+        name = self._names.get(id(weight))
+        if name is not None and result.requires_grad:
+            # The edge is taken now: after an activation in place, `result` stands for another value.
+            output = get_gradient_edge(result)
+            positions = result.numel() // result.shape[channel_axis]
+            self.calls[name].append(LayerCall(positions, inputs, output, channel_axis, embeds))
+
+
+def _graph_nodes(logits: Tensor, *, up_to: Collection[Node] = ()) -> set[Node]:
+    """All that logits come from; of `up_to`, not what these come from."""
+    seen: set[Node] = set()
+    waiting = [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if node not in up_to:
+                waiting.extend(parent for parent, _ in node.next_functions)
+    return seen

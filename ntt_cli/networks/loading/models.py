@@ -1,0 +1,451 @@
+"""Models as a user names them: a Python file, an importable factory or a torchvision architecture."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ntt_cli.config import ModelOptions
+from ntt_cli.data.normalise import make_standardisation
+from ntt_cli.errors import ModelError
+from ntt_cli.files.atomic import require_text
+from ntt_cli.files.hashed import can_be_named, can_hold
+from ntt_cli.files.metadata import ModelRecord, Standardisation
+from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.outputs import Pick, field_of, usual_logits
+from ntt_cli.runtime.python_source import load_python, local_modules, said_by, user_code
+from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
+from ntt_cli.runtime.shared_memory import tie_shared_parameters
+
+Factory = Callable[..., object]
+DEFAULT_FACTORY = "build_model"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A freshly initialised network and what its file says about it.
+
+    Attributes:
+        module: the network, as its factory returned it.
+        source: the model's name, which does not depend on where its file lies or how its path was typed.
+        sha256: of the Python file; `None` for an importable or torchvision model.
+        data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
+            file's folder, `images/` for example; anything else is left as it is.
+        input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
+        pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
+        modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
+        trained: `TRAINED` in the file: its factory brings trained weights along.
+        standardisation: `MEAN` and `STD` in the file, with which the network's inputs are normalised.
+    """
+
+    module: nn.Module
+    source: str
+    sha256: str | None
+    data: str | None
+    input_shape: tuple[int, ...] | None
+    pick: Pick = usual_logits
+    modules: dict[str, str] = field(default_factory=dict)
+    trained: bool = False
+    standardisation: Standardisation | None = None
+
+    @property
+    def record(self) -> ModelRecord:
+        """What a checkpoint records of it."""
+        return ModelRecord(source=self.source, sha256=self.sha256, modules=self.modules)
+
+    @property
+    def declares_logits(self) -> bool:
+        """Whether `logits(outputs)` in the file picks them, which is to put the classes last."""
+        return self.pick is not usual_logits and not isinstance(self.pick, partial)
+
+
+def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
+    """Build the network that the options name, its weights drawn from `seed`; global generators are left as they were.
+
+    Raises:
+        ModelError: if there is no such model, its code fails, or what it builds is no network.
+    """
+    for name in (options.model, *options.model_arg):
+        require_text(name, ModelError)
+    loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
+    return loaded if options.logits is None else replace(loaded, pick=partial(field_of, field=options.logits))
+
+
+def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
+    # The last colon after .py separates: a folder may have one in its name, and a Windows path has.
+    python = re.fullmatch(r"(.+\.py)(?::(\w+))?", source)
+    target, _, name = source.rpartition(":")
+    with global_draws_apart():
+        seed_as_users_do(seed)
+        if python:
+            return _from_file(Path(python[1]), python[2] or "", arguments)
+        if target == "torchvision":
+            return _from_torchvision(source, name, arguments)
+        if name and all(part.isidentifier() for part in target.split(".")):
+            return _from_package(source, target, name, arguments)
+        what, hint = _why_no_model(source, Path(target or source))
+        raise ModelError(source, what, hint=hint)
+
+
+def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
+    data, input_shape = _declared_data(module, path), _declared_shape(module, path)
+    if not name and not hasattr(module, DEFAULT_FACTORY):
+        # Never a guess: with one candidate today and two tomorrow, the same command would change its meaning.
+        candidates = [f"{path}:{candidate}" for candidate in _candidates(module, arguments)]
+        several = " and several candidates" if len(candidates) > 1 else ""
+        hint = f"name {' or '.join(candidates)}" if candidates else "define build_model() to return the network"
+        raise ModelError(path, f"has no build_model(){several}", hint=hint)
+    factory = _find_factory(module, str(path), name or DEFAULT_FACTORY)
+    return LoadedModel(
+        module=_build(factory, f"{path}:{name or DEFAULT_FACTORY}", path, arguments),
+        source=path.name if name in {"", DEFAULT_FACTORY} else f"{path.name}:{name}",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        data=data,
+        input_shape=input_shape,
+        pick=_declared_pick(module, path),
+        modules=local_modules(path),
+        trained=_declared_trained(module, path),
+        standardisation=_declared_standardisation(module, path),
+    )
+
+
+def _from_package(source: str, target: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    here = Path(target)  # lies in the working folder, whose modules `ntt` shall find as `python -m ntt_cli` does
+    with user_code(here, ModelError):
+        factory = _find_factory(importlib.import_module(target), target, name)
+    built = _build(factory, source, here, arguments)
+    return LoadedModel(
+        module=built, source=source, sha256=None, data=None, input_shape=None, modules=local_modules(here)
+    )
+
+
+def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    from torchvision import models  # takes a second, which no other model should cost
+
+    known = models.list_models(module=models)  # the classifiers: those that return one tensor and download nothing
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known)
+        hint = f"the nearest are {', '.join(near)}" if near else "torchvision.models.list_models() lists them"
+        raise ModelError(source, "torchvision has no such classifier", hint=hint)
+    for forbidden in arguments.keys() & {"weights", "pretrained"}:
+        raise ModelError(
+            f"--model-arg {forbidden}",
+            "torchvision's weights are not downloaded",
+            hint="save them as a .safetensors file and name it with --weights",
+        )
+    try:
+        built = models.get_model(name, weights=None, **arguments)
+    except Exception as failure:
+        raise ModelError(
+            source,
+            f"raised {type(failure).__name__}: {failure}",
+            hint=f"look up what torchvision.models.{name} takes and mend --model-arg",
+        ) from failure
+    return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=(3, 224, 224))
+
+
+def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
+    arguments: dict[str, object] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        option = f"--model-arg {item}"
+        if not equals or not name.isidentifier():
+            raise ModelError(option, "is not KEY=VALUE", hint="write it like --model-arg width=64")
+        if name in arguments:
+            raise ModelError(option, f"{name} is given twice", hint="keep one of them")
+        try:
+            arguments[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # deeply nested ones too
+            arguments[name] = text
+    return arguments
+
+
+def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, object]) -> nn.Module:
+    _check_arguments(factory, where, arguments)
+    with user_code(code, ModelError):
+        built = factory(**arguments)
+    if not isinstance(built, nn.Module):
+        raise ModelError(
+            where,
+            f"returned a value of type {type(built).__name__}, not a torch.nn.Module",
+            hint="return the network itself, no tuple, class or state dict",
+        )
+    _check_built(built, where)
+    tie_shared_parameters(built, where)
+    with user_code(code, ModelError):
+        state = built.state_dict(keep_vars=True)
+    _check_state(built, state, where)
+    for layer in built.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
+    _own_memory(built)
+    return built
+
+
+def _own_memory(built: nn.Module) -> None:
+    """Values of inference mode, or whose entries share memory as an expanded view's do, become ones to compute with."""
+    renewed: dict[int, Tensor] = {}
+    for module in built.modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in list(values.items()):
+                if value is None or not (value.is_inference() or 0 in value.stride()):
+                    continue
+                if id(value) not in renewed:
+                    copied = value.detach().clone(memory_format=torch.contiguous_format)
+                    trainable = value.requires_grad
+                    renewed[id(value)] = nn.Parameter(copied, trainable) if isinstance(value, nn.Parameter) else copied
+                setattr(module, name, renewed[id(value)])
+
+
+def _check_built(built: nn.Module, where: str) -> None:
+    for name, module in built.named_modules():
+        what = name or "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            hint = "return the torch.nn.Module that it was made of"
+            raise ModelError(where, f"{what} is TorchScript, which cannot be taken apart", hint=hint)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            hint = "return the network inside, its .module; torchrun has several processes prune one network"
+            raise ModelError(where, f"{what} is wrapped in {type(module).__name__}", hint=hint)
+        if type(module).__name__ == "OptimizedModule":  # importing its class takes a second
+            hint = "return the network itself; --compile compiles the steps"
+            raise ModelError(where, f"{what} is compiled already", hint=hint)
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise ModelError(
+                    where,
+                    f"{name}.{key}".lstrip(".") + " is the result of a computation, and cannot be copied",
+                    hint="keep none in the network; for weight normalisation there is"
+                    " torch.nn.utils.parametrizations.weight_norm",
+                )
+    for key, value in [*built.named_parameters(), *built.named_buffers()]:
+        if is_lazy(value):
+            hint = "pass one batch through the network before returning it, or use layers that are not lazy"
+            raise ModelError(where, f"{key} has no shape yet", hint=hint)
+        if value.is_meta:
+            raise ModelError(
+                where, f"{key} has no values: it is on the meta device", hint="build the network on the CPU"
+            )
+
+
+def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> None:
+    """Refuse a state dict that no checkpoint could hold, before there is anything to write.
+
+    Raises:
+        ModelError: if it has what is no tensor, lacks a parameter's name or values, or its own module does not load it.
+    """
+    hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
+    parameters = dict(built.named_parameters(remove_duplicate=False))
+    usual = _saved(built)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    for key, value in state.items():
+        if key not in tensors:
+            what = f"its state dict holds {key}, of type {type(value).__name__}, not a tensor"
+            raise ModelError(where, what, hint=hint)
+    for key, tensor in tensors.items():
+        if not can_be_named(key) or (key not in usual and not can_hold(tensor)):
+            raise ModelError(where, f"its state dict holds {key}, which no safetensors file does", hint=hint)
+    for key, parameter in parameters.items():
+        if key not in tensors or tensors[key].shape != parameter.shape:
+            raise ModelError(where, f"its state dict does not hold the parameter {key} under that name", hint=hint)
+    for key, parameter in parameters.items():
+        if not _are_same(tensors[key], parameter):
+            what = f"its state dict holds {key} in another type or with other values than the parameter has"
+            raise ModelError(where, what, hint=hint)
+    if (
+        _loads_its_own_way(built)
+        or tensors.keys() != usual.keys()
+        or any(tensors[key] is not value for key, value in usual.items())
+    ):
+        _check_loading(built, tensors, where, hint)
+
+
+def _loads_its_own_way(built: nn.Module) -> bool:
+    hooked = any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in built.modules())
+    return hooked or type(built).load_state_dict is not nn.Module.load_state_dict
+
+
+def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, hint: str) -> None:
+    """Refuse a network that is not the same after it has loaded its own state dict.
+
+    Raises:
+        ModelError: if it is not, or does not load it.
+    """
+    try:
+        loaded = copy_module(built)
+        loaded.load_state_dict({key: tensor.detach().clone() for key, tensor in tensors.items()}, strict=True)
+    except (Exception, SystemExit) as failure:
+        what = f"does not load its own state dict: {type(failure).__name__}: {said_by(failure)}"
+        raise ModelError(where, what, hint=hint) from failure
+    after = _saved(loaded)
+    for key, value in _saved(built).items():
+        if key not in after or not _are_same(after[key], value):
+            raise ModelError(where, f"has another {key} once it has loaded its own state dict", hint=hint)
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    """To the bit, where they are dense."""
+    if one is other:
+        return True
+    if any((one.dtype != other.dtype, one.shape != other.shape, one.layout is not other.layout)):
+        return False
+    return one.layout is not torch.strided or torch.equal(_bits(one), _bits(other))
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def _saved(built: nn.Module) -> dict[str, Tensor]:
+    """The parameters and the persistent buffers, by all of their names."""
+    return dict(built.named_parameters(remove_duplicate=False)) | _persistent_buffers(built)
+
+
+def _persistent_buffers(built: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}".lstrip("."): value
+        for prefix, module in built.named_modules(remove_duplicate=False)
+        for name, value in module._buffers.items()
+        if value is not None and name not in module._non_persistent_buffers_set
+    }
+
+
+def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # compiled code need not have a signature
+        return
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as mismatch:
+        takes = ", ".join(parameters)
+        hint = f"it takes {takes}: --model-arg NAME=VALUE" if takes else "it takes no --model-arg"
+        raise ModelError(where, str(mismatch), hint=hint) from mismatch
+    for name, value in arguments.items():
+        if isinstance(value, str) and name in parameters and isinstance(parameters[name].default, bool):
+            raise ModelError(
+                f"--model-arg {name}={value}",
+                f"{name} is True or False, and the string {value!r} would count as True",
+                hint=f"write {name}=True or {name}=False",
+            )
+
+
+def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
+    found = getattr(module, name, None)
+    if found is None:
+        public = {
+            key.lower(): key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+        }
+        near = difflib.get_close_matches(name.lower(), public, n=1)
+        hint = f"did you mean {where}:{public[near[0]]}?" if near else f"name a function or class as {where}:NAME"
+        raise ModelError(where, f"defines no {name}", hint=hint)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ModelError(
+            f"{where}:{name}",
+            f"is a value of type {type(found).__name__}, not a function or class that builds the network",
+            hint="let a function build and return the network, so that --seed decides its weights",
+        )
+    return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what a user's object returns
+
+
+def _candidates(module: ModuleType, arguments: Mapping[str, object]) -> list[str]:
+    """What the file itself defines that may build its network from these arguments."""
+
+    def builds(value: object) -> bool:
+        if not (inspect.isfunction(value) or (inspect.isclass(value) and issubclass(value, nn.Module))):
+            return False
+        try:
+            inspect.signature(value).bind(**arguments)
+        except TypeError:
+            return False
+        return value.__module__ == module.__name__
+
+    return [name for name, value in vars(module).items() if not name.startswith("_") and builds(value)]
+
+
+def _declared_data(module: ModuleType, path: Path) -> str | None:
+    data = getattr(module, "DATA", None)
+    if data is None:
+        return None
+    if not isinstance(data, str) or not data:
+        raise ModelError(path, f"DATA is {data!r}, not a string", hint='name data as --data does, like DATA = "digits"')
+    beside = path.parent / data.partition(":")[0]
+    is_path = "/" in data or "." in data
+    return str(path.parent / data) if is_path and beside.exists() else data
+
+
+def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
+    shape = getattr(module, "INPUT_SHAPE", None)
+    if shape is None:
+        return None
+    if not isinstance(shape, tuple) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise ModelError(
+            path,
+            f"INPUT_SHAPE is {shape!r}, not a tuple of positive whole numbers",
+            hint="give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)",
+        )
+    return shape
+
+
+def _declared_trained(module: ModuleType, path: Path) -> bool:
+    trained = getattr(module, "TRAINED", False)
+    if not isinstance(trained, bool):
+        hint = "write TRAINED = True if build_model() loads trained weights"
+        raise ModelError(path, f"TRAINED is {trained!r:.99}, not True or False", hint=hint)
+    return trained
+
+
+def _declared_standardisation(module: ModuleType, path: Path) -> Standardisation | None:
+    declared = {name: getattr(module, name, None) for name in ("MEAN", "STD")}
+    if all(value is None for value in declared.values()):
+        return None
+    hint = "write them like MEAN = (0.485, 0.456, 0.406) and STD = (0.229, 0.224, 0.225), or call them something else"
+    numbers = []
+    for name, value in declared.items():
+        values = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in values):
+            raise ModelError(path, f"{name} is {value!r:.99}, not a number or a tuple of numbers", hint=hint)
+        numbers.append(values)
+    try:
+        return make_standardisation(*(tuple(map(float, values)) for values in numbers))
+    except (ValueError, OverflowError) as error:
+        raise ModelError(path, f"MEAN and STD do not fit: {error}", hint=hint) from error
+
+
+def _declared_pick(module: ModuleType, path: Path) -> Pick:
+    pick = getattr(module, "logits", None)
+    if pick is None:
+        return usual_logits
+    if not inspect.isfunction(pick):
+        raise ModelError(
+            path,
+            f"logits is of type {type(pick).__name__}, not a function",
+            hint="define logits(outputs) to return the logits, [n, classes], or call it something else",
+        )
+    return pick
+
+
+def _why_no_model(source: str, target: Path) -> tuple[str, str]:
+    script = Path(f"{target}.py")
+    if script.is_file():
+        return "names no model", f"did you mean {script}?"
+    if target.suffix == ".py":
+        return "names no factory after the colon", f"write {target} or {target}:factory"
+    if source and target.is_dir():
+        return "is a folder, not a Python file", "name the .py file that builds the network"
+    if target.is_file():
+        return "is not a Python file", "name the .py file that builds the network; a file of weights goes to --weights"
+    return "names no model", "name it as model.py, model.py:factory, package.module:factory or torchvision:NAME"

@@ -1,0 +1,209 @@
+"""Which weights a network has, from a file, from its factory or at random, and what the zeros among them mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
+from ntt_cli.errors import CheckpointError, UsageError
+from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
+from ntt_cli.files.shards import find_weights
+from ntt_cli.masks.masks import count_kept, without_biases
+from ntt_cli.masks.zeros import has_many_zeros, looks_pruned
+from ntt_cli.networks.flops import zeros_not_in_use
+from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.weights import load_into
+from ntt_cli.runtime.events import EventSink, Noted, Warned
+from ntt_cli.tensors import Masks
+
+Origin = Literal["ntt", "foreign", "factory", "random"]
+
+OTHER_SEED = 500_009
+"""Added to the seed to see whether the factory heeds it."""
+
+MOST_NAMED = 4
+"""Layers that a line names."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network's weights are.
+
+    Attributes:
+        origin: a file that ntt wrote, a file from elsewhere, the factory (`TRAINED = True`), or a seed.
+        checkpoint: the file, where there is one.
+        masks: of its pruned weights, as the file records them or, where it is foreign, as its zeros show them.
+        recorded: the file itself says which weights are pruned.
+        other_zeros: the fraction of zeros in each weight of a foreign file that has many, and no mask: on the grid of
+            quantised weights zero is one of few values, and a layer of zeros alone may be as it was initialised.
+    """
+
+    origin: Origin
+    checkpoint: Checkpoint | None
+    masks: Masks
+    recorded: bool
+    other_zeros: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether they are more than a draw of the initialisation."""
+        return self.origin != "random"
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether somebody else trained them, so that no record tells how."""
+        return self.origin in {"foreign", "factory"}
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the network's outputs stand for, where the file says."""
+        return self.checkpoint.class_names if self.checkpoint else None
+
+    @property
+    def pruned(self) -> dict[str, float]:
+        """The fraction of zeros in each weight that has pruned ones."""
+        sparsities = {name: 1 - float(mask.double().mean()) for name, mask in self.masks.items()}
+        return {name: sparsity for name, sparsity in sparsities.items() if sparsity > 0}
+
+
+def open_weights(path: str | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights") -> Weights:
+    """Load the file into the network, and say how its tensors were mapped; without one, the network's own weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or belongs to another model.
+    """
+    if path is None:
+        return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
+    if not path:  # which as a path is the folder that one is in
+        raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
+    checkpoint = read_checkpoint(Path(path))
+    found = load_into(loaded.module, checkpoint)
+    by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""
+    shards = len(find_weights(Path(path)).files)
+    count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")
+    on_event(Noted(", ".join([f"{role}: {path}{by}: {count}", *found.notes])))
+    if checkpoint.record is not None:
+        return Weights("ntt", checkpoint, found.masks, recorded=True)
+    masks, other_zeros = _zeros_of(loaded.module, found.tensors, found.masks)
+    return Weights("foreign", checkpoint, masks, recorded=bool(found.masks), other_zeros=other_zeros)
+
+
+def _zeros_of(module: nn.Module, tensors: Mapping[str, Tensor], recorded: Masks) -> tuple[Masks, dict[str, float]]:
+    """The masks of a foreign file, by its zeros where it records none, and what other weights have many zeros."""
+    embeddings = {
+        f"{prefix}.weight" if prefix else "weight"
+        for prefix, layer in module.named_modules()
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+    }
+    names = [name for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1 and name in tensors]
+    masks = recorded or {
+        name: tensors[name] != 0 for name in names if looks_pruned(tensors[name], embeds=name in embeddings)
+    }
+    others = {
+        name: 1 - int(tensors[name].count_nonzero()) / tensors[name].numel()
+        for name in names
+        if name not in masks and has_many_zeros(tensors[name], embeds=name in embeddings)
+    }
+    if not masks and all(share == 1 for share in others.values()):
+        others = {}  # a head or an adapter that starts at zero, in a network that nobody pruned
+    return masks, others
+
+
+def held_masks(
+    weights: Weights, module: nn.Module, options: FinetuneConfig | EvaluateConfig, on_event: EventSink
+) -> Masks:
+    """The masks under which the network is trained and measured; zeros that no record explains are named.
+
+    Raises:
+        UsageError: if an option about zeros decides nothing.
+    """
+    path = options.checkpoint
+    if options.dense and not weights.masks and not weights.other_zeros:
+        raise UsageError("--dense", f"does nothing: no zeros of {path} would be held", hint="leave it out")
+    if options.keep_zeros:
+        if weights.recorded and not weights.other_zeros:
+            hint = "leave it out, or train them with --dense"
+            raise UsageError("--keep-zeros", f"does nothing: {path} says itself which zeros are held", hint=hint)
+        trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1}
+        masks = {name: p != 0 for name, p in trained.items() if (p == 0).any()}
+        if not masks:
+            raise UsageError("--keep-zeros", f"does nothing: no weight of {path} holds a zero", hint="leave it out")
+        return masks | (weights.masks if weights.recorded else {})
+    if options.dense:
+        on_event(Noted(f"zeros are weights like all others: {described(weights.pruned | weights.other_zeros)}"))
+        return {}
+    if weights.masks and not weights.recorded:
+        on_event(
+            Warned(
+                f"{path} does not say which of its weights are pruned; its zeros are held as such:"
+                f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
+            )
+        )
+    if weights.other_zeros:
+        on_event(
+            Warned(
+                f"zeros of {path} that are not held, but are weights like all others: {described(weights.other_zeros)};"
+                " they look like values of a grid (ternary or quantised weights) or like an initialisation;"
+                " --keep-zeros holds all zeros, --dense says that they are weights"
+            )
+        )
+    return weights.masks
+
+
+def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: float | None = None) -> None:
+    """Say that a teacher has pruned weights, and what becomes of them where it is pruned further."""
+    if not weights.pruned:
+        return
+    counted = without_biases(weights.masks)
+    size = sum(mask.numel() for mask in counted.values())
+    share = 1 - count_kept(counted) / size if size else 0.0
+    what = f"the teacher is sparse already, {share:.1%} of {size:,} weights: {described(weights.pruned)}"
+    if sparsity is not None:
+        what += "; the student starts from its zeros and may use them again"
+        if sparsity < share:
+            what += f", and --sparsity {sparsity:g} asks for less"
+    on_event(Warned(what))
+
+
+def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str], on_event: EventSink) -> None:
+    """Name the weights whose zeros save nothing: the network computes with others that it makes from them."""
+    filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
+    if filled:
+        shown = ", ".join(filled[:MOST_NAMED]) + (f" and {len(filled) - MOST_NAMED} more" * (len(filled) > MOST_NAMED))
+        on_event(
+            Warned(
+                f"zeros of {shown} are none where they are used: the network computes other weights from these, as"
+                " weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
+            )
+        )
+
+
+def described(sparsities: Mapping[str, float]) -> str:
+    """Layers and their fraction of zeros, the first of them by name."""
+    shown = [f"{name} {sparsity:.1%}" for name, sparsity in list(sparsities.items())[:MOST_NAMED]]
+    more = f" and {len(sparsities) - MOST_NAMED} more" if len(sparsities) > MOST_NAMED else ""
+    return ", ".join(shown) + more
+
+
+def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:
+    """Whether the factory's weights are another draw under another seed: most of those that are no constants.
+
+    A factory that loads trained weights builds the same again, as does one that sets its own seed.
+    """
+    other = dict(load_model(options, seed=seed + OTHER_SEED).module.named_parameters())
+    same = different = 0
+    for name, p in module.named_parameters():
+        if p.ndim < 2 or p.numel() < 2 or bool((p == p.flatten()[0]).all()):
+            continue
+        if name in other and torch.equal(p, other[name]):
+            same += p.numel()
+        else:
+            different += p.numel()
+    return different >= same

@@ -1,0 +1,107 @@
+"""What the publishers of weights say of their inputs, in the files that a hub's folder has beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ntt_cli.data.normalise import make_standardisation
+from ntt_cli.files.metadata import Standardisation
+from ntt_cli.files.strict_json import parse_json
+
+MOST_BYTES = 2**24
+"""Of a configuration; a larger file is something else."""
+
+PIXELS = 255
+"""The highest value of a pixel, by which images are divided before they are normalised."""
+
+
+def published_standardisation(weights: Path) -> tuple[Standardisation, str] | None:
+    """Mean and deviation that a file beside the weights names, and that file's name.
+
+    timm writes them into `config.json`, open_clip into `open_clip_config.json`, transformers into
+    `preprocessor_config.json`.
+    """
+    folder = weights if weights.is_dir() else weights.parent
+    for name, read in (
+        ("config.json", _of_timm),
+        ("open_clip_config.json", _of_open_clip),
+        ("preprocessor_config.json", _of_transformers),
+    ):
+        configuration = _configuration(folder / name)
+        if configuration is not None and (found := read(configuration)):
+            return found, name
+    return None
+
+
+def configured_standardisation(configuration: object) -> Standardisation | None:
+    """Mean and deviation of the `pretrained_cfg` that timm gives its networks."""
+    return _mean_and_std(configuration) if isinstance(configuration, Mapping) else None
+
+
+def _configuration(path: Path) -> Mapping[str, Any] | None:
+    """Nothing where it cannot be read."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return None
+        configuration = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return configuration if isinstance(configuration, Mapping) else None
+
+
+def _of_timm(configuration: Mapping[str, Any]) -> Standardisation | None:
+    # The configuration of the weights is within that of the network, or is it.
+    return configured_standardisation(configuration.get("pretrained_cfg")) or _mean_and_std(configuration)
+
+
+def _of_open_clip(configuration: Mapping[str, Any]) -> Standardisation | None:
+    return configured_standardisation(configuration.get("preprocess_cfg"))
+
+
+def _of_transformers(configuration: Mapping[str, Any]) -> Standardisation | None:
+    """Of images `x` in [0, 1], what amounts to transformers' steps, the last only with `do_normalize`.
+
+    `y = 255 * x * rescale_factor - (1 if rescale_offset else 0)`, then `(y - image_mean) / image_std`.
+    """
+    if not configuration.get("do_rescale", True):
+        return None  # then it does not say what numbers its pixels are
+    normalises = configuration.get("do_normalize", True)
+    if not normalises and "rescale_factor" not in configuration:
+        return None
+    means = _numbers(configuration.get("image_mean")) if normalises else (0.0,)
+    stds = _numbers(configuration.get("image_std")) if normalises else (1.0,)
+    factor = _numbers(configuration.get("rescale_factor", 1 / PIXELS))
+    if means is None or stds is None or factor is None or len(factor) != 1 or not factor[0] > 0:
+        return None
+    scale, offset = PIXELS * factor[0], 1.0 if configuration.get("rescale_offset") else 0.0
+    return _standardisation([(offset + mean) / scale for mean in means], [std / scale for std in stds])
+
+
+def _mean_and_std(part: Mapping[str, Any]) -> Standardisation | None:
+    """Of lists: a single number under such common names may be anything's."""
+    means, stds = part.get("mean"), part.get("std")
+    if not isinstance(means, list | tuple) or not isinstance(stds, list | tuple):
+        return None
+    return _standardisation(_numbers(means), _numbers(stds))
+
+
+def _standardisation(means: Sequence[float] | None, stds: Sequence[float] | None) -> Standardisation | None:
+    if means is None or stds is None:
+        return None
+    try:
+        return make_standardisation(means, stds)
+    except ValueError:
+        return None
+
+
+def _numbers(value: object) -> tuple[float, ...] | None:
+    """A list of numbers, or one that stands for all channels."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    if not all(type(number) in {int, float} for number in values):
+        return None
+    try:
+        return tuple(map(float, values))
+    except OverflowError:
+        return None

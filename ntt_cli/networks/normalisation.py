@@ -1,0 +1,164 @@
+"""What a network's inputs are normalised with: whose weights they are decides who may name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ntt_cli.config import DataOptions, Split, name_of
+from ntt_cli.data import Samples, load_samples
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.normalise import fit_standardisation, parse_standardisation
+from ntt_cli.files.checkpoint import Checkpoint
+from ntt_cli.files.metadata import Normalisation, Standardisation, describe_inputs
+from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.loading.published import configured_standardisation, published_standardisation
+from ntt_cli.runtime.events import EventSink, Noted, Warned
+
+OPTIONS = "--mean and --std"
+ELSEWHERE = "the weights come from elsewhere and nobody named a normalisation"
+STATISTICS_BATCH = 1024
+
+PIXELS = 255
+HIGHEST_MEAN, HIGHEST_STD = 1, 4
+"""Of pixels in [0, 1]: no mean is higher, and who divides by more means 0..255, where images deviate by 20 to 100."""
+
+
+def known_normalisation(
+    options: DataOptions, loaded: LoadedModel, checkpoint: Checkpoint | None, on_event: EventSink
+) -> Normalisation | None:
+    """What the network's weights were made with, or are to be from now on; `None` where the data may decide.
+
+    `--mean` and `--std` go first. Then, of weights that ntt wrote, their record, where it says; of others `MEAN` and
+    `STD` in the model's file, or a configuration of these very weights. Where nobody named any, weights from elsewhere
+    get their inputs as they are, and random ones get what is fitted to the data.
+
+    Args:
+        options: with `--mean` and `--std`.
+        loaded: the network.
+        checkpoint: the file that its weights are from; `None` for the factory's own.
+        on_event: told what differs.
+
+    Raises:
+        UsageError: if `--mean` and `--std` cannot be read.
+    """
+    recorded = None if checkpoint is None else checkpoint.normalisation
+    given = parse_standardisation(options.mean, options.std)
+    named = _named(given, loaded)
+    if recorded is None:
+        return named or _of_others(loaded, checkpoint)
+    if named is None or named.by == recorded.by:
+        return recorded
+    assert checkpoint is not None
+    made = f"{checkpoint.path} was made with inputs {describe_inputs(recorded.by)}"
+    if given is None:
+        how = "give --mean and --std to change that"
+        on_event(Warned(f"{made}, which stays so; {named.source} say {describe_inputs(named.by)}: {how}"))
+        return recorded
+    on_event(Warned(f"{made}; from now on they are {describe_inputs(named.by)} ({named.source})"))
+    return named
+
+
+def open_inputs(
+    options: DataOptions,
+    loaded: LoadedModel,
+    *,
+    split: Split,
+    device: torch.device,
+    known: Normalisation | None,
+    on_event: EventSink,
+    labelled: bool = True,
+) -> Inputs:
+    """The samples of `split`, normalised as is `known`, else by their own statistics; a line says which."""
+    samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled)
+    on_event(Noted(f"data: {samples.described()}" + "; labels are not looked at" * (not labelled)))
+    if samples.changes == "always":
+        on_event(
+            Warned(
+                f"{samples.spec}: its items differ in each reading though torch, NumPy and random are seeded, so that"
+                " neither the same command nor --resume will give the same bytes"
+            )
+        )
+    normalisation = normalisation_of(samples, known)
+    note_inputs(samples, normalisation, on_event)
+    applied = None if samples.normalised or normalisation is None else normalisation.by
+    return Inputs(samples=samples, standardisation=applied, device=device, normalisation=normalisation)
+
+
+def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisation | None:
+    """What is known, else what the samples say; `None` for those that have no statistics to keep: tokens and noise."""
+    if samples.normalised or (known is not None and known.by is not None):
+        return known
+    if not samples.inputs(torch.arange(1)).is_floating_point():
+        return None
+    if known is not None:
+        return known
+    by = fit_standardisation(samples.inputs(part) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
+    return Normalisation(by, f"the statistics of {name_of(samples.spec)}")
+
+
+def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on_event: EventSink) -> None:
+    """Say in a line what the network sees, before it works on it; warn of numbers that are not for such inputs."""
+    if samples is not None and samples.normalised:
+        later = "" if normalisation is None else f"; those of later commands {in_words(normalisation)}"
+        on_event(Noted(f"inputs: {samples.spec} as it is{later}"))
+    elif normalisation is not None:
+        on_event(Noted(f"inputs: {in_words(normalisation)}"))
+    elif samples is not None:
+        on_event(Noted("inputs: integers, as they are"))
+    if samples is not None and normalisation is not None and normalisation.by is not None:
+        _warn_of_scale(samples, normalisation.by, normalisation.source, on_event)
+
+
+def _warn_of_scale(samples: Samples, by: Standardisation, source: str, on_event: EventSink) -> None:
+    """Warn of numbers for pixels of 0 to 255 where pixels are 0 to 1."""
+    if max(by.mean) <= HIGHEST_MEAN and max(by.std) <= HIGHEST_STD:
+        return
+    if samples.source.fetch(torch.arange(1)).dtype != torch.uint8:
+        return  # measurements may be of any size
+    on_event(
+        Warned(
+            f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"
+            f" {PIXELS}, but ntt reads pixels as 0 to 1; if so, write --mean {_typed(by.mean, PIXELS)}"
+            f" --std {_typed(by.std, PIXELS)}, or MEAN and STD in model.py alike"
+        )
+    )
+
+
+def _typed(numbers: Sequence[float], divided_by: int = 1) -> str:
+    """As `--mean` takes them; one where all are the same."""
+    shown = numbers[:1] if len(set(numbers)) == 1 else numbers
+    return ",".join(f"{number / divided_by:.4g}" for number in shown)
+
+
+def in_words(normalisation: Normalisation) -> str:
+    """What is done to inputs, and who named that."""
+    words = f"{describe_inputs(normalisation.by)} ({normalisation.source})"
+    if normalisation.source == ELSEWHERE:
+        words += "; if they were trained with one, give --mean and --std, or write MEAN and STD in model.py"
+    return words
+
+
+def _named(given: Standardisation | None, loaded: LoadedModel) -> Normalisation | None:
+    if given is not None:
+        return Normalisation(given, OPTIONS)
+    if loaded.standardisation is not None:
+        return Normalisation(loaded.standardisation, f"MEAN and STD in {loaded.source.partition(':')[0]}")
+    return None
+
+
+def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisation | None:
+    """What whoever made the weights says; `None` if ntt drew or wrote them."""
+    if checkpoint is None:
+        if not loaded.trained:
+            return None
+        by, source = configured_standardisation(getattr(loaded.module, "pretrained_cfg", None)), "its pretrained_cfg"
+        return Normalisation(None, ELSEWHERE) if by is None else Normalisation(by, source)
+    if checkpoint.record is not None:
+        return None
+    published = published_standardisation(checkpoint.path)
+    if published is None:
+        return Normalisation(None, ELSEWHERE)
+    by, name = published
+    return Normalisation(by, f"{name} beside the weights")

@@ -1,0 +1,93 @@
+"""A network's logits: which of its outputs they are, and a row of them for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ntt_cli.data.samples import IGNORED
+
+Pick = Callable[[Any], Any]
+"""From what a network returns to its logits."""
+
+USUAL = "logits"
+
+
+class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
+    """A field is named that a network does not return."""
+
+
+def field_of(outputs: Any, field: str | None) -> Any:
+    """The field of the outputs that is named, by default `logits`; the outputs themselves where they are a tensor.
+
+    Args:
+        outputs: a tensor, a mapping, a sequence, or an object with attributes.
+        field: a key, an attribute or a position.
+
+    Raises:
+        NoSuchOutput: if a field is named that is not there.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = _fields(outputs)
+    if field is None:
+        return found.get(USUAL, outputs)
+    if field not in found:
+        listed = ", ".join(found) if found else "no fields"
+        raise NoSuchOutput(f"has no output {field}; it returns {kind_of(outputs)} of {listed}")
+    return found[field]
+
+
+def usual_logits(outputs: Any) -> Any:
+    """The outputs' field `logits`, where they have fields."""
+    return field_of(outputs, None)
+
+
+def kind_of(outputs: Any) -> str:
+    """What it is, with its article: `a tuple`, `an int`."""
+    kind = type(outputs).__name__
+    return f"a{'n' * (kind[0] in 'aeio')} {kind}"
+
+
+def tensor_fields(outputs: Any) -> list[str]:
+    """Names of the fields that are tensors."""
+    return [name for name, value in _fields(outputs).items() if isinstance(value, Tensor)]
+
+
+def label_loss(
+    logits: Shaped[Tensor, "n *more"],
+    labels: Int[Tensor, "n *positions"],
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, ""]:
+    """The cross-entropy over all labels that are not `IGNORED`.
+
+    Args:
+        logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
+        labels: classes.
+        reduction: over labels.
+    """
+    rows = logits.reshape(labels.numel(), -1)
+    return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def counted_rows(
+    logits: Shaped[Tensor, "n *more"], labels: Int[Tensor, "n *positions"]
+) -> tuple[Float[Tensor, "r c"], Int[Tensor, "r"]]:
+    """The rows of logits whose labels are not `IGNORED`, and those labels."""
+    rows, flat = logits.reshape(labels.numel(), -1), labels.flatten()
+    counted = flat != IGNORED
+    return rows[counted], flat[counted]
+
+
+def _fields(outputs: Any) -> dict[str, Any]:
+    if isinstance(outputs, Mapping):
+        return {str(name): value for name, value in outputs.items()}
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        named = getattr(outputs, "_fields", ())  # of a named tuple
+        return dict(zip(named, outputs, strict=False)) | {str(i): value for i, value in enumerate(outputs)}
+    return dict(getattr(outputs, "__dict__", {}))

@@ -1,0 +1,102 @@
+"""Which parameters may be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from ntt_cli.networks.functional import FunctionalModel
+
+_NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_LAYERS = (
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+    nn.MultiheadAttention,
+)
+
+
+def prunable_names(
+    model: FunctionalModel,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+    *,
+    multiplied: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Names of the weights that may be pruned, in the model's order.
+
+    Those are trainable and have two or more dimensions. The weights of layers that multiply are meant, and parameters
+    of other modules that are `multiplied`; see `others` for those that are not.
+
+    Args:
+        model: the network.
+        exclude: shell patterns (`*`, `?`, `[…]`) of names to leave dense.
+        include: of names to prune too, whatever they are for.
+        multiplied: parameters that inputs are multiplied by, as far as that is known.
+    """
+    left_alone = others(model, multiplied=multiplied)
+    return tuple(
+        name
+        for name, p in model.params.items()
+        if (_is_matrix(name, p) and name not in left_alone or (_may_be_pruned(p) and _matches(name, include)))
+        and not _matches(name, exclude)
+    )
+
+
+def others(model: FunctionalModel, *, multiplied: Collection[str] = ()) -> dict[str, str]:
+    """Parameters in the form of matrices that are not pruned unless they are named, and what they are.
+
+    Rows of an embedding whose tokens some data lack would be emptied, also where its weight is that of the output too;
+    tables that are looked up or added have no inputs whose share they could be.
+    """
+    roles: dict[str, set[str]] = {name: set() for name, p in model.params.items() if _is_matrix(name, p)}
+    names = {id(p): name for name, p in model.module.named_parameters()}
+    for prefix, module in model.module.named_modules(remove_duplicate=False):
+        for leaf, p in module.named_parameters(recurse=False):
+            if names[id(p)] in roles:
+                roles[names[id(p)]].add(_role(model.module, prefix, module, leaf))
+    left_alone: dict[str, str] = {}
+    for name, found in roles.items():
+        for role in ("embedding", "normalisation"):
+            if role in found:
+                left_alone[name] = role
+        if found == {"table"} and name not in multiplied:
+            left_alone[name] = "table"
+    return left_alone
+
+
+def _role(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> str:
+    """What a module's parameter is there."""
+    if isinstance(module, ParametrizationList):
+        owner, _, leaf = prefix.rpartition("parametrizations.")
+        module = whole.get_submodule(owner.rstrip("."))
+    if isinstance(module, _NORMALISATION):
+        return "normalisation"
+    if "weight" in leaf and isinstance(module, _EMBEDDINGS):
+        return "embedding"
+    return "layer" if "weight" in leaf and isinstance(module, _LAYERS) else "table"
+
+
+def _is_matrix(name: str, p: Tensor) -> bool:
+    """Whether it is one; a vector in the shape of a matrix is not, such as a class token `[1, 1, d]`."""
+    return _may_be_pruned(p) and (sum(size > 1 for size in p.shape) >= 2 or name.rsplit(".", 1)[-1] == "weight")
+
+
+def _may_be_pruned(p: Tensor) -> bool:
+    return p.ndim >= 2 and p.numel() > 0 and p.is_floating_point()
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

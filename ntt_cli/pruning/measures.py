@@ -1,0 +1,131 @@
+"""How close a pruned student is to its teacher: measured once its checkpoint is written, so that nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from ntt_cli.evaluation.agreement import (
+    KernelComparison,
+    compare_kernels,
+    measure_agreement,
+    measure_kernel_distance,
+    warn_if_disconnected,
+    warned_of,
+)
+from ntt_cli.pruning.job import Task
+from ntt_cli.results import Agreement
+from ntt_cli.runs.checkpointer import Keeper
+from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.signals import blamed
+from ntt_cli.tasks.metrics import squares
+from ntt_cli.tensors import Params
+
+AGREEMENT_SAMPLES = 2048
+SPECTRUM_SAMPLES = 32
+STEP_PASSES = 12
+"""Forward passes that a step's operations with a kernel term amount to, a sample: 3 of the teacher, 3 of the student
+and 6 through it and back."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """`None` for what could not be measured, or was not to be."""
+
+    agreement: Agreement | None = None
+    kernels: KernelComparison | None = None
+
+
+def check_outputs(task: Task, params: Params, buffers: Params, room: Room, keeper: Keeper) -> None:
+    """Refuse a student whose outputs are not finite, before anything is written.
+
+    Raises:
+        DivergedError: if they are not, or too large to be squared.
+    """
+    if task.inputs is None:
+        return
+    apply, inputs = task.teacher.bind(buffers), task.inputs.some(AGREEMENT_SAMPLES)
+
+    def finite(chunk: int | None) -> bool:
+        batches = inputs.in_order(min(chunk or task.settings.batch_size, task.settings.batch_size))
+        return all(bool(squares(apply(params, x)).isfinite()) for x in batches)
+
+    try:
+        with blamed(keeper.stop), torch.no_grad():
+            is_finite = room.run(finite)
+    except Exception:  # what went wrong here does so again when agreement is measured, and is said then
+        return
+    if not is_finite:
+        raise keeper.diverged("the student", "its outputs are no longer finite")
+
+
+def measure(
+    task: Task, params: Params, buffers: Params, room: Room, keeper: Keeper, on_event: EventSink, *, steps: int
+) -> Measures:
+    """Measure what there are inputs for; what goes wrong is a warning, and left out.
+
+    Kernels are looked at where the transfer matched them or `--kernels` asks, with operations in proportion to those
+    of `steps` steps.
+    """
+    if task.inputs is None:
+        return Measures()
+    inputs, settings = task.inputs, task.settings
+    student, teacher = task.teacher.bind(buffers), task.teacher.bind()
+    some = inputs.some(AGREEMENT_SAMPLES)
+    networks = (student, params, teacher, task.teacher.params)
+
+    def attempt(what: str, work: Callable[[], Result]) -> Result | None:
+        def attended() -> Result:
+            with blamed(keeper.stop):
+                return work()
+
+        return warned_of(what, attended, on_event)
+
+    disconnected = attempt(
+        "outputs",
+        lambda: room.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
+    )
+    classes = None if disconnected else task.classes
+    agreement = attempt(
+        "agreement with the teacher",
+        lambda: room.run(
+            lambda chunk: measure_agreement(
+                *networks, some, classes=classes, batch_size=settings.batch_size, chunk=chunk
+            )
+        ),
+    )
+    if not task.with_kernels:
+        return Measures(agreement)
+    run_passes = STEP_PASSES * steps * settings.batch_size
+    if agreement is not None and task.has_kernel:
+        distance = attempt(
+            "distance between the kernels",
+            lambda: room.run(
+                lambda chunk: measure_kernel_distance(
+                    *networks,
+                    some,
+                    outputs=task.outputs,
+                    run_passes=run_passes,
+                    batch_size=settings.batch_size,
+                    chunk=chunk,
+                )
+            ),
+        )
+        agreement = agreement.model_copy(update={"kernel_distance": distance})
+    kernels = attempt(
+        "spectra of the kernels",
+        lambda: compare_kernels(
+            *networks,
+            inputs.some(SPECTRUM_SAMPLES),
+            outputs=task.outputs,
+            run_passes=run_passes,
+            memory_bytes=task.config.kernel_memory * 2**20,
+        ),
+    )
+    return Measures(agreement, kernels)

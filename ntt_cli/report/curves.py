@@ -1,0 +1,130 @@
+"""Panels that a single run and a comparison both show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ntt_cli.files.report_reader import Report
+from ntt_cli.report.figures import Figure, Numbers, Panel, Series, describe
+
+POINTS = 200
+"""Most points of a curve; more cannot be seen."""
+
+
+def averaged(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Steps and values, thinned out to the means of equal parts of them."""
+    parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
+    return (
+        np.array([part.mean() + 1 for part in parts]),
+        np.array([values[part].mean() for part in parts]),
+    )
+
+
+def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
+    """What the transfers did, step by step: one series a run."""
+    moved = {label: run for label, run in runs.items() if run.history("logit_distance") is not None}
+    if not moved:
+        return []
+    distances = _panels(
+        moved,
+        [
+            ("kernel_distance", "Kernel distance to the teacher", "relative, squared", "y"),
+            ("logit_distance", "Logit distance to the teacher", "relative, squared", "y"),
+            ("alignment", "Alignment of the kernels", "cosine", ""),
+        ],
+    )
+    if held_out := _at(moved, "validation_step", "validation_distance"):
+        distances += (Panel("Distance on samples held out", "step", "relative, squared", held_out, log="y"),)
+    figures = [
+        Figure(
+            name="transfer",
+            title="Transfer",
+            caption="How far the student is from its teacher at each step, on the step's own samples; means of some"
+            " steps. Alignment is the cosine between the two kernels' products with the step's probe. On samples held"
+            " out for --steps auto, both distances are added up as in the loss.",
+            description=describe(distances),
+            panels=distances,
+        )
+    ]
+    masks = tuple(
+        Panel(title, "step", label, _at(moved, "mask_update_step", name), log="y")
+        for name, title, label in (
+            ("density", "Density", "kept, %"),
+            ("mask_changes", "Changes of the masks", "entries kept or pruned anew"),
+        )
+    )
+    figures.append(
+        Figure(
+            name="masks",
+            title="Masks over the transfer",
+            caption="The density falls by the schedule; what changes after that is the mask making up its mind.",
+            description=describe(masks),
+            panels=masks,
+        )
+    )
+    return figures
+
+
+def kernel_panels(title: str, runs: Mapping[str, Report]) -> tuple[Panel, Panel] | None:
+    """Eigenvalues, and what is left to learn; the teacher's first, from the first run."""
+    known = {label: run for label, run in runs.items() if "spectrum.student" in run.numbers}
+    if not known:
+        return None
+    first = next(iter(known.values()))
+    spectra = [_spectrum("teacher", first.numbers["spectrum.teacher"], dashed=True)]
+    spectra += [_spectrum(label, run.numbers["spectrum.student"]) for label, run in known.items()]
+    times = first.numbers["residual.times"]
+    residuals = [Series("teacher", times, first.numbers["residual.teacher"], dashed=True)]
+    residuals += [
+        Series(label, run.numbers["residual.times"], run.numbers["residual.student"]) for label, run in known.items()
+    ]
+    return (
+        Panel(title, "rank", "eigenvalue", tuple(spectra), log="xy"),
+        Panel(title, "time of gradient flow", "error left", tuple(residuals), log="x"),
+    )
+
+
+SPECTRA = (
+    "spectra",
+    "Spectra of the kernels",
+    "Eigenvalues of the tangent kernel over the same few samples, largest first. Large ones are directions that the"
+    " network learns fast.",
+)
+PREDICTION = (
+    "prediction",
+    "Predicted learning",
+    "How much of a random target's squared error the network linearised where it starts would leave on those samples."
+    " A student that follows its teacher's curve learns as fast.",
+)
+
+
+def figure(head: tuple[str, str, str], panels: Sequence[Panel]) -> Figure:
+    """A figure that describes itself."""
+    name, title, caption = head
+    return Figure(name, title, caption, describe(tuple(panels)), tuple(panels))
+
+
+def _panels(runs: Mapping[str, Report], wanted: Sequence[tuple[str, str, str, str]]) -> tuple[Panel, ...]:
+    panels = []
+    for name, title, label, log in wanted:
+        found = {run: values for run, report in runs.items() if (values := report.history(name)) is not None}
+        if found:
+            series = tuple(Series(run, *averaged(values)) for run, values in found.items())
+            panels.append(Panel(title, "step", label, series, log="y" if log else ""))
+    return tuple(panels)
+
+
+def _at(runs: Mapping[str, Report], when: str, name: str) -> tuple[Series, ...]:
+    series = []
+    for label, run in runs.items():
+        steps, values = run.history(when), run.history(name)
+        if steps is not None and values is not None:
+            series.append(Series(label, steps, 100 * values if name == "density" else values))
+    return tuple(series)
+
+
+def _spectrum(label: str, eigenvalues: Numbers, *, dashed: bool = False) -> Series:
+    positive = eigenvalues[eigenvalues > eigenvalues.max(initial=0) * 1e-12]
+    return Series(label, np.arange(1.0, len(positive) + 1), positive, dashed=dashed)

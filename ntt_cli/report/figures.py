@@ -1,0 +1,163 @@
+"""What a page shows, before anything is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntt_cli.report.bounds import MOST_ROWS, and_more, shown
+
+Numbers = NDArray[np.float64]
+Form = Literal["line", "marked", "dots", "bars"]
+
+TICK_LETTERS = 60
+"""Of a name in a plot, which is to have room for something else."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values under one name, which has one colour in the whole figure.
+
+    Attributes:
+        label: its name in the legend.
+        x: `[k]`.
+        y: `[k]`.
+        spread: half the height of a band around `y`, `[k]`.
+        dashed: drawn so.
+    """
+
+    label: str
+    x: Numbers
+    y: Numbers
+    spread: Numbers | None = None
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One coordinate system.
+
+    Attributes:
+        title: above it.
+        x_label: below it.
+        y_label: beside it.
+        series: what is in it.
+        form: `line`; `marked`, a line with a marker at every value; `dots` and `bars`, one row for each name in
+            `ticks`, counted from above, with the values along `x`.
+        ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
+        log: the axes that are logarithmic.
+        reversed: `x` falls from left to right.
+        floor: where the `y` axis begins; what is below leaves the frame.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    form: Form = "line"
+    ticks: tuple[tuple[float, str], ...] = ()
+    log: Literal["", "x", "y", "xy"] = ""
+    reversed: bool = False
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together.
+
+    Attributes:
+        name: for files and links, like `accuracy`.
+        title: its heading.
+        caption: how to read it.
+        description: what it shows, for those who do not see it.
+        panels: in reading order.
+    """
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `strong` names cells by row and column, counted from 0."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    strong: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page: a few facts, tables and figures; `labels` have the same colours in all of its figures."""
+
+    title: str
+    facts: dict[str, str]
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def bounded(page: Page) -> Page:
+    """The page as it can be drawn and read, whatever names it has and however many."""
+    return replace(
+        page,
+        title=shown(page.title),
+        facts={shown(name): shown(value) for name, value in page.facts.items()},
+        tables=tuple(map(_short_table, page.tables)),
+        figures=tuple(
+            replace(figure, panels=panels, description=describe(panels))
+            for figure in page.figures
+            for panels in [tuple(map(_short_panel, figure.panels))]
+        ),
+        labels=tuple(shown(label, TICK_LETTERS) for label in page.labels),
+    )
+
+
+def _short_table(table: Table) -> Table:
+    rows = tuple(tuple(map(shown, row)) for row in table.rows[:MOST_ROWS])
+    if len(table.rows) > MOST_ROWS:
+        rows += ((and_more(len(table.rows)), *[""] * (len(table.head) - 1)),)
+    return replace(table, rows=rows)
+
+
+def _short_panel(panel: Panel) -> Panel:
+    series = [replace(one, label=shown(one.label, TICK_LETTERS)) for one in panel.series]
+    ticks = tuple((place, shown(name, TICK_LETTERS)) for place, name in panel.ticks[:MOST_ROWS])
+    title = panel.title
+    if len(panel.ticks) > MOST_ROWS:
+        title = f"{title} {and_more(len(panel.ticks))}"
+        places = [place for place, _ in ticks]
+        series = [_at_places(one, places, panel.form) for one in series]
+    return replace(panel, title=title, series=tuple(series), ticks=ticks)
+
+
+def _at_places(series: Series, places: list[float], form: Form) -> Series:
+    kept = np.isin(series.y if form in {"dots", "bars"} else series.x, places)
+    spread = None if series.spread is None else series.spread[kept]
+    return replace(series, x=series.x[kept], y=series.y[kept], spread=spread)
+
+
+def describe(panels: tuple[Panel, ...]) -> str:
+    """Where each series of each panel begins and ends, in words."""
+    sentences = []
+    for panel in panels:
+        parts = [_course(series, panel) for series in panel.series if series.y.size]
+        sentences.append(f"{panel.title}: {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _course(series: Series, panel: Panel) -> str:
+    if panel.form in {"dots", "bars"}:
+        names = {position: name for position, name in panel.ticks}
+        values = [f"{names.get(float(y), series.label)} {x:.4g}" for x, y in zip(series.x, series.y, strict=True)]
+        return ", ".join(values)
+    if series.y.size == 1:
+        return f"{series.label} {series.y[0]:.4g}"
+    return f"{series.label} from {series.y[0]:.4g} to {series.y[-1]:.4g}"

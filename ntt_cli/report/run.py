@@ -1,0 +1,101 @@
+"""The page of one run of `ntt prune` or `ntt finetune`."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import ValidationError
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.metadata import AGAIN
+from ntt_cli.files.report_reader import Report
+from ntt_cli.report.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.report.figures import Figure, Page, Panel, Series, Table
+from ntt_cli.results import FinetuneReport, PruneReport
+
+
+def run_page(report: Report) -> Page:
+    """What the report holds, in pictures.
+
+    Raises:
+        CheckpointError: if its summary lacks what this version writes.
+    """
+    try:
+        if report.kind == "finetune report":
+            return _finetuned(FinetuneReport.model_validate(report.summary))
+        return _pruned(report, PruneReport.model_validate(report.summary))
+    except ValidationError as error:
+        raise CheckpointError(report.path, "is of another version of ntt", hint=AGAIN) from error
+
+
+def _pruned(report: Report, summary: PruneReport) -> Page:
+    facts = {
+        "model": summary.model,
+        "teacher": summary.teacher,
+        "method": summary.method,
+        "data": summary.data or "none",
+        "kept": f"{summary.kept:,} of {summary.prunable:,} prunable weights, {summary.sparsity:.2%} sparse",
+    }
+    if summary.agreement is not None:
+        facts["logit distance"] = f"{summary.agreement.logit_distance:.4g}"
+        if summary.agreement.kernel_distance is not None:
+            facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
+        if summary.agreement.top1_agreement is not None:
+            facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
+    if summary.kernels is not None:
+        alignment, ranks = summary.kernels.alignment, summary.kernels.ranks
+        facts["kernels' alignment"] = (
+            f"{'none' if alignment is None else f'{alignment:.4g}'} on {summary.kernels.extent}"
+        )
+        facts["effective rank"] = ranks
+    table = Table(
+        head=("layer", "shape", "kept", "of", "density"),
+        rows=tuple(
+            (layer.name, "×".join(map(str, layer.shape)), f"{layer.kept:,}", f"{layer.size:,}", f"{layer.density:.2%}")
+            for layer in summary.layers
+        ),
+        caption="Prunable weights",
+    )
+    return Page(summary.output, facts, (table,), tuple(_prune_figures(report, summary)))
+
+
+def _prune_figures(report: Report, summary: PruneReport) -> list[Figure]:
+    rows = np.arange(len(summary.layers), dtype=np.float64)
+    densities = np.array([100 * layer.density for layer in summary.layers])
+    bars = Panel(
+        "Density by layer",
+        "kept, %",
+        "",
+        (Series("", densities, rows),),
+        form="bars",
+        ticks=tuple((float(row), layer.name) for row, layer in zip(rows, summary.layers, strict=True)),
+    )
+    figures = [figure(("layers", "Layers", "How much of each layer is kept."), [bars])]
+    figures += transfer_figures({"student": report})
+    panels = kernel_panels("", {"student": report})
+    if panels is not None:
+        spectra, prediction = panels
+        figures += [figure(SPECTRA, [spectra]), figure(PREDICTION, [prediction])]
+    return figures
+
+
+def _finetuned(summary: FinetuneReport) -> Page:
+    facts = {
+        "model": summary.model,
+        "data": summary.data,
+        "density": f"{summary.density:.2%}",
+        "optimiser": f"{summary.optimiser}, rate {summary.learning_rate:g}",
+        "chosen epoch": str(summary.best_epoch),
+    }
+    if summary.accuracy is not None:
+        facts["validation accuracy"] = f"{summary.accuracy:.2%}"
+    epochs = np.array([float(epoch.epoch) for epoch in summary.epochs])
+    losses = np.array([epoch.train_loss for epoch in summary.epochs])
+    panels = [Panel("Training loss", "epoch", "cross-entropy", (Series("training", epochs, losses),), form="marked")]
+    accuracies = [epoch.accuracy for epoch in summary.epochs if epoch.accuracy is not None]
+    if len(accuracies) == len(epochs):
+        series = Series("validation", epochs, 100 * np.array(accuracies))
+        panels.append(Panel("Validation accuracy", "epoch", "%", (series,), form="marked"))
+    curves = figure(
+        ("training", "Training", "Each epoch's mean loss, and its accuracy on the held-out samples."), panels
+    )
+    return Page(summary.output, facts, (), (curves,))

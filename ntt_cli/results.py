@@ -1,0 +1,180 @@
+"""What commands report: the result on stdout, and the same as metadata of the report file."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+OWN_WEIGHTS = "the factory's own weights"
+"""The teacher of a network whose model file says `TRAINED = True`."""
+
+
+class Summary(BaseModel):
+    """Base of all results."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Agreement(Summary):
+    """How well the network agrees with its teacher; needs no labels.
+
+    Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`, the kernel's estimated with Gaussian
+    probes, `None` where it was not looked at or cannot be; `top1_agreement` is the fraction of samples on which both
+    have the same first choice, `None` where the outputs are no choice, or the teacher has none.
+    """
+
+    logit_distance: float
+    kernel_distance: float | None
+    top1_agreement: float | None
+
+
+class KernelSummary(Summary):
+    """The exact kernels of teacher and student on `samples` samples and `outputs` of the `of_outputs` outputs.
+
+    `alignment` is the cosine between them; an effective rank is the exponential of the entropy of the eigenvalues. A
+    kernel of zeros has neither.
+    """
+
+    samples: int
+    outputs: int
+    of_outputs: int
+    alignment: float | None
+    effective_rank_teacher: float | None
+    effective_rank_student: float | None
+
+    @property
+    def extent(self) -> str:
+        """What the kernels are of, in words."""
+        few = "" if self.outputs == self.of_outputs else f", {self.outputs} of {self.of_outputs:,} outputs"
+        return f"{self.samples} sample{'s' * (self.samples != 1)}{few}"
+
+    @property
+    def ranks(self) -> str:
+        """The effective ranks, in words."""
+        student, teacher = (
+            "none" if rank is None else f"{rank:.1f}"
+            for rank in (self.effective_rank_student, self.effective_rank_teacher)
+        )
+        return f"{student}, the teacher's {teacher}"
+
+
+class LayerSummary(Summary):
+    """One prunable weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    size: int
+    density: float
+
+
+class PruneReport(Summary):
+    """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data."""
+
+    output: str
+    report: str
+    model: str
+    method: str
+    teacher: str
+    data: str | None
+    steps: int
+    parameters: int
+    prunable: int
+    kept: int
+    sparsity: float
+    density: float
+    class_names: tuple[str, ...] | None = None
+    agreement: Agreement | None
+    kernels: KernelSummary | None
+    layers: list[LayerSummary]
+
+
+class PrunePlan(Summary):
+    """What `ntt prune --dry-run` says: nothing is trained.
+
+    Memory and time are of a whole run, from one of each thing that it does; `advice` says what to change where the
+    memory there is will not do. Then no step was taken whole, and there are no times. With `--steps auto`, steps and
+    seconds are the most there can be.
+    """
+
+    model: str
+    parameters: int
+    prunable: int
+    kept: int
+    steps: int
+    auto: bool
+    seconds_per_step: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    memory_bytes: int | None
+    advice: str | None
+    layers: list[LayerSummary]
+
+
+class EpochSummary(Summary):
+    """One pass over the training samples."""
+
+    epoch: int
+    train_loss: float
+    accuracy: float | None
+
+
+class FinetuneReport(Summary):
+    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split."""
+
+    output: str
+    report: str
+    model: str
+    data: str
+    optimiser: str
+    learning_rate: float
+    density: float
+    class_names: tuple[str, ...] | None = None
+    best_epoch: int
+    accuracy: float | None
+    epochs: list[EpochSummary]
+
+
+class Accuracy(Summary):
+    """How well the logits fit the labels; `top5` is `None` for five classes or fewer, where it says nothing."""
+
+    top1: float
+    top5: float | None
+    loss: float
+    per_class: dict[str, float | None]
+
+
+class EvaluateReport(Summary):
+    """What `ntt evaluate` measured. FLOPs are of one sample; sizes in bytes. A dense network has no density."""
+
+    checkpoint: str
+    model: str
+    data: str
+    samples: int
+    accuracy: Accuracy | None
+    agreement: Agreement | None
+    parameters: int
+    nonzero_parameters: int
+    prunable: int
+    kept: int
+    density: float | None
+    flops_dense: int
+    flops_sparse: int
+    file_bytes: int
+    sparse_bytes: int
+    min_accuracy: float | None
+    passed: bool | None
+
+
+class PageReport(Summary):
+    """What `ntt report` wrote."""
+
+    output: str
+    bytes: int
+    figures: list[str]
+    pictures: list[str]
+
+
+class ModelFile(Summary):
+    """What `ntt init` wrote."""
+
+    output: str

@@ -1,0 +1,148 @@
+"""Keeps the state of a run: now and then, when it is asked to end, and when its result cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from ntt_cli.errors import DivergedError, OutputError
+from ntt_cli.files.atomic import remove_durably
+from ntt_cli.files.metadata import ModelRecord, RunRecord
+from ntt_cli.files.state import Kind, State, write_state
+from ntt_cli.networks.batch_norm import is_statistic
+from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.memory import give_back_free_memory
+from ntt_cli.runtime.process_group import ALONE, World
+from ntt_cli.runtime.signals import Interrupted, Stop, blamed
+
+
+def keep_nothing() -> Keeper:
+    """A keeper for work that has no output: it never saves."""
+    nobody = RunRecord(
+        config={}, model=ModelRecord(source="", sha256=None), weights_sha256=None, data_sha256=None, machine={}
+    )
+    return Keeper(Path(), "prune state", nobody, math.inf, Stop(), lambda _: None)
+
+
+@dataclass
+class Keeper:
+    """What decides when a run's state is saved.
+
+    Attributes:
+        path: of the state's file.
+        kind: of run.
+        run: whose state it is.
+        every: seconds between two savings; 0 saves after each step.
+        stop: whether the run was asked to end.
+        on_event: told when a state cannot be saved, and the run goes on without.
+        found: the state that an earlier run left; `None` to start from the beginning.
+        world: the processes of the run, which end after the same step; the first saves for all.
+    """
+
+    path: Path
+    kind: Kind
+    run: RunRecord
+    every: float
+    stop: Stop
+    on_event: EventSink
+    found: State | None = None
+    world: World = ALONE
+    _saved: int | None = None
+    _last: float = field(init=False)
+    _end: Callable[[], State] | None = None
+
+    def __post_init__(self) -> None:
+        self._last = time.monotonic()
+        if self.found is not None:
+            self._saved = self.found.step
+
+    def offer(self, state: Callable[[], State]) -> None:
+        """After a step: save its state if it is time, or if the run is to end.
+
+        Raises:
+            Interrupted: if the run is to end; its state is saved.
+            DivergedError: if the state is not finite, which is never saved.
+            OutputError: if the run is to end and its state cannot be saved.
+        """
+        if self._all_asked() and (number := self.stop.look()) is not None:
+            self._save(state())
+            raise Interrupted(number, self.kept)
+        if time.monotonic() - self._last < self.every:
+            return
+        try:
+            self._save(state())
+        except OutputError as error:
+            # The next time may do; a run that could still write its result must not end for this.
+            self.on_event(Warned(f"{error}; the run goes on, and {self.kept}"))
+        self._last = time.monotonic()
+
+    def hold(self, state: Callable[[], State]) -> None:
+        """After the last step: the state that `finishing` saves, should the result not come to be written."""
+        self._end = state
+
+    @contextlib.contextmanager
+    def finishing(self) -> Generator[None]:
+        """While the result is measured and written; then the state is of no more use, and removed.
+
+        Yields:
+            nothing.
+
+        Raises:
+            Interrupted: if the run is to end; its state is saved.
+            OutputError: if the result cannot be written.
+        """
+        try:
+            with blamed(self.stop):
+                yield
+        except Interrupted as interruption:
+            self._save_end()
+            raise Interrupted(interruption.number, self.kept) from interruption
+        except OutputError as error:
+            with contextlib.suppress(OutputError):
+                self._save_end()
+            hint = error.hint if self._saved is None else f"{error.hint}; then go on with --resume, for {self.kept}"
+            raise OutputError(error.where, error.what, hint=hint) from error
+        # Beside a whole result a state does no harm, so that failing to remove it is no failure.
+        with contextlib.suppress(OutputError):
+            if self.world.first:
+                remove_durably(self.path)
+
+    def diverged(self, where: str, what: str) -> DivergedError:
+        """The error for numbers that are no longer finite."""
+        return DivergedError(where, what, hint=f"try a smaller --learning-rate; {self.kept}")
+
+    @property
+    def kept(self) -> str:
+        """What there is of the run on disk, in words."""
+        return "nothing was written" if self._saved is None else f"{self.path} holds step {self._saved:,}"
+
+    def _all_asked(self) -> bool:
+        """Whether every process knows that one was asked to end; a signal that comes meanwhile counts the next time."""
+        if self.world.size > 1:
+            if not (asked := self.world.most(self.stop.asked or 0)):
+                return False
+            self.stop.asked = asked
+        return True
+
+    def _save_end(self) -> None:
+        if self._end is not None:
+            self._save(self._end())
+
+    def _save(self, state: State) -> None:
+        if state.step == self._saved or not self.world.first:
+            return
+        # What does not recover; an optimiser's squares may be infinite for a while.
+        statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}
+        for name, value in (state.part("param") | statistics).items():
+            frozen = isinstance(value, nn.Parameter) and not value.requires_grad
+            if not frozen and not value.isfinite().all():
+                raise self.diverged(f"step {state.step}", f"{name} is no longer finite")
+        give_back_free_memory()
+        write_state(self.path, state, kind=self.kind, run=self.run)
+        self._saved = state.step

@@ -1,0 +1,206 @@
+"""A run and its output: one run at a time, nothing overwritten by surprise, and going on where one was left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.errors import CheckpointError, OutputError, ResumeError
+from ntt_cli.files.atomic import (
+    HOUR,
+    can_sync,
+    check_outputs,
+    check_writable,
+    remove_durably,
+    remove_orphans,
+    report_path,
+    state_path,
+)
+from ntt_cli.files.lock import locked
+from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
+from ntt_cli.files.state import Kind, read_state
+from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.results import Summary
+from ntt_cli.runs.checkpointer import Keeper
+from ntt_cli.runtime.events import EventSink, Noted, Warned
+from ntt_cli.runtime.process_group import World
+from ntt_cli.runtime.signals import Stop
+
+S = TypeVar("S", bound=Summary)
+
+
+@contextlib.contextmanager
+def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on_event: EventSink) -> Generator[None]:
+    """Hold the output for this run, and clean up after killed ones; the first of its processes does, for all.
+
+    Yields:
+        nothing.
+
+    Raises:
+        OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
+    """
+    if not world.first:
+        yield
+        return
+    check_outputs(output, force=True)
+    with locked(output) as alone:
+        if not alone:
+            on_event(Warned(f"the file system has no locks: let no other run write {output}"))
+        if not can_sync(output.parent):
+            on_event(Warned(f"the file system does not write to disk when asked: a power cut may cost {output}"))
+        # Only now: a run that held it may have written it.
+        check_outputs(output, force=config.force or config.resume)
+        state = state_path(output)
+        check_writable(state, force=True)
+        for path in (output, report_path(output), state):
+            remove_orphans(path, older_than=0 if alone else HOUR)
+        if state.exists() and not config.resume and not config.force:
+            raise OutputError(
+                state,
+                "holds the state of an unfinished run",
+                hint="go on with --resume, or start from the beginning with --force",
+            )
+        yield
+
+
+def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
+    """The model and the data of a run by their names, whichever way they were given."""
+    return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
+
+
+def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
+    """What a whole checkpoint or report says, if this very run wrote it."""
+    try:
+        record = read_header(path).record
+    except CheckpointError:
+        return None
+    if isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256:
+        return record
+    return None
+
+
+def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
+    """The report of this very run, if it has been here and written everything."""
+    report = written_by(run, report_path(output))
+    if written_by(run, output) is None or not isinstance(report, ReportRecord):
+        return None
+    try:
+        summary = kind.model_validate(report.summary)
+    except ValidationError:
+        return None  # another version of ntt wrote it: what that said of a run is not what this one says
+    on_event(Noted(f"{output} is whole already, of the same run; nothing to do"))
+    with contextlib.suppress(OutputError):
+        remove_durably(state_path(output))
+    return summary
+
+
+def open_keeper(
+    output: Path,
+    config: PruneConfig | FinetuneConfig,
+    *,
+    kind: Kind,
+    run: RunRecord,
+    stop: Stop,
+    world: World,
+    on_event: EventSink,
+) -> Keeper:
+    """The keeper of a run that is about to start or, with `--resume`, to go on.
+
+    Raises:
+        ResumeError: if the state there cannot be gone on from.
+        OutputError: if files of another run are in the way.
+    """
+    path = state_path(output)
+    keeper = Keeper(path, kind, run, config.checkpoint_every, stop, on_event, world=world)
+    if not config.resume:
+        if world.first:
+            remove_durably(path)
+        return keeper
+    for there in (output, report_path(output)):
+        if there.exists() and not config.force and written_by(run, there) is None:
+            raise OutputError(
+                there,
+                f"is of another run{_how_other(output, run)}",
+                hint="name another with --output, or overwrite it with --force",
+            )
+    if not path.exists():
+        on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
+        return keeper
+    state, left_by = read_state(path, kind=kind)
+    _check_same(path, left_by, run, on_event, allow_mismatch=config.allow_mismatch)
+    on_event(Noted(f"going on from step {state.step:,}"))
+    return replace(keeper, found=state)
+
+
+def _how_other(output: Path, run: RunRecord) -> str:
+    """How the run that wrote a checkpoint differs, as far as that says: it knows no hash of weights or data."""
+    try:
+        record = read_header(output).record
+    except CheckpointError:
+        return ""
+    if not isinstance(record, CheckpointRecord):
+        return ""
+    what = _other_run(record, run) or ["the file of weights or the data differ"]
+    return f": {'; '.join(what)}"
+
+
+def _other_run(then: CheckpointRecord | RunRecord, now: RunRecord) -> list[str]:
+    """The options and Python files that differ."""
+    what = _differing(then.config, now.config, flag)
+    if then.model.sha256 != now.model.sha256:
+        what.append(_differs("the model's file", then.model.sha256, now.model.sha256))
+    return what + _differing(then.model.modules, now.model.modules, "the module {}".format)
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], call: Callable[[str], str]) -> list[str]:
+    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    return [_differs(call(name), then.get(name), now.get(name)) for name in names]
+
+
+def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventSink, *, allow_mismatch: bool) -> None:
+    """Refuse a state of another run.
+
+    Raises:
+        ResumeError: if they differ; it names how.
+    """
+    what = _other_run(left_by, run)
+    if left_by.weights_sha256 != run.weights_sha256:
+        what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
+    if what:
+        raise ResumeError(
+            path,
+            "is the state of another run: " + "; ".join(what),
+            hint="go on with what it was begun with, or start from the beginning with --force and without --resume",
+        )
+    where = [
+        _differs(name, left_by.machine.get(name), run.machine.get(name))
+        for name in sorted({*left_by.machine, *run.machine})
+        if left_by.machine.get(name) != run.machine.get(name)
+    ]
+    if left_by.data_sha256 != run.data_sha256:
+        where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
+    if not where:
+        return
+    if not allow_mismatch:
+        raise ResumeError(
+            path,
+            "was saved under other conditions: " + "; ".join(where),
+            hint="go on where it was begun, or give up the same bytes with --allow-mismatch",
+        )
+    on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
+
+
+def _differs(name: str, then: object, now: object) -> str:
+    return f"{name} was {_short(then)} and is {_short(now)}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

@@ -1,0 +1,49 @@
+"""Whether all processes hold the same run: what follows `RANK`, a network or data, changes the result in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from ntt_cli.errors import UsageError
+from ntt_cli.files.metadata import RunRecord
+from ntt_cli.runtime.process_group import World
+from ntt_cli.tensors import Params
+
+
+def same_run(world: World, run: RunRecord, tensors: Params, *, step: int) -> Params:
+    """The first process's network, after a check that the processes differ in nothing but its values.
+
+    Args:
+        world: the processes.
+        run: what this process is about to do.
+        tensors: its network's parameters and buffers.
+        step: from which it goes on.
+
+    Raises:
+        UsageError: if they differ, in every process; it names how.
+        LostError: if another process has ended.
+    """
+    shapes = {name: [str(value.dtype), *value.shape] for name, value in tensors.items()}
+    what: dict[str, tuple[object, str]] = {
+        "the options": (run.config, "start every process with the same command"),
+        "the network": (
+            [run.model.model_dump(mode="json"), run.weights_sha256, shapes],
+            "let build_model() build one network, whatever RANK is; check that all machines have the same files",
+        ),
+        "the data": (
+            run.data_sha256,
+            "let every process read all samples, whatever RANK is: each takes its own share of every batch",
+        ),
+        "the step to go on from": (step, "let all processes see the same folder"),
+    }
+    digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value, _ in what.values()]
+    own = torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)
+    first = world.from_first({"digests": own.clone()})["digests"]
+    differ = world.sum({"differ": (own != first).any(dim=1).float()})["differ"]
+    for (name, (_, hint)), count in zip(what.items(), differ.tolist(), strict=True):
+        if count:
+            raise UsageError(name, f"not the same in all {world.size} processes", hint=hint)
+    return world.from_first(tensors)

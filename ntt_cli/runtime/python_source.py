@@ -1,0 +1,268 @@
+"""Local Python files that the user named: loaded and called, their failures turned into errors one can act on.
+
+Naming a file is consent to run it, so this is the one place where a user's code starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from ntt_cli.errors import ModelError, NttError
+from ntt_cli.files.atomic import require_text
+
+_INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+_OWN = Path(__file__).resolve().parents[1]
+
+MOST_LETTERS = 1000
+"""Of what an exception says."""
+
+_BROUGHT: dict[Path, dict[str, str]] = {}
+"""By the file whose code imported them first: local modules, and SHA-256 of their files at that moment."""
+
+
+def load_python(path: Path, error: type[NttError], *, otherwise: str = "check the path") -> ModuleType:
+    """The module that the file defines, executed anew by every call.
+
+    It can import its neighbours. It is registered under a name of its own, so it shadows nothing and `model.py` in one
+    folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails; where its
+    folder has no Python files, the hint is what to do `otherwise`.
+    """
+    require_text(path, error)
+    if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
+        what, hint = _why_missing(path, otherwise)
+        raise error(path, what, hint=hint)
+    _forget_edited()
+    name = ".".join([*_package_of(path)[1], _own_name(path)])  # as `from .layers import Block` looks for it
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None  # a loader of source files always has one
+    module = module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses and torch.compile look a class's module up there
+    try:
+        with user_code(path, error):
+            # From the source, never from a .pyc, which cannot tell two edits within a second apart.
+            exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
+
+
+def local_modules(path: Path) -> dict[str, str]:
+    """The modules that code of this file has imported so far, with SHA-256 of their files.
+
+    Only those that somebody may edit: not of Python, not installed, not ntt's own.
+    """
+    return dict(sorted(_BROUGHT.get(path.resolve(), {}).items()))
+
+
+@contextmanager
+def user_code(path: Path, error: type[NttError]) -> Generator[None]:
+    """A context to run code of this file in: its neighbours can be imported, and what it prints goes to stderr.
+
+    Raises:
+        NttError: as `error`, for whatever the code raises, `sys.exit` included; one it raises itself, unchanged.
+        KeyboardInterrupt: as it is.
+    """
+    folder, (top, package) = path.resolve().parent, _package_of(path)
+    searched = [folder, top] if package else [folder]
+    for place in searched:
+        _forget_namesakes(place)
+    before = set(sys.modules)
+    sys.path[:0] = map(str, searched)
+    try:
+        # stdout carries the result alone.
+        with _settings_kept(path, error), redirect_stdout(sys.stderr):
+            yield
+    except (NttError, KeyboardInterrupt):
+        raise
+    except BaseException as failure:  # SystemExit too, and whatever else the code may define
+        what, hint = _why_failed(path, failure)
+        raise error(path, what, hint=hint) from failure
+    finally:
+        for entry in map(str, searched):
+            if entry in sys.path:  # the code may have taken it away itself
+                sys.path.remove(entry)
+        brought = _BROUGHT.setdefault(path.resolve(), {})
+        for name in sys.modules.keys() - before:
+            if (file := _local_file(name)) is not None and name.rpartition(".")[2] != _own_name(path):
+                brought[name] = _sha256(file)
+
+
+@contextmanager
+def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
+    """Undo what code sets for the whole process: the working folder, which relative paths rest on, and warnings.
+
+    Raises:
+        NttError: as `error`, if torch's default type or device was changed, in which ntt's own tensors would be made.
+    """
+    folder, depth, gradients = Path.cwd(), sys.getrecursionlimit(), torch.is_grad_enabled()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(folder)
+        sys.setrecursionlimit(depth)
+        torch.set_grad_enabled(gradients)
+        changed = [
+            str(new) for new in (torch.get_default_dtype(), torch.get_default_device()) if new not in {dtype, device}
+        ]
+        if changed:
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+    if changed:
+        hint = "leave it as it is, and convert the network alone, like network.double() or network.to(device)"
+        raise error(path, f"sets torch's default to {' and '.join(changed)}", hint=hint)
+
+
+def _package_of(path: Path) -> tuple[Path, list[str]]:
+    """The folder that a file's package is imported from, and the package's name in parts, none if it is in none."""
+    top, package = path.resolve().parent, list[str]()
+    while (top / "__init__.py").is_file() and top.name.isidentifier():
+        package.insert(0, top.name)
+        top = top.parent
+    return top, package
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _own_name(path: Path) -> str:
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
+    return re.sub(r"\W", "_", path.stem) + "_" + digest
+
+
+def _local_file(name: str) -> Path | None:
+    """The file of a module that is not Python's, installed or ntt's own."""
+    origin = getattr(sys.modules[name], "__file__", None)
+    if not isinstance(origin, str) or not os.path.isfile(origin):
+        return None
+    file = Path(origin).resolve()
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return None if installed or any(file.is_relative_to(folder) for folder in (*_INSTALLED, _OWN)) else file
+
+
+def _forget_edited() -> None:
+    """Forget local modules of which one was edited since: a file's code runs anew, and so must what it imports."""
+    for brought in _BROUGHT.values():
+        files = {name: _local_file(name) for name in brought if name in sys.modules}
+        if any(file is None or _sha256(file) != brought[name] for name, file in files.items()):
+            for name in files:
+                del sys.modules[name]
+            brought.clear()
+
+
+def _forget_namesakes(folder: Path) -> None:
+    """Forget modules that another file imported from its own folder under the name of a neighbour in this one.
+
+    Their folder is no longer on `sys.path`; kept, they would be what `import utils` finds here, in silence.
+    """
+    neighbours = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or entry.is_dir()}
+    searched = {Path(entry).resolve() for entry in sys.path}
+    for name in neighbours & sys.modules.keys():
+        origin = getattr(sys.modules[name], "__file__", None)
+        if origin is None:
+            continue
+        home = Path(origin).resolve().parent
+        if Path(origin).stem == "__init__":
+            home = home.parent
+        if home != folder and home not in searched:
+            for stale in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+                del sys.modules[stale]
+
+
+def blame(failure: BaseException) -> ModelError | None:
+    """What the user's code raised, and in which file; `None` where it failed in ntt's own code.
+
+    What an installed package raises is its caller's failure, and so is what a network's operations raise, which ntt may
+    carry out by formulas of its own. A network of installed layers alone has no file.
+    """
+    if isinstance(failure, RuntimeError) and isinstance(failure.__cause__, StopIteration):
+        failure = failure.__cause__  # a generator on its way made it a RuntimeError
+    inside = False
+    brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
+    found: tuple[Path, int] | None = None
+    trace = failure.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename).resolve()
+        if file in _BROUGHT or file in brought:
+            found = Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+        elif file.is_relative_to(_OWN) and not inside:
+            found = None
+        inside |= trace.tb_frame.f_code is nn.Module._call_impl.__code__
+        trace = trace.tb_next
+    if found is None and not inside:
+        return None
+    raised, hint = _what_raised(failure, "\n".join(said_by(failure).splitlines()[:1]))
+    if found is None:
+        return ModelError("the network", f"{raised} in its forward pass", hint=hint)
+    return ModelError(found[0], f"{raised} (line {found[1]})", hint=hint)
+
+
+def said_by(failure: BaseException) -> str:
+    """The message of an exception that any code may have raised, shortened; empty where it cannot be made."""
+    try:
+        return shortened(str(failure))
+    except (Exception, SystemExit):  # its class may be the user's, too
+        return ""
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of what may be of any length."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]}…{text[-MOST_LETTERS // 2 :]}"
+
+
+def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
+    if os.path.isdir(path):
+        return "is a folder, not a Python file", "name a .py file"
+    if not os.path.isdir(path.parent):
+        return f"there is no folder {path.parent}", "check the path"
+    names = sorted(entry.name for entry in path.parent.glob("*.py"))
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names)}"
+    return "there is no such file", hint if names else otherwise
+
+
+def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:
+    line = None
+    trace = failure.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    message = said_by(failure)
+    if isinstance(failure, SyntaxError) and failure.filename == str(path):
+        line, message = failure.lineno, shortened(failure.msg)
+    raised, hint = _what_raised(failure, message)
+    return f"{raised}{'' if line is None else f' (line {line})'}", hint
+
+
+def _what_raised(failure: BaseException, message: str) -> tuple[str, str]:
+    """What code did that raised this, and what its author may do."""
+    if isinstance(failure, SystemExit):
+        code = failure.code if isinstance(failure.code, int | None) else said_by(failure)
+        return f"called sys.exit({code!r})", "let the file return or raise instead of exiting"
+    hint = "correct the file; --debug shows the traceback"
+    if isinstance(failure, ModuleNotFoundError) and failure.name is not None:
+        hint = f"install {failure.name.partition('.')[0]} for {sys.executable}, or correct the import"
+    return f"raised {type(failure).__name__}{f': {message}' if message else ''}", hint

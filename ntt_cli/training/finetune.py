@@ -1,0 +1,246 @@
+"""`ntt finetune`: supervised training of a sparse network, or of a dense one, with its zeros held."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from ntt_cli.config import FinetuneConfig
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.files.atomic import report_path
+from ntt_cli.files.checkpoint import write_checkpoint
+from ntt_cli.files.metadata import RunRecord
+from ntt_cli.files.report import history_tensors, mask_tensors, write_report
+from ntt_cli.masks.masks import as_bits
+from ntt_cli.networks.batch_norm import is_statistic
+from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.outputs import counted_rows, label_loss
+from ntt_cli.results import EpochSummary, FinetuneReport
+from ntt_cli.runs.checkpointer import Keeper
+from ntt_cli.runs.finite_checks import LOOK_EVERY, check_losses
+from ntt_cli.runs.outputs import claimed, finished, open_keeper
+from ntt_cli.runs.same_run import same_run
+from ntt_cli.runtime.device import pick_device
+from ntt_cli.runtime.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
+from ntt_cli.runtime.process_group import World, this_world
+from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
+from ntt_cli.runtime.signals import Stop
+from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
+from ntt_cli.training.progress import Best, Training
+from ntt_cli.training.step import LONGEST_GRADIENT, make_optimiser, training_step
+
+EVALUATION_BATCH = 256
+
+
+def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -> FinetuneReport:
+    """Fine-tune, and write the chosen epoch's checkpoint and then the report.
+
+    Args:
+        config: as the user gave it.
+        on_event: told how the work goes.
+        stop: asks for the end; the training's state is saved then.
+
+    Raises:
+        NttError: if the input is unusable, the numbers diverge or the output cannot be written.
+        Interrupted: if the run was asked to end.
+    """
+    default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
+    output = Path(default if config.output is None else config.output)
+    world = this_world()
+    with world.joined(pick_device(config.device)), ExitStack() as claim:
+        with world.starting():
+            claim.enter_context(claimed(output, config, world, on_event))
+            task = prepare(config, on_event)
+            world.require(min(config.batch_size, len(task.training)))
+            this = run_record(task)
+            if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
+                return done
+            keeper = open_keeper(
+                output, config, kind="finetune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+            )
+        if world.size > 1:
+            _take_first(task.loaded.module, world, this, keeper)
+        with keeper.finishing():
+            best, epochs = _train(task, keeper, on_event)
+            report = _report(output, task, best, epochs)
+            if world.first:
+                _write(output, task, this, best, report)
+    return report
+
+
+def _take_first(module: nn.Module, world: World, this: RunRecord, keeper: Keeper) -> None:
+    """Give the network the first process's values."""
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    step = keeper.found.step if keeper.found else 0
+    with torch.no_grad():
+        for name, value in same_run(world, this, own, step=step).items():
+            own[name].copy_(value)
+
+
+def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
+    return FinetuneReport(
+        output=str(output),
+        report=str(report_path(output)),
+        model=task.config.model,
+        data=task.training.samples.spec,
+        optimiser=task.config.optimiser,
+        learning_rate=task.learning_rate,
+        density=task.density,
+        class_names=task.training.samples.class_names,
+        best_epoch=best.epoch,
+        accuracy=epochs[best.epoch - 1].accuracy,
+        epochs=epochs,
+    )
+
+
+def _write(output: Path, task: Task, this: RunRecord, best: Best, report: FinetuneReport) -> None:
+    write_checkpoint(
+        output,
+        best.state,
+        task.masks,
+        kind="finetune",
+        model=task.loaded.record,
+        config=this.config,
+        normalisation=task.training.normalisation,
+        class_names=task.training.samples.class_names,
+        run_sha256=this.sha256,
+    )
+    history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}
+    if len(task.validation):
+        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in report.epochs]
+    write_report(
+        report_path(output),
+        mask_tensors(task.masks) | history_tensors(history),
+        kind="finetune report",
+        summary=report,
+        run_sha256=this.sha256,
+    )
+
+
+def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
+    config, module = task.config, task.loaded.module
+    optimiser = make_optimiser(
+        config.optimiser,
+        [p for p in module.parameters() if p.requires_grad],
+        learning_rate=task.learning_rate,
+        weight_decay=config.weight_decay,
+    )
+    schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
+    training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
+    device = task.training.device
+    with global_draws_apart(device), keeper.stop.patiently():
+        if keeper.found is not None:
+            training.restore(keeper.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs)
+        on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
+        for epoch in range(len(training.epochs) + 1, config.epochs + 1):
+            _train_epoch(task, training, keeper, on_event)
+            _end_epoch(task, training, epoch, keeper, on_event)
+        keeper.hold(training.state)
+    assert training.best is not None
+    return training.best, training.epochs
+
+
+def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: EventSink) -> None:
+    """What is left of the epoch's steps."""
+    module = training.module.train()
+    parameters = dict(module.named_parameters())
+    mask_bits = as_bits(task.masks, parameters)
+    batch_size, steps = division(task)
+    shuffled = torch.randperm(len(task.training), generator=training.order)
+    for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
+        seed_global_draws(task.config.seed, training.step, keeper.world.rank)
+        x = task.training.batch(indices, (task.config.seed, training.step))
+        labels = task.training.labels(indices)
+        try:
+            loss = training_step(
+                module,
+                training.optimiser,
+                x,
+                labels,
+                pick=task.loaded.pick,
+                parameters=parameters,
+                mask_bits=mask_bits,
+                longest=LONGEST_GRADIENT[task.config.optimiser],
+                total=keeper.world.sum,
+            )
+        except FloatingPointError as error:
+            raise keeper.diverged(f"step {training.step + 1}", str(error)) from error
+        training.losses.append(loss)
+        training.schedule.step()
+        training.step += 1
+        last = len(training.losses) == steps
+        check_losses(training.losses[-LOOK_EVERY:], training.step, keeper, last=last, whose="training")
+        if len(training.losses) % LOOK_EVERY == 0 or last:
+            on_event(TrainingStepsDone(training.step, float(loss)))
+        keeper.offer(training.state)
+
+
+def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_event: EventSink) -> None:
+    module = training.module
+    if keeper.world.size > 1:
+        # Batch-norm statistics are of each process's own samples.
+        module.load_state_dict(keeper.world.from_first(dict(module.named_buffers())), strict=False)
+    _check_finite(module, epoch, keeper)
+    accuracy, validation_loss = _validate(task, keeper, epoch) if keeper.world.first else (None, 0.0)
+    train_loss = float(torch.stack(training.losses).double().mean())
+    training.losses = []
+    training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))
+    on_event(EpochDone(epoch, train_loss, accuracy))
+    # Without validation samples every epoch ties, and the last one counts.
+    key = (accuracy or 0.0, -validation_loss)
+    if training.best is None or key >= training.best.key:
+        training.best = Best(epoch, key, {name: value.clone() for name, value in training.state_dict().items()})
+
+
+def _rate_schedule(
+    config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, rising: int, steps: int
+) -> lr_scheduler.LRScheduler:
+    after = (
+        lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps - rising)
+        if config.rate_schedule == "cosine"
+        else lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    )
+    if not rising:
+        return after
+    first = lr_scheduler.LinearLR(optimiser, start_factor=1 / (rising + 1), total_iters=rising)
+    return lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[rising])
+
+
+def _validate(task: Task, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
+    """Accuracy and loss on the validation samples.
+
+    Raises:
+        DivergedError: if the network's loss is not finite, on some of the training samples where there are no others.
+    """
+    if not len(task.validation):
+        _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), keeper, epoch)
+        return None, 0.0
+    return _evaluate(task.loaded, task.validation, keeper, epoch)
+
+
+def _evaluate(loaded: LoadedModel, inputs: Inputs, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
+    module = loaded.module.eval()
+    hits, count, loss = 0, 0, 0.0
+    with torch.no_grad():
+        for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
+            logits, labels = loaded.pick(module(inputs.batch(indices))), inputs.labels(indices)
+            rows, counted = counted_rows(logits, labels)
+            hits += int((rows.argmax(dim=1) == counted).sum())
+            count += len(counted)
+            loss += float(label_loss(logits, labels, reduction="sum"))
+    if not math.isfinite(loss):
+        raise keeper.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
+    return (hits / count, loss / count) if count else (None, 0.0)
+
+
+def _check_finite(module: nn.Module, epoch: int, keeper: Keeper) -> None:
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    statistics = {name: value for name, value in module.named_buffers() if is_statistic(name)}
+    for name, value in (trained | statistics).items():
+        if not value.isfinite().all():
+            raise keeper.diverged(f"epoch {epoch}", f"{name} is no longer finite")

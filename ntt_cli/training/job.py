@@ -1,0 +1,149 @@
+"""A fine-tuning run before it starts: everything found, settled and checked."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ntt_cli.config import FinetuneConfig, as_typed, recorded
+from ntt_cli.data import data_sha256
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.labels import by_name_or_anew, warn_of_order
+from ntt_cli.errors import UsageError
+from ntt_cli.files.metadata import RunRecord
+from ntt_cli.files.shards import find_weights
+from ntt_cli.masks.masks import count_kept, without_biases
+from ntt_cli.networks.checks import check_forward, check_labels, check_training, require_samples
+from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.open import held_masks, open_weights
+from ntt_cli.networks.normalisation import known_normalisation, open_inputs
+from ntt_cli.networks.prepare import take_apart, takes_channels_last
+from ntt_cli.runs.outputs import settled
+from ntt_cli.runtime.device import pick_device
+from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.machine import describe_machine
+from ntt_cli.runtime.process_group import this_world
+from ntt_cli.tensors import Masks
+from ntt_cli.training.step import default_learning_rate, make_optimiser, training_step
+
+PROBE_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fine-tuning run, ready to start.
+
+    Attributes:
+        config: as the user gave it.
+        loaded: the model's source; its module is on the device and carries the checkpoint's weights.
+        masks: `True` = kept; empty for a dense network.
+        training: samples to learn from.
+        validation: samples to choose the epoch by; may be empty.
+        learning_rate: the peak rate.
+        density: kept fraction of the masked weights.
+    """
+
+    config: FinetuneConfig
+    loaded: LoadedModel
+    masks: Masks
+    training: Inputs
+    validation: Inputs
+    learning_rate: float
+    density: float
+
+
+def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
+    """Find and check everything that a run needs, before any work.
+
+    Raises:
+        UsageError: if an option would do nothing.
+    """
+    device = pick_device(config.device)
+    loaded = load_model(config, seed=config.seed)
+    weights = open_weights(config.checkpoint, loaded, on_event)
+    masks = held_masks(weights, loaded.module, config, on_event)
+    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
+    inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
+    require_samples(inputs, 2)
+    shape = check_forward(model, inputs, on_event, where=config.model)
+    class_names = weights.class_names
+    inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
+    check_labels(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
+    if class_names is None and weights.from_elsewhere:
+        warn_of_order(inputs.samples, on_event, outputs=shape[-1])
+    if takes_channels_last(model, inputs):
+        loaded.module.to(memory_format=torch.channels_last)
+    masks = {name: mask.to(device) for name, mask in masks.items()}
+    counted = without_biases(masks)
+    size = sum(mask.numel() for mask in counted.values())
+    density = count_kept(counted) / size if size else 1.0
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
+    held_out = math.floor(config.validation * len(inputs))
+    if not held_out and config.validation and config.gives("validation"):
+        what, hint = f"holds out none of {len(inputs)} samples", "give a larger fraction, or 0 to hold out none"
+        raise UsageError(as_typed(config, "validation"), what, hint=hint)
+    training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
+    check_training(loaded.module, loaded.pick, training, batch_size=config.batch_size, where=config.model)
+    task = Task(
+        config=config,
+        loaded=loaded,
+        masks=masks,
+        training=training,
+        validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
+        learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
+        density=density,
+    )
+    if config.warmup and config.gives("warmup") and not warmup_steps(task):
+        what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
+        raise UsageError(as_typed(config, "warmup"), what, hint=hint)
+    return task
+
+
+def run_record(task: Task) -> RunRecord:
+    """What decides the bytes that the run writes."""
+    config, loaded = task.config, task.loaded
+    return RunRecord(
+        config=recorded(config) | {"learning_rate": task.learning_rate} | settled(loaded, task.training),
+        model=loaded.record,
+        weights_sha256=None if config.checkpoint is None else find_weights(Path(config.checkpoint)).sha256,
+        data_sha256=data_sha256(task.training.samples, task.validation.samples),
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
+    )
+
+
+def steps_of(task: Task) -> int:
+    """Training steps over all epochs."""
+    return task.config.epochs * division(task)[1]
+
+
+def warmup_steps(task: Task) -> int:
+    """Steps over which the rate rises."""
+    return math.floor(task.config.warmup * steps_of(task))
+
+
+def seconds_per_step(task: Task) -> float:
+    """Measured on a few steps that move the task's module."""
+    module, parameters = task.loaded.module.train(), dict(task.loaded.module.named_parameters())
+    trained = [p for p in parameters.values() if p.requires_grad]
+    optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
+    indices = torch.arange(division(task)[0])
+    seconds = []
+    for _ in range(PROBE_STEPS):
+        begun = time.perf_counter()
+        x, labels = task.training.batch(indices), task.training.labels(indices)
+        float(training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_bits={}))
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def division(task: Task) -> tuple[int, int]:
+    """Samples a step, and steps an epoch."""
+    # The last batch is dropped if it is short: batch norm cannot learn from one sample, and its rate would be too high.
+    batch_size = min(task.config.batch_size, len(task.training))
+    return batch_size, len(task.training) // batch_size

@@ -1,0 +1,96 @@
+"""Supervised steps that keep a network as sparse as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from ntt_cli.data.samples import IGNORED
+from ntt_cli.masks.masks import zero_pruned
+from ntt_cli.networks.outputs import Pick, label_loss, usual_logits
+from ntt_cli.runtime.optimiser import advance
+from ntt_cli.runtime.sharing import Sum, alone
+from ntt_cli.tensors import Masks
+
+OptimiserName = Literal["adamw", "sgd"]
+
+_DENSE_RATE = {"adamw": 1e-3, "sgd": 2e-2}
+_MOST = 10.0
+
+LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
+"""The norm over all kept weights to which an optimiser's gradients are cut; Adam divides by their size itself.
+
+Without it, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/experiments.md, 23).
+"""
+
+
+def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
+    """The dense network's usual rate over `sqrt(density)`, at most ten times as high.
+
+    With fewer weights the same rate moves the function less, so a sparse network wants a higher one: of 1e-3 and 1e-2
+    with Adam, all methods do better with the second at 1% density.
+    """
+    return _DENSE_RATE[optimiser] * min(_MOST, 1 / math.sqrt(density))
+
+
+def make_optimiser(
+    name: OptimiserName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9; what cuts its gradients is the step."""
+    trained = list(parameters)
+    # torch's fused optimisers are one kernel for all parameters; some devices have none.
+    fused = all(p.device.type in {"cpu", "cuda"} for p in trained)
+    if name == "sgd":
+        return torch.optim.SGD(trained, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+
+
+def training_step(
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: Shaped[Tensor, "n *features"],
+    labels: Int[Tensor, "n *positions"],
+    *,
+    pick: Pick = usual_logits,
+    parameters: Mapping[str, nn.Parameter],
+    mask_bits: Masks,
+    longest: float | None = None,
+    total: Sum = alone,
+) -> Float[Tensor, ""]:
+    """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
+
+    Args:
+        module: in training mode.
+        optimiser: of its parameters.
+        x: inputs.
+        labels: their classes.
+        pick: the logits among what the module returns.
+        parameters: the module's.
+        mask_bits: masks by parameter, from `as_bits`.
+        longest: the gradient of a longer norm, over all that is not pruned, is scaled down to it.
+        total: sums over the processes that share the batch; all of them move the same network in the same way.
+
+    Raises:
+        FloatingPointError: if the learning rate is beyond the range of the numbers.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    count = total({"labels": (labels != IGNORED).sum()})["labels"]
+    loss = label_loss(pick(module(x)), labels, reduction="sum") / count.clamp_min(1)
+    loss.backward()
+    moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    sums = total(moved | {"": loss.detach()})
+    for name in moved:
+        parameters[name].grad = sums[name]
+    if longest is not None:
+        for name in moved.keys() & mask_bits.keys():
+            zero_pruned(sums[name], mask_bits[name])
+        nn.utils.clip_grad_norm_([parameters[name] for name in moved], longest)
+    advance(optimiser)
+    for name, mask in mask_bits.items():
+        zero_pruned(parameters[name], mask)  # momentum and decay may have moved them
+    return sums[""]

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ntt_cli.errors import CheckpointError
+from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.shards import find_weights
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+TENSORS = {"a": torch.tensor([1.0]), "b": torch.tensor([2.0, 3.0]), "c": torch.tensor([4])}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_file({"a": TENSORS["a"], "c": TENSORS["c"]}, tmp_path / FIRST)
+    save_file({"b": TENSORS["b"]}, tmp_path / SECOND)
+    write_index(tmp_path, {"a": FIRST, "b": SECOND, "c": FIRST})
+    return tmp_path
+
+
+def write_index(folder: Path, names: Any) -> None:
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": names}))
+
+
+def refusal(path: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["", INDEX, FIRST, SECOND])
+def test_the_folder_the_index_and_each_shard_stand_for_all(folder: Path, name: str) -> None:
+    read = read_checkpoint(folder / name)
+    assert read.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(read.tensors[key], value) for key, value in TENSORS.items())
+    files = find_weights(folder / name)
+    assert files.bytes == (folder / FIRST).stat().st_size + (folder / SECOND).stat().st_size
+    digests = [hashlib.sha256((folder / part).read_bytes()).hexdigest() for part in (INDEX, FIRST, SECOND)]
+    assert files.sha256 == hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def test_one_file_alone(tmp_path: Path) -> None:
+    for name in ("x.safetensors", "model-00001-of-00001.safetensors"):
+        save_file(TENSORS, tmp_path / name)
+        files = find_weights(tmp_path / name)
+        assert (files.index, files.files) == (None, (tmp_path / name,))
+        assert files.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/secret.safetensors", "..", "sub/x.safetensors", "x.pt", "C:x.safetensors"]
+)
+def test_an_index_leads_nowhere_else(folder: Path, name: str) -> None:
+    (folder.parent / "secret.safetensors").write_bytes((folder / FIRST).read_bytes())
+    write_index(folder, {"a": name})
+    error = refusal(folder / INDEX)
+    assert error.what == f"names {name!r} as a shard, which is no .safetensors file beside it"
+    assert "do not trust this index" in error.hint
+
+
+def test_a_shard_without_its_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    error = refusal(folder / FIRST)
+    assert error.what == f"is one of 2 shards, and their index {INDEX} is not beside it"
+    assert error.hint == "download the index and all shards into one folder, and name the index"
+
+
+def test_a_missing_shard(folder: Path) -> None:
+    (folder / SECOND).unlink()
+    assert refusal(folder).what == f"names the shard {SECOND}, which is missing"
+
+
+def test_two_indices(folder: Path) -> None:
+    (folder / "other.safetensors.index.json").write_bytes((folder / INDEX).read_bytes())
+    error = refusal(folder)
+    assert error.what == "holds 2 indices of weights"
+    assert error.hint == f"name {folder / INDEX} or {folder / 'other.safetensors.index.json'}"
+
+
+def test_shards_that_are_not_as_the_index_says(folder: Path) -> None:
+    write_index(folder, {"a": FIRST, "b": SECOND, "c": FIRST, "d": SECOND})
+    assert (refusal(folder).where, refusal(folder).what) == (
+        str(folder / SECOND),
+        "lacks d, which its index puts there",
+    )
+    write_index(folder, {"a": FIRST, "b": SECOND, "c": SECOND})
+    assert refusal(folder).what == "holds c, which its index puts elsewhere"
+    write_index(folder, {"a": FIRST, "b": SECOND})
+    assert refusal(folder).what == "holds c, which its index puts elsewhere"
+
+
+NO_INDICES = [
+    "",
+    "{",
+    "[]",
+    "3",
+    "{}",
+    '{"weight_map": {}}',
+    '{"weight_map": {"a": 3}}',
+    '{"weight_map": ["a"]}',
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("text", NO_INDICES)
+def test_an_index_that_is_none(folder: Path, text: str) -> None:
+    (folder / INDEX).write_bytes(text.encode(errors="surrogateescape"))
+    error = refusal(folder / INDEX)
+    assert error.what.startswith("is no index of weights")
+    assert error.hint == "download the index again from where the weights were published"
+
+
+def test_a_folder_without_an_index(tmp_path: Path) -> None:
+    assert refusal(tmp_path).what == "is a folder"
+
+
+def test_a_folder_of_one_file_stands_for_it(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    for part in ("report", "resume"):
+        save_file(TENSORS, tmp_path / f"model.{part}.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    read = read_checkpoint(tmp_path)
+    assert read.tensors.keys() == TENSORS.keys()
+    assert read.path == tmp_path
+    assert find_weights(tmp_path) == find_weights(tmp_path / "model.safetensors")
+
+
+def test_a_folder_of_one_shard_without_its_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    (folder / SECOND).unlink()
+    assert refusal(folder).what == f"is one of 2 shards, and their index {INDEX} is not beside it"
+
+
+def test_a_folder_of_several_files_without_an_index(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    error = refusal(folder)
+    assert error.what == f"holds 2 files of weights and no index: {FIRST}, {SECOND}"
+    assert error.hint.startswith(f"name one of them, like {folder / FIRST}, or download the index of the shards")
+    for path in (folder / FIRST, folder / SECOND):
+        path.unlink()
+    for i in range(12):
+        save_file(TENSORS, folder / f"{i:02}.safetensors")
+    error = refusal(folder)
+    assert error.what.endswith("08.safetensors, 09.safetensors and 2 more")
+    assert error.hint == f"name one of them, like {folder / '00.safetensors'}"

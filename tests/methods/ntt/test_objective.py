@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ntt_cli.kernels.product import Answers, KernelProduct, draw_probe, kernel_product
+from ntt_cli.methods.ntt.objective import (
+    Objective,
+    ObjectiveName,
+    TransferLoss,
+    answers_gradient,
+    squared_norm,
+    transfer_loss,
+)
+from ntt_cli.runtime.sharing import Sum
+from tests.kernel_cases import MODEL_CASES, brute_force_kernel
+from tests.shares import in_shares
+
+# One row, two columns, two outputs: squared differences 1 + 9 in the products, 0 + 4, 9 + 1, 0 + 9 in the logits.
+STUDENT = KernelProduct(
+    logits1=torch.tensor([[1.0, 2.0]]),
+    logits2=torch.tensor([[3.0, 1.0], [0.0, 4.0]]),
+    product=torch.tensor([[3.0, 4.0]]),
+)
+TEACHER = KernelProduct(
+    logits1=torch.tensor([[1.0, 0.0]]),
+    logits2=torch.tensor([[0.0, 2.0], [0.0, 1.0]]),
+    product=torch.tensor([[2.0, 1.0]]),
+)
+PARAMS = {"a": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([10.0]), "b": torch.tensor([[3.0]])}
+
+
+def loss_of(objective: Objective, student: Answers = STUDENT, teacher: Answers = TEACHER) -> TransferLoss:
+    return transfer_loss(objective, student, teacher, params=PARAMS, prunable=["a", "b"], density=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "logits"),
+    [
+        ("relative", 10 / 5, 23 / 6),
+        ("paper", 10 / 2 / 4, 23 / 6),  # over the product's two entries and the probe's four
+    ],
+)
+def test_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
+    loss = loss_of(Objective(name=name, kernel_weight=100.0, weight_penalty=0.5))
+    assert loss.kernel_distance.item() == pytest.approx(kernel)
+    assert loss.logit_distance.item() == pytest.approx(logits)
+    assert loss.weight_penalty.item() == pytest.approx((1 + 4 + 9) / 0.25)
+    assert loss.alignment.item() == pytest.approx((3 * 2 + 4 * 1) / (25 * 5) ** 0.5)
+    assert loss.total.item() == pytest.approx(100 * kernel + logits + 0.5 * 56)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("relative", 1.0), ("paper", 9.0)])
+def test_only_the_relative_form_has_no_units(name: ObjectiveName, factor: float) -> None:
+    def tripled(products: KernelProduct) -> KernelProduct:
+        return KernelProduct(logits1=3 * products.logits1, logits2=3 * products.logits2, product=3 * products.product)
+
+    objective = Objective(name=name, kernel_weight=1.0, weight_penalty=0.0)
+    before, after = loss_of(objective), loss_of(objective, tripled(STUDENT), tripled(TEACHER))
+    assert after.kernel_distance.item() == pytest.approx(factor * before.kernel_distance.item())
+    assert after.logit_distance.item() == pytest.approx(factor * before.logit_distance.item())
+
+
+@pytest.mark.parametrize("name", ["relative", "paper"])
+def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
+    objective = Objective(name=name, kernel_weight=100.0, weight_penalty=0.5)
+    loss = loss_of(objective, Answers(STUDENT.logits1, STUDENT.logits2), Answers(TEACHER.logits1, TEACHER.logits2))
+    assert loss.kernel_distance is None
+    assert loss.alignment is None
+    assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
+
+
+def test_squared_norm_by_hand() -> None:
+    weights = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    assert squared_norm({"w": weights, "v": torch.ones(3)}, ["w"]).item() == pytest.approx(14.0)
+
+
+def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
+    objective = Objective(name="relative", kernel_weight=1.0, weight_penalty=0.0)
+    zeros = KernelProduct(logits1=torch.zeros(1, 2), logits2=torch.zeros(2, 2), product=torch.zeros(1, 2))
+    assert loss_of(objective, zeros, zeros).total.item() == 0
+    far = loss_of(objective, STUDENT, zeros)
+    assert far.total.item() > 1e30
+    assert far.alignment.item() == 0
+
+
+@pytest.mark.parametrize("name", ["relative", "paper"])
+def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def answers() -> KernelProduct:
+        return KernelProduct(*(torch.randn(n, 2, generator=generator) for n in (3, 5, 3)))
+
+    def share(of: KernelProduct, rank: int) -> KernelProduct:
+        return KernelProduct(*(values[rank::2] for values in (of.logits1, of.logits2, of.product)))
+
+    objective, student, teacher = Objective(name, kernel_weight=2.0, weight_penalty=0.5), answers(), answers()
+
+    def loss(rank: int, total: Sum) -> TransferLoss:
+        own, theirs = share(student, rank), share(teacher, rank)
+        weights = {"params": PARAMS, "prunable": ["a", "b"], "density": 0.25}
+        return answers_gradient(objective, own, theirs, **weights, total=total)[0]
+
+    whole = loss_of(objective, student, teacher)
+    for own in in_shares(loss):
+        for part in ("total", "kernel_distance", "logit_distance", "weight_penalty", "alignment"):
+            torch.testing.assert_close(getattr(own, part), getattr(whole, part))
+
+
+def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:
+    case = MODEL_CASES[0]
+    x1, x2 = case.inputs(2, seed=1), case.inputs(5, seed=2)
+    ours, theirs = case.functional(), case.functional(seed=7)
+    exact = (brute_force_kernel(case.module(), x1, x2) - brute_force_kernel(case.module(seed=7), x1, x2)).square()
+    objective = Objective(name="paper", kernel_weight=1.0, weight_penalty=0.0)
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(300):
+        probe = draw_probe((5, 3), like=x1, generator=generator)
+        student, teacher = (kernel_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs))
+        loss = transfer_loss(objective, student, teacher, params=ours.params, prunable=["0.weight"], density=1.0)
+        estimates.append(loss.kernel_distance)
+    sample = torch.stack(estimates)
+    standard_error = sample.std() / len(sample) ** 0.5
+    assert standard_error < 0.1 * exact.mean()
+    assert (sample.mean() - exact.mean()).abs() < 3 * standard_error

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.errors import DataError, ModelError, NttError
+from ntt_cli.networks.checks import check_forward, check_labels, check_training, require_samples
+from ntt_cli.networks.outputs import NoSuchOutput, usual_logits
+from ntt_cli.runtime.events import Event, Warned
+from tests.parts import apart, inputs_of, loaded, refusal
+
+OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
+OTHER_BATCH = "try another --batch-size or other data with --data, or mend the model"
+PICK = "define logits(outputs) in model.py to pick them"
+
+
+def told(error: NttError) -> tuple[str, str]:
+    return str(error), error.hint
+
+
+def test_number_of_outputs(digits: Inputs) -> None:
+    assert check_forward(apart("plain"), digits, print, where="net.py") == (10,)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "hint"),
+    [
+        (
+            "one dimension",
+            "returns float32 of shape [2] for 2 samples, not a row of logits each",
+            f"return a tensor [2, outputs], or {PICK}",
+        ),
+        (
+            "classes",
+            "returns int64 of shape [2] for 2 samples, not a row of logits each",
+            f"return a tensor [2, outputs], or {PICK}",
+        ),
+        ("nan output", "returns NaN or infinity", "check the weights and the scale of the inputs"),
+        (
+            "leaves",
+            "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: SystemExit: 0",
+            OTHER_DATA,
+        ),
+        (
+            "double",
+            "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: RuntimeError: mat1 and mat2 must"
+            " have the same dtype, but got Float and Double",
+            "inputs are float32, and some weights float64: return network.float() from its factory",
+        ),
+    ],
+)
+def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str, hint: str) -> None:
+    error = refusal(ModelError, check_forward, apart(name), digits, print, where="net.py")
+    assert told(error) == (f"net.py: {what}", hint)
+
+
+@pytest.mark.parametrize("logits", [torch.zeros(3, 10), torch.zeros(2, 10, dtype=torch.int64), torch.zeros(2)])
+def test_a_row_of_real_numbers_for_each_sample(digits: Inputs, logits: Tensor) -> None:
+    network = replace(apart("plain"), pick=lambda _: logits)
+    error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
+    kind = "int64" if logits.dtype == torch.int64 else "float32"
+    assert str(error).startswith(f"net.py: returns {kind} of shape {list(logits.shape)} for 2 samples")
+
+
+def test_what_picks_the_logits_may_fail(digits: Inputs) -> None:
+    def missing(_: object) -> Tensor:
+        raise NoSuchOutput("has no output scores")
+
+    def broken(_: object) -> Tensor:
+        raise KeyError("scores")
+
+    def leaves(_: object) -> Tensor:
+        raise SystemExit(3)
+
+    network = apart("plain")
+    error = refusal(ModelError, check_forward, replace(network, pick=missing), digits, print, where="net.py")
+    assert told(error) == ("net.py: has no output scores", f"name the logits with --logits, or {PICK}")
+    for pick, what in ((broken, "KeyError: 'scores'"), (leaves, "SystemExit: 3")):
+        error = refusal(ModelError, check_forward, replace(network, pick=pick), digits, print, where="net.py")
+        assert told(error) == (f"net.py: logits(outputs) raised {what}", "mend that function in model.py")
+
+
+@pytest.mark.parametrize(
+    ("x", "what"),
+    [
+        (torch.zeros(3, 1, 9, 9), "cannot take inputs of shape [2, 1, 9, 9] and type float32 from some data"),
+        (torch.zeros(1, 5), "cannot take inputs of shape [1, 5] and type float32 from some data"),
+        (torch.zeros(3, 64, dtype=torch.int64), "cannot take inputs of shape [2, 64] and type int64 from some data"),
+    ],
+)
+def test_inputs_that_do_not_fit(folder: object, x: Tensor, what: str) -> None:
+    error = refusal(ModelError, check_forward, apart("plain"), inputs_of(x), print, where="net.py")
+    assert str(error).startswith(f"net.py: {what}: RuntimeError: mat1 and mat2 ")
+    assert error.hint == OTHER_DATA
+
+
+def test_training_is_tried_on_a_copy(digits: Inputs) -> None:
+    module = loaded("convolutional").module.eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    check_training(module, usual_logits, digits, batch_size=8, where="net.py")
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert not module.training
+
+
+def test_a_network_that_training_cannot_differentiate(digits: Inputs) -> None:
+    module = loaded("overwrites").module
+    error = refusal(ModelError, check_training, module, usual_logits, digits, batch_size=4, where="net.py")
+    assert str(error).startswith(
+        "net.py: has no gradient: one of the variables needed for gradient computation has been"
+    )
+    assert ";" not in str(error)
+    assert error.hint == "mend that operation: the network cannot be trained; --debug shows where it is"
+
+
+def test_trying_to_train_draws_nothing(digits: Inputs) -> None:
+    random = torch.get_rng_state()
+    check_training(loaded("dropout").module, usual_logits, inputs_of(torch.zeros(4, 1, 8, 8)), batch_size=4, where="")
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
+    sizes: list[int] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.training
+            sizes.append(len(x))
+            return self.inner(x.flatten(1))
+
+    check_training(Watched().eval(), usual_logits, digits, batch_size=24, where="net.py")
+    check_training(Watched().eval(), usual_logits, inputs_of(torch.zeros(5, 1, 8, 8)), batch_size=24, where="net.py")
+    assert sizes == [24, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "what", "hint"),
+    [
+        ("tuple in training", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or"),
+        ("tuple", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or --logits 1"),
+        ("dict", "net.py in training mode", "returns a dict, not one tensor of logits", "--logits"),
+        ("small batches fail", "net.py in training mode", "Expected more than 1 value per channel", OTHER_BATCH),
+        (
+            "frozen",
+            "net.py",
+            "has an output that no trainable parameter acts on",
+            "check requires_grad, detach() and no_grad()",
+        ),
+        (
+            "detached",
+            "net.py",
+            "has an output that no trainable parameter acts on",
+            "check requires_grad, detach() and no_grad()",
+        ),
+    ],
+)
+def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str, hint: str) -> None:
+    error = refusal(ModelError, check_training, loaded(name).module, usual_logits, digits, batch_size=1, where="net.py")
+    assert error.where == where
+    assert f": {what}" in str(error)
+    assert error.hint.startswith(hint)
+
+
+def test_outputs_without_tensors(digits: Inputs) -> None:
+    network = replace(apart("plain"), pick=lambda _: 3)
+    error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
+    assert told(error) == ("net.py: returns an int, not one tensor of logits", f"return them, or {PICK}")
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape"),
+    [
+        ([0, 1, 2, 2], (3,)),
+        ([0, -100, 2, -100], (3,)),
+        ([[0, 1], [2, -100], [0, 0], [1, 1]], (2, 3)),
+    ],
+)
+def test_labels_that_fit(labels: list[int], shape: tuple[int, ...]) -> None:
+    heard: list[Event] = []
+    check_labels(inputs_of(torch.zeros(4, 2), torch.tensor(labels)), heard.append, shape=shape, purpose="")
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "warned"),
+    [
+        (("cat", "dog"), [0, 1] * 30, "2"),
+        (("cat", "dog"), [0, 1], "2"),  # names are no guess
+        (("cat", "dog", "eel"), [0, 1] * 30, None),
+        (None, [0, 1] * 30, "2"),
+        (None, [0, 1] * 29, None),
+        (None, [0, 2] * 30, None),
+    ],
+)
+def test_outputs_without_a_class_are_a_warning(
+    names: tuple[str, ...] | None, labels: list[int], warned: str | None
+) -> None:
+    inputs = inputs_of(torch.zeros(len(labels), 2), torch.tensor(labels))
+    heard: list[Event] = []
+    named = replace(inputs, samples=replace(inputs.samples, class_names=names))
+    check_labels(named, heard.append, shape=(3,), purpose="")
+    expected = f"some data has {warned} classes, and the network 3 outputs: some have no class"
+    assert heard == ([] if warned is None else [Warned(expected)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape", "what", "hint"),
+    [
+        (
+            [0, 1, 3, 4],
+            (3,),
+            "label 3 of sample 2 is out of range: the model has 3 outputs",
+            "mend the labels, or build the model with more outputs (--model-arg)",
+        ),
+        (
+            [0, 1, 1, -1],
+            (3,),
+            "label -1 of sample 3 is out of range: the model has 3 outputs",
+            "mend the labels, or build the model with more outputs (--model-arg)",
+        ),
+        (
+            [[0, 1], [1, 9], [9, 1], [0, 0]],
+            (2, 3),
+            "label 9 of sample 1 is out of range: the model has 3 outputs",
+            "mend the labels, or build the model with more outputs (--model-arg)",
+        ),
+        (
+            [[0, 1], [1, 0], [0, 0], [1, 1]],
+            (3,),
+            "has labels of shape [4, 2] for logits of shape [4, 3]",
+            "save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
+        ),
+        (
+            [-100, -100, -100, -100],
+            (3,),
+            "has no label but -100, which counts for nothing",
+            "name labelled data",
+        ),
+        (
+            None,
+            (3,),
+            "has no labels; they are needed",
+            "use one folder a class, or arrays with a key y",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit(labels: list[int] | None, shape: tuple[int, ...], what: str, hint: str) -> None:
+    inputs = inputs_of(torch.zeros(4, 2), None if labels is None else torch.tensor(labels))
+    error = refusal(DataError, check_labels, inputs, lambda _: None, shape=shape, purpose="they are needed")
+    assert told(error) == (f"some data: {what}", hint)
+
+
+def test_too_few_samples() -> None:
+    require_samples(inputs_of(torch.zeros(4, 2)), 4)
+    error = refusal(DataError, require_samples, inputs_of(torch.zeros(3, 2)), 4)
+    assert told(error) == ("some data: has 3 samples, 4 are needed", "name more data")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+
+import pytest
+
+from ntt_cli.runtime import signals as module
+from ntt_cli.runtime.signals import Interrupted, Stop, leaving, listening
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Generator[None]:
+    """A shell starts background jobs with the interrupt ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def send_and_sleep(number: int) -> None:
+    send(number)
+    time.sleep(60)
+
+
+@BOTH
+def test_work_that_does_not_look_is_interrupted(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, listening(Stop()):
+        send(number)
+    assert (caught.value.number, caught.value.kept) == (number, "no file is half-written")
+    assert signal.getsignal(number) is before
+
+
+@BOTH
+def test_work_that_looks_is_left_alone(number: int) -> None:
+    stop = Stop()
+    with listening(stop):
+        with stop.patiently():
+            assert stop.look() is None
+            send(number)
+            assert stop.look() == number
+            stop.asked = None  # as if it had been followed
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = Stop()
+    with leaving(), listening(stop):
+        send(signal.SIGINT)
+    assert stop.asked is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_request_after_the_last_look() -> None:
+    stop = Stop()
+    with pytest.raises(Interrupted), listening(stop), stop.patiently():
+        send(signal.SIGTERM)
+
+
+def test_work_that_never_looks_is_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+    stop = Stop()
+    with pytest.raises(Interrupted) as caught, listening(stop), stop.patiently():
+        send_and_sleep(signal.SIGTERM)
+    assert caught.value.number == signal.SIGTERM
+
+
+def test_following_the_request_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+    stop = Stop()
+    with listening(stop):
+        stop.patient = True
+        send(signal.SIGTERM)
+        assert stop.look() == signal.SIGTERM
+        time.sleep(0.2)  # it saves
+
+
+@BOTH
+def test_the_second_one_ends_at_once(number: int) -> None:
+    code = f"""
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ntt_cli.runtime.signals import Stop, listening
+stop = Stop()
+with listening(stop):
+    stop.patient = True
+    try:
+        os.kill(os.getpid(), {number})
+        print("first", flush=True)
+        os.kill(os.getpid(), {number})
+        time.sleep(60)
+    finally:
+        print("never", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "first\n", "")
