@@ -38,7 +38,7 @@ EVERY = (
     "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,"
     "grasp,trained-magnitude,dense"
 )
-RIVALS = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
+EXCLUSIVE = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
 FEW = "ntt,synflow,snip,magnitude,random,dense"
 GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...], dict[str, Any]]] = {
     "lenet_300_100": (EVERY, (0.9, 0.95, 0.97, 0.99), (1, 2, 3, 4, 5), (1e-3, 3e-3, 1e-2, 3e-2), {}),
@@ -51,14 +51,14 @@ GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...
         {"model_arg": ("channels=1",), "data": "fashion-mnist", "image_size": "14"},
     ),
     "vit_tiny": (
-        RIVALS,
+        EXCLUSIVE,
         (0.95, 0.98),
         (1, 2),
         (1e-3, 3e-3, 1e-2),
         {"model_arg": ("size=16",), "data": "fashion-mnist", "image_size": "16"},
     ),
     "deep_mlp": (
-        RIVALS,
+        EXCLUSIVE,
         (0.99, 0.98, 0.95),
         (1, 2, 3),
         (1e-3, 3e-3, 1e-2, 3e-2),
@@ -69,7 +69,7 @@ GRIDS: dict[str, tuple[str, tuple[float, ...], tuple[int, ...], tuple[float, ...
         },
     ),
     "deep_conv": (
-        RIVALS,
+        EXCLUSIVE,
         (0.98, 0.95),
         (1, 2, 3),
         (1e-3, 3e-3, 1e-2, 3e-2),

@@ -30,8 +30,8 @@ from ntt_cli.methods.ntt.loop import run_transfer
 from ntt_cli.methods.weights_alone import magnitude_scores
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning.job import prepare
-from ntt_cli.runs.checkpointer import keep_nothing
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import make_optimiser, training_step
 
@@ -135,8 +135,8 @@ def ntt_masks(seed: int, *, density: float) -> Masks:
         task.names,
         outputs=task.outputs,
         settings=task.settings,
-        room=Room(None, task.settings.batch_size, lambda _: None),
-        keeper=keep_nothing(),
+        micro_batching=MicroBatching(None, task.settings.batch_size, lambda _: None),
+        checkpointer=no_checkpoints(),
         on_event=lambda _: None,
     )
     return result.masks

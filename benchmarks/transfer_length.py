@@ -24,8 +24,8 @@ from ntt_cli.methods.ntt.loop import run_transfer
 from ntt_cli.pruning.job import prepare
 from ntt_cli.pruning.measures import STEP_PASSES
 from ntt_cli.results import Agreement
-from ntt_cli.runs.checkpointer import keep_nothing
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runtime.micro_batching import MicroBatching
 
 OTHERS = 2_048
 LENGTHS = ("500", "1000", "2000", "3000", "auto")
@@ -35,15 +35,15 @@ def transfer(config: PruneConfig) -> tuple[int, Agreement]:
     """Steps, and how close the student is on samples it has not seen."""
     task = prepare(config, lambda _: None)
     assert task.inputs is not None
-    room = Room(None, task.settings.batch_size, lambda _: None)
+    micro_batching = MicroBatching(None, task.settings.batch_size, lambda _: None)
     student = run_transfer(
         task.teacher,
         task.inputs,
         task.names,
         outputs=task.outputs,
         settings=task.settings,
-        room=room,
-        keeper=keep_nothing(),
+        micro_batching=micro_batching,
+        checkpointer=no_checkpoints(),
         on_event=lambda _: None,
     )
     others = replace(task.inputs, samples=load_samples(DataOptions(data=config.data), split="test")).some(OTHERS)

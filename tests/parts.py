@@ -13,10 +13,10 @@ from ntt_cli.config import TRANSFERS, USES_BATCHES, ModelOptions
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.samples import InMemory, Samples
 from ntt_cli.errors import NttError
-from ntt_cli.files.metadata import Standardisation
+from ntt_cli.files.metadata import MeanStd
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel, load_model
-from ntt_cli.networks.prepare import take_apart
+from ntt_cli.networks.prepare import to_functional
 from tests.small_networks import write_network
 
 CPU = torch.device("cpu")
@@ -46,8 +46,8 @@ def loaded(name: str) -> LoadedModel:
 
 
 def apart(name: str) -> FunctionalModel:
-    return take_apart(loaded(name).module, CPU, lambda _: None)
+    return to_functional(loaded(name).module, CPU, lambda _: None)
 
 
-def inputs_of(values: Tensor, labels: Tensor | None = None, by: Standardisation | None = None) -> Inputs:
+def inputs_of(values: Tensor, labels: Tensor | None = None, by: MeanStd | None = None) -> Inputs:
     return Inputs(Samples("some data", InMemory(values), labels), standardisation=by, device=CPU)

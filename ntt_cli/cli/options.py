@@ -76,7 +76,7 @@ def with_parameters(command: Callable[..., None], parameters: list[inspect.Param
     return command
 
 
-RIVALS = {"steps": "epochs", "epochs": "steps"}
+EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}
 """Options of which only one may be given: on the command line, it also wins over the other one in the file."""
 
 C = TypeVar("C", bound=Options)
@@ -94,7 +94,7 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
     filed = read_config_file(file, context.info_name or "") if file else {}
-    filed = {name: value for name, value in filed.items() if RIVALS.get(name) not in given}
+    filed = {name: value for name, value in filed.items() if EXCLUSIVE.get(name) not in given}
     try:
         return config.model_validate(filed | given)
     except ValidationError as error:

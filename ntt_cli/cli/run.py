@@ -17,7 +17,7 @@ import typer
 
 from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import INTERNAL_ERROR, NttError
-from ntt_cli.runtime.signals import Interrupted, Stop, blamed, listening
+from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, reraise_as_interrupt
 
 NOBODY_READS = 128 + signal.SIGPIPE
 """As a shell says it of a program that a closed pipe ended."""
@@ -42,9 +42,9 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
         typer.Abort: as it was.
     """
     stop = Stop()
-    with listening(stop):
+    with handle_signals(stop):
         try:
-            with blamed(stop), warnings.catch_warnings():
+            with reraise_as_interrupt(stop), warnings.catch_warnings():
                 if not debug:
                     # torch deprecates parts of itself that it still calls; its users can do nothing about it.
                     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")

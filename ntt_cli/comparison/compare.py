@@ -30,11 +30,11 @@ from ntt_cli.files.atomic import can_sync
 from ntt_cli.files.results import open_folder, read_results, write_tables
 from ntt_cli.networks.loading.models import LoadedModel, load_model
 from ntt_cli.networks.loading.open import heeds_seed
-from ntt_cli.networks.prepare import pick_prunable, take_apart
+from ntt_cli.networks.prepare import pick_prunable, to_functional
 from ntt_cli.pruning import prune
 from ntt_cli.report.write import write_page
 from ntt_cli.runtime.events import EventSink, Noted, Warned
-from ntt_cli.runtime.process_group import this_world
+from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.training import job as finetune_task
 
 NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "cell"}
@@ -61,7 +61,7 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     task = finetune_task.prepare(_finetune_config(config), on_event)
     _check_seeds(config, loaded, on_event)
     _check_test_data(config, loaded, task.training.samples.class_names, on_event)
-    network = take_apart(loaded.module, torch.device("cpu"), lambda _: None, pick=loaded.pick)
+    network = to_functional(loaded.module, torch.device("cpu"), lambda _: None, select_outputs=loaded.select_outputs)
     pick_prunable(
         network,
         dataclasses.replace(task.training, device=torch.device("cpu")),
@@ -148,7 +148,7 @@ def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
 
 
 def _require_one_process() -> None:
-    if this_world().size > 1:
+    if this_process_group().size > 1:
         raise UsageError(
             "compare under torchrun",
             "would do every cell in each of its processes: a comparison starts processes of its own",

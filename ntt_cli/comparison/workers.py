@@ -23,7 +23,7 @@ from ntt_cli.config import CompareConfig
 from ntt_cli.errors import INTERNAL_ERROR, NttError
 from ntt_cli.runtime.events import CellsChanged, EventSink
 from ntt_cli.runtime.python_source import blame
-from ntt_cli.runtime.signals import GRACE_SECONDS, Interrupted, Stop, listening
+from ntt_cli.runtime.signals import GRACE_SECONDS, Interrupted, Stop, handle_signals
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,11 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
     stop = Stop()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(Interrupted), listening(stop, [signal.SIGTERM]):
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        contextlib.suppress(Interrupted),
+        handle_signals(stop, [signal.SIGTERM]),
+    ):
         while True:
             try:
                 cell = pipe.recv()

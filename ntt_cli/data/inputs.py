@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data import Reading, Samples
-from ntt_cli.data.normalise import standardise
-from ntt_cli.files.metadata import Normalisation, Standardisation
+from ntt_cli.data.normalise import normalise
+from ntt_cli.files.metadata import MeanStd, Normalisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Inputs:
     """
 
     samples: Samples
-    standardisation: Standardisation | None
+    standardisation: MeanStd | None
     device: torch.device
     normalisation: Normalisation | None = None
 
@@ -34,7 +34,7 @@ class Inputs:
 
     def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
         """The inputs at `indices`, `[b, ...]`; random ones as they are drawn in this reading."""
-        return standardise(self.samples.inputs(indices, reading), self.standardisation).to(self.device)
+        return normalise(self.samples.inputs(indices, reading), self.standardisation).to(self.device)
 
     def labels(self, indices: Tensor) -> Tensor:
         """The labels at `indices`, `[b]`."""

@@ -10,10 +10,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ntt_cli.errors import DataError, UsageError
-from ntt_cli.files.metadata import Standardisation
+from ntt_cli.files.metadata import MeanStd
 
 
-def fit_standardisation(batches: Iterable[Float[Tensor, "_ ..."]]) -> Standardisation:
+def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     """Mean and population deviation of all batches together.
 
     A deviation of 0 becomes 1, so that a constant channel is only shifted.
@@ -39,10 +39,10 @@ def fit_standardisation(batches: Iterable[Float[Tensor, "_ ..."]]) -> Standardis
     if count == 0:
         raise ValueError("no batches to fit the standardisation to")
     std = (square / count).sqrt()
-    return Standardisation(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
+    return MeanStd(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
 
 
-def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shaped[Tensor, "*shape"]:
+def normalise(x: Shaped[Tensor, "*shape"], by: MeanStd | None) -> Shaped[Tensor, "*shape"]:
     """`(x - mean) / std`, by channel or feature where there is one number for each; `x` itself where there is none.
 
     Raises:
@@ -69,7 +69,7 @@ def standardise(x: Shaped[Tensor, "*shape"], by: Standardisation | None) -> Shap
     return (x - x.new_tensor(by.mean).view(shape)) / x.new_tensor(by.std).view(shape)
 
 
-def parse_standardisation(mean: str | None, std: str | None) -> Standardisation | None:
+def parse_mean_std(mean: str | None, std: str | None) -> MeanStd | None:
     """The numbers of `--mean` and `--std`, like "0.5" or "0.485,0.456,0.406"; None where neither is given.
 
     A single number beside several stands for all of them.
@@ -84,14 +84,14 @@ def parse_standardisation(mean: str | None, std: str | None) -> Standardisation 
         raise UsageError(given, f"is given without {missing}", hint=f"give {missing} too, or neither")
     means, stds = _numbers("--mean", mean), _numbers("--std", std)
     try:
-        return make_standardisation(means, stds)
+        return make_mean_std(means, stds)
     except ValueError as error:
         raise UsageError(
             f"--mean {mean} --std {std}", str(error), hint="write them like --mean 0.5 --std 0.25"
         ) from error
 
 
-def make_standardisation(means: Sequence[float], stds: Sequence[float]) -> Standardisation:
+def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
     """These numbers, a single one beside several for all of them.
 
     Raises:
@@ -104,7 +104,7 @@ def make_standardisation(means: Sequence[float], stds: Sequence[float]) -> Stand
     channels = max(len(means), len(stds))
     if {len(means), len(stds)} - {1, channels} or not channels:
         raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
-    return Standardisation(
+    return MeanStd(
         tuple(means) * (channels if len(means) == 1 else 1),
         tuple(stds) * (channels if len(stds) == 1 else 1),
     )

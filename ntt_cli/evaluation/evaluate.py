@@ -37,7 +37,7 @@ from ntt_cli.networks.loading.open import (
 )
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.outputs import counted_rows, label_loss
-from ntt_cli.networks.prepare import take_apart
+from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, EvaluateReport
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
@@ -65,7 +65,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     loaded = load_model(config, seed=config.seed)
     weights = open_weights(config.checkpoint, loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
-    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = open_inputs(config, loaded, split=config.split, device=device, known=known, on_event=on_event)
     if inputs.samples.normalised and config.mean is not None:
@@ -96,8 +96,8 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         teacher_weights = open_weights(config.teacher, loaded, on_event, role="teacher")
         describe_sparse_teacher(teacher_weights, on_event)
         _compare_records(config, weights, teacher_weights, inputs, on_event)
-        teacher = take_apart(
-            loaded.module, device, lambda _: None, pick=loaded.pick
+        teacher = to_functional(
+            loaded.module, device, lambda _: None, select_outputs=loaded.select_outputs
         )  # what there is to say has been said
         networks = (model.bind(), model.params, teacher.bind(), teacher.params)
         agreement = measure_agreement(*networks, inputs, classes=classes, batch_size=config.batch_size)

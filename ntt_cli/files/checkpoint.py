@@ -16,17 +16,17 @@ from ntt_cli import __version__
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import require_text, sha256_of
 from ntt_cli.files.free_memory import require_memory
-from ntt_cli.files.hashed import DTYPES, tensor_hashes, write_sealed
+from ntt_cli.files.hashed import DTYPES, tensor_hashes, write_hashed
 from ntt_cli.files.metadata import (
     AGAIN,
     CheckpointRecord,
     Header,
     LayerRecord,
+    MeanStd,
+    MeanStdRecord,
     ModelRecord,
     Normalisation,
     ReportRecord,
-    Standardisation,
-    StandardisationRecord,
     read_header,
 )
 from ntt_cli.files.shards import WeightFiles, find_weights
@@ -58,7 +58,7 @@ class Checkpoint:
         if self.record is None or (self.record.standardisation is None and self.record.standardisation_source is None):
             return None
         stats = self.record.standardisation
-        by = None if stats is None else Standardisation(mean=stats.mean, std=stats.std)
+        by = None if stats is None else MeanStd(mean=stats.mean, std=stats.std)
         return Normalisation(by, self.record.standardisation_source or UNNAMED)
 
     @property
@@ -121,7 +121,7 @@ def write_checkpoint(
         model=model,
         config=config,
         layers=layer_records(masks),
-        standardisation=_standardisation_record(normalisation),
+        standardisation=_mean_std_record(normalisation),
         standardisation_source=None if normalisation is None else normalisation.source,
         class_names=class_names,
         weights=weights,
@@ -129,7 +129,7 @@ def write_checkpoint(
         run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )
-    write_sealed(path, tensors, record)
+    write_hashed(path, tensors, record)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -186,6 +186,6 @@ def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _standardisation_record(normalisation: Normalisation | None) -> StandardisationRecord | None:
+def _mean_std_record(normalisation: Normalisation | None) -> MeanStdRecord | None:
     by = None if normalisation is None else normalisation.by
-    return None if by is None else StandardisationRecord(mean=by.mean, std=by.std)
+    return None if by is None else MeanStdRecord(mean=by.mean, std=by.std)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.atomic import sha256_of, write_atomically
-from ntt_cli.files.metadata import FileRecord, encode_record, read_header, seal
+from ntt_cli.files.metadata import FileRecord, encode_record, put_file_hash, read_header
 
 DTYPES = {
     torch.bool: "BOOL",
@@ -52,7 +52,7 @@ def can_be_named(name: str) -> bool:
     return name != METADATA and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def write_sealed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
+def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
     """Write tensors, from any device and in any layout, with the record that `tensor_hashes` is part of.
 
     The file is read again before it gets its name.
@@ -61,7 +61,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) 
         OutputError: if the file system refuses, or what it holds is not what was written; `path` is then as it was.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
-    start = seal(_header(ordered, encode_record(record)), _bodies(ordered))
+    start = put_file_hash(_header(ordered, encode_record(record)), _bodies(ordered))
 
     def check(written: Path) -> None:
         try:

@@ -30,8 +30,8 @@ from ntt_cli.files.strict_json import parse_json
 
 FORMAT_VERSION: Literal[1] = 1
 KEY = "ntt"
-UNSEALED = "0" * 64
-SEAL = b'file_sha256\\":\\"'
+NO_HASH = "0" * 64
+HASH_KEY = b'file_sha256\\":\\"'
 """What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
 
 AGAIN = "make the file again"
@@ -74,7 +74,7 @@ class LayerRecord(Record):
         return self
 
 
-class StandardisationRecord(Record):
+class MeanStdRecord(Record):
     """What raw inputs are standardised with."""
 
     mean: tuple[FiniteFloat, ...]
@@ -88,7 +88,7 @@ class StandardisationRecord(Record):
 
 
 @dataclass(frozen=True)
-class Standardisation:
+class MeanStd:
     """What to subtract and what to divide by: one number, or one for each channel or feature."""
 
     mean: tuple[float, ...]
@@ -104,7 +104,7 @@ class Normalisation:
         source: who named that, in words.
     """
 
-    by: Standardisation | None
+    by: MeanStd | None
     source: str
 
 
@@ -118,7 +118,7 @@ class FileRecord(Record):
     """
 
     format_version: Literal[1] = FORMAT_VERSION
-    file_sha256: str = UNSEALED
+    file_sha256: str = NO_HASH
     tensors: dict[str, str]
 
 
@@ -142,7 +142,7 @@ class CheckpointRecord(FileRecord):
     model: ModelRecord
     config: dict[str, Any]
     layers: dict[str, LayerRecord]
-    standardisation: StandardisationRecord | None
+    standardisation: MeanStdRecord | None
     standardisation_source: str | None = None
     class_names: tuple[str, ...] | None = None
     weights: str | None = None
@@ -204,7 +204,7 @@ AnyRecord = CheckpointRecord | ReportRecord | StateRecord
 _RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
 
-def describe_inputs(by: Standardisation | StandardisationRecord | None) -> str:
+def describe_inputs(by: MeanStd | MeanStdRecord | None) -> str:
     """What is done to raw inputs, in words."""
     return "as they are" if by is None else f"normalised by mean {_few(by.mean)}, deviation {_few(by.std)}"
 
@@ -219,12 +219,12 @@ def encode_record(record: FileRecord) -> dict[str, str]:
     return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
 
 
-def seal(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
+def put_file_hash(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
     """The start of a file, whose record came from `encode_record`, with the SHA-256 of the whole file put in."""
     digest = hashlib.sha256(start)
     for part in rest:
         digest.update(part)
-    return start.replace(SEAL + UNSEALED.encode(), SEAL + digest.hexdigest().encode(), 1)
+    return start.replace(HASH_KEY + NO_HASH.encode(), HASH_KEY + digest.hexdigest().encode(), 1)
 
 
 @dataclass(frozen=True)
@@ -259,13 +259,13 @@ def _check_whole(path: Path, raw: RawHeader, record: AnyRecord | None) -> None:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         body = 8 + struct.unpack("<Q", data[:8])[0]
-        seal_at = data.find(SEAL, 0, body)
+        seal_at = data.find(HASH_KEY, 0, body)
         if seal_at < 0 and record is None:
             return  # not ntt's
-        start = seal_at + len(SEAL)
+        start = seal_at + len(HASH_KEY)
         digest = hashlib.sha256(memoryview(data)[:start])
-        digest.update(UNSEALED.encode())
-        digest.update(memoryview(data)[start + len(UNSEALED) :])
+        digest.update(NO_HASH.encode())
+        digest.update(memoryview(data)[start + len(NO_HASH) :])
         if seal_at >= 0 and record is not None and digest.hexdigest() == record.file_sha256:
             return
         damaged = "" if record is None else _damaged_tensors(data, raw, record)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ntt_cli.files.checkpoint import pack_mask
-from ntt_cli.files.hashed import tensor_hashes, write_sealed
+from ntt_cli.files.hashed import tensor_hashes, write_hashed
 from ntt_cli.files.metadata import ReportRecord
 from ntt_cli.tensors import Masks
 
@@ -45,4 +45,4 @@ def write_report(
         run_sha256=run_sha256,
         tensors=tensor_hashes(tensors),
     )
-    write_sealed(path, tensors, record)
+    write_hashed(path, tensors, record)

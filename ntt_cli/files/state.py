@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ntt_cli.errors import CheckpointError, ResumeError
 from ntt_cli.files.checkpoint import load_tensors
-from ntt_cli.files.hashed import tensor_hashes, write_sealed
+from ntt_cli.files.hashed import tensor_hashes, write_hashed
 from ntt_cli.files.metadata import RunRecord, StateRecord, read_header
 
 Kind = Literal["prune state", "finetune state"]
@@ -120,7 +120,7 @@ def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None
         strides={name: value.stride() for name, value in state.tensors.items() if _is_permuted(value)},
         tensors=tensor_hashes(state.tensors),
     )
-    write_sealed(path, state.tensors, record)
+    write_hashed(path, state.tensors, record)
 
 
 def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:

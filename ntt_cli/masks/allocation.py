@@ -80,7 +80,7 @@ def allocate(
     scores: Mapping[str, Tensor],
     *,
     density: float,
-    by_hand: Mapping[str, float] | None = None,
+    layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
 ) -> Counts:
     """Counts by the allocation's name: `erk`, `layerwise` or `global`.
@@ -89,17 +89,17 @@ def allocate(
         allocation: the name.
         scores: by weight; only `global` looks at more than their shapes.
         density: over all weights together.
-        by_hand: densities of single weights; the allocation shares what they leave among the others. Where that
+        layer_density: densities of single weights; the allocation shares what they leave among the others. Where that
             is nothing or everything, their rounded counts may miss the total by one each.
         slices: of which weights every slice keeps an entry.
 
     Raises:
         ValueError: if `density` or what is left of it cannot be met.
     """
-    if by_hand:
+    if layer_density:
         sizes = {name: score.numel() for name, score in scores.items()}
         least = least_of({name: score.shape for name, score in scores.items()}, slices)
-        fixed = {name: min(max(least[name], round(d * sizes[name])), sizes[name]) for name, d in by_hand.items()}
+        fixed = {name: min(max(least[name], round(d * sizes[name])), sizes[name]) for name, d in layer_density.items()}
         others = {name: score for name, score in scores.items() if name not in fixed}
         left = total_to_keep(sizes, density=density, least=least) - sum(fixed.values())
         room, needed = sum(sizes[name] for name in others), sum(least[name] for name in others)
@@ -118,7 +118,7 @@ def allocate_global_with_shares(
     scores: Mapping[str, Tensor],
     *,
     density: float,
-    by_hand: Mapping[str, float],
+    layer_density: Mapping[str, float],
     share: float,
     slices: Slices | None = None,
 ) -> Counts:
@@ -129,17 +129,17 @@ def allocate_global_with_shares(
     Args:
         scores: by weight.
         density: over all weights together.
-        by_hand: densities of single weights, which need no such share.
+        layer_density: densities of single weights, which need no such share.
         share: from 0 to 1.
         slices: of which weights every slice keeps an entry.
 
     Raises:
         ValueError: if `density` or what is left of it cannot be met.
     """
-    erk = allocate("erk", scores, density=density, by_hand=by_hand, slices=slices)
-    fixed = dict(by_hand)
+    erk = allocate("erk", scores, density=density, layer_density=layer_density, slices=slices)
+    fixed = dict(layer_density)
     while True:
-        counts = allocate("global", scores, density=density, by_hand=fixed, slices=slices)
+        counts = allocate("global", scores, density=density, layer_density=fixed, slices=slices)
         short = [name for name in scores if name not in fixed and counts[name] < int(share * erk[name])]
         if not short:
             return counts

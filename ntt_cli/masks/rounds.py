@@ -16,7 +16,7 @@ def masks_at(
     *,
     allocation: str,
     density: float,
-    by_hand: Mapping[str, float] | None = None,
+    layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
 ) -> Masks:
     """The masks of the highest scores at this density.
@@ -25,17 +25,17 @@ def masks_at(
         scores: by weight.
         allocation: `erk`, `layerwise` or `global`.
         density: over all weights.
-        by_hand: densities of single weights, which the allocation leaves alone.
+        layer_density: densities of single weights, which the allocation leaves alone.
         slices: of which weights every slice keeps an entry.
     """
-    counts = allocate(allocation, scores, density=density, by_hand=by_hand, slices=slices)
+    counts = allocate(allocation, scores, density=density, layer_density=layer_density, slices=slices)
     return choose_masks(scores, counts, slices=slices)
 
 
-def on_the_way(by_hand: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
+def on_the_way(layer_density: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
     """Densities set by hand while the whole is at `density`, as far on their way from 1 as it is on its to `target`."""
     done = (1 - density) / (1 - target) if target < 1 else 1.0
-    return {name: end * done + (1 - done) for name, end in by_hand.items()}
+    return {name: end * done + (1 - done) for name, end in layer_density.items()}
 
 
 def prune_in_rounds(
@@ -45,7 +45,7 @@ def prune_in_rounds(
     rounds: int,
     allocation: str,
     density: float,
-    by_hand: Mapping[str, float],
+    layer_density: Mapping[str, float],
     slices: Slices | None = None,
 ) -> Masks:
     """Score and prune alternately, the density falling geometrically from 1: `d^(r / rounds)` after round `r`.
@@ -56,11 +56,11 @@ def prune_in_rounds(
         rounds: how often.
         allocation: `erk`, `layerwise` or `global`.
         density: `d`, reached exactly in the last round.
-        by_hand: final densities of single weights.
+        layer_density: final densities of single weights.
         slices: of which weights every slice keeps an entry.
     """
     for r in range(1, rounds + 1):
         now = density ** (r / rounds)
-        densities = on_the_way(by_hand, density=now, target=density)
-        masks = masks_at(score(masks), allocation=allocation, density=now, by_hand=densities, slices=slices)
+        densities = on_the_way(layer_density, density=now, target=density)
+        masks = masks_at(score(masks), allocation=allocation, density=now, layer_density=densities, slices=slices)
     return masks

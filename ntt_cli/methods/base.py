@@ -23,7 +23,7 @@ from ntt_cli.methods.wanda import layer_input_norms, wanda_scores
 from ntt_cli.methods.weights_alone import magnitude_scores, random_scores
 from ntt_cli.networks.batch_norm import untrained_statistics
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.initialise import redraw
+from ntt_cli.networks.initialise import reinitialise
 from ntt_cli.tensors import Masks, Params
 
 Needs = Literal["nothing", "shape", "inputs", "labels"]
@@ -33,7 +33,7 @@ BATCHES = 10
 
 
 @dataclass(frozen=True)
-class Sight:
+class MethodContext:
     """What a method may look at.
 
     Attributes:
@@ -78,9 +78,9 @@ class Sight:
         sample = torch.ones_like(self.inputs.batch(torch.arange(1)))
         return sample.double() if sample.is_floating_point() else sample
 
-    def redraw(self) -> tuple[Params, Tensor]:
+    def reinitialise(self) -> tuple[Params, Tensor]:
         """New weights, and a batch of Gaussian inputs, or of real ones where the network takes integers."""
-        params, size = redraw(self.teacher.params, generator=self.generator), self.settings.batch_size
+        params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
             real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
             if not real.is_floating_point():
@@ -107,7 +107,7 @@ class Sight:
             yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
 
 
-Score = Callable[[Sight, Masks], dict[str, Tensor]]
+Score = Callable[[MethodContext, Masks], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -132,40 +132,40 @@ class Method:
     mask: Literal["kept", "shuffled", "fresh"] = field(default="kept")
 
 
-def _random(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return random_scores(sight.teacher.params, sight.names, generator=sight.generator)
+def _random(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return random_scores(context.teacher.params, context.names, generator=context.generator)
 
 
-def _magnitude(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return magnitude_scores(sight.teacher.params, sight.names)
+def _magnitude(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return magnitude_scores(context.teacher.params, context.names)
 
 
-def _snip(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return snip_scores(sight.teacher.bind(), sight.masked(masks), sight.names, sight.labelled())
+def _snip(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return snip_scores(context.teacher.bind(), context.masked(masks), context.names, context.labelled())
 
 
-def _logit_snip(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return logit_snip_scores(sight.teacher.bind(), sight.masked(masks), sight.names, sight.batches())
+def _logit_snip(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return logit_snip_scores(context.teacher.bind(), context.masked(masks), context.names, context.batches())
 
 
-def _grasp(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return grasp_scores(sight.teacher.bind(), sight.masked(masks), sight.names, sight.labelled())
+def _grasp(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return grasp_scores(context.teacher.bind(), context.masked(masks), context.names, context.labelled())
 
 
-def _synflow(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    buffers = untrained_statistics(sight.teacher, sight.teacher.buffers)
+def _synflow(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    buffers = untrained_statistics(context.teacher, context.teacher.buffers)
     doubled = {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
-    return synflow_scores(sight.teacher.bind(doubled), sight.masked(masks), sight.names, sight.ones())
+    return synflow_scores(context.teacher.bind(doubled), context.masked(masks), context.names, context.ones())
 
 
-def _ntk_sap(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    return ntk_sap_scores(sight.teacher.bind(), masks, [sight.redraw()], generator=sight.generator)
+def _ntk_sap(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    return ntk_sap_scores(context.teacher.bind(), masks, [context.reinitialise()], generator=context.generator)
 
 
-def _wanda(sight: Sight, masks: Masks) -> dict[str, Tensor]:
-    params = sight.teacher.params
-    norms = layer_input_norms(sight.teacher.bind(), params, sight.names, sight.batches())
-    return wanda_scores(params, norms, sight.names)
+def _wanda(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+    params = context.teacher.params
+    norms = layer_input_norms(context.teacher.bind(), params, context.names, context.batches())
+    return wanda_scores(params, norms, context.names)
 
 
 METHODS: dict[str, Method] = {
@@ -185,7 +185,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def one_shot_masks(method: Method, sight: Sight) -> Masks:
+def one_shot_masks(method: Method, context: MethodContext) -> Masks:
     """The masks of a method that does not move weights.
 
     Raises:
@@ -194,7 +194,7 @@ def one_shot_masks(method: Method, sight: Sight) -> Masks:
 
     def score(masks: Masks) -> dict[str, Tensor]:
         assert method.score is not None
-        scores = method.score(sight, masks)
+        scores = method.score(context, masks)
         for name, values in scores.items():
             if not values.isfinite().all():
                 raise DivergedError(name, "has scores that are not finite", hint="try another --method")
@@ -202,12 +202,12 @@ def one_shot_masks(method: Method, sight: Sight) -> Masks:
 
     return prune_in_rounds(
         score,
-        sight.dense(),
+        context.dense(),
         rounds=method.rounds,
-        allocation=sight.settings.allocation,
-        density=sight.settings.density,
-        by_hand=sight.settings.by_hand,
-        slices=sight.settings.slices,
+        allocation=context.settings.allocation,
+        density=context.settings.density,
+        layer_density=context.settings.layer_density,
+        slices=context.settings.slices,
     )
 
 

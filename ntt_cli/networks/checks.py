@@ -13,7 +13,7 @@ from ntt_cli.data.samples import IGNORED
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.outputs import NoSuchOutput, Pick, kind_of, tensor_fields
+from ntt_cli.networks.outputs import NoSuchOutput, SelectOutputs, kind_of, tensor_fields
 from ntt_cli.networks.prepare import named_gradients
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, global_state
@@ -52,9 +52,9 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
         before = global_state()
-        logits = _logits(model.returned, model.pick, x, spec, where=where, hint=hint)
+        logits = _logits(model.returned, model.select_outputs, x, spec, where=where, hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
-        again = (_logits(model.returned, model.pick, x, spec, where=where, hint=hint) for _ in range(passes))
+        again = (_logits(model.returned, model.select_outputs, x, spec, where=where, hint=hint) for _ in range(passes))
         if not all(torch.allclose(logits, other, rtol=SAME, atol=SAME) for other in again):
             on_event(
                 Warned(
@@ -85,7 +85,9 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     return tuple(logits.shape[1:])
 
 
-def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size: int, where: str) -> None:
+def check_training(
+    module: nn.Module, select_outputs: SelectOutputs, inputs: Inputs, *, batch_size: int, where: str
+) -> None:
     """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
 
     Raises:
@@ -96,7 +98,7 @@ def check_training(module: nn.Module, pick: Pick, inputs: Inputs, *, batch_size:
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
-        logits = _logits(copied, pick, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
+        logits = _logits(copied, select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
     if not logits.requires_grad:
         raise ModelError(
             where,
@@ -162,7 +164,7 @@ def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> boo
     if len(x) < 2:
         return False
     try:
-        alone = model.pick(model.returned(x[:1]))
+        alone = model.select_outputs(model.returned(x[:1]))
     except Exception:  # it takes no single sample
         return False
     limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
@@ -170,7 +172,7 @@ def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> boo
 
 
 def _logits(
-    forward: Callable[[Tensor], object], pick: Pick, x: Tensor, spec: str, *, where: str, hint: str
+    forward: Callable[[Tensor], object], select_outputs: SelectOutputs, x: Tensor, spec: str, *, where: str, hint: str
 ) -> Float[Tensor, "n *positions c"]:
     try:
         outputs = forward(x)
@@ -186,7 +188,7 @@ def _logits(
     named = tensor_fields(outputs)
     pick_one = "define logits(outputs) in model.py to pick them"
     try:
-        logits = pick(outputs)
+        logits = select_outputs(outputs)
     except NoSuchOutput as error:
         raise ModelError(where, str(error), hint=f"name the logits with --logits, or {pick_one}") from error
     except (Exception, SystemExit) as error:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.outputs import Pick, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
 from ntt_cli.tensors import Apply, Params
 
@@ -26,7 +26,7 @@ class FunctionalModel:
             have shapes alone.
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
-        pick: from what the module returns to its logits, `[n, ..., c]`.
+        select_outputs: from what the module returns to its logits, `[n, ..., c]`.
         places: where in the module each value goes, each place once: the name there, and that among the values.
         saved: what its state dict holds before any forward pass, by name.
     """
@@ -34,13 +34,13 @@ class FunctionalModel:
     module: nn.Module
     params: Params
     buffers: Params
-    pick: Pick
+    select_outputs: SelectOutputs
     places: dict[str, str]
     saved: frozenset[str]
 
     def bind(self, buffers: Params | None = None) -> Apply:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
-        return Bound(self, self.buffers if buffers is None else buffers)
+        return BoundModel(self, self.buffers if buffers is None else buffers)
 
     def returned(self, x: Tensor) -> Any:
         """What the module itself returns at its own values."""
@@ -70,7 +70,7 @@ class FunctionalModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Bound:
+class BoundModel:
     """A network at some buffers: `apply(params, x) -> [n, outputs]`.
 
     Where there is a row of logits for each position of a sample, all its rows together are the outputs.
@@ -85,16 +85,16 @@ class Bound:
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
         """The logits."""
-        logits: Tensor = self.model.pick(self.model._returned(params, self.buffers, x))
+        logits: Tensor = self.model.select_outputs(self.model._returned(params, self.buffers, x))
         return logits.flatten(1)
 
 
-def functional_model(module: nn.Module, pick: Pick = usual_logits) -> FunctionalModel:
+def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:
     """Take `module` apart; it is left as it was.
 
     Args:
         module: the network.
-        pick: its logits among what it returns; by default that itself, or its field `logits`.
+        select_outputs: its logits among what it returns; by default that itself, or its field `logits`.
 
     Raises:
         UncopyableError: if it cannot be copied.
@@ -112,7 +112,7 @@ def functional_model(module: nn.Module, pick: Pick = usual_logits) -> Functional
         params={name: values[name] for name, p in named if p.requires_grad},
         buffers={name: values[name] for name, p in named if not p.requires_grad}
         | {name: b.detach().clone() for name, b in private.named_buffers()},
-        pick=pick,
+        select_outputs=select_outputs,
         places=_places(private),
         saved=frozenset(private.state_dict()),
     )

@@ -7,7 +7,7 @@ import torch
 from ntt_cli.tensors import Params
 
 
-def redraw(params: Params, *, generator: torch.Generator) -> Params:
+def reinitialise(params: Params, *, generator: torch.Generator) -> Params:
     """Each parameter drawn anew from the normal distribution with the mean and deviation of its own entries.
 
     That is Kaiming's and Glorot's normal initialisation again, and their uniform ones up to the third moment; constant
@@ -19,6 +19,6 @@ def redraw(params: Params, *, generator: torch.Generator) -> Params:
     }
 
 
-def rescale(params: Params, densities: dict[str, float]) -> Params:
+def rescale_by_density(params: Params, densities: dict[str, float]) -> Params:
     """Each weight over the square root of its layer's density: the variance of what comes out is the dense layer's."""
     return {name: p / densities[name] ** 0.5 if name in densities else p for name, p in params.items()}

@@ -9,11 +9,11 @@ import torch
 from ntt_cli.config import DataOptions, Split, name_of
 from ntt_cli.data import Samples, load_samples
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.data.normalise import fit_standardisation, parse_standardisation
+from ntt_cli.data.normalise import fit_mean_std, parse_mean_std
 from ntt_cli.files.checkpoint import Checkpoint
-from ntt_cli.files.metadata import Normalisation, Standardisation, describe_inputs
+from ntt_cli.files.metadata import MeanStd, Normalisation, describe_inputs
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.loading.published import configured_standardisation, published_standardisation
+from ntt_cli.networks.loading.published import configured_mean_std, published_mean_std
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 
 OPTIONS = "--mean and --std"
@@ -44,7 +44,7 @@ def known_normalisation(
         UsageError: if `--mean` and `--std` cannot be read.
     """
     recorded = None if checkpoint is None else checkpoint.normalisation
-    given = parse_standardisation(options.mean, options.std)
+    given = parse_mean_std(options.mean, options.std)
     named = _named(given, loaded)
     if recorded is None:
         return named or _of_others(loaded, checkpoint)
@@ -94,7 +94,7 @@ def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisa
         return None
     if known is not None:
         return known
-    by = fit_standardisation(samples.inputs(part) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
+    by = fit_mean_std(samples.inputs(part) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
     return Normalisation(by, f"the statistics of {name_of(samples.spec)}")
 
 
@@ -111,7 +111,7 @@ def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on
         _warn_of_scale(samples, normalisation.by, normalisation.source, on_event)
 
 
-def _warn_of_scale(samples: Samples, by: Standardisation, source: str, on_event: EventSink) -> None:
+def _warn_of_scale(samples: Samples, by: MeanStd, source: str, on_event: EventSink) -> None:
     """Warn of numbers for pixels of 0 to 255 where pixels are 0 to 1."""
     if max(by.mean) <= HIGHEST_MEAN and max(by.std) <= HIGHEST_STD:
         return
@@ -140,7 +140,7 @@ def in_words(normalisation: Normalisation) -> str:
     return words
 
 
-def _named(given: Standardisation | None, loaded: LoadedModel) -> Normalisation | None:
+def _named(given: MeanStd | None, loaded: LoadedModel) -> Normalisation | None:
     if given is not None:
         return Normalisation(given, OPTIONS)
     if loaded.standardisation is not None:
@@ -153,11 +153,11 @@ def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisat
     if checkpoint is None:
         if not loaded.trained:
             return None
-        by, source = configured_standardisation(getattr(loaded.module, "pretrained_cfg", None)), "its pretrained_cfg"
+        by, source = configured_mean_std(getattr(loaded.module, "pretrained_cfg", None)), "its pretrained_cfg"
         return Normalisation(None, ELSEWHERE) if by is None else Normalisation(by, source)
     if checkpoint.record is not None:
         return None
-    published = published_standardisation(checkpoint.path)
+    published = published_mean_std(checkpoint.path)
     if published is None:
         return Normalisation(None, ELSEWHERE)
     by, name = published

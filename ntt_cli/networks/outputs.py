@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ntt_cli.data.samples import IGNORED
 
-Pick = Callable[[Any], Any]
+SelectOutputs = Callable[[Any], Any]
 """From what a network returns to its logits."""
 
 USUAL = "logits"

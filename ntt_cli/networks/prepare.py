@@ -19,7 +19,7 @@ from ntt_cli.networks.flops import seldom_used
 from ntt_cli.networks.fragile import fragile_axes, fragile_parametrizations
 from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.multiplied import multiplied_parameters
-from ntt_cli.networks.outputs import Pick, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.prunable import others, prunable_names
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Params
@@ -28,8 +28,8 @@ ROUTED = 64
 """Samples that are looked at before a weight counts as unused: of a mixture of experts few see each expert."""
 
 
-def take_apart(
-    module: nn.Module, device: torch.device, on_event: EventSink, *, pick: Pick = usual_logits
+def to_functional(
+    module: nn.Module, device: torch.device, on_event: EventSink, *, select_outputs: SelectOutputs = usual_logits
 ) -> FunctionalModel:
     """The network as functions on `device`, its frozen parameters named.
 
@@ -38,7 +38,7 @@ def take_apart(
             samples of a batch would depend on each other.
     """
     try:
-        model = functional_model(module.to(device), pick)
+        model = functional_model(module.to(device), select_outputs)
     except UncopyableError as error:
         hint = "mend build_model(): make it in forward(), or give its class a __deepcopy__"
         raise ModelError(error.attribute, f"cannot be copied: {error.reason}", hint=hint) from error

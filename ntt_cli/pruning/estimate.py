@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.loop import take_step
-from ntt_cli.methods.ntt.plan import course_of
+from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.pruning.job import Task
 from ntt_cli.runtime.memory import memory_bytes, peak_memory_bytes
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.micro_batching import MicroBatching
 
 Result = TypeVar("Result")
 
@@ -45,31 +45,36 @@ class Estimate:
 
 
 def estimate_run(
-    task: Task, room: Room, *, choose: Callable[[], Student], finish: Callable[[Student], object], before: float
+    task: Task,
+    micro_batching: MicroBatching,
+    *,
+    choose: Callable[[], Student],
+    finish: Callable[[Student], object],
+    before: float,
 ) -> tuple[Student, Estimate]:
     """Choose masks, take a few steps and finish, all thrown away; the student comes along for its masks.
 
     Args:
         task: the run.
-        room: how many samples go through the network at once.
+        micro_batching: how many samples go through the network at once.
         choose: makes a student with its masks.
         finish: all that follows the last step.
         before: seconds that were needed to get here.
     """
     student, choosing = _timed(choose)
     there = memory_bytes(task.inputs.device) if task.inputs else None
-    predicted, fitting = _predict_step(task, student, room, there)
+    predicted, fitting = _predict_step(task, student, micro_batching, there)
     if fitting is not None:
         return student, Estimate(None, None, predicted, there, fitting)
     batches = _batches(task)
     steps = []
     for step in range(PROBE_STEPS):
         begun = time.perf_counter()
-        float(take_step(student, batches, step, task.settings, room).total)  # waits for the device
+        float(take_step(student, batches, step, task.settings, micro_batching).total)  # waits for the device
         steps.append(time.perf_counter() - begun)
     _, finishing = _timed(lambda: finish(student))
     settings = task.settings
-    times = len(course_of(settings, learned=task.config.mask == "learned").updates)
+    times = len(plan_transfer(settings, learned=task.config.mask == "learned").updates)
     one = statistics.median(steps[1:])
     # The first step also pays for what is set up once.
     seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing
@@ -77,14 +82,16 @@ def estimate_run(
     return student, Estimate(one, seconds, peak, there, None)
 
 
-def _predict_step(task: Task, student: Student, room: Room, there: int | None) -> tuple[int | None, str | None]:
+def _predict_step(
+    task: Task, student: Student, micro_batching: MicroBatching, there: int | None
+) -> tuple[int | None, str | None]:
     """The peak of a step, from two with fewer samples at once, and what to change where there is not as much."""
-    whole = room.chunk or math.ceil(task.settings.batch_size / 2)
+    whole = micro_batching.chunk or math.ceil(task.settings.batch_size / 2)
     few = max(1, whole // TRIAL_PARTS)
     assert task.inputs is not None
     peaks = []
     for chunk in (few, 2 * few):
-        take_step(student, _batches(task), 0, task.settings, replace(room, chunk=min(chunk, whole)))
+        take_step(student, _batches(task), 0, task.settings, replace(micro_batching, chunk=min(chunk, whole)))
         peaks.append(peak_memory_bytes(task.inputs.device))
     first, second = peaks
     if first is None or second is None or there is None:

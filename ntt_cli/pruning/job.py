@@ -16,7 +16,7 @@ from ntt_cli.evaluation.agreement import number_of_choices
 from ntt_cli.files.metadata import Normalisation
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.allocation import allocate, layer_sizes, least_of, total_to_keep
-from ntt_cli.methods.base import METHODS, Method, Sight
+from ntt_cli.methods.base import METHODS, Method, MethodContext
 from ntt_cli.methods.ntt.loop import estimate_buffers
 from ntt_cli.methods.ntt.settings import TransferSettings, settle
 from ntt_cli.networks.batch_norm import has_untrained_statistics
@@ -31,7 +31,7 @@ from ntt_cli.networks.loading.open import (
     warn_of_filled_zeros,
 )
 from ntt_cli.networks.normalisation import known_normalisation, note_inputs, open_inputs
-from ntt_cli.networks.prepare import laid_out, looked_up, pick_prunable, take_apart, whole_slices
+from ntt_cli.networks.prepare import laid_out, looked_up, pick_prunable, to_functional, whole_slices
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
@@ -89,9 +89,9 @@ class Task:
         """Entries of each prunable weight."""
         return {name: self.teacher.params[name].numel() for name in self.names}
 
-    def sight(self) -> Sight:
+    def context(self) -> MethodContext:
         """What the method may look at, with a generator at its beginning."""
-        return Sight(
+        return MethodContext(
             teacher=self.teacher,
             names=self.names,
             inputs=self.inputs,
@@ -115,7 +115,7 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     weights = open_weights(config.weights, loaded, on_event)
     describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
     _check_origin(config, method, loaded, weights, on_event)
-    teacher = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = _open(config, method, loaded, device, known, on_event)
@@ -240,7 +240,9 @@ def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], setti
         ) from error
     scores = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
-        allocate("layerwise", scores, density=settings.density, by_hand=settings.by_hand, slices=settings.slices)
+        allocate(
+            "layerwise", scores, density=settings.density, layer_density=settings.layer_density, slices=settings.slices
+        )
     except ValueError as error:
         raise UsageError(
             f"--sparsity {config.sparsity} with --layer-density",

@@ -18,10 +18,10 @@ from ntt_cli.evaluation.agreement import (
 )
 from ntt_cli.pruning.job import Task
 from ntt_cli.results import Agreement
-from ntt_cli.runs.checkpointer import Keeper
+from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runtime.events import EventSink
-from ntt_cli.runtime.micro_batching import Room
-from ntt_cli.runtime.signals import blamed
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.signals import reraise_as_interrupt
 from ntt_cli.tasks.metrics import squares
 from ntt_cli.tensors import Params
 
@@ -42,7 +42,9 @@ class Measures:
     kernels: KernelComparison | None = None
 
 
-def check_outputs(task: Task, params: Params, buffers: Params, room: Room, keeper: Keeper) -> None:
+def check_outputs(
+    task: Task, params: Params, buffers: Params, micro_batching: MicroBatching, checkpointer: RunCheckpointer
+) -> None:
     """Refuse a student whose outputs are not finite, before anything is written.
 
     Raises:
@@ -57,16 +59,23 @@ def check_outputs(task: Task, params: Params, buffers: Params, room: Room, keepe
         return all(bool(squares(apply(params, x)).isfinite()) for x in batches)
 
     try:
-        with blamed(keeper.stop), torch.no_grad():
-            is_finite = room.run(finite)
+        with reraise_as_interrupt(checkpointer.stop), torch.no_grad():
+            is_finite = micro_batching.run(finite)
     except Exception:  # what went wrong here does so again when agreement is measured, and is said then
         return
     if not is_finite:
-        raise keeper.diverged("the student", "its outputs are no longer finite")
+        raise checkpointer.diverged("the student", "its outputs are no longer finite")
 
 
 def measure(
-    task: Task, params: Params, buffers: Params, room: Room, keeper: Keeper, on_event: EventSink, *, steps: int
+    task: Task,
+    params: Params,
+    buffers: Params,
+    micro_batching: MicroBatching,
+    checkpointer: RunCheckpointer,
+    on_event: EventSink,
+    *,
+    steps: int,
 ) -> Measures:
     """Measure what there are inputs for; what goes wrong is a warning, and left out.
 
@@ -82,19 +91,19 @@ def measure(
 
     def attempt(what: str, work: Callable[[], Result]) -> Result | None:
         def attended() -> Result:
-            with blamed(keeper.stop):
+            with reraise_as_interrupt(checkpointer.stop):
                 return work()
 
         return warned_of(what, attended, on_event)
 
     disconnected = attempt(
         "outputs",
-        lambda: room.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
+        lambda: micro_batching.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
     )
     classes = None if disconnected else task.classes
     agreement = attempt(
         "agreement with the teacher",
-        lambda: room.run(
+        lambda: micro_batching.run(
             lambda chunk: measure_agreement(
                 *networks, some, classes=classes, batch_size=settings.batch_size, chunk=chunk
             )
@@ -106,7 +115,7 @@ def measure(
     if agreement is not None and task.has_kernel:
         distance = attempt(
             "distance between the kernels",
-            lambda: room.run(
+            lambda: micro_batching.run(
                 lambda chunk: measure_kernel_distance(
                     *networks,
                     some,

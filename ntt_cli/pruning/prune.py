@@ -22,22 +22,22 @@ from ntt_cli.methods.base import METHODS, one_shot_masks, shuffled
 from ntt_cli.methods.ntt.loop import estimate_buffers, first_student, layer_densities, run_transfer
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.initialise import rescale
+from ntt_cli.networks.initialise import rescale_by_density
 from ntt_cli.networks.loading.models import load_model
-from ntt_cli.networks.prepare import take_apart
+from ntt_cli.networks.prepare import to_functional
 from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
 from ntt_cli.pruning.job import Task, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
-from ntt_cli.runs.checkpointer import Keeper, keep_nothing
-from ntt_cli.runs.outputs import claimed, finished, open_keeper, settled
+from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, settled
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.machine import describe_machine
-from ntt_cli.runtime.micro_batching import Room
-from ntt_cli.runtime.process_group import World, this_world
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.tensors import Masks, Params
@@ -71,26 +71,28 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         Interrupted: if the run was asked to end.
     """
     seed_as_users_do(config.seed)
-    output, world = Path(config.output), this_world()
-    with world.joined(pick_device(config.device)), ExitStack() as claim:
-        with world.starting():
-            claim.enter_context(claimed(output, config, world, on_event))
-            world.require_one(config.compile, "--compile")
+    output, group = Path(config.output), this_process_group()
+    with group.joined(pick_device(config.device)), ExitStack() as claim:
+        with group.starting():
+            claim.enter_context(output_lock(output, config, group, on_event))
+            group.require_one(config.compile, "--compile")
             task = prepare(config, on_event)
-            world.require(task.settings.batch_size // 2)
+            group.require(task.settings.batch_size // 2)
             this = _run_record(task)
             if config.resume and (done := finished(output, this, PruneReport, on_event)):
                 return done
-            keeper = open_keeper(
-                output, config, kind="prune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+            checkpointer = open_checkpointer(
+                output, config, kind="prune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
             )
-        task = replace(task, teacher=_of_first(task.teacher, world, this, keeper))
-        room = Room(task.settings.micro_batch, task.settings.batch_size, on_event, fixed=world.size > 1)
-        with keeper.finishing():
-            student = _prune(task, room, keeper, world, on_event)
-            if not world.first:
+        task = replace(task, teacher=_of_first(task.teacher, group, this, checkpointer))
+        micro_batching = MicroBatching(
+            task.settings.micro_batch, task.settings.batch_size, on_event, fixed=group.size > 1
+        )
+        with checkpointer.finishing():
+            student = _prune(task, micro_batching, checkpointer, group, on_event)
+            if not group.first:
                 return _report(task, student, Measures())
-            check_outputs(task, student.params, student.buffers, room, keeper)
+            check_outputs(task, student.params, student.buffers, micro_batching, checkpointer)
             _warn_of_bare_rows(task, student.masks, on_event)
             write_checkpoint(
                 output,
@@ -103,7 +105,9 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 class_names=task.class_names,
                 run_sha256=this.sha256,
             )
-            measures = measure(task, student.params, student.buffers, room, keeper, on_event, steps=task.settings.steps)
+            measures = measure(
+                task, student.params, student.buffers, micro_batching, checkpointer, on_event, steps=task.settings.steps
+            )
             report = _report(task, student, measures)
             write_report(
                 report_path(output),
@@ -124,12 +128,12 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     task = prepare(config, on_event)
     estimate = Estimate(None, None, None, None, None)
     if config.sparsity == 0:
-        masks = task.sight().dense()
+        masks = task.context().dense()
     elif task.method.score is None:
         student, estimate = _estimate(task, time.perf_counter() - begun, on_event)
         masks = student.masks
     else:
-        masks = one_shot_masks(task.method, task.sight())
+        masks = one_shot_masks(task.method, task.context())
     return PrunePlan(
         model=config.model,
         parameters=sum(p.numel() for p in task.teacher.params.values()),
@@ -148,7 +152,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
 
 def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, Estimate]:
     assert task.inputs is not None
-    inputs, room = task.inputs, Room(task.settings.micro_batch, task.settings.batch_size, on_event)
+    inputs, micro_batching = task.inputs, MicroBatching(task.settings.micro_batch, task.settings.batch_size, on_event)
 
     def choose() -> Student:
         return first_student(
@@ -157,25 +161,29 @@ def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, 
             task.names,
             outputs=task.outputs,
             settings=task.settings,
-            held=_held(task),
-            room=room,
+            fixed_masks=_fixed_masks(task),
+            micro_batching=micro_batching,
         )
 
     def finish(student: Student) -> None:
         ended = _masked(task, student.params, student.masks)
-        measure(task, ended.params, ended.buffers, room, keep_nothing(), on_event, steps=PROBE_STEPS)
+        measure(task, ended.params, ended.buffers, micro_batching, no_checkpoints(), on_event, steps=PROBE_STEPS)
 
     with threads_for(task.teacher, inputs):
-        return estimate_run(task, room, choose=choose, finish=finish, before=before)
+        return estimate_run(task, micro_batching, choose=choose, finish=finish, before=before)
 
 
-def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: EventSink) -> _Student:
+def _prune(
+    task: Task, micro_batching: MicroBatching, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink
+) -> _Student:
     if task.config.sparsity == 0:
-        return _Student(task.teacher.params, task.teacher.buffers, task.sight().dense(), {})
+        return _Student(task.teacher.params, task.teacher.buffers, task.context().dense(), {})
     if task.method.score is not None:
-        masks = one_shot_masks(task.method, task.sight())
+        masks = one_shot_masks(task.method, task.context())
         params = task.teacher.params
-        return _masked(task, rescale(params, layer_densities(masks)) if task.method.rescaled else params, masks)
+        return _masked(
+            task, rescale_by_density(params, layer_densities(masks)) if task.method.rescaled else params, masks
+        )
     assert task.inputs is not None
     with threads_for(task.teacher, task.inputs):
         moved = run_transfer(
@@ -184,10 +192,10 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
             task.names,
             outputs=task.outputs,
             settings=task.settings,
-            held=_held(task),
-            room=room,
-            keeper=keeper,
-            world=world,
+            fixed_masks=_fixed_masks(task),
+            micro_batching=micro_batching,
+            checkpointer=checkpointer,
+            group=group,
             on_event=on_event,
         )
     if task.method.mask == "kept":
@@ -201,16 +209,18 @@ def _prune(task: Task, room: Room, keeper: Keeper, world: World, on_event: Event
             moved.history,
         )
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
-    fresh = take_apart(other.module, task.inputs.device, on_event, pick=other.pick)
+    fresh = to_functional(other.module, task.inputs.device, on_event, select_outputs=other.select_outputs)
     return _masked(task, fresh.params, moved.masks, moved.history)
 
 
-def _of_first(teacher: FunctionalModel, world: World, this: RunRecord, keeper: Keeper) -> FunctionalModel:
+def _of_first(
+    teacher: FunctionalModel, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer
+) -> FunctionalModel:
     """The first process's network, in all of them."""
-    if world.size == 1:
+    if group.size == 1:
         return teacher
-    step = keeper.found.step if keeper.found else 0
-    tensors = same_run(world, this, teacher.params | teacher.buffers, step=step)
+    step = checkpointer.found.step if checkpointer.found else 0
+    tensors = same_run(group, this, teacher.params | teacher.buffers, step=step)
     return replace(
         teacher,
         params={name: tensors[name] for name in teacher.params},
@@ -225,18 +235,18 @@ def _run_record(task: Task) -> RunRecord:
         model=loaded.record,
         weights_sha256=None if config.weights is None else find_weights(Path(config.weights)).sha256,
         data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),
-        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )
 
 
-def _held(task: Task) -> Masks | None:
+def _fixed_masks(task: Task) -> Masks | None:
     """The masks of the method that `--mask` names."""
     if task.config.mask == "learned":
         return None
     method = METHODS[task.config.mask]
     allocation = task.config.allocation or method.allocation or task.settings.allocation
     settings = replace(task.settings, allocation=allocation)
-    return one_shot_masks(method, replace(task.sight(), settings=settings))
+    return one_shot_masks(method, replace(task.context(), settings=settings))
 
 
 def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor] | None = None) -> _Student:

@@ -18,20 +18,20 @@ from ntt_cli.files.state import Kind, State, write_state
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.memory import give_back_free_memory
-from ntt_cli.runtime.process_group import ALONE, World
-from ntt_cli.runtime.signals import Interrupted, Stop, blamed
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
+from ntt_cli.runtime.signals import Interrupted, Stop, reraise_as_interrupt
 
 
-def keep_nothing() -> Keeper:
+def no_checkpoints() -> RunCheckpointer:
     """A keeper for work that has no output: it never saves."""
     nobody = RunRecord(
         config={}, model=ModelRecord(source="", sha256=None), weights_sha256=None, data_sha256=None, machine={}
     )
-    return Keeper(Path(), "prune state", nobody, math.inf, Stop(), lambda _: None)
+    return RunCheckpointer(Path(), "prune state", nobody, math.inf, Stop(), lambda _: None)
 
 
 @dataclass
-class Keeper:
+class RunCheckpointer:
     """What decides when a run's state is saved.
 
     Attributes:
@@ -42,7 +42,7 @@ class Keeper:
         stop: whether the run was asked to end.
         on_event: told when a state cannot be saved, and the run goes on without.
         found: the state that an earlier run left; `None` to start from the beginning.
-        world: the processes of the run, which end after the same step; the first saves for all.
+        group: the processes of the run, which end after the same step; the first saves for all.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Keeper:
     stop: Stop
     on_event: EventSink
     found: State | None = None
-    world: World = ALONE
+    group: ProcessGroup = SINGLE
     _saved: int | None = None
     _last: float = field(init=False)
     _end: Callable[[], State] | None = None
@@ -62,7 +62,7 @@ class Keeper:
         if self.found is not None:
             self._saved = self.found.step
 
-    def offer(self, state: Callable[[], State]) -> None:
+    def maybe_save(self, state: Callable[[], State]) -> None:
         """After a step: save its state if it is time, or if the run is to end.
 
         Raises:
@@ -82,7 +82,7 @@ class Keeper:
             self.on_event(Warned(f"{error}; the run goes on, and {self.kept}"))
         self._last = time.monotonic()
 
-    def hold(self, state: Callable[[], State]) -> None:
+    def save_if_unfinished(self, state: Callable[[], State]) -> None:
         """After the last step: the state that `finishing` saves, should the result not come to be written."""
         self._end = state
 
@@ -98,7 +98,7 @@ class Keeper:
             OutputError: if the result cannot be written.
         """
         try:
-            with blamed(self.stop):
+            with reraise_as_interrupt(self.stop):
                 yield
         except Interrupted as interruption:
             self._save_end()
@@ -110,7 +110,7 @@ class Keeper:
             raise OutputError(error.where, error.what, hint=hint) from error
         # Beside a whole result a state does no harm, so that failing to remove it is no failure.
         with contextlib.suppress(OutputError):
-            if self.world.first:
+            if self.group.first:
                 remove_durably(self.path)
 
     def diverged(self, where: str, what: str) -> DivergedError:
@@ -124,8 +124,8 @@ class Keeper:
 
     def _all_asked(self) -> bool:
         """Whether every process knows that one was asked to end; a signal that comes meanwhile counts the next time."""
-        if self.world.size > 1:
-            if not (asked := self.world.most(self.stop.asked or 0)):
+        if self.group.size > 1:
+            if not (asked := self.group.most(self.stop.asked or 0)):
                 return False
             self.stop.asked = asked
         return True
@@ -135,7 +135,7 @@ class Keeper:
             self._save(self._end())
 
     def _save(self, state: State) -> None:
-        if state.step == self._saved or not self.world.first:
+        if state.step == self._saved or not self.group.first:
             return
         # What does not recover; an optimiser's squares may be infinite for a while.
         statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}

@@ -28,16 +28,18 @@ from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, RunRecord, re
 from ntt_cli.files.state import Kind, read_state
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Summary
-from ntt_cli.runs.checkpointer import Keeper
+from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runtime.events import EventSink, Noted, Warned
-from ntt_cli.runtime.process_group import World
+from ntt_cli.runtime.process_group import ProcessGroup
 from ntt_cli.runtime.signals import Stop
 
 S = TypeVar("S", bound=Summary)
 
 
 @contextlib.contextmanager
-def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on_event: EventSink) -> Generator[None]:
+def output_lock(
+    output: Path, config: PruneConfig | FinetuneConfig, group: ProcessGroup, on_event: EventSink
+) -> Generator[None]:
     """Hold the output for this run, and clean up after killed ones; the first of its processes does, for all.
 
     Yields:
@@ -46,7 +48,7 @@ def claimed(output: Path, config: PruneConfig | FinetuneConfig, world: World, on
     Raises:
         OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
     """
-    if not world.first:
+    if not group.first:
         yield
         return
     check_outputs(output, force=True)
@@ -101,16 +103,16 @@ def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -
     return summary
 
 
-def open_keeper(
+def open_checkpointer(
     output: Path,
     config: PruneConfig | FinetuneConfig,
     *,
     kind: Kind,
     run: RunRecord,
     stop: Stop,
-    world: World,
+    group: ProcessGroup,
     on_event: EventSink,
-) -> Keeper:
+) -> RunCheckpointer:
     """The keeper of a run that is about to start or, with `--resume`, to go on.
 
     Raises:
@@ -118,11 +120,11 @@ def open_keeper(
         OutputError: if files of another run are in the way.
     """
     path = state_path(output)
-    keeper = Keeper(path, kind, run, config.checkpoint_every, stop, on_event, world=world)
+    checkpointer = RunCheckpointer(path, kind, run, config.checkpoint_every, stop, on_event, group=group)
     if not config.resume:
-        if world.first:
+        if group.first:
             remove_durably(path)
-        return keeper
+        return checkpointer
     for there in (output, report_path(output)):
         if there.exists() and not config.force and written_by(run, there) is None:
             raise OutputError(
@@ -132,11 +134,11 @@ def open_keeper(
             )
     if not path.exists():
         on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
-        return keeper
+        return checkpointer
     state, left_by = read_state(path, kind=kind)
     _check_same(path, left_by, run, on_event, allow_mismatch=config.allow_mismatch)
     on_event(Noted(f"going on from step {state.step:,}"))
-    return replace(keeper, found=state)
+    return replace(checkpointer, found=state)
 
 
 def _how_other(output: Path, run: RunRecord) -> str:

@@ -9,15 +9,15 @@ import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.files.metadata import RunRecord
-from ntt_cli.runtime.process_group import World
+from ntt_cli.runtime.process_group import ProcessGroup
 from ntt_cli.tensors import Params
 
 
-def same_run(world: World, run: RunRecord, tensors: Params, *, step: int) -> Params:
+def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, *, step: int) -> Params:
     """The first process's network, after a check that the processes differ in nothing but its values.
 
     Args:
-        world: the processes.
+        group: the processes.
         run: what this process is about to do.
         tensors: its network's parameters and buffers.
         step: from which it goes on.
@@ -41,9 +41,9 @@ def same_run(world: World, run: RunRecord, tensors: Params, *, step: int) -> Par
     }
     digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value, _ in what.values()]
     own = torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)
-    first = world.from_first({"digests": own.clone()})["digests"]
-    differ = world.sum({"differ": (own != first).any(dim=1).float()})["differ"]
+    first = group.from_first({"digests": own.clone()})["digests"]
+    differ = group.sum({"differ": (own != first).any(dim=1).float()})["differ"]
     for (name, (_, hint)), count in zip(what.items(), differ.tolist(), strict=True):
         if count:
-            raise UsageError(name, f"not the same in all {world.size} processes", hint=hint)
-    return world.from_first(tensors)
+            raise UsageError(name, f"not the same in all {group.size} processes", hint=hint)
+    return group.from_first(tensors)

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Room:
+class MicroBatching:
     """How many samples go through the network at once: a quarter as many from when memory first runs out.
 
     Attributes:

@@ -25,7 +25,7 @@ PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """One of `size` processes that work on the same run.
 
     Attributes:
@@ -171,10 +171,10 @@ class World:
             ) from error
 
 
-ALONE = World()
+SINGLE = ProcessGroup()
 
 
-def this_world() -> World:
+def this_process_group() -> ProcessGroup:
     """What `torchrun` says in the environment; one process without it.
 
     Raises:
@@ -182,9 +182,9 @@ def this_world() -> World:
     """
     given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     if None in given.values():
-        return ALONE
+        return SINGLE
     try:
-        return World(int(given["RANK"] or ""), int(given["WORLD_SIZE"] or ""))
+        return ProcessGroup(int(given["RANK"] or ""), int(given["WORLD_SIZE"] or ""))
     except ValueError as error:
         raise UsageError(
             " ".join(f"{name}={value}" for name, value in given.items()),

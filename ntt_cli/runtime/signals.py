@@ -70,7 +70,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def blamed(stop: Stop) -> Generator[None]:
+def reraise_as_interrupt(stop: Stop) -> Generator[None]:
     """An error of code that was interrupted is taken for the interruption.
 
     torch, or a user's code, may raise another error while it cleans up.
@@ -98,7 +98,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def listening(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
+def handle_signals(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
     """Let these signals ask for the end: the first one politely, the second at once. For the main thread alone.
 
     Yields:

@@ -21,13 +21,13 @@ from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.outputs import counted_rows, label_loss
 from ntt_cli.results import EpochSummary, FinetuneReport
-from ntt_cli.runs.checkpointer import Keeper
-from ntt_cli.runs.finite_checks import LOOK_EVERY, check_losses
-from ntt_cli.runs.outputs import claimed, finished, open_keeper
+from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
+from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
-from ntt_cli.runtime.process_group import World, this_world
+from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
@@ -51,34 +51,34 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
     """
     default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
     output = Path(default if config.output is None else config.output)
-    world = this_world()
-    with world.joined(pick_device(config.device)), ExitStack() as claim:
-        with world.starting():
-            claim.enter_context(claimed(output, config, world, on_event))
+    group = this_process_group()
+    with group.joined(pick_device(config.device)), ExitStack() as claim:
+        with group.starting():
+            claim.enter_context(output_lock(output, config, group, on_event))
             task = prepare(config, on_event)
-            world.require(min(config.batch_size, len(task.training)))
+            group.require(min(config.batch_size, len(task.training)))
             this = run_record(task)
             if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
                 return done
-            keeper = open_keeper(
-                output, config, kind="finetune state", run=this, stop=stop or Stop(), world=world, on_event=on_event
+            checkpointer = open_checkpointer(
+                output, config, kind="finetune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
             )
-        if world.size > 1:
-            _take_first(task.loaded.module, world, this, keeper)
-        with keeper.finishing():
-            best, epochs = _train(task, keeper, on_event)
+        if group.size > 1:
+            _take_first(task.loaded.module, group, this, checkpointer)
+        with checkpointer.finishing():
+            best, epochs = _train(task, checkpointer, on_event)
             report = _report(output, task, best, epochs)
-            if world.first:
+            if group.first:
                 _write(output, task, this, best, report)
     return report
 
 
-def _take_first(module: nn.Module, world: World, this: RunRecord, keeper: Keeper) -> None:
+def _take_first(module: nn.Module, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer) -> None:
     """Give the network the first process's values."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    step = keeper.found.step if keeper.found else 0
+    step = checkpointer.found.step if checkpointer.found else 0
     with torch.no_grad():
-        for name, value in same_run(world, this, own, step=step).items():
+        for name, value in same_run(group, this, own, step=step).items():
             own[name].copy_(value)
 
 
@@ -122,7 +122,7 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, report: Finetu
     )
 
 
-def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
+def _train(task: Task, checkpointer: RunCheckpointer, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
     config, module = task.config, task.loaded.module
     optimiser = make_optimiser(
         config.optimiser,
@@ -133,27 +133,31 @@ def _train(task: Task, keeper: Keeper, on_event: EventSink) -> tuple[Best, list[
     schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
     device = task.training.device
-    with global_draws_apart(device), keeper.stop.patiently():
-        if keeper.found is not None:
-            training.restore(keeper.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs)
+    with global_draws_apart(device), checkpointer.stop.patiently():
+        if checkpointer.found is not None:
+            training.restore(
+                checkpointer.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs
+            )
         on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
         for epoch in range(len(training.epochs) + 1, config.epochs + 1):
-            _train_epoch(task, training, keeper, on_event)
-            _end_epoch(task, training, epoch, keeper, on_event)
-        keeper.hold(training.state)
+            _train_epoch(task, training, checkpointer, on_event)
+            _end_epoch(task, training, epoch, checkpointer, on_event)
+        checkpointer.save_if_unfinished(training.state)
     assert training.best is not None
     return training.best, training.epochs
 
 
-def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: EventSink) -> None:
+def _train_epoch(task: Task, training: Training, checkpointer: RunCheckpointer, on_event: EventSink) -> None:
     """What is left of the epoch's steps."""
     module = training.module.train()
     parameters = dict(module.named_parameters())
     mask_bits = as_bits(task.masks, parameters)
     batch_size, steps = division(task)
     shuffled = torch.randperm(len(task.training), generator=training.order)
-    for indices in map(keeper.world.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]):
-        seed_global_draws(task.config.seed, training.step, keeper.world.rank)
+    for indices in map(
+        checkpointer.group.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]
+    ):
+        seed_global_draws(task.config.seed, training.step, checkpointer.group.rank)
         x = task.training.batch(indices, (task.config.seed, training.step))
         labels = task.training.labels(indices)
         try:
@@ -162,31 +166,31 @@ def _train_epoch(task: Task, training: Training, keeper: Keeper, on_event: Event
                 training.optimiser,
                 x,
                 labels,
-                pick=task.loaded.pick,
+                select_outputs=task.loaded.select_outputs,
                 parameters=parameters,
                 mask_bits=mask_bits,
                 longest=LONGEST_GRADIENT[task.config.optimiser],
-                total=keeper.world.sum,
+                total=checkpointer.group.sum,
             )
         except FloatingPointError as error:
-            raise keeper.diverged(f"step {training.step + 1}", str(error)) from error
+            raise checkpointer.diverged(f"step {training.step + 1}", str(error)) from error
         training.losses.append(loss)
         training.schedule.step()
         training.step += 1
         last = len(training.losses) == steps
-        check_losses(training.losses[-LOOK_EVERY:], training.step, keeper, last=last, whose="training")
-        if len(training.losses) % LOOK_EVERY == 0 or last:
+        check_losses(training.losses[-CHECK_EVERY:], training.step, checkpointer, last=last, whose="training")
+        if len(training.losses) % CHECK_EVERY == 0 or last:
             on_event(TrainingStepsDone(training.step, float(loss)))
-        keeper.offer(training.state)
+        checkpointer.maybe_save(training.state)
 
 
-def _end_epoch(task: Task, training: Training, epoch: int, keeper: Keeper, on_event: EventSink) -> None:
+def _end_epoch(task: Task, training: Training, epoch: int, checkpointer: RunCheckpointer, on_event: EventSink) -> None:
     module = training.module
-    if keeper.world.size > 1:
+    if checkpointer.group.size > 1:
         # Batch-norm statistics are of each process's own samples.
-        module.load_state_dict(keeper.world.from_first(dict(module.named_buffers())), strict=False)
-    _check_finite(module, epoch, keeper)
-    accuracy, validation_loss = _validate(task, keeper, epoch) if keeper.world.first else (None, 0.0)
+        module.load_state_dict(checkpointer.group.from_first(dict(module.named_buffers())), strict=False)
+    _check_finite(module, epoch, checkpointer)
+    accuracy, validation_loss = _validate(task, checkpointer, epoch) if checkpointer.group.first else (None, 0.0)
     train_loss = float(torch.stack(training.losses).double().mean())
     training.losses = []
     training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))
@@ -211,36 +215,38 @@ def _rate_schedule(
     return lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[rising])
 
 
-def _validate(task: Task, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
+def _validate(task: Task, checkpointer: RunCheckpointer, epoch: int) -> tuple[float | None, float]:
     """Accuracy and loss on the validation samples.
 
     Raises:
         DivergedError: if the network's loss is not finite, on some of the training samples where there are no others.
     """
     if not len(task.validation):
-        _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), keeper, epoch)
+        _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), checkpointer, epoch)
         return None, 0.0
-    return _evaluate(task.loaded, task.validation, keeper, epoch)
+    return _evaluate(task.loaded, task.validation, checkpointer, epoch)
 
 
-def _evaluate(loaded: LoadedModel, inputs: Inputs, keeper: Keeper, epoch: int) -> tuple[float | None, float]:
+def _evaluate(
+    loaded: LoadedModel, inputs: Inputs, checkpointer: RunCheckpointer, epoch: int
+) -> tuple[float | None, float]:
     module = loaded.module.eval()
     hits, count, loss = 0, 0, 0.0
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            logits, labels = loaded.pick(module(inputs.batch(indices))), inputs.labels(indices)
+            logits, labels = loaded.select_outputs(module(inputs.batch(indices))), inputs.labels(indices)
             rows, counted = counted_rows(logits, labels)
             hits += int((rows.argmax(dim=1) == counted).sum())
             count += len(counted)
             loss += float(label_loss(logits, labels, reduction="sum"))
     if not math.isfinite(loss):
-        raise keeper.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
+        raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
     return (hits / count, loss / count) if count else (None, 0.0)
 
 
-def _check_finite(module: nn.Module, epoch: int, keeper: Keeper) -> None:
+def _check_finite(module: nn.Module, epoch: int, checkpointer: RunCheckpointer) -> None:
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     statistics = {name: value for name, value in module.named_buffers() if is_statistic(name)}
     for name, value in (trained | statistics).items():
         if not value.isfinite().all():
-            raise keeper.diverged(f"epoch {epoch}", f"{name} is no longer finite")
+            raise checkpointer.diverged(f"epoch {epoch}", f"{name} is no longer finite")

@@ -22,12 +22,12 @@ from ntt_cli.networks.checks import check_forward, check_labels, check_training,
 from ntt_cli.networks.loading.models import LoadedModel, load_model
 from ntt_cli.networks.loading.open import held_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
-from ntt_cli.networks.prepare import take_apart, takes_channels_last
+from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.outputs import settled
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import describe_machine
-from ntt_cli.runtime.process_group import this_world
+from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import default_learning_rate, make_optimiser, training_step
 
@@ -67,7 +67,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     loaded = load_model(config, seed=config.seed)
     weights = open_weights(config.checkpoint, loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
-    model = take_apart(loaded.module, device, on_event, pick=loaded.pick)
+    model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
@@ -89,7 +89,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
         what, hint = f"holds out none of {len(inputs)} samples", "give a larger fraction, or 0 to hold out none"
         raise UsageError(as_typed(config, "validation"), what, hint=hint)
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
-    check_training(loaded.module, loaded.pick, training, batch_size=config.batch_size, where=config.model)
+    check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
     task = Task(
         config=config,
         loaded=loaded,
@@ -113,7 +113,7 @@ def run_record(task: Task) -> RunRecord:
         model=loaded.record,
         weights_sha256=None if config.checkpoint is None else find_weights(Path(config.checkpoint)).sha256,
         data_sha256=data_sha256(task.training.samples, task.validation.samples),
-        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_world().size)},
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )
 
 
@@ -137,7 +137,17 @@ def seconds_per_step(task: Task) -> float:
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
         x, labels = task.training.batch(indices), task.training.labels(indices)
-        float(training_step(module, optimiser, x, labels, pick=task.loaded.pick, parameters=parameters, mask_bits={}))
+        float(
+            training_step(
+                module,
+                optimiser,
+                x,
+                labels,
+                select_outputs=task.loaded.select_outputs,
+                parameters=parameters,
+                mask_bits={},
+            )
+        )
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 

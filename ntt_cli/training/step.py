@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ntt_cli.data.samples import IGNORED
 from ntt_cli.masks.masks import zero_pruned
-from ntt_cli.networks.outputs import Pick, label_loss, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, label_loss, usual_logits
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.runtime.sharing import Sum, alone
 from ntt_cli.tensors import Masks
@@ -56,7 +56,7 @@ def training_step(
     x: Shaped[Tensor, "n *features"],
     labels: Int[Tensor, "n *positions"],
     *,
-    pick: Pick = usual_logits,
+    select_outputs: SelectOutputs = usual_logits,
     parameters: Mapping[str, nn.Parameter],
     mask_bits: Masks,
     longest: float | None = None,
@@ -69,7 +69,7 @@ def training_step(
         optimiser: of its parameters.
         x: inputs.
         labels: their classes.
-        pick: the logits among what the module returns.
+        select_outputs: the logits among what the module returns.
         parameters: the module's.
         mask_bits: masks by parameter, from `as_bits`.
         longest: the gradient of a longer norm, over all that is not pruned, is scaled down to it.
@@ -80,7 +80,7 @@ def training_step(
     """
     optimiser.zero_grad(set_to_none=True)
     count = total({"labels": (labels != IGNORED).sum()})["labels"]
-    loss = label_loss(pick(module(x)), labels, reduction="sum") / count.clamp_min(1)
+    loss = label_loss(select_outputs(module(x)), labels, reduction="sum") / count.clamp_min(1)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     sums = total(moved | {"": loss.detach()})

@@ -16,8 +16,8 @@ from torch import Tensor
 from ntt_cli.cli.app import main
 from ntt_cli.config import FinetuneConfig, ModelOptions, PruneConfig
 from ntt_cli.errors import ResumeError
-from ntt_cli.files import hashed as sealed
-from ntt_cli.files.hashed import tensor_hashes, write_sealed
+from ntt_cli.files import hashed as hashed
+from ntt_cli.files.hashed import tensor_hashes, write_hashed
 from ntt_cli.files.metadata import StateRecord, read_header
 from ntt_cli.files.safetensors_header import read_raw_header
 from ntt_cli.files.state import State, read_state
@@ -25,9 +25,9 @@ from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.networks.loading.models import load_model
-from ntt_cli.networks.prepare import take_apart
+from ntt_cli.networks.prepare import to_functional
 from ntt_cli.pruning import prune
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.runtime.signals import Interrupted
 from ntt_cli.training import finetune
@@ -121,8 +121,8 @@ def write(tensors: dict[str, Tensor], record: StateRecord, **changes: Any) -> No
     STATE.unlink(missing_ok=True)
     changed = record.model_copy(update={"tensors": tensor_hashes(tensors), "file_sha256": "0" * 64} | changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sealed, "read_header", read_raw_header)  # which does not refuse what is to be refused later
-        write_sealed(STATE, tensors, changed)
+        patch.setattr(hashed, "read_header", read_raw_header)  # which does not refuse what is to be refused later
+        write_hashed(STATE, tensors, changed)
 
 
 def resumed(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -156,11 +156,11 @@ def restored(name: str, state: State) -> None:
         training = Training(module, optimiser, schedule, torch.Generator())
         training.restore(state, samples=36, steps=2, epochs=3)
     else:
-        teacher = take_apart(module, torch.device("cpu"), lambda _: None)
+        teacher = to_functional(module, torch.device("cpu"), lambda _: None)
         names = ("1.weight", "4.weight")
         settings = settle(RUNS[name][1], teacher, names, samples=40, allocation=None, trained=False)
         fresh = Progress(start_student(teacher.bind(), teacher.params, names, learning_rate=1e-3), teacher.buffers)
-        student = restore_progress(fresh, state, teacher, Room(None, 8, lambda _: None), settings).student
+        student = restore_progress(fresh, state, teacher, MicroBatching(None, 8, lambda _: None), settings).student
         optimiser, parameters = student.optimiser, list(student.params.values())
     for p in parameters:
         p.grad = torch.ones_like(p)

@@ -90,11 +90,11 @@ def test_methods_with_options_of_their_own() -> None:
     chosen = config(
         methods="ntt,ntt:allocation=global:kernel-weight=0,magnitude:data=noise:50,random:layer-density=a*=1"
     )
-    plain, variant, noise, by_hand = (pruning_of(chosen, cell) for cell in cells_of(chosen))
+    plain, variant, noise, layer_density = (pruning_of(chosen, cell) for cell in cells_of(chosen))
     assert (plain.method, plain.allocation, plain.kernel_weight, plain.steps) == ("ntt", None, None, 4)
     assert (variant.method, variant.allocation, variant.kernel_weight) == ("ntt", "global", 0.0)
     assert (noise.method, noise.data, noise.limit) == ("magnitude", "noise:50", 100)
-    assert by_hand.layer_density == ("a*=1",)
+    assert layer_density.layer_density == ("a*=1",)
     assert [cell.name for cell in cells_of(chosen)][1:] == [
         "ntt,allocation=global,kernel-weight=0-0.8-seed1",
         "magnitude,data=noise,50-0.8-seed1",

@@ -165,7 +165,7 @@ def test_a_kernel_of_zeros_has_no_rank() -> None:
 def test_which_outputs_choose_a_class(
     shape: tuple[int, ...], sample: tuple[int, ...], declared: bool, classes: int | None
 ) -> None:
-    pick = (lambda outputs: outputs) if declared else usual_logits
-    loaded = LoadedModel(nn.Linear(1, 1), "model.py", None, None, None, pick=pick)
+    select_outputs = (lambda outputs: outputs) if declared else usual_logits
+    loaded = LoadedModel(nn.Linear(1, 1), "model.py", None, None, None, select_outputs=select_outputs)
     inputs = inputs_of(torch.zeros(2, *sample))
     assert agreement.number_of_choices(shape, loaded, inputs) == classes

@@ -182,8 +182,8 @@ def test_the_checkpoints_standardisation_is_used() -> None:
     prune.run(PruneConfig(**options, mean="0.1", std="3", output="x.safetensors"), lambda _: None)
     by_record = run().accuracy
     dense()
-    by_hand, by_itself = run(mean="0.1", std="3").accuracy, run().accuracy
-    assert by_record == by_hand != by_itself
+    layer_density, by_itself = run(mean="0.1", std="3").accuracy, run().accuracy
+    assert by_record == layer_density != by_itself
 
 
 def test_labels_out_of_range() -> None:

@@ -24,10 +24,9 @@ from ntt_cli.files.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from ntt_cli.files.metadata import UNSEALED, ModelRecord, Normalisation, RunRecord, Standardisation, seal
+from ntt_cli.files.metadata import NO_HASH, MeanStd, ModelRecord, Normalisation, RunRecord, put_file_hash
 from ntt_cli.files.report import write_report
 from ntt_cli.files.state import State, write_state
-from ntt_cli.networks.loading.models import LoadedModel
 
 STATE = {
     "fc.weight": torch.tensor([[1.5, 7.0], [0.0, -2.0]]),
@@ -47,9 +46,9 @@ METADATA = (
 def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, Tensor] = MASKS, **changes: Any) -> Path:
     options: dict[str, Any] = {
         "kind": "prune",
-        "model": LoadedModel(nn.Identity(), source="net.py", sha256="00", data=None, input_shape=None),
+        "model": ModelRecord(source="net.py", sha256="00"),
         "config": {"sparsity": 0.25, "seed": 0},
-        "normalisation": Normalisation(Standardisation(mean=(0.5,), std=(0.25,)), "--mean and --std"),
+        "normalisation": Normalisation(MeanStd(mean=(0.5,), std=(0.25,)), "--mean and --std"),
     }
     write_checkpoint(path, state, dict(masks), **(options | changes))
     return path
@@ -68,9 +67,9 @@ def tampered(path: Path, edit: Any) -> Path:
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["ntt"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    record["file_sha256"] = UNSEALED
+    record["file_sha256"] = NO_HASH
     edit(record, tensors)
-    path.write_bytes(seal(save(tensors, {"ntt": json.dumps(record, separators=(",", ":"))})))
+    path.write_bytes(put_file_hash(save(tensors, {"ntt": json.dumps(record, separators=(",", ":"))})))
     return path
 
 
@@ -276,7 +275,7 @@ def test_the_run_that_made_it_is_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [Normalisation(Standardisation((0.5, 0.4), (0.25, 0.5)), "--mean and --std"), Normalisation(None, "nobody"), None],
+    [Normalisation(MeanStd((0.5, 0.4), (0.25, 0.5)), "--mean and --std"), Normalisation(None, "nobody"), None],
     ids=["numbers", "as they are", "not known"],
 )
 def test_normalisation_travels(tmp_path: Path, given: Normalisation | None) -> None:
@@ -287,7 +286,7 @@ def test_numbers_of_a_file_of_before_are_taken(tmp_path: Path) -> None:
     path = tampered(write(tmp_path / "x.safetensors"), lambda record, _: record.pop("standardisation_source"))
     read = read_checkpoint(path).normalisation
     assert read is not None
-    assert read.by == Standardisation((0.5,), (0.25,))
+    assert read.by == MeanStd((0.5,), (0.25,))
 
 
 def test_class_names_travel(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save
 
 from ntt_cli.errors import OutputError
-from ntt_cli.files import hashed as sealed
-from ntt_cli.files.hashed import DTYPES, can_be_named, can_hold, tensor_hashes, write_sealed
-from ntt_cli.files.metadata import UNSEALED, FileRecord, Header, ReportRecord, encode_record, read_header, seal
+from ntt_cli.files import hashed as hashed
+from ntt_cli.files.hashed import DTYPES, can_be_named, can_hold, tensor_hashes, write_hashed
+from ntt_cli.files.metadata import NO_HASH, FileRecord, Header, ReportRecord, encode_record, put_file_hash, read_header
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 3), max_size=4)
@@ -40,17 +40,17 @@ def test_the_bytes_are_those_of_safetensors(
 ) -> None:
     tensors = {name: numbered(*each) for name, each in described.items()}
     record = record_of(tensors)
-    write_sealed(folder / "x.safetensors", tensors, record)
+    write_hashed(folder / "x.safetensors", tensors, record)
     written = (folder / "x.safetensors").read_bytes()
-    assert written == seal(save(tensors, encode_record(record)))
-    assert UNSEALED.encode() not in written
+    assert written == put_file_hash(save(tensors, encode_record(record)))
+    assert NO_HASH.encode() not in written
 
 
 def test_every_type_at_once_in_the_order_of_safetensors(tmp_path: Path) -> None:
     tensors = {str(dtype): numbered([3], dtype, 0) for dtype in DTYPES}
     record = record_of(tensors)
-    write_sealed(tmp_path / "x.safetensors", tensors, record)
-    assert (tmp_path / "x.safetensors").read_bytes() == seal(save(tensors, encode_record(record)))
+    write_hashed(tmp_path / "x.safetensors", tensors, record)
+    assert (tmp_path / "x.safetensors").read_bytes() == put_file_hash(save(tensors, encode_record(record)))
     assert {name: str(value.dtype) for name, value in load_file(tmp_path / "x.safetensors").items()} == {
         name: name for name in tensors
     }
@@ -68,7 +68,7 @@ def test_any_layout_and_memory_that_is_shared(tmp_path: Path) -> None:
         "expanded": torch.ones(1).expand(3),
         "parameter": torch.nn.Parameter(base),
     }
-    write_sealed(tmp_path / "x.safetensors", tensors, record_of(tensors))
+    write_hashed(tmp_path / "x.safetensors", tensors, record_of(tensors))
     read_header(tmp_path / "x.safetensors")  # checks the file's own SHA-256
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys()
@@ -79,7 +79,7 @@ def test_any_layout_and_memory_that_is_shared(tmp_path: Path) -> None:
 def test_the_file_in_bytes(tmp_path: Path) -> None:
     tensors = {"b": torch.tensor([1.0]), "a": torch.tensor([2.0]), "n": torch.tensor([3])}
     record = record_of(tensors)
-    write_sealed(tmp_path / "x.safetensors", tensors, record)
+    write_hashed(tmp_path / "x.safetensors", tensors, record)
     data = (tmp_path / "x.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     assert data[8 + length :] == b"\x03" + bytes(7) + b"\x00\x00\x00\x40" + b"\x00\x00\x80\x3f"
@@ -93,7 +93,7 @@ def test_the_file_in_bytes(tmp_path: Path) -> None:
 def test_tensors_are_not_copied(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(2**20), "b": torch.ones(2**20)}
     tracemalloc.start()  # sees Python's and NumPy's memory
-    write_sealed(tmp_path / "x.safetensors", tensors, record_of(tensors))
+    write_hashed(tmp_path / "x.safetensors", tensors, record_of(tensors))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
@@ -101,7 +101,7 @@ def test_tensors_are_not_copied(tmp_path: Path) -> None:
 
 def test_a_folder_that_refuses_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
-        write_sealed(tmp_path / "none" / "x.safetensors", {"a": torch.ones(1)}, record_of({"a": torch.ones(1)}))
+        write_hashed(tmp_path / "none" / "x.safetensors", {"a": torch.ones(1)}, record_of({"a": torch.ones(1)}))
     assert not list(tmp_path.iterdir())
 
 
@@ -135,9 +135,9 @@ def test_what_cannot_be_read_again_never_gets_its_name(
         written.write_bytes(data)
         return read_header(written)
 
-    monkeypatch.setattr(sealed, "read_header", read)
+    monkeypatch.setattr(hashed, "read_header", read)
     with pytest.raises(OutputError, match="was written and cannot be read again: ") as caught:
-        write_sealed(path, tensors, record_of(tensors))
+        write_hashed(path, tensors, record_of(tensors))
     assert caught.value.exit_code == 2
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 

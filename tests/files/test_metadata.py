@@ -8,15 +8,15 @@ from safetensors.torch import save, save_file
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.metadata import (
-    UNSEALED,
+    NO_HASH,
     CheckpointRecord,
     LayerRecord,
+    MeanStdRecord,
     ModelRecord,
     ReportRecord,
-    StandardisationRecord,
     encode_record,
+    put_file_hash,
     read_header,
-    seal,
 )
 from ntt_cli.files.safetensors_header import TensorRecord
 
@@ -28,7 +28,7 @@ RECORD = CheckpointRecord(
         "b.weight": LayerRecord(shape=(2, 1), kept=1, mask_sha256="cd"),
         "a.weight": LayerRecord(shape=(1, 2), kept=2, mask_sha256="ef"),
     },
-    standardisation=StandardisationRecord(mean=(0.5,), std=(0.25,)),
+    standardisation=MeanStdRecord(mean=(0.5,), std=(0.25,)),
     standardisation_source="--mean and --std",
     class_names=("cat", "dog"),
     weights="teacher.safetensors",
@@ -36,7 +36,7 @@ RECORD = CheckpointRecord(
     tensors={"b.weight": "01", "a.weight": "23"},
 )
 ENCODED = (
-    '{"class_names":["cat","dog"],"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '",'
+    '{"class_names":["cat","dog"],"config":{"data":null,"seed":1},"file_sha256":"' + NO_HASH + '",'
     '"format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
     '"model":{"modules":{},"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
@@ -44,7 +44,7 @@ ENCODED = (
     '"versions":{"ntt":"0.1","torch":"2.9"},"weights":"teacher.safetensors"}'
 )
 OLD = (
-    '{"config":{"data":null,"seed":1},"file_sha256":"' + UNSEALED + '","format_version":1,"kind":"prune","layers":{'
+    '{"config":{"data":null,"seed":1},"file_sha256":"' + NO_HASH + '","format_version":1,"kind":"prune","layers":{'
     '"a.weight":{"kept":2,"mask_sha256":"ef","shape":[1,2]},"b.weight":{"kept":1,"mask_sha256":"cd","shape":[2,1]}},'
     '"model":{"modules":{},"sha256":"ab","source":"net.py"},"run_sha256":null,"standardisation":{"mean":[0.5],"std":[0.25]},'
     '"tensors":{"a.weight":"23","b.weight":"01"}}'
@@ -55,7 +55,7 @@ OLD = (
 def written(path: Path, text: str | None) -> Path:
     tensors = {"b.weight": torch.zeros(2, 1), "a.weight": torch.zeros(1, 2, dtype=torch.int64)}
     data = save(tensors, {"ntt": text} if text else None)
-    path.write_bytes(seal(data) if UNSEALED.encode() in data else data)
+    path.write_bytes(put_file_hash(data) if NO_HASH.encode() in data else data)
     return path
 
 
@@ -74,7 +74,7 @@ def test_a_record_is_sorted_json_under_one_key() -> None:
 def test_read(tmp_path: Path) -> None:
     header = read_header(written(tmp_path / "x.safetensors", ENCODED))
     assert header.record is not None
-    assert header.record.model_copy(update={"file_sha256": UNSEALED}) == RECORD
+    assert header.record.model_copy(update={"file_sha256": NO_HASH}) == RECORD
     assert header.tensors == {
         "a.weight": TensorRecord(dtype="I64", shape=(1, 2)),
         "b.weight": TensorRecord(dtype="F32", shape=(2, 1)),
@@ -98,7 +98,7 @@ def test_read_a_report(tmp_path: Path) -> None:
     given = ReportRecord(kind="finetune report", summary={"epochs": 3}, tensors={"a.weight": "01", "b.weight": "23"})
     record = read_header(written(tmp_path / "x.safetensors", encode_record(given)["ntt"])).record
     assert record is not None
-    assert record.model_copy(update={"file_sha256": UNSEALED}) == given
+    assert record.model_copy(update={"file_sha256": NO_HASH}) == given
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.bin", "x.ckpt", "x.pkl", "x.pickle", "x.joblib", "X.PT"])

@@ -11,7 +11,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError, NttError
 from ntt_cli.kernels.checks import check_kernel, find_kernel
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.networks.prepare import take_apart
+from ntt_cli.networks.prepare import to_functional
 from ntt_cli.runtime.events import Event, Warned
 from tests.networks.test_operations import Around, both_ways
 from tests.parts import CPU, apart, inputs_of, loaded, refusal
@@ -32,7 +32,7 @@ def test_kernels_that_can_be_taken(digits: Inputs, name: str) -> None:
 
 
 def test_the_kernel_of_a_linear_network_depends_on_no_weight(digits: Inputs) -> None:
-    network = take_apart(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), CPU, lambda _: None)
+    network = to_functional(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), CPU, lambda _: None)
     check_kernel(network, digits, outputs=10, trainable=True, where="net.py")
 
 
@@ -49,7 +49,7 @@ class Lengths(nn.Module):
 
 
 def test_a_derivative_that_is_not_finite(digits: Inputs) -> None:
-    network = take_apart(Lengths(), CPU, lambda _: None)
+    network = to_functional(Lengths(), CPU, lambda _: None)
     check_kernel(network, digits, outputs=10, trainable=False, where="net.py")
     error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=True, where="net.py")
     assert told(error) == (
@@ -71,7 +71,7 @@ def test_a_kernel_that_is_not_finite(digits: Inputs) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return (0 * self.inner(x.flatten(1))).sqrt()
 
-    network = take_apart(Root(), CPU, lambda _: None)
+    network = to_functional(Root(), CPU, lambda _: None)
     error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=False, where="net.py")
     assert told(error) == (
         "net.py: has an operation with a derivative that is not finite: its kernel is NaN or infinite",
@@ -208,12 +208,12 @@ def test_an_error_of_torch_in_one_line(digits: Inputs, what: str) -> None:
     def raises(_: object) -> Tensor:
         raise RuntimeError(what)
 
-    network = replace(apart("plain"), pick=raises)
+    network = replace(apart("plain"), select_outputs=raises)
     error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=False, where="a.py")
     assert str(error) == "a.py: has an operation without the derivatives that its kernel needs: has no formula"
 
 
 def test_a_kernel_that_is_only_measured_needs_no_second_derivative(digits: Inputs) -> None:
-    network = take_apart(Lengths(), CPU, lambda _: None)
+    network = to_functional(Lengths(), CPU, lambda _: None)
     assert find_kernel(network, digits, lambda _: None, outputs=10, matched=False, where="a.py")
     refusal(ModelError, find_kernel, network, digits, lambda _: None, outputs=10, matched=True, where="a.py")

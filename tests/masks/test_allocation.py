@@ -129,12 +129,12 @@ def test_shares_by_hand() -> None:
     scores = {"a": torch.arange(30.0).view(5, 6) + 100, "b": torch.arange(30.0).view(6, 5) + 50, "c": torch.ones(2, 2)}
     none: dict[str, float] = {}
     counts = {
-        share: list(allocate_global_with_shares(scores, density=20 / 64, by_hand=none, share=share).values())
+        share: list(allocate_global_with_shares(scores, density=20 / 64, layer_density=none, share=share).values())
         for share in (0.0, 0.12, 0.25, 0.5, 1.0)
     }
     assert counts == {0: [18, 1, 1], 0.12: [18, 1, 1], 0.25: [17, 2, 1], 0.5: [15, 4, 1], 1: [9, 8, 3]}
-    by_hand = allocate_global_with_shares(scores, density=20 / 64, by_hand={"b": 1 / 30}, share=0.5)
-    assert by_hand == {"a": 17, "b": 1, "c": 2}
+    layer_density = allocate_global_with_shares(scores, density=20 / 64, layer_density={"b": 1 / 30}, share=0.5)
+    assert layer_density == {"a": 17, "b": 1, "c": 2}
 
 
 @settings(deadline=None, max_examples=200)
@@ -149,7 +149,7 @@ def test_every_layer_has_its_share(shapes: Shapes, density: float, share: float,
         for name, shape in shapes.items()
     }
     least = {name: int(share * count) for name, count in allocate_erk(shapes, density=density).items()}
-    counts = allocate_global_with_shares(scores, density=density, by_hand={}, share=share)
+    counts = allocate_global_with_shares(scores, density=density, layer_density={}, share=share)
     assert sum(counts.values()) == total_to_keep(sizes, density=density)
     assert all(max(1, least[name]) <= counts[name] <= sizes[name] for name in sizes)
     freely = allocate_global(scores, density=density)

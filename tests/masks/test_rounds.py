@@ -20,7 +20,7 @@ def test_rounds_fall_geometrically_and_end_exactly() -> None:
         return {name: value * masks[name] for name, value in SCORES.items()}
 
     dense = {name: torch.ones_like(value, dtype=torch.bool) for name, value in SCORES.items()}
-    masks = prune_in_rounds(score, dense, rounds=3, allocation="global", density=0.125, by_hand={})
+    masks = prune_in_rounds(score, dense, rounds=3, allocation="global", density=0.125, layer_density={})
     assert seen == [100, 50, 25]  # 100 · 0.125^(r/3)
     assert count_kept(masks) == round(12.5)
     assert sorted(SCORES["b"][masks["b"]].tolist()) == list(range(51, 61))  # and one each of the other two
@@ -35,22 +35,22 @@ def test_densities_by_hand_keep_pace(density: float, expected: float) -> None:
 @pytest.mark.parametrize("allocation", ["erk", "layerwise", "global"])
 @given(density=st.floats(0.1, 0.8), share=st.floats(0.01, 1))
 def test_layers_by_hand_have_their_count_and_the_whole_its_own(allocation: str, density: float, share: float) -> None:
-    by_hand = {"a": share}
+    layer_density = {"a": share}
     fixed = max(1, round(share * 20))
     left = total_to_keep({"a": 20, "b": 60, "c": 20}, density=density) - fixed
     if 1 <= left <= 81:
-        masks = masks_at(SCORES, allocation=allocation, density=density, by_hand=by_hand)
+        masks = masks_at(SCORES, allocation=allocation, density=density, layer_density=layer_density)
         assert int(masks["a"].sum()) == fixed
         assert count_kept(masks) == min(max(left, 2), 80) + fixed
         assert list(masks) == list(SCORES)
     else:
         with pytest.raises(ValueError, match="the layers set by hand leave"):
-            allocate(allocation, SCORES, density=density, by_hand=by_hand)
+            allocate(allocation, SCORES, density=density, layer_density=layer_density)
 
 
 def test_all_layers_by_hand_must_meet_the_whole() -> None:
     halves = dict.fromkeys(SCORES, 0.5)
-    assert allocate("erk", SCORES, density=0.5, by_hand=halves) == {"a": 10, "b": 30, "c": 10}
-    assert allocate("erk", SCORES, density=0.51, by_hand=halves) == {"a": 10, "b": 30, "c": 10}
+    assert allocate("erk", SCORES, density=0.5, layer_density=halves) == {"a": 10, "b": 30, "c": 10}
+    assert allocate("erk", SCORES, density=0.51, layer_density=halves) == {"a": 10, "b": 30, "c": 10}
     with pytest.raises(ValueError, match="leave -30 weights to keep, of 0 in 0 others"):
-        allocate("erk", SCORES, density=0.2, by_hand=halves)
+        allocate("erk", SCORES, density=0.2, layer_density=halves)

@@ -204,6 +204,6 @@ def test_densities_by_hand_that_do_not_fit() -> None:
 
 def test_scores_that_are_not_finite() -> None:
     task = prepare(config(method="snip"), lambda _: None)
-    broken = dataclasses.replace(task.method, score=lambda sight, masks: {"fc1.weight": torch.tensor([torch.nan])})
+    broken = dataclasses.replace(task.method, score=lambda context, masks: {"fc1.weight": torch.tensor([torch.nan])})
     with pytest.raises(DivergedError, match="fc1.weight: has scores that are not finite"):
-        one_shot_masks(broken, task.sight())
+        one_shot_masks(broken, task.context())

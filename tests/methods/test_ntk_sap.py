@@ -5,7 +5,7 @@ from torch import nn
 
 from ntt_cli.methods.ntk_sap import ntk_sap_scores
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.networks.initialise import redraw
+from ntt_cli.networks.initialise import reinitialise
 from tests.kernel_cases import jacobian, random_masks
 
 
@@ -23,7 +23,7 @@ def test_the_definition_by_finite_differences() -> None:
     model = functional_model(network())
     masks = random_masks(model.params)
     draws = [
-        (redraw(model.params, generator=seeded(seed)), torch.randn(5, 3, generator=seeded(seed)).double())
+        (reinitialise(model.params, generator=seeded(seed)), torch.randn(5, 3, generator=seeded(seed)).double())
         for seed in (1, 2)
     ]
     scores = ntk_sap_scores(model.bind(), masks, draws, perturbation=0.1, generator=seeded())
@@ -73,9 +73,9 @@ def test_pruned_entries_do_not_return() -> None:
 def test_redrawn_weights_have_the_moments_of_the_first_and_constants_stay() -> None:
     params = {"w": 3 + 0.5 * torch.rand(200, 100, generator=seeded()), "b": torch.full((7,), 0.25)}
     state = torch.get_rng_state()
-    drawn = redraw(params, generator=seeded(1))
+    drawn = reinitialise(params, generator=seeded(1))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(drawn["b"], params["b"])
     assert abs(float(drawn["w"].mean() - params["w"].mean())) < 0.01
     assert abs(float(drawn["w"].std() / params["w"].std()) - 1) < 0.02
-    assert not torch.equal(drawn["w"], redraw(params, generator=seeded(2))["w"])
+    assert not torch.equal(drawn["w"], reinitialise(params, generator=seeded(2))["w"])

@@ -62,7 +62,7 @@ def test_a_hundred_rounds_leave_no_layer_empty_where_one_round_may() -> None:
         rounds=100,
         allocation="global",
         density=3 / 43,
-        by_hand={},
+        layer_density={},
     )
     assert count_kept(masks) == 3
     # One weight in each layer, and they meet: a path from input to output.

@@ -60,7 +60,7 @@ def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str, hint: 
 
 @pytest.mark.parametrize("logits", [torch.zeros(3, 10), torch.zeros(2, 10, dtype=torch.int64), torch.zeros(2)])
 def test_a_row_of_real_numbers_for_each_sample(digits: Inputs, logits: Tensor) -> None:
-    network = replace(apart("plain"), pick=lambda _: logits)
+    network = replace(apart("plain"), select_outputs=lambda _: logits)
     error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
     kind = "int64" if logits.dtype == torch.int64 else "float32"
     assert str(error).startswith(f"net.py: returns {kind} of shape {list(logits.shape)} for 2 samples")
@@ -77,10 +77,12 @@ def test_what_picks_the_logits_may_fail(digits: Inputs) -> None:
         raise SystemExit(3)
 
     network = apart("plain")
-    error = refusal(ModelError, check_forward, replace(network, pick=missing), digits, print, where="net.py")
+    error = refusal(ModelError, check_forward, replace(network, select_outputs=missing), digits, print, where="net.py")
     assert told(error) == ("net.py: has no output scores", f"name the logits with --logits, or {PICK}")
-    for pick, what in ((broken, "KeyError: 'scores'"), (leaves, "SystemExit: 3")):
-        error = refusal(ModelError, check_forward, replace(network, pick=pick), digits, print, where="net.py")
+    for select_outputs, what in ((broken, "KeyError: 'scores'"), (leaves, "SystemExit: 3")):
+        error = refusal(
+            ModelError, check_forward, replace(network, select_outputs=select_outputs), digits, print, where="net.py"
+        )
         assert told(error) == (f"net.py: logits(outputs) raised {what}", "mend that function in model.py")
 
 
@@ -169,7 +171,7 @@ def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str
 
 
 def test_outputs_without_tensors(digits: Inputs) -> None:
-    network = replace(apart("plain"), pick=lambda _: 3)
+    network = replace(apart("plain"), select_outputs=lambda _: 3)
     error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
     assert told(error) == ("net.py: returns an int, not one tensor of logits", f"return them, or {PICK}")
 

@@ -13,7 +13,7 @@ from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
 from ntt_cli.errors import DataError, NttError, UsageError
 from ntt_cli.evaluation import evaluate
 from ntt_cli.files.checkpoint import read_checkpoint
-from ntt_cli.files.metadata import Normalisation, Standardisation
+from ntt_cli.files.metadata import MeanStd, Normalisation
 from ntt_cli.networks.normalisation import ELSEWHERE
 from ntt_cli.pruning import prune
 from ntt_cli.runtime.events import Event, Noted, Warned
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 DIGITS = "inputs: normalised by mean 0.3085, deviation 0.3774 (the statistics of digits)"
 """Of the first 200 that are drawn, by numpy."""
 
-NAMED = Normalisation(Standardisation((0.25,), (2.0,)), "--mean and --std")
+NAMED = Normalisation(MeanStd((0.25,), (2.0,)), "--mean and --std")
 
 
 class Said(list[str]):

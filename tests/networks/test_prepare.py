@@ -11,7 +11,7 @@ from torch import nn
 from ntt_cli.config import DataOptions
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError, UsageError
-from ntt_cli.files.metadata import Normalisation, Standardisation
+from ntt_cli.files.metadata import MeanStd, Normalisation
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.networks.normalisation import open_inputs
 from ntt_cli.networks.prepare import (
@@ -19,8 +19,8 @@ from ntt_cli.networks.prepare import (
     laid_out,
     named_gradients,
     pick_prunable,
-    take_apart,
     takes_channels_last,
+    to_functional,
 )
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Event, Noted, Warned
@@ -104,7 +104,7 @@ def test_it_is_told_what_the_data_are() -> None:
 @pytest.mark.usefixtures("folder")
 def test_known_statistics_go_before_the_datas() -> None:
     np.save("x.npy", np.full((5, 4), 8.0, np.float32))
-    for by, expected in ((Standardisation((6.0,), (4.0,)), 0.5), (None, 8.0)):
+    for by, expected in ((MeanStd((6.0,), (4.0,)), 0.5), (None, 8.0)):
         known = Normalisation(by, "somebody")
         inputs = opened(known, data="x.npy")
         assert inputs.batch(torch.arange(5)).unique().tolist() == [expected]
@@ -121,7 +121,7 @@ def test_tokens_are_left_as_they_are(known: Normalisation | None) -> None:
     assert inputs.batch(torch.arange(4)).tolist() == np.arange(12).reshape(4, 3).tolist()
 
 
-@pytest.mark.parametrize("known", [None, Normalisation(Standardisation((6.0,), (4.0,)), "somebody")])
+@pytest.mark.parametrize("known", [None, Normalisation(MeanStd((6.0,), (4.0,)), "somebody")])
 def test_noise_is_left_as_it_is_and_says_nothing_of_other_data(known: Normalisation | None, folder: Path) -> None:
     inputs = opened(known, data="noise:4000", input_shape="5")
     batch = inputs.batch(torch.arange(4000))
@@ -154,7 +154,7 @@ def test_values_that_are_none(folder: object) -> None:
     assert str(refusal(ModelError, apart, "nan weight")).startswith("fc2.weight: holds NaN or infinity")
     network = nn.BatchNorm1d(3)
     network.running_var[1] = torch.inf
-    assert "running_var" in str(refusal(ModelError, take_apart, network, CPU, lambda _: None))
+    assert "running_var" in str(refusal(ModelError, to_functional, network, CPU, lambda _: None))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_values_that_are_none(folder: object) -> None:
 def test_values_that_no_file_can_hold(value: torch.Tensor, kind: str) -> None:
     network = nn.Linear(2, 2)
     network.register_buffer("phases", value)
-    error = refusal(ModelError, take_apart, network, CPU, lambda _: None)
+    error = refusal(ModelError, to_functional, network, CPU, lambda _: None)
     assert str(error) == f"phases: is of type {kind}, which no safetensors file holds"
     assert error.hint == "mend build_model(): register it as another type, dense"
 
@@ -177,9 +177,9 @@ def test_samples_that_depend_on_each_other(folder: object) -> None:
 
 def test_frozen_parameters_are_named(folder: object) -> None:
     events: list[Event] = []
-    take_apart(loaded("partly frozen").module, CPU, events.append)
+    to_functional(loaded("partly frozen").module, CPU, events.append)
     assert events == [Warned("frozen parameters stay as they are and dense: fc1.weight, fc1.bias")]
-    take_apart(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4))).requires_grad_(False), CPU, events.append)
+    to_functional(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4))).requires_grad_(False), CPU, events.append)
     assert isinstance(events[1], Warned)
     assert events[1].message.endswith("0.weight, 0.bias, 1.weight, 1.bias, 2.weight and 3 more")
 
@@ -189,14 +189,14 @@ def ignore(_: object) -> None:
 
 
 def test_prunable_weights(digits: Inputs) -> None:
-    def pick(name: str, *exclude: str) -> tuple[str, ...]:
+    def select_outputs(name: str, *exclude: str) -> tuple[str, ...]:
         return pick_prunable(apart(name), digits, ignore, exclude=exclude, where="net.py")
 
-    assert pick("plain") == ("fc1.weight", "fc2.weight")
-    assert pick("plain", "fc2.*") == ("fc1.weight",)
-    assert pick("partly frozen") == ("fc2.weight",)
-    assert pick("tied") == ("fc1.weight", "fc2.weight", "first.weight")
-    assert pick("unused", "idle.*", "spare.*") == ("fc1.weight", "fc2.weight")
+    assert select_outputs("plain") == ("fc1.weight", "fc2.weight")
+    assert select_outputs("plain", "fc2.*") == ("fc1.weight",)
+    assert select_outputs("partly frozen") == ("fc2.weight",)
+    assert select_outputs("tied") == ("fc1.weight", "fc2.weight", "first.weight")
+    assert select_outputs("unused", "idle.*", "spare.*") == ("fc1.weight", "fc2.weight")
 
 
 @pytest.mark.parametrize(
@@ -225,17 +225,17 @@ def test_embeddings_are_pruned_where_they_are_named() -> None:
     tokens = inputs_of(torch.randint(20, (6, 5)))
     events: list[Event] = []
 
-    def pick(*include: str) -> tuple[str, ...]:
+    def select_outputs(*include: str) -> tuple[str, ...]:
         return pick_prunable(apart("tokens"), tokens, events.append, exclude=(), include=include, where="net.py")
 
-    assert pick() == ("fc.weight",)
-    assert pick("emb*") == ("embedding.weight", "fc.weight")
+    assert select_outputs() == ("fc.weight",)
+    assert select_outputs("emb*") == ("embedding.weight", "fc.weight")
     assert events == [
         Noted("prunable: 24 weights in 1 layer; not: embedding.weight (embedding), which --include NAME would prune"),
         Noted("prunable: 184 weights in 2 layers"),
     ]
     for nothing in ("fc.*", "*.bias", "missing"):
-        error = refusal(UsageError, pick, nothing)
+        error = refusal(UsageError, select_outputs, nothing)
         assert str(error) == f"--include {nothing}: makes no more weights prunable"
         assert error.hint == "those to name are embedding.weight"
 

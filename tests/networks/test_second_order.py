@@ -226,12 +226,12 @@ def test_queries_of_heads_that_share_their_keys_are_as_written_out() -> None:
     def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
 
-    def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def layer_density(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return written_out(q, k[:, :1], v[:, :1])
 
     x1, x2 = torch.randn(2, 4, 2).double(), torch.randn(3, 4, 2).double()
     found = []
-    for attend in (by_hand, by_torch):
+    for attend in (layer_density, by_torch):
         torch.manual_seed(1)
         found.append(taken_apart(Attention(attend), x1, x2))
     assert_same(*found)

@@ -26,9 +26,9 @@ def test_a_step_that_does_not_fit_is_not_taken(there: int, advice: str | None, m
     chunks = []
     step = estimate.take_step
 
-    def counted(student, batches, number, settings, room):
-        chunks.append(room.chunk or settings.batch_size // 2)
-        return step(student, batches, number, settings, room)
+    def counted(student, batches, number, settings, micro_batching):
+        chunks.append(micro_batching.chunk or settings.batch_size // 2)
+        return step(student, batches, number, settings, micro_batching)
 
     monkeypatch.setattr(estimate, "take_step", counted)
     monkeypatch.setattr(estimate, "peak_memory_bytes", lambda _: 1_000 + 10 * max(chunks))

@@ -15,7 +15,7 @@ from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError, UsageError
 from ntt_cli.evaluation import agreement
 from ntt_cli.files.checkpoint import read_checkpoint
-from ntt_cli.files.metadata import Normalisation, ReportRecord, Standardisation, read_header
+from ntt_cli.files.metadata import MeanStd, Normalisation, ReportRecord, read_header
 from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.methods.ntt import mask_update as choice
 from ntt_cli.networks.loading.models import load_model
@@ -317,7 +317,7 @@ def test_a_teachers_standardisation_is_used_and_handed_on() -> None:
     run(mean="0.5", std="2", sparsity=0, output="dense.safetensors")
     run(weights="dense.safetensors", data="digits")
     handed_on = read_checkpoint(Path(OUT)).normalisation
-    assert handed_on == Normalisation(Standardisation((0.5,), (2.0,)), "--mean and --std")
+    assert handed_on == Normalisation(MeanStd((0.5,), (2.0,)), "--mean and --std")
 
 
 def test_weights_of_another_model() -> None:

@@ -29,7 +29,7 @@ from ntt_cli.data.sources.idx import read_idx
 from ntt_cli.data.sources.svhn import read_svhn
 from ntt_cli.errors import NttError
 from ntt_cli.files.checkpoint import layer_records, read_checkpoint
-from ntt_cli.files.metadata import SEAL, UNSEALED, read_header, seal
+from ntt_cli.files.metadata import HASH_KEY, NO_HASH, put_file_hash, read_header
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.report.run import run_page
 
@@ -37,7 +37,7 @@ TENSORS = {"w": torch.tensor([[1.5, 0.0], [0.0, -2.0]]), "b": torch.zeros(2), "n
 HASH = "0" * 64
 CHECKPOINT = {
     "config": {"seed": 1, "data": None, "model_arg": ["a=1"]},
-    "file_sha256": UNSEALED,
+    "file_sha256": NO_HASH,
     "format_version": 1,
     "kind": "prune",
     "layers": {name: layer.model_dump() for name, layer in layer_records({"w": TENSORS["w"] != 0}).items()},
@@ -46,7 +46,7 @@ CHECKPOINT = {
     "tensors": dict.fromkeys(TENSORS, HASH),
 }
 REPORT = {
-    "file_sha256": UNSEALED,
+    "file_sha256": NO_HASH,
     "format_version": 1,
     "kind": "finetune report",
     "summary": {"output": "x.safetensors", "epochs": [{"epoch": 1, "train_loss": 0.5, "accuracy": 0.5}], "density": 1},
@@ -92,7 +92,7 @@ def _compact(value: object) -> bytes:
 def _sealed(record: bytes) -> bytes:
     """A whole checkpoint or report with this record, its own SHA-256 put in where there is room for it."""
     data = save(TENSORS, {"ntt": record.decode("utf-8", "replace")})
-    return seal(data) if SEAL + UNSEALED.encode() in data else data
+    return put_file_hash(data) if HASH_KEY + NO_HASH.encode() in data else data
 
 
 def _record(path: Path) -> None:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from ntt_cli.config import PruneConfig
-from ntt_cli.files.metadata import UNSEALED, seal
+from ntt_cli.files.metadata import NO_HASH, put_file_hash
 from ntt_cli.pruning import prune
 from tests.data.sources.layouts import random_images, write_cifar10, write_pickle
 from tests.small_networks import write_network
@@ -108,7 +108,7 @@ def hostile(checkpoint: Path, tmp_path: Path) -> Path:
     with safe_open(checkpoint / "sparse.safetensors", framework="pt") as file:
         record: dict[str, Any] = json.loads(file.metadata()["ntt"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    record |= {"file_sha256": UNSEALED, "model": {"source": "model.py", "sha256": None}}
+    record |= {"file_sha256": NO_HASH, "model": {"source": "model.py", "sha256": None}}
     record["config"] |= {
         "model": "model.py",
         "data": "data.py:build_data",
@@ -116,7 +116,7 @@ def hostile(checkpoint: Path, tmp_path: Path) -> Path:
         "teacher": "dense.pt",
     }
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    (folder / "sparse.safetensors").write_bytes(seal(save(tensors, {"ntt": text})))
+    (folder / "sparse.safetensors").write_bytes(put_file_hash(save(tensors, {"ntt": text})))
     torch.save(planted, folder / "dense.pt")
     shutil.copy(folder / "dense.pt", folder / "renamed.safetensors")
     array = np.array([[planted]], dtype=object)

@@ -12,10 +12,10 @@ from torch import Tensor
 from ntt_cli.errors import DivergedError, OutputError
 from ntt_cli.files.metadata import ModelRecord, RunRecord
 from ntt_cli.files.state import State, read_state
-from ntt_cli.runs import checkpointer as keeper_module
-from ntt_cli.runs.checkpointer import Keeper, keep_nothing
+from ntt_cli.runs import checkpointer as checkpointer_module
+from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runtime.events import Event, Warned
-from ntt_cli.runtime.process_group import World
+from ntt_cli.runtime.process_group import ProcessGroup
 from ntt_cli.runtime.signals import Interrupted, Stop
 
 PATH = Path("x.resume.safetensors")
@@ -35,7 +35,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(keeper_module, "time", clock)
+    monkeypatch.setattr(checkpointer_module, "time", clock)
     return clock
 
 
@@ -43,9 +43,9 @@ def state_of(step: int, **tensors: Tensor) -> State:
     return State(step=step, tensors={"param.w": torch.ones(2), **tensors}, values={})
 
 
-def keeper_of(events: list[Event] | None = None, **values: Any) -> Keeper:
+def keeper_of(events: list[Event] | None = None, **values: Any) -> RunCheckpointer:
     told = [] if events is None else events
-    return Keeper(
+    return RunCheckpointer(
         **(
             {"path": PATH, "kind": "prune state", "run": RUN, "every": 60.0, "stop": Stop(), "on_event": told.append}
             | values
@@ -66,67 +66,67 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_a_state_is_saved_when_it_is_time(clock: Clock) -> None:
-    keeper = keeper_of()
-    assert keeper.kept == "nothing was written"
+    checkpointer = keeper_of()
+    assert checkpointer.kept == "nothing was written"
     for seconds, step, on_disk in ((59.9, 1, None), (0.1, 2, 2), (59.0, 3, 2), (1.0, 4, 4), (10.0, 5, 4)):
         clock.now += seconds
-        keeper.offer(lambda step=step: state_of(step))
+        checkpointer.maybe_save(lambda step=step: state_of(step))
         assert saved() == on_disk
-    assert keeper.kept == f"{PATH} holds step 4"
+    assert checkpointer.kept == f"{PATH} holds step 4"
 
 
 def test_a_state_is_not_even_made_before_its_time(clock: Clock) -> None:
-    keeper_of().offer(lambda: pytest.fail("made"))
+    keeper_of().maybe_save(lambda: pytest.fail("made"))
 
 
 def test_every_step_where_no_time_is_to_pass(clock: Clock) -> None:
-    keeper = keeper_of(every=0)
+    checkpointer = keeper_of(every=0)
     for step in (1, 2, 3):
-        keeper.offer(lambda step=step: state_of(step))
+        checkpointer.maybe_save(lambda step=step: state_of(step))
         assert saved() == step
 
 
 def test_what_is_saved_is_what_was_offered(clock: Clock) -> None:
-    keeper = keeper_of(every=0)
-    keeper.offer(lambda: state_of(1_234, extra=torch.tensor([0.5, -0.0])))
+    checkpointer = keeper_of(every=0)
+    checkpointer.maybe_save(lambda: state_of(1_234, extra=torch.tensor([0.5, -0.0])))
     found, run = read_state(PATH, kind="prune state")
     assert run == RUN
     assert torch.equal(found.tensors["extra"], torch.tensor([0.5, -0.0]))
-    assert keeper.kept == f"{PATH} holds step 1,234"
+    assert checkpointer.kept == f"{PATH} holds step 1,234"
 
 
 def test_a_request_to_end_saves_at_once(clock: Clock) -> None:
-    keeper = keeper_of(stop=Stop(asked=15))
+    checkpointer = keeper_of(stop=Stop(asked=15))
     with pytest.raises(Interrupted) as caught:
-        keeper.offer(lambda: state_of(7))
+        checkpointer.maybe_save(lambda: state_of(7))
     assert (caught.value.number, caught.value.kept) == (15, f"{PATH} holds step 7")
     assert saved() == 7
 
 
 def test_what_was_found_is_kept_until_there_is_more(clock: Clock) -> None:
-    keeper = keeper_of(found=state_of(7), stop=Stop(asked=2))
-    assert keeper.kept == f"{PATH} holds step 7"
+    checkpointer = keeper_of(found=state_of(7), stop=Stop(asked=2))
+    assert checkpointer.kept == f"{PATH} holds step 7"
     with pytest.raises(Interrupted, match="holds step 7"):
-        keeper.offer(lambda: state_of(7))
+        checkpointer.maybe_save(lambda: state_of(7))
     assert saved() is None  # it was there before, and need not be written again
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["param.w", "buffer.bn.running_mean"])
 def test_numbers_that_are_not_finite_are_never_saved(clock: Clock, name: str, value: float) -> None:
-    keeper = keeper_of(every=0)
-    keeper.offer(lambda: state_of(1))
+    checkpointer = keeper_of(every=0)
+    checkpointer.maybe_save(lambda: state_of(1))
     with pytest.raises(DivergedError) as caught:
-        keeper.offer(lambda: state_of(2, **{name: torch.tensor([1.0, value])}))
+        checkpointer.maybe_save(lambda: state_of(2, **{name: torch.tensor([1.0, value])}))
     assert str(caught.value) == f"step 2: {name.partition('.')[2]} is no longer finite"
     assert caught.value.hint == f"try a smaller --learning-rate; {PATH} holds step 1"
     assert saved() == 1
-    keeper.offer(lambda: state_of(2, **{"buffer.mask": torch.tensor([value])}))
+    checkpointer.maybe_save(lambda: state_of(2, **{"buffer.mask": torch.tensor([value])}))
     assert saved() == 2
 
 
 def test_squares_and_counts_may_be_anything(clock: Clock) -> None:
-    keeper_of(every=0).offer(
+    keeper_of(every=0).maybe_save(
         lambda: state_of(1, **{"optimiser.0.exp_avg_sq": torch.tensor([float("inf")]), "buffer.n": torch.tensor(3)})
     )
     assert saved() == 1
@@ -136,43 +136,43 @@ def test_a_state_that_cannot_be_saved_is_tried_again_when_it_is_time(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
-    keeper = keeper_of(events)
+    checkpointer = keeper_of(events)
     with monkeypatch.context() as patched:
-        patched.setattr(keeper_module, "write_state", full)
+        patched.setattr(checkpointer_module, "write_state", full)
         clock.now += 60
-        keeper.offer(lambda: state_of(1))
+        checkpointer.maybe_save(lambda: state_of(1))
     assert events == [
         Warned(f"{PATH}: cannot be written: No space left on device; the run goes on, and nothing was written")
     ]
     clock.now += 59
-    keeper.offer(lambda: state_of(2))
+    checkpointer.maybe_save(lambda: state_of(2))
     assert saved() is None
     clock.now += 1
-    keeper.offer(lambda: state_of(3))
+    checkpointer.maybe_save(lambda: state_of(3))
     assert saved() == 3
     assert len(events) == 1
 
 
 def test_a_whole_result_needs_no_state(clock: Clock) -> None:
-    keeper = keeper_of(every=0)
-    keeper.offer(lambda: state_of(1))
-    keeper.hold(lambda: state_of(2))
-    with keeper.finishing():
+    checkpointer = keeper_of(every=0)
+    checkpointer.maybe_save(lambda: state_of(1))
+    checkpointer.save_if_unfinished(lambda: state_of(2))
+    with checkpointer.finishing():
         assert saved() == 1
     assert saved() is None
 
 
 def test_a_state_that_cannot_be_removed_does_no_harm(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "remove_durably", full)
+    monkeypatch.setattr(checkpointer_module, "remove_durably", full)
     with keeper_of().finishing():
         pass
 
 
 def test_the_end_is_saved_where_the_result_cannot_be_written(clock: Clock) -> None:
-    keeper = keeper_of()
-    keeper.hold(lambda: state_of(9))
+    checkpointer = keeper_of()
+    checkpointer.save_if_unfinished(lambda: state_of(9))
     error = OutputError("x.safetensors", "cannot be written", hint="free some space")
-    with pytest.raises(OutputError) as caught, keeper.finishing():
+    with pytest.raises(OutputError) as caught, checkpointer.finishing():
         raise error
     assert str(caught.value) == "x.safetensors: cannot be written"
     assert caught.value.hint == f"free some space; then go on with --resume, for {PATH} holds step 9"
@@ -183,10 +183,10 @@ def test_the_end_is_saved_where_the_result_cannot_be_written(clock: Clock) -> No
 def test_nothing_is_promised_where_the_end_cannot_be_saved_either(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "write_state", full)
-    keeper = keeper_of()
-    keeper.hold(lambda: state_of(9))
-    with pytest.raises(OutputError) as caught, keeper.finishing():
+    monkeypatch.setattr(checkpointer_module, "write_state", full)
+    checkpointer = keeper_of()
+    checkpointer.save_if_unfinished(lambda: state_of(9))
+    with pytest.raises(OutputError) as caught, checkpointer.finishing():
         raise OutputError("x.safetensors", "cannot be written", hint="free some space")
     assert str(caught.value) == "x.safetensors: cannot be written"
     assert caught.value.hint == "free some space"
@@ -194,27 +194,27 @@ def test_nothing_is_promised_where_the_end_cannot_be_saved_either(
 
 @pytest.mark.parametrize("how", [lambda: Interrupted(2), lambda: RuntimeError("in torch, while it cleans up")])
 def test_interrupted_while_the_result_is_measured(clock: Clock, how: Callable[[], BaseException]) -> None:
-    keeper = keeper_of(stop=Stop(asked=2))
-    keeper.hold(lambda: state_of(9))
-    with pytest.raises(Interrupted) as caught, keeper.finishing():
+    checkpointer = keeper_of(stop=Stop(asked=2))
+    checkpointer.save_if_unfinished(lambda: state_of(9))
+    with pytest.raises(Interrupted) as caught, checkpointer.finishing():
         raise how()
     assert (caught.value.number, caught.value.kept) == (2, f"{PATH} holds step 9")
     assert saved() == 9
 
 
 def test_other_errors_pass_and_save_nothing(clock: Clock) -> None:
-    keeper = keeper_of()
-    keeper.hold(lambda: state_of(9))
-    with pytest.raises(ZeroDivisionError), keeper.finishing():
+    checkpointer = keeper_of()
+    checkpointer.save_if_unfinished(lambda: state_of(9))
+    with pytest.raises(ZeroDivisionError), checkpointer.finishing():
         raise ZeroDivisionError
     assert saved() is None
 
 
 def test_only_the_first_of_several_processes_writes_and_removes(clock: Clock) -> None:
-    keeper_of(every=0).offer(lambda: state_of(1))
-    other = keeper_of(every=0, world=World(rank=1, size=1))  # whose request to end would ask other processes
-    other.offer(lambda: state_of(2))
-    other.hold(lambda: state_of(3))
+    keeper_of(every=0).maybe_save(lambda: state_of(1))
+    other = keeper_of(every=0, group=ProcessGroup(rank=1, size=1))  # whose request to end would ask other processes
+    other.maybe_save(lambda: state_of(2))
+    other.save_if_unfinished(lambda: state_of(3))
     with other.finishing():
         pass
     assert saved() == 1
@@ -226,25 +226,25 @@ def test_processes_end_after_the_same_step(
 ) -> None:
     asked: list[int] = []
 
-    def most(_: World, value: int) -> int:
+    def most(_: ProcessGroup, value: int) -> int:
         asked.append(value)
         return max(value, others)
 
-    monkeypatch.setattr(World, "most", most)
-    keeper = keeper_of(world=World(rank=0, size=2), stop=Stop(asked=own))
+    monkeypatch.setattr(ProcessGroup, "most", most)
+    checkpointer = keeper_of(group=ProcessGroup(rank=0, size=2), stop=Stop(asked=own))
     if ends:
         with pytest.raises(Interrupted) as caught:
-            keeper.offer(lambda: state_of(4))
+            checkpointer.maybe_save(lambda: state_of(4))
         assert caught.value.number == others
         assert saved() == 4
     else:
-        keeper.offer(lambda: state_of(4))
+        checkpointer.maybe_save(lambda: state_of(4))
         assert saved() is None
     assert asked == [own or 0]
 
 
 def test_a_keeper_of_nothing_never_writes(clock: Clock) -> None:
-    keeper = keep_nothing()
+    checkpointer = no_checkpoints()
     clock.now += 1e12
-    keeper.offer(lambda: pytest.fail("made"))
+    checkpointer.maybe_save(lambda: pytest.fail("made"))
     assert not list(Path().iterdir())

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from ntt_cli.config import FinetuneConfig, PruneConfig
 from ntt_cli.errors import DivergedError, OutputError, ResumeError
 from ntt_cli.files.metadata import StateRecord, read_header
-from ntt_cli.methods.ntt import plan as course
+from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt import settings
 from ntt_cli.pruning import prune
-from ntt_cli.runs import checkpointer as keeper
+from ntt_cli.runs import checkpointer as checkpointer
 from ntt_cli.runtime.events import Event, Noted, Warned
 from ntt_cli.runtime.signals import Interrupted, Stop
 from ntt_cli.training import finetune
@@ -158,7 +158,7 @@ def test_the_same_bytes_wherever_it_is_interrupted(case: str) -> None:
 
 def test_a_run_of_unknown_length_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted before, between and after the looks that decide when it ends."""
-    monkeypatch.setattr(course, "AUTO_HORIZON", 20)
+    monkeypatch.setattr(plan, "AUTO_HORIZON", 20)
     monkeypatch.setattr(settings, "STEPS", 40)
     config = pruning(steps="auto")
     run(config)
@@ -364,7 +364,7 @@ def test_a_state_that_cannot_be_saved_ends_no_run(monkeypatch: pytest.MonkeyPatc
     def full(path: Path, *_: Any, **__: Any) -> None:
         raise OutputError(path, "cannot be written: No space left on device", hint="free some space")
 
-    monkeypatch.setattr(keeper, "write_state", full)
+    monkeypatch.setattr(checkpointer, "write_state", full)
     events = run(pruning(checkpoint_every=0))
     assert messages(events)[0].endswith("No space left on device; the run goes on, and nothing was written")
     assert written() == whole

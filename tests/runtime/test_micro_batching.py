@@ -7,7 +7,7 @@ import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.runtime.events import Event, Warned
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.micro_batching import MicroBatching
 
 ON_THE_CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 
@@ -24,23 +24,23 @@ def fits(most: int, error: Exception) -> Callable[[int | None], int]:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError(ON_THE_CPU), MemoryError()])
 def test_a_quarter_as_many_go_through_once_memory_ran_out(error: Exception) -> None:
     events: list[Event] = []
-    room = Room(None, 64, events.append)
-    assert room.run(fits(8, error)) == 8
+    micro_batching = MicroBatching(None, 64, events.append)
+    assert micro_batching.run(fits(8, error)) == 8
     assert events == [Warned("memory ran out; going on with --micro-batch 8")]
-    assert room.run(fits(8, error)) == 8
+    assert micro_batching.run(fits(8, error)) == 8
     assert len(events) == 1
 
 
 def test_a_second_time_is_an_error() -> None:
-    room = Room(8, 64, lambda _: None)
+    micro_batching = MicroBatching(8, 64, lambda _: None)
     with pytest.raises(UsageError, match="--micro-batch 2: does not fit into memory: full") as caught:
-        room.run(fits(1, torch.OutOfMemoryError("full\nthe rest")))
+        micro_batching.run(fits(1, torch.OutOfMemoryError("full\nthe rest")))
     assert caught.value.hint == "try --micro-batch 1 or another --device"
 
 
 def test_one_sample_is_the_least() -> None:
     with pytest.raises(UsageError, match="--micro-batch 1: does not fit into memory: MemoryError") as caught:
-        Room(1, 64, lambda _: None).run(fits(0, MemoryError()))
+        MicroBatching(1, 64, lambda _: None).run(fits(0, MemoryError()))
     assert caught.value.hint == "try a smaller --image-size or another --device"
 
 
@@ -52,5 +52,5 @@ def test_what_else_goes_wrong_is_not_tried_again() -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Room(None, 64, lambda _: None).run(work)
+        MicroBatching(None, 64, lambda _: None).run(work)
     assert calls == [None]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from ntt_cli.errors import UsageError
 from ntt_cli.files.state import State
-from ntt_cli.runs.checkpointer import keep_nothing
-from ntt_cli.runtime.process_group import ALONE, World, this_world
+from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.signals import Interrupted
 from tests.small_networks import write_network
 
@@ -146,17 +146,17 @@ def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
 
 def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be forgotten, or one process would end and leave the others waiting for it."""
-    keeper = replace(keep_nothing(), world=World(rank=1, size=2))
+    checkpointer = replace(no_checkpoints(), group=ProcessGroup(rank=1, size=2))
 
-    def most(world: World, number: int) -> int:
-        keeper.stop.asked = 15
+    def most(group: ProcessGroup, number: int) -> int:
+        checkpointer.stop.asked = 15
         return number
 
-    monkeypatch.setattr(World, "most", most)
+    monkeypatch.setattr(ProcessGroup, "most", most)
     state = State(step=1, tensors={}, values={})
-    keeper.offer(lambda: state)
+    checkpointer.maybe_save(lambda: state)
     with pytest.raises(Interrupted):
-        keeper.offer(lambda: state)
+        checkpointer.maybe_save(lambda: state)
 
 
 def test_a_signal_to_one_ends_all_after_the_same_step() -> None:
@@ -252,21 +252,21 @@ def test_a_process_that_cannot_start_ends_the_others() -> None:
 
 
 def test_fewer_samples_than_processes_are_refused() -> None:
-    World(rank=0, size=4).require(4)
+    ProcessGroup(rank=0, size=4).require(4)
     with pytest.raises(UsageError, match="leaves 3 samples to 4 processes at once"):
-        World(rank=0, size=4).require(3)
+        ProcessGroup(rank=0, size=4).require(3)
 
 
 def test_an_option_for_one_process_is_refused_where_there_are_more() -> None:
-    World().require_one(True, "--compile")
-    World(rank=1, size=2).require_one(False, "--compile")
+    ProcessGroup().require_one(True, "--compile")
+    ProcessGroup(rank=1, size=2).require_one(False, "--compile")
     with pytest.raises(UsageError, match="^--compile: works in one process alone$"):
-        World(rank=1, size=2).require_one(True, "--compile")
+        ProcessGroup(rank=1, size=2).require_one(True, "--compile")
 
 
 def test_shares_are_a_partition() -> None:
     values = torch.arange(11)
-    shares = [World(rank, 3).share(values) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).share(values) for rank in range(3)]
     assert torch.cat(shares).sort().values.tolist() == list(range(11))
     assert [len(share) for share in shares] == [4, 4, 3]
 
@@ -274,17 +274,17 @@ def test_shares_are_a_partition() -> None:
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert this_world() == ALONE
+    assert this_process_group() == SINGLE
     tensors = {"a": torch.ones(2)}
-    assert ALONE.sum(tensors) is tensors
-    assert ALONE.from_first(tensors) is tensors
-    assert ALONE.most(7) == 7
+    assert SINGLE.sum(tensors) is tensors
+    assert SINGLE.from_first(tensors) is tensors
+    assert SINGLE.most(7) == 7
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert this_world() == World(rank=2, size=4)
+    assert this_process_group() == ProcessGroup(rank=2, size=4)
     monkeypatch.setenv("RANK", "two")
     with pytest.raises(UsageError, match="RANK=two WORLD_SIZE=4: is no process of a run"):
-        this_world()
+        this_process_group()

@@ -10,7 +10,7 @@ from collections.abc import Generator
 import pytest
 
 from ntt_cli.runtime import signals as module
-from ntt_cli.runtime.signals import Interrupted, Stop, leaving, listening
+from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, leaving
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -35,7 +35,7 @@ def send_and_sleep(number: int) -> None:
 @BOTH
 def test_work_that_does_not_look_is_interrupted(number: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as caught, listening(Stop()):
+    with pytest.raises(Interrupted) as caught, handle_signals(Stop()):
         send(number)
     assert (caught.value.number, caught.value.kept) == (number, "no file is half-written")
     assert signal.getsignal(number) is before
@@ -44,7 +44,7 @@ def test_work_that_does_not_look_is_interrupted(number: int) -> None:
 @BOTH
 def test_work_that_looks_is_left_alone(number: int) -> None:
     stop = Stop()
-    with listening(stop):
+    with handle_signals(stop):
         with stop.patiently():
             assert stop.look() is None
             send(number)
@@ -57,7 +57,7 @@ def test_work_that_looks_is_left_alone(number: int) -> None:
 def test_a_signal_that_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = Stop()
-    with leaving(), listening(stop):
+    with leaving(), handle_signals(stop):
         send(signal.SIGINT)
     assert stop.asked is None
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -65,14 +65,14 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 def test_a_request_after_the_last_look() -> None:
     stop = Stop()
-    with pytest.raises(Interrupted), listening(stop), stop.patiently():
+    with pytest.raises(Interrupted), handle_signals(stop), stop.patiently():
         send(signal.SIGTERM)
 
 
 def test_work_that_never_looks_is_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
     stop = Stop()
-    with pytest.raises(Interrupted) as caught, listening(stop), stop.patiently():
+    with pytest.raises(Interrupted) as caught, handle_signals(stop), stop.patiently():
         send_and_sleep(signal.SIGTERM)
     assert caught.value.number == signal.SIGTERM
 
@@ -80,7 +80,7 @@ def test_work_that_never_looks_is_interrupted_after_a_while(monkeypatch: pytest.
 def test_following_the_request_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
     stop = Stop()
-    with listening(stop):
+    with handle_signals(stop):
         stop.patient = True
         send(signal.SIGTERM)
         assert stop.look() == signal.SIGTERM

@@ -47,7 +47,7 @@ WORKS = {
     "gpt": Pair("gpt", sources.text, dense=("wte.weight", "wpe.weight")),
     "vit": Pair("vit", sources.folder, dense=("cls_token", "pos_embed")),
     "mixer": Pair("mixer", sources.floats_first),
-    "unet": Pair("unet", sources.maps, pick=lambda outputs: outputs.permute(0, 2, 3, 1)),
+    "unet": Pair("unet", sources.maps, select_outputs=lambda outputs: outputs.permute(0, 2, 3, 1)),
     "autoencoder": Pair("autoencoder", sources.unlabelled),
     "siamese": Pair("siamese", sources.vectors),
     "experts": Pair("experts", sources.vectors),
@@ -75,9 +75,9 @@ WORKS = {
     ),
     "one output": Pair("one output", sources.unlabelled),
     "dict outputs": Pair(
-        "dict outputs", sources.vectors, options=("--logits", "kind"), pick=lambda outputs: outputs["kind"]
+        "dict outputs", sources.vectors, options=("--logits", "kind"), select_outputs=lambda outputs: outputs["kind"]
     ),
-    "dataclass outputs": Pair("dataclass outputs", sources.vectors, pick=lambda outputs: outputs.logits),
+    "dataclass outputs": Pair("dataclass outputs", sources.vectors, select_outputs=lambda outputs: outputs.logits),
     "many classes": Pair("many classes", sources.vectors),
     "in place": Pair("in place", sources.vectors),
     "bag": Pair("bag", sources.padded_tokens, dense=("bag.weight",)),

@@ -37,7 +37,7 @@ class Pair:
         path: where the model's file lies.
         dense: trainable parameters of two or more dimensions that stay dense.
         says: patterns that a command's words must match, by command.
-        pick: the logits among what the network returns.
+        select_outputs: the logits among what the network returns.
         random: the data are others in each reading, so that no other loop finds the same accuracy.
         kernel: kernels are matched too, as they are by default; without them a walk takes a third of the time.
     """
@@ -49,7 +49,7 @@ class Pair:
     path: str = "model.py"
     dense: tuple[str, ...] = ()
     says: Mapping[str, str] | None = None
-    pick: Callable[[Any], Tensor] = lambda outputs: outputs
+    select_outputs: Callable[[Any], Tensor] = lambda outputs: outputs
     random: bool = False
     kernel: bool = False
 
@@ -191,7 +191,9 @@ class Walk:
         if x.dtype.kind == "f":
             x = normalised(x, self.source.x)
         with torch.no_grad():
-            logits = torch.cat([self.pair.pick(network(batch.clone())) for batch in torch.from_numpy(x).split(16)])
+            logits = torch.cat([
+                self.pair.select_outputs(network(batch.clone())) for batch in torch.from_numpy(x).split(16)
+            ])
         counted = y != -100
         right = (logits.argmax(-1) == y)[counted]
         assert round(top1 * len(right), 6) == int(right.sum())

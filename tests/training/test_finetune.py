@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ntt_cli.config import FinetuneConfig, ModelOptions, PruneConfig
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError
 from ntt_cli.files.checkpoint import read_checkpoint
-from ntt_cli.files.metadata import Normalisation, ReportRecord, Standardisation, read_header
+from ntt_cli.files.metadata import MeanStd, Normalisation, ReportRecord, read_header
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning import prune
 from ntt_cli.results import FinetuneReport
@@ -246,7 +246,7 @@ def test_standardisation_travels() -> None:
     sparse(mean="0.4", std="2")
     run(checkpoint=str(SPARSE), data=blobs())
     for path in (SPARSE, TUNED):
-        assert read_checkpoint(path).normalisation == Normalisation(Standardisation((0.4,), (2.0,)), "--mean and --std")
+        assert read_checkpoint(path).normalisation == Normalisation(MeanStd((0.4,), (2.0,)), "--mean and --std")
 
 
 def test_tokens() -> None:

@@ -14,7 +14,7 @@ from ntt_cli.methods.ntt.compiled import CompiledAnswers
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runtime.generators import seeded
-from ntt_cli.runtime.process_group import ALONE, World
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 
 REMEMBERED_BYTES = 2**28
 """Of the teacher's answers, how much is kept for the next time that their batch is drawn."""
@@ -50,14 +50,14 @@ class Batches:
         inputs: unlabelled.
         outputs: number of logits.
         settings: of the transfer.
-        world: the processes that share each batch; this one's share is what `at` gives.
+        group: the processes that share each batch; this one's share is what `at` gives.
     """
 
     teacher: FunctionalModel
     inputs: Inputs
     outputs: int
     settings: TransferSettings
-    world: World = ALONE
+    group: ProcessGroup = SINGLE
     _answers: dict[int, Answers] = field(default_factory=dict)
     _logits: Tensor | None = None
     _remembered: int = 0
@@ -73,16 +73,16 @@ class Batches:
         generator = seeded(settings.seed, number)
         indices = torch.randint(len(self.inputs), (settings.batch_size,), generator=generator)
         first, second = indices.chunk(2)
-        mine = [self.world.share(half) for half in (first, second)]
+        mine = [self.group.share(half) for half in (first, second)]
         x1, x2 = self.inputs.batch(torch.cat(mine), (settings.seed, number)).split([len(half) for half in mine])
         if not settings.objective.kernel_weight:
             return Batch(x1, x2, None, self._logits_of(torch.cat(mine), x1, x2, chunk))
         whole = draw_probe((len(second), self.outputs), like=self._like, generator=generator)
-        probe = self.world.share(whole)
+        probe = self.group.share(whole)
         known = self._answers.get(number)
         if known is None:
-            of_parts = partial(answers, chunk=chunk, total=self.world.total)
-            ask = self._compiled if self._compiled and chunk is None and self.world.size == 1 else of_parts
+            of_parts = partial(answers, chunk=chunk, total=self.group.total)
+            ask = self._compiled if self._compiled and chunk is None and self.group.size == 1 else of_parts
             known = ask(self.teacher.bind(), self.teacher.params, x1, x2, probe)
             self._remember(number, known)
         return Batch(x1, x2, probe, known)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from ntt_cli.kernels.product import Answers, KernelProduct, answers
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.step import Form, transfer_gradients
-from ntt_cli.networks.functional import Bound, FunctionalModel
+from ntt_cli.networks.functional import BoundModel, FunctionalModel
 from ntt_cli.tensors import Apply, Masks, Params
 
 OPTIONS: dict[str, Any] = {
@@ -111,7 +111,7 @@ class CompiledGradients:
         form: Form,
     ) -> tuple[TransferLoss, Params]:
         """As there, `apply` being the network at any buffers."""
-        assert isinstance(apply, Bound)
+        assert isinstance(apply, BoundModel)
         now = next(iter(params.values())).new_tensor(density)
         parts, gradients = self._compiled(
             form, params, mask_bits, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
@@ -151,7 +151,7 @@ class CompiledAnswers:
 
     def __call__(self, apply: Apply, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Answers:
         """As there, `apply` being the network at any buffers."""
-        assert isinstance(apply, Bound)
+        assert isinstance(apply, BoundModel)
         return _as_answers(self._compiled(None, params, apply.buffers, _batch(x1, x2, probe)))
 
     def _answers(self, fixed: None, params: Params, buffers: Params, batch: Params) -> Params:

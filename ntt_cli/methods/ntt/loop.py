@@ -15,7 +15,7 @@ from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
 from ntt_cli.methods.ntt.mask_update import choose
 from ntt_cli.methods.ntt.objective import TransferLoss
-from ntt_cli.methods.ntt.plan import course_of
+from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, update_masks
@@ -23,12 +23,12 @@ from ntt_cli.methods.ntt.validation import Validation, held_out
 from ntt_cli.networks.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
 from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.runs.checkpointer import Keeper
-from ntt_cli.runs.finite_checks import LOOK_EVERY, check_losses
+from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runtime.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
 from ntt_cli.runtime.memory import give_back_free_memory
-from ntt_cli.runtime.micro_batching import Room
-from ntt_cli.runtime.process_group import ALONE, World
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.tensors import Masks, Params
 
@@ -63,10 +63,10 @@ def run_transfer(
     *,
     outputs: int,
     settings: TransferSettings,
-    held: Masks | None = None,
-    room: Room,
-    keeper: Keeper,
-    world: World = ALONE,
+    fixed_masks: Masks | None = None,
+    micro_batching: MicroBatching,
+    checkpointer: RunCheckpointer,
+    group: ProcessGroup = SINGLE,
     on_event: EventSink,
 ) -> TransferResult:
     """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
@@ -77,53 +77,53 @@ def run_transfer(
         names: the prunable weights.
         outputs: number of logits.
         settings: how.
-        held: masks that another method chose, for weights alone to be moved; `None` to learn them.
-        room: how many samples go through the network at once.
-        keeper: of the state, which may hold one to go on from.
-        world: the processes that share each batch; masks are chosen once, by the first.
+        fixed_masks: masks that another method chose, for weights alone to be moved; `None` to learn them.
+        micro_batching: how many samples go through the network at once.
+        checkpointer: of the state, which may hold one to go on from.
+        group: the processes that share each batch; masks are chosen once, by the first.
         on_event: told about mask updates and steps.
 
     Raises:
         DivergedError: as soon as a look at the numbers finds one that is not finite.
         Interrupted: if the run is to end.
     """
-    course = course_of(settings, learned=held is None)
+    plan = plan_transfer(settings, learned=fixed_masks is None)
     training, validation = inputs, None
     if settings.auto:
         training, validation = held_out(inputs, teacher, outputs=outputs, settings=settings)
-    batches = Batches(teacher, training, outputs, settings, world)
+    batches = Batches(teacher, training, outputs, settings, group)
     progress = Progress(_start(teacher, inputs, names, settings), teacher.buffers)
-    if keeper.found is not None:
-        progress = restore_progress(progress, keeper.found, teacher, room, settings)
-        course = course.after_all(progress.history.validation)
-    on_event(TransferStarted(course.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
-    if settings.compiled and progress.step < course.steps:
+    if checkpointer.found is not None:
+        progress = restore_progress(progress, checkpointer.found, teacher, micro_batching, settings)
+        plan = plan.after_validation(progress.history.validation)
+    on_event(TransferStarted(plan.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
+    if settings.compiled and progress.step < plan.steps:
         on_event(Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before"))
-    with global_draws_apart(inputs.device), keeper.stop.patiently():
-        while progress.step < course.steps:
+    with global_draws_apart(inputs.device), checkpointer.stop.patiently():
+        while progress.step < plan.steps:
             step = progress.step
-            seed_global_draws(settings.seed, step, world.rank)
-            if validation is not None and course.looks_at(step):
-                distance = _validate(progress, validation, keeper, room, world)
-                course = course.after_all(progress.history.validation)
-                on_event(Validated(step, distance, None if course.open else course.steps))
-            if step in course.updates:
-                _check_finite(progress.student.params, step, keeper)
+            seed_global_draws(settings.seed, step, group.rank)
+            if validation is not None and plan.is_validation_step(step):
+                distance = _validate(progress, validation, checkpointer, micro_batching, group)
+                plan = plan.after_validation(progress.history.validation)
+                on_event(Validated(step, distance, None if plan.open else plan.steps))
+            if step in plan.updates:
+                _check_finite(progress.student.params, step, checkpointer)
                 give_back_free_memory()  # scores and steps leave gaps of sizes that the other cannot use
-                density, masks = settings.density, held
+                density, masks = settings.density, fixed_masks
                 if masks is None:
-                    density = course.density(step)
+                    density = plan.density(step)
                     masks = progress.student.masks
-                    if world.first:  # others might round a score to the other side of the last one kept
-                        masks = choose(progress.student, teacher, training, outputs, settings, density, room)
-                    masks = world.from_first(masks)
-                on_event(_update(progress, masks, density, teacher, training, world))
+                    if group.first:  # others might round a score to the other side of the last one kept
+                        masks = choose(progress.student, teacher, training, outputs, settings, density, micro_batching)
+                    masks = group.from_first(masks)
+                on_event(_update(progress, masks, density, teacher, training, group))
                 give_back_free_memory()
-            loss = _advance(progress, batches, settings, room, keeper)
-            _look(progress, loss, keeper, on_event, last=progress.step == course.steps)
-            keeper.offer(lambda: progress.state(teacher, room))
-        _check_finite(progress.student.params, course.steps, keeper)
-        keeper.hold(lambda: progress.state(teacher, room))
+            loss = _advance(progress, batches, settings, micro_batching, checkpointer)
+            _check_step(progress, loss, checkpointer, on_event, last=progress.step == plan.steps)
+            checkpointer.maybe_save(lambda: progress.state(teacher, micro_batching))
+        _check_finite(progress.student.params, plan.steps, checkpointer)
+        checkpointer.save_if_unfinished(lambda: progress.state(teacher, micro_batching))
     return TransferResult(
         params=progress.student.masked_params,
         buffers=progress.buffers,
@@ -132,7 +132,9 @@ def run_transfer(
     )
 
 
-def take_step(student: Student, batches: Batches, step: int, settings: TransferSettings, room: Room) -> TransferLoss:
+def take_step(
+    student: Student, batches: Batches, step: int, settings: TransferSettings, micro_batching: MicroBatching
+) -> TransferLoss:
     """Move the student on the step's batch, in place.
 
     Raises:
@@ -150,11 +152,11 @@ def take_step(student: Student, batches: Batches, step: int, settings: TransferS
             objective=settings.objective,
             active=settings.active,
             chunk=chunk,
-            total=batches.world.total,
+            total=batches.group.total,
         )
 
     try:
-        return room.run(move)
+        return micro_batching.run(move)
     except CompilationError as error:
         raise UsageError(
             "--compile", f"failed: {error}", hint="run without it, or install a C++ compiler (on a GPU, Triton)"
@@ -162,12 +164,16 @@ def take_step(student: Student, batches: Batches, step: int, settings: TransferS
 
 
 def _advance(
-    progress: Progress, batches: Batches, settings: TransferSettings, room: Room, keeper: Keeper
+    progress: Progress,
+    batches: Batches,
+    settings: TransferSettings,
+    micro_batching: MicroBatching,
+    checkpointer: RunCheckpointer,
 ) -> TransferLoss:
     try:
-        loss = take_step(progress.student, batches, progress.step, settings, room)
+        loss = take_step(progress.student, batches, progress.step, settings, micro_batching)
     except FloatingPointError as error:
-        raise keeper.diverged(f"step {progress.step + 1}", str(error)) from error
+        raise checkpointer.diverged(f"step {progress.step + 1}", str(error)) from error
     progress.history.losses.append(loss)
     progress.step += 1
     return loss
@@ -180,12 +186,12 @@ def first_student(
     *,
     outputs: int,
     settings: TransferSettings,
-    held: Masks | None = None,
-    room: Room,
+    fixed_masks: Masks | None = None,
+    micro_batching: MicroBatching,
 ) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
     student = _start(teacher, inputs, names, settings)
-    masks = held or choose(student, teacher, inputs, outputs, settings, settings.density, room)
+    masks = fixed_masks or choose(student, teacher, inputs, outputs, settings, settings.density, micro_batching)
     buffers = _student_buffers(teacher, student.params, masks, inputs)
     return update_masks(student, masks, density=settings.density, apply=teacher.bind(buffers))
 
@@ -221,37 +227,45 @@ def layer_densities(masks: Masks) -> dict[str, float]:
 
 
 def _update(
-    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, inputs: Inputs, world: World
+    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, inputs: Inputs, group: ProcessGroup
 ) -> MasksUpdated:
     """Put the student under these masks, with batch-norm statistics of its own."""
     buffers = progress.buffers
     if has_batch_norm(teacher):
-        buffers = world.from_first(_student_buffers(teacher, progress.student.params, masks, inputs))
+        buffers = group.from_first(_student_buffers(teacher, progress.student.params, masks, inputs))
     changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
 
 
-def _check_finite(params: Params, step: int, keeper: Keeper) -> None:
+def _check_finite(params: Params, step: int, checkpointer: RunCheckpointer) -> None:
     if not all(p.isfinite().all() for p in params.values()):
-        raise keeper.diverged(f"step {step}", "the student's weights are no longer finite")
+        raise checkpointer.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _validate(progress: Progress, validation: Validation, keeper: Keeper, room: Room, world: World) -> float:
+def _validate(
+    progress: Progress,
+    validation: Validation,
+    checkpointer: RunCheckpointer,
+    micro_batching: MicroBatching,
+    group: ProcessGroup,
+) -> float:
     student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
-    if world.first:
-        distance += room.run(lambda chunk: validation.distance(student, chunk=chunk))
-    found = float(world.from_first({"distance": distance})["distance"])
+    if group.first:
+        distance += micro_batching.run(lambda chunk: validation.distance(student, chunk=chunk))
+    found = float(group.from_first({"distance": distance})["distance"])
     if not math.isfinite(found):
-        raise keeper.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
+        raise checkpointer.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
     progress.history.validation[step] = found
     return found
 
 
-def _look(progress: Progress, loss: TransferLoss, keeper: Keeper, on_event: EventSink, *, last: bool) -> None:
+def _check_step(
+    progress: Progress, loss: TransferLoss, checkpointer: RunCheckpointer, on_event: EventSink, *, last: bool
+) -> None:
     history, step = progress.history, progress.step
-    check_losses([loss.total for loss in history.losses], step, keeper, last=last, whose="transfer's")
-    if step % LOOK_EVERY == 0 or last:
+    check_losses([loss.total for loss in history.losses], step, checkpointer, last=last, whose="transfer's")
+    if step % CHECK_EVERY == 0 or last:
         kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
         on_event(StepsDone(step, kernel, float(loss.logit_distance)))
         history.gather()

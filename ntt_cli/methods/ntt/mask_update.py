@@ -15,7 +15,7 @@ from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.weights_alone import magnitude_scores
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.tensors import Masks
 
 LEAST_SHARE = 0.1
@@ -32,7 +32,7 @@ def choose(
     outputs: int,
     settings: TransferSettings,
     density: float,
-    room: Room,
+    micro_batching: MicroBatching,
 ) -> Masks:
     """First how many weights each layer keeps, then which.
 
@@ -43,19 +43,23 @@ def choose(
         outputs: number of logits.
         settings: how.
         density: over all weights.
-        room: how many samples go through the network at once.
+        micro_batching: how many samples go through the network at once.
     """
-    by_hand = on_the_way(settings.by_hand, density=density, target=settings.density)
+    layer_density = on_the_way(settings.layer_density, density=density, target=settings.density)
     names, slices = list(student.mask_bits), settings.slices
     if settings.score == "magnitude":
         scores = magnitude_scores(student.params, names)
-        return masks_at(scores, allocation=settings.allocation, density=density, by_hand=by_hand, slices=slices)
-    sensitivities = room.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
+        return masks_at(
+            scores, allocation=settings.allocation, density=density, layer_density=layer_density, slices=slices
+        )
+    sensitivities = micro_batching.run(lambda chunk: _sensitivities(student, inputs, outputs, settings, chunk))
     across = saliency_scores(student.params, sensitivities, names, exponent=ACROSS_LAYERS)
     if settings.allocation == "global":
-        counts = allocate_global_with_shares(across, density=density, by_hand=by_hand, share=LEAST_SHARE, slices=slices)
+        counts = allocate_global_with_shares(
+            across, density=density, layer_density=layer_density, share=LEAST_SHARE, slices=slices
+        )
     else:
-        counts = allocate(settings.allocation, across, density=density, by_hand=by_hand, slices=slices)
+        counts = allocate(settings.allocation, across, density=density, layer_density=layer_density, slices=slices)
     del across  # before there are the others
     within = saliency_scores(student.params, sensitivities, names, exponent=within_layers(len(names)))
     del sensitivities
@@ -63,7 +67,9 @@ def choose(
         kept = {name: counts[name] * settings.density / density for name in names}  # in the end
         exponents = {name: affinity_exponent(kept[name] / len(within[name]), layers=len(names)) for name in names}
         asked = [name for name in names if exponents[name]]
-        correlations = room.run(lambda chunk: _correlations(teacher, asked, inputs, chunk or room.batch_size // 2))
+        correlations = micro_batching.run(
+            lambda chunk: _correlations(teacher, asked, inputs, chunk or micro_batching.batch_size // 2)
+        )
         for name in list(correlations):
             within[name] *= affinity(correlations.pop(name), exponent=exponents[name])
     return choose_masks(within, counts, slices=slices)

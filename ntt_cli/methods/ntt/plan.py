@@ -10,7 +10,7 @@ from ntt_cli.methods.ntt.settings import AUTO_HORIZON, TransferSettings
 
 
 @dataclass(frozen=True)
-class Course:
+class TransferPlan:
     """The steps of a transfer, as far as they are known.
 
     Attributes:
@@ -32,12 +32,12 @@ class Course:
             self.settings.schedule, step, updates=self.updates, steps=horizon, density=self.settings.density
         )
 
-    def looks_at(self, step: int) -> bool:
+    def is_validation_step(self, step: int) -> bool:
         """Whether the validation distance is wanted before a step: before masks change, once their density is final."""
         begun = AUTO_HORIZON // 2 + self.window if len(self.updates) > 1 else self.window
         return self.open and step >= begun and step % self.window == 0
 
-    def after_all(self, distances: Mapping[int, float]) -> Course:
+    def after_validation(self, distances: Mapping[int, float]) -> TransferPlan:
         """The course after looks before these steps: where the distances have flattened, one more window follows."""
         if not self.open or not has_flattened(list(distances.values())):
             return self
@@ -51,7 +51,7 @@ class Course:
         return self.updates.step
 
 
-def course_of(settings: TransferSettings, *, learned: bool) -> Course:
+def plan_transfer(settings: TransferSettings, *, learned: bool) -> TransferPlan:
     """The course before its first step.
 
     Args:
@@ -61,4 +61,4 @@ def course_of(settings: TransferSettings, *, learned: bool) -> Course:
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     if not learned:
         updates = range(0, 1, updates.step)
-    return Course(settings.steps, updates, settings, open=settings.auto)
+    return TransferPlan(settings.steps, updates, settings, open=settings.auto)

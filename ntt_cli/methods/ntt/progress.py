@@ -18,7 +18,7 @@ from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student, update_masks
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runs.optimiser_state import restore_from
-from ntt_cli.runtime.micro_batching import Room
+from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.optimiser import optimiser_tensors
 from ntt_cli.tensors import Masks, Params
 
@@ -107,7 +107,7 @@ class Progress:
         self.history.changes.append(changes)
         return changes
 
-    def state(self, teacher: FunctionalModel, room: Room) -> State:
+    def state(self, teacher: FunctionalModel, micro_batching: MicroBatching) -> State:
         """Everything that the steps to come depend on."""
         student, history = self.student, self.history
         own = {} if self.buffers is teacher.buffers else self.buffers
@@ -124,13 +124,13 @@ class Progress:
                 "densities": history.densities,
                 "changes": history.changes,
                 "validation": list(history.validation.items()),
-                "room": room.state(),
+                "micro_batching": micro_batching.state(),
             },
         )
 
 
-class RoomValues(Record):
-    """As `Room.state` tells."""
+class MicroBatchingValues(Record):
+    """As `MicroBatching.state` tells."""
 
     chunk: Annotated[int, Field(ge=1, lt=2**31)] | None
     lowered: bool
@@ -144,7 +144,7 @@ class TransferValues(Record):
     densities: list[Density]
     changes: list[Count]
     validation: list[tuple[Count, FiniteFloat]]
-    room: RoomValues
+    micro_batching: MicroBatchingValues
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
@@ -157,7 +157,7 @@ class TransferValues(Record):
 
 
 def restore_progress(
-    fresh: Progress, state: State, teacher: FunctionalModel, room: Room, settings: TransferSettings
+    fresh: Progress, state: State, teacher: FunctionalModel, micro_batching: MicroBatching, settings: TransferSettings
 ) -> Progress:
     """The progress whose `state` this is.
 
@@ -165,7 +165,7 @@ def restore_progress(
         fresh: the same transfer before its first step; its parameters and optimiser are moved in place.
         state: as read.
         teacher: of both.
-        room: set as it was.
+        micro_batching: set as it was.
         settings: of the transfer.
 
     Raises:
@@ -190,7 +190,7 @@ def restore_progress(
             p.copy_(params[name])
     restore_from(state, student.optimiser)
     own = {name: value.to(device) for name, value in own.items()}
-    room.restore(values.room.model_dump())
+    micro_batching.restore(values.micro_batching.model_dump())
     return Progress(
         student=replace(
             student,

@@ -37,7 +37,7 @@ class TransferSettings:
         affinity: with saliency, units prefer inputs that vary together.
         active: take the kernel over kept entries only.
         compiled: steps of whole batches are compiled.
-        by_hand: densities of the weights that `--layer-density` names.
+        layer_density: densities of the weights that `--layer-density` names.
         slices: the axis of each weight that must not lose a whole slice along it.
     """
 
@@ -57,7 +57,7 @@ class TransferSettings:
     micro_batch: int | None
     compiled: bool
     seed: int
-    by_hand: dict[str, float]
+    layer_density: dict[str, float]
     slices: dict[str, int] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def settle(
         micro_batch=config.micro_batch,
         compiled=config.compile,
         seed=config.seed,
-        by_hand=_by_hand(config.layer_density, names),
+        layer_density=_layer_density(config.layer_density, names),
     )
 
 
@@ -149,7 +149,7 @@ def _convolves(teacher: FunctionalModel) -> bool:
     return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in teacher.module.modules())
 
 
-def _by_hand(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+def _layer_density(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     """Densities by weight; the last pattern that matches one counts.
 
     Raises:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ntt_cli.config import ModelOptions
-from ntt_cli.data.normalise import make_standardisation
+from ntt_cli.data.normalise import make_mean_std
 from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import require_text
 from ntt_cli.files.hashed import can_be_named, can_hold
-from ntt_cli.files.metadata import ModelRecord, Standardisation
+from ntt_cli.files.metadata import MeanStd, ModelRecord
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.outputs import Pick, field_of, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, field_of, usual_logits
 from ntt_cli.runtime.python_source import load_python, local_modules, said_by, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.shared_memory import tie_shared_parameters
@@ -45,7 +45,7 @@ class LoadedModel:
         data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
             file's folder, `images/` for example; anything else is left as it is.
         input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
-        pick: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
+        select_outputs: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
         modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
         trained: `TRAINED` in the file: its factory brings trained weights along.
         standardisation: `MEAN` and `STD` in the file, with which the network's inputs are normalised.
@@ -56,10 +56,10 @@ class LoadedModel:
     sha256: str | None
     data: str | None
     input_shape: tuple[int, ...] | None
-    pick: Pick = usual_logits
+    select_outputs: SelectOutputs = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
     trained: bool = False
-    standardisation: Standardisation | None = None
+    standardisation: MeanStd | None = None
 
     @property
     def record(self) -> ModelRecord:
@@ -69,7 +69,7 @@ class LoadedModel:
     @property
     def declares_logits(self) -> bool:
         """Whether `logits(outputs)` in the file picks them, which is to put the classes last."""
-        return self.pick is not usual_logits and not isinstance(self.pick, partial)
+        return self.select_outputs is not usual_logits and not isinstance(self.select_outputs, partial)
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
@@ -81,7 +81,7 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     for name in (options.model, *options.model_arg):
         require_text(name, ModelError)
     loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
-    return loaded if options.logits is None else replace(loaded, pick=partial(field_of, field=options.logits))
+    return loaded if options.logits is None else replace(loaded, select_outputs=partial(field_of, field=options.logits))
 
 
 def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
@@ -116,10 +116,10 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         data=data,
         input_shape=input_shape,
-        pick=_declared_pick(module, path),
+        select_outputs=_declared_select_outputs(module, path),
         modules=local_modules(path),
         trained=_declared_trained(module, path),
-        standardisation=_declared_standardisation(module, path),
+        standardisation=_declared_mean_std(module, path),
     )
 
 
@@ -408,7 +408,7 @@ def _declared_trained(module: ModuleType, path: Path) -> bool:
     return trained
 
 
-def _declared_standardisation(module: ModuleType, path: Path) -> Standardisation | None:
+def _declared_mean_std(module: ModuleType, path: Path) -> MeanStd | None:
     declared = {name: getattr(module, name, None) for name in ("MEAN", "STD")}
     if all(value is None for value in declared.values()):
         return None
@@ -420,22 +420,22 @@ def _declared_standardisation(module: ModuleType, path: Path) -> Standardisation
             raise ModelError(path, f"{name} is {value!r:.99}, not a number or a tuple of numbers", hint=hint)
         numbers.append(values)
     try:
-        return make_standardisation(*(tuple(map(float, values)) for values in numbers))
+        return make_mean_std(*(tuple(map(float, values)) for values in numbers))
     except (ValueError, OverflowError) as error:
         raise ModelError(path, f"MEAN and STD do not fit: {error}", hint=hint) from error
 
 
-def _declared_pick(module: ModuleType, path: Path) -> Pick:
-    pick = getattr(module, "logits", None)
-    if pick is None:
+def _declared_select_outputs(module: ModuleType, path: Path) -> SelectOutputs:
+    select_outputs = getattr(module, "logits", None)
+    if select_outputs is None:
         return usual_logits
-    if not inspect.isfunction(pick):
+    if not inspect.isfunction(select_outputs):
         raise ModelError(
             path,
-            f"logits is of type {type(pick).__name__}, not a function",
+            f"logits is of type {type(select_outputs).__name__}, not a function",
             hint="define logits(outputs) to return the logits, [n, classes], or call it something else",
         )
-    return pick
+    return select_outputs
 
 
 def _why_no_model(source: str, target: Path) -> tuple[str, str]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ntt_cli.data.normalise import make_standardisation
-from ntt_cli.files.metadata import Standardisation
+from ntt_cli.data.normalise import make_mean_std
+from ntt_cli.files.metadata import MeanStd
 from ntt_cli.files.strict_json import parse_json
 
 MOST_BYTES = 2**24
@@ -17,7 +17,7 @@ PIXELS = 255
 """The highest value of a pixel, by which images are divided before they are normalised."""
 
 
-def published_standardisation(weights: Path) -> tuple[Standardisation, str] | None:
+def published_mean_std(weights: Path) -> tuple[MeanStd, str] | None:
     """Mean and deviation that a file beside the weights names, and that file's name.
 
     timm writes them into `config.json`, open_clip into `open_clip_config.json`, transformers into
@@ -35,7 +35,7 @@ def published_standardisation(weights: Path) -> tuple[Standardisation, str] | No
     return None
 
 
-def configured_standardisation(configuration: object) -> Standardisation | None:
+def configured_mean_std(configuration: object) -> MeanStd | None:
     """Mean and deviation of the `pretrained_cfg` that timm gives its networks."""
     return _mean_and_std(configuration) if isinstance(configuration, Mapping) else None
 
@@ -51,16 +51,16 @@ def _configuration(path: Path) -> Mapping[str, Any] | None:
     return configuration if isinstance(configuration, Mapping) else None
 
 
-def _of_timm(configuration: Mapping[str, Any]) -> Standardisation | None:
+def _of_timm(configuration: Mapping[str, Any]) -> MeanStd | None:
     # The configuration of the weights is within that of the network, or is it.
-    return configured_standardisation(configuration.get("pretrained_cfg")) or _mean_and_std(configuration)
+    return configured_mean_std(configuration.get("pretrained_cfg")) or _mean_and_std(configuration)
 
 
-def _of_open_clip(configuration: Mapping[str, Any]) -> Standardisation | None:
-    return configured_standardisation(configuration.get("preprocess_cfg"))
+def _of_open_clip(configuration: Mapping[str, Any]) -> MeanStd | None:
+    return configured_mean_std(configuration.get("preprocess_cfg"))
 
 
-def _of_transformers(configuration: Mapping[str, Any]) -> Standardisation | None:
+def _of_transformers(configuration: Mapping[str, Any]) -> MeanStd | None:
     """Of images `x` in [0, 1], what amounts to transformers' steps, the last only with `do_normalize`.
 
     `y = 255 * x * rescale_factor - (1 if rescale_offset else 0)`, then `(y - image_mean) / image_std`.
@@ -79,7 +79,7 @@ def _of_transformers(configuration: Mapping[str, Any]) -> Standardisation | None
     return _standardisation([(offset + mean) / scale for mean in means], [std / scale for std in stds])
 
 
-def _mean_and_std(part: Mapping[str, Any]) -> Standardisation | None:
+def _mean_and_std(part: Mapping[str, Any]) -> MeanStd | None:
     """Of lists: a single number under such common names may be anything's."""
     means, stds = part.get("mean"), part.get("std")
     if not isinstance(means, list | tuple) or not isinstance(stds, list | tuple):
@@ -87,11 +87,11 @@ def _mean_and_std(part: Mapping[str, Any]) -> Standardisation | None:
     return _standardisation(_numbers(means), _numbers(stds))
 
 
-def _standardisation(means: Sequence[float] | None, stds: Sequence[float] | None) -> Standardisation | None:
+def _standardisation(means: Sequence[float] | None, stds: Sequence[float] | None) -> MeanStd | None:
     if means is None or stds is None:
         return None
     try:
-        return make_standardisation(means, stds)
+        return make_mean_std(means, stds)
     except ValueError:
         return None
 

@@ -15,7 +15,7 @@ from ntt_cli.errors import DataError
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.methods.ntt import loop, settings
-from ntt_cli.methods.ntt import plan as course
+from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.validation import Validation, held_out
@@ -33,7 +33,7 @@ def config(**values: Any) -> PruneConfig:
     return PruneConfig(model=write_network("plain"), output="x.safetensors", **(options | values))
 
 
-def held(**values: Any) -> tuple[Task, Inputs, Validation]:
+def fixed_masks(**values: Any) -> tuple[Task, Inputs, Validation]:
     task = prepare(config(**values), lambda _: None)
     assert task.inputs is not None
     training, validation = held_out(task.inputs, task.teacher, outputs=task.outputs, settings=task.settings)
@@ -42,7 +42,7 @@ def held(**values: Any) -> tuple[Task, Inputs, Validation]:
 
 @pytest.mark.parametrize(("samples", "others"), [(4, 2), (19, 2), (40, 4), (1437, 143)])
 def test_samples_are_in_one_part_or_the_other(samples: int, others: int) -> None:
-    task, training, validation = held(limit=samples, data="digits")
+    task, training, validation = fixed_masks(limit=samples, data="digits")
     assert task.inputs is not None
     assert len(validation.batches.inputs) == others
     parts = [part.batch(torch.arange(len(part))).flatten(1) for part in (training, validation.batches.inputs)]
@@ -51,12 +51,12 @@ def test_samples_are_in_one_part_or_the_other(samples: int, others: int) -> None
 
 
 def test_at_most_512_are_held_out() -> None:
-    assert len(held(data="noise:6000", input_shape="1x8x8", limit=6000)[2].batches.inputs) == 512
+    assert len(fixed_masks(data="noise:6000", input_shape="1x8x8", limit=6000)[2].batches.inputs) == 512
 
 
 @pytest.mark.parametrize("kernel_weight", [0.0, 0.25])
 def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
-    task, _, validation = held(kernel_weight=kernel_weight, weight_penalty=0.3)
+    task, _, validation = fixed_masks(kernel_weight=kernel_weight, weight_penalty=0.3)
     apply, params = task.teacher.bind(), task.teacher.params
     student = start_student(apply, params, task.names, learning_rate=1.0)
     generator = torch.Generator().manual_seed(1)
@@ -86,7 +86,7 @@ def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks reach their density in 10 steps, and 60 are the most."""
-    monkeypatch.setattr(course, "AUTO_HORIZON", 20)
+    monkeypatch.setattr(plan, "AUTO_HORIZON", 20)
     monkeypatch.setattr(settings, "STEPS", 60)
 
 

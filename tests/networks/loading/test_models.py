@@ -10,7 +10,7 @@ from torch import nn
 
 from ntt_cli.config import ModelOptions
 from ntt_cli.errors import ModelError
-from ntt_cli.files.metadata import Standardisation
+from ntt_cli.files.metadata import MeanStd
 from ntt_cli.networks.loading.models import LoadedModel, load_model
 
 NET = """
@@ -420,12 +420,12 @@ def test_unknown_torchvision_argument() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("MEAN, STD = 0.5, 2", Standardisation((0.5,), (2.0,))),
-        ("MEAN, STD = (0.5, 0.4), [0.25]", Standardisation((0.5, 0.4), (0.25, 0.25))),
+        ("MEAN, STD = 0.5, 2", MeanStd((0.5,), (2.0,))),
+        ("MEAN, STD = (0.5, 0.4), [0.25]", MeanStd((0.5, 0.4), (0.25, 0.25))),
         ("", None),
     ],
 )
-def test_a_file_may_name_its_normalisation(folder: Path, text: str, expected: Standardisation | None) -> None:
+def test_a_file_may_name_its_normalisation(folder: Path, text: str, expected: MeanStd | None) -> None:
     Path("model.py").write_text(f"{MODEL}\n{text}\n")
     assert load("model.py").standardisation == expected
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntt_cli.data.normalise import standardise
-from ntt_cli.files.metadata import Standardisation
-from ntt_cli.networks.loading.published import configured_standardisation, published_standardisation
+from ntt_cli.data.normalise import normalise
+from ntt_cli.files.metadata import MeanStd
+from ntt_cli.networks.loading.published import configured_mean_std, published_mean_std
 
 TIMM = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}}
 TRANSFORMERS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
@@ -20,20 +20,20 @@ OPEN_CLIP = {"model_cfg": {}, "preprocess_cfg": {"mean": [0.48, 0.45, 0.4], "std
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("config.json", TIMM, Standardisation((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))),
-        ("config.json", {"architecture": "x", "mean": [0.5], "std": [1]}, Standardisation((0.5,), (1.0,))),
-        ("preprocessor_config.json", TRANSFORMERS, Standardisation((0.5,) * 3, (0.5,) * 3)),
+        ("config.json", TIMM, MeanStd((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))),
+        ("config.json", {"architecture": "x", "mean": [0.5], "std": [1]}, MeanStd((0.5,), (1.0,))),
+        ("preprocessor_config.json", TRANSFORMERS, MeanStd((0.5,) * 3, (0.5,) * 3)),
         ("preprocessor_config.json", TRANSFORMERS | {"do_normalize": False}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"do_rescale": False}, None),
-        ("preprocessor_config.json", {"image_mean": 0.5, "image_std": 0.25}, Standardisation((0.5,), (0.25,))),
-        ("preprocessor_config.json", TRANSFORMERS | {"image_std": 0.25}, Standardisation((0.5,) * 3, (0.25,) * 3)),
+        ("preprocessor_config.json", {"image_mean": 0.5, "image_std": 0.25}, MeanStd((0.5,), (0.25,))),
+        ("preprocessor_config.json", TRANSFORMERS | {"image_std": 0.25}, MeanStd((0.5,) * 3, (0.25,) * 3)),
         ("preprocessor_config.json", TRANSFORMERS | {"image_mean": True}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"image_mean": []}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"rescale_factor": 0}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"rescale_factor": "1/255"}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"rescale_factor": 10**400}, None),
         ("preprocessor_config.json", TRANSFORMERS | {"rescale_factor": 1e-320}, None),
-        ("open_clip_config.json", OPEN_CLIP, Standardisation((0.48, 0.45, 0.4), (0.26, 0.26, 0.27))),
+        ("open_clip_config.json", OPEN_CLIP, MeanStd((0.48, 0.45, 0.4), (0.26, 0.26, 0.27))),
         ("open_clip_config.json", {"mean": [0.5], "std": [0.5]}, None),
         ("config.json", {"mean": 0.5, "std": 0.5}, None),
         ("config.json", {"mean": [0.5], "std": [0]}, None),
@@ -43,11 +43,11 @@ OPEN_CLIP = {"model_cfg": {}, "preprocess_cfg": {"mean": [0.48, 0.45, 0.4], "std
         ("other.json", TIMM, None),
     ],
 )
-def test_a_hubs_folder(tmp_path: Path, name: str, content: Any, expected: Standardisation | None) -> None:
+def test_a_hubs_folder(tmp_path: Path, name: str, content: Any, expected: MeanStd | None) -> None:
     (tmp_path / name).write_text(json.dumps(content))
-    found = published_standardisation(tmp_path / "model.safetensors")
+    found = published_mean_std(tmp_path / "model.safetensors")
     assert found == (None if expected is None else (expected, name))
-    assert published_standardisation(tmp_path) == found
+    assert published_mean_std(tmp_path) == found
 
 
 def as_transformers_does(pixels: Tensor, configuration: dict[str, Any]) -> Tensor:
@@ -71,21 +71,21 @@ def test_what_transformers_does_to_pixels(
     configuration = {"image_mean": numbers[0], "image_std": numbers[1], "do_normalize": do_normalize}
     configuration |= {"rescale_factor": factor, **offset}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(configuration))
-    found = published_standardisation(tmp_path)
+    found = published_mean_std(tmp_path)
     assert found is not None
     pixels = torch.arange(256.0, dtype=torch.float64).view(1, 16, 16).expand(3, 16, 16)
     expected = as_transformers_does(pixels, configuration)
-    torch.testing.assert_close(standardise(pixels[None] / 255, found[0])[0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(normalise(pixels[None] / 255, found[0])[0], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b'{"mean": [1e999], "std": [1]}', b"[" * 100_000])
 def test_what_is_no_configuration(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    assert published_standardisation(tmp_path / "model.safetensors") is None
+    assert published_mean_std(tmp_path / "model.safetensors") is None
 
 
 def test_a_networks_own_configuration() -> None:
-    assert configured_standardisation(TIMM["pretrained_cfg"]) == Standardisation((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
-    assert configured_standardisation({"mean": (0.5,), "std": (0.25,)}) == Standardisation((0.5,), (0.25,))
-    assert configured_standardisation({}) is None
-    assert configured_standardisation(None) is None
+    assert configured_mean_std(TIMM["pretrained_cfg"]) == MeanStd((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    assert configured_mean_std({"mean": (0.5,), "std": (0.25,)}) == MeanStd((0.5,), (0.25,))
+    assert configured_mean_std({}) is None
+    assert configured_mean_std(None) is None
