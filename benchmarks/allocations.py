@@ -20,10 +20,9 @@ import torch
 from grid import GRIDS, WARMUP
 from torch.nn import functional
 
-from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_of
+from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_class, method_of
 from ntt_cli.data import load_samples
 from ntt_cli.evaluation import evaluate
-from ntt_cli.methods.base import METHODS
 from ntt_cli.pruning import prune
 from ntt_cli.training import finetune
 
@@ -90,7 +89,7 @@ def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -
         "seed": seed,
         "force": True,
     }
-    if METHODS[name].score is None:
+    if method_class(name).moves_weights:
         pruning["steps"] = options.steps
     if options.pretrained:
         training = FinetuneConfig(**same, warmup=WARMUP, validation=0, output=dense, seed=seed, force=True)

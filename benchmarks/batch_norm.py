@@ -21,8 +21,7 @@ import torch
 from allocations import trained_accuracy, write_data
 from torch import Tensor, nn
 
-from ntt_cli.config import PruneConfig
-from ntt_cli.methods.base import METHODS
+from ntt_cli.config import PruneConfig, method_class
 from ntt_cli.pruning import prune
 
 NETWORK = "sample_models/resnet20.py"
@@ -63,7 +62,7 @@ def accuracy(method: str, network: str, seed: int, options: argparse.Namespace, 
     same: dict[str, Any] = {"data": str(folder / "data.npz"), "device": "cpu", "seed": seed, "force": True}
     sparse = str(folder / "sparse.safetensors")
     own: dict[str, Any] = {"method": method, "sparsity": options.sparsity}
-    if METHODS[method].score is None:
+    if method_class(method).moves_weights:
         own["steps"] = options.steps
     begun = time.perf_counter()
     prune.run(PruneConfig(**same, **own, model=network, output=sparse), lambda _: None)

@@ -26,8 +26,8 @@ from ntt_cli.masks.allocation import allocate_erk
 from ntt_cli.masks.masks import as_bits, zero_pruned
 from ntt_cli.masks.rounds import masks_at
 from ntt_cli.masks.schedule import cubic_density
+from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.loop import run_transfer
-from ntt_cli.methods.weights_alone import magnitude_scores
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning.job import prepare
 from ntt_cli.runs.checkpointer import no_checkpoints

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ntt_cli.config import FinetuneConfig, ModelOptions
-from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ntt_cli.files.checkpoint import Checkpoint, Contents, read_checkpoint, write_checkpoint
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.training import finetune
 
@@ -54,15 +54,15 @@ def main() -> None:
                 loaded = load_model(ModelOptions(model=grid.model), seed=seed)
                 for name, power in POWERS.items():
                     tensors = rescaled(checkpoint, loaded.module.state_dict(), power)
-                    write_checkpoint(
-                        start,
+                    contents = Contents(
                         tensors,
                         checkpoint.masks,
-                        kind="prune",
-                        model=loaded.record,
+                        "prune",
+                        loaded.record,
                         config={},
                         normalisation=checkpoint.normalisation,
                     )
+                    write_checkpoint(start, contents)
                     config = FinetuneConfig(
                         model=grid.model,
                         checkpoint=str(start),

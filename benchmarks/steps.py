@@ -13,10 +13,10 @@ from ntt_cli.config import ModelOptions
 from ntt_cli.kernels.product import Answers, answers, draw_probe
 from ntt_cli.masks.allocation import allocate
 from ntt_cli.masks.masks import choose_masks
+from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.compiled import CompiledAnswers, CompiledGradients
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.methods.ntt.step import Gradients, start_student, transfer_step, update_masks
-from ntt_cli.methods.weights_alone import magnitude_scores
 from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
 from ntt_cli.networks.functional import functional_model

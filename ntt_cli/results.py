@@ -68,7 +68,10 @@ class LayerSummary(Summary):
 
 
 class PruneReport(Summary):
-    """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data."""
+    """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data.
+
+    `output` and `report` are the files; empty where nothing was written.
+    """
 
     output: str
     report: str
@@ -119,7 +122,10 @@ class EpochSummary(Summary):
 
 
 class FinetuneReport(Summary):
-    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split."""
+    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split.
+
+    `output` and `report` are the files; empty where nothing was written.
+    """
 
     output: str
     report: str
@@ -159,7 +165,7 @@ class EvaluateReport(Summary):
     density: float | None
     flops_dense: int
     flops_sparse: int
-    file_bytes: int
+    file_bytes: int | None
     sparse_bytes: int
     min_accuracy: float | None
     passed: bool | None

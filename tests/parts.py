@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntt_cli.config import TRANSFERS, USES_BATCHES, ModelOptions
+from ntt_cli.config import ModelOptions, method_class
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.samples import InMemory, Samples
 from ntt_cli.errors import NttError
@@ -33,8 +33,9 @@ def refusal(error: type[NttError], work: Callable[..., Any], *arguments: Any, **
 def read_of(defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     """A test's own options for `ntt prune`, over those of its defaults that the chosen method reads."""
     method, sparsity = chosen.get("method", "ntt"), chosen.get("sparsity")
-    unread = set() if method in USES_BATCHES and sparsity != 0 else {"batch_size"}
-    if method not in TRANSFERS or sparsity == 0:
+    reads = method_class(method).reads
+    unread = set() if "batch_size" in reads and sparsity != 0 else {"batch_size"}
+    if "steps" not in reads or sparsity == 0:
         unread |= {"steps", "mask_update_every"}
     if chosen.get("mask", "learned") != "learned":
         unread |= {"mask_update_every"}

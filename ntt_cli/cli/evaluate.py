@@ -73,7 +73,8 @@ def _summary(report: EvaluateReport) -> RenderableType:
     table.add_row("parameters", f"{report.nonzero_parameters:,} of {report.parameters:,} nonzero")
     sparse = "" if report.density is None else f"{report.flops_sparse:,} sparse, "
     table.add_row("FLOPs", f"{sparse}{report.flops_dense:,} dense, a sample")
-    table.add_row("bytes", f"{report.sparse_bytes:,} as values and mask bits, {report.file_bytes:,} on disk")
+    disk = "" if report.file_bytes is None else f", {report.file_bytes:,} on disk"
+    table.add_row("bytes", f"{report.sparse_bytes:,} as values and mask bits{disk}")
     parts: list[RenderableType] = [Text(report.checkpoint, style="bold"), table]
     if report.agreement is not None:
         parts.append(agreement_line(report.agreement))

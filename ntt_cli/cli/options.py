@@ -13,7 +13,19 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ntt_cli.cli.streams import Streams, make_streams
-from ntt_cli.config import GROUPS, LEAVE_OUT, OUTPUT, UNREAD, Group, Options, flag, in_a_file, in_words, typed
+from ntt_cli.config import (
+    BEHIND_METHOD,
+    GROUPS,
+    LEAVE_OUT,
+    OUTPUT,
+    UNREAD,
+    Group,
+    Options,
+    flag,
+    in_a_file,
+    in_words,
+    typed,
+)
 from ntt_cli.config.file import read_config_file
 from ntt_cli.errors import UsageError
 
@@ -56,7 +68,8 @@ def common_of(values: dict[str, Any]) -> Common:
 
 def options_of(config: type[Options]) -> list[inspect.Parameter]:
     """One typer parameter a field: the model as the argument, everything else as an option."""
-    parameters = {name: _parameter(name, field) for name, field in config.model_fields.items()}
+    fields = {name: field for name, field in config.model_fields.items() if name not in BEHIND_METHOD}
+    parameters = {name: _parameter(name, field) for name, field in fields.items()}
     return sorted(parameters.values(), key=lambda p: _rank(config.model_fields[p.name]))
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntt_cli.config import CompareConfig, DataOptions, Split, method_of
+from ntt_cli.config import CompareConfig, DataOptions, Split, method_class, method_names, method_of
 from ntt_cli.data import data_sha256, load_samples
 from ntt_cli.data.load import SOURCE_OPTIONS, read_by
 from ntt_cli.errors import OutputError
 from ntt_cli.files.results import read_settings, short
 from ntt_cli.files.shards import find_weights
-from ntt_cli.methods.base import METHODS
 from ntt_cli.networks.loading.models import LoadedModel, load_model
 
 
@@ -80,7 +79,7 @@ def _own_data(config: CompareConfig, loaded: LoadedModel, method: str) -> Input 
     own = {option: value for option, value in options.items() if option in DataOptions.model_fields}
     if not own:
         return None
-    labelled = name in METHODS and METHODS[name].needs == "labels"
+    labelled = name in method_names() and method_class(name).needs == "labels"
     return _data(given_of(config, DataOptions.model_fields) | own, loaded, "train", labelled=labelled)
 
 

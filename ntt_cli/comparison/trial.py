@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ntt_cli.comparison.inputs import given_of, require_unchanged, test_data_of
 from ntt_cli.comparison.names import cell_name
@@ -17,16 +17,16 @@ from ntt_cli.config import (
     DataOptions,
     EvaluateConfig,
     FinetuneConfig,
-    Method,
     ModelOptions,
     PruneConfig,
+    method_class,
+    method_names,
     method_of,
 )
 from ntt_cli.errors import DivergedError, OutputError, ResumeError, UsageError
 from ntt_cli.evaluation import evaluate
 from ntt_cli.files.atomic import HOUR, remove_orphans
 from ntt_cli.files.results import CELLS, RESULT, read_result, write_result
-from ntt_cli.methods.base import METHODS
 from ntt_cli.pruning import prune
 from ntt_cli.results import EvaluateReport, FinetuneReport
 from ntt_cli.runtime.events import Event, EventSink
@@ -57,13 +57,13 @@ class Cell:
     def sees_labels(self) -> bool:
         """Whether labels are seen before fine-tuning."""
         name, _ = method_of(self.method)
-        return name == "trained-magnitude" or (name in METHODS and METHODS[name].needs == "labels")
+        return name == "trained-magnitude" or (name in method_names() and method_class(name).needs == "labels")
 
     @property
     def transfers(self) -> bool:
         """Whether weights are moved by NTT."""
         name, _ = method_of(self.method)
-        return name in METHODS and METHODS[name].score is None
+        return name in method_names() and bool(method_class(name).moves_weights)
 
 
 def cells_of(config: CompareConfig) -> list[Cell]:
@@ -174,7 +174,7 @@ def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
     }
     if cell.transfers and "epochs" not in own:
         common["steps"] = config.steps
-    return PruneConfig(**(_shared(config, cell) | common | own), method=cast(Method, method))
+    return PruneConfig(**(_shared(config, cell) | common | own), method=method)
 
 
 def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:

@@ -7,6 +7,8 @@ The classes are frozen and checked where they are made.
 from __future__ import annotations
 
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
+from ntt_cli.config.methods import method_class, method_names, readers_of, register_method
+from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions
 from ntt_cli.config.options import (
     GROUPS,
     OUTPUT,
@@ -20,26 +22,25 @@ from ntt_cli.config.options import (
     name_of,
     recorded,
 )
-from ntt_cli.config.prune import PAPER_PRESET, TRANSFERS, USES_BATCHES, Method, PruneConfig
+from ntt_cli.config.prune import PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
-from ntt_cli.config.words import LEAVE_OUT, advice, as_typed, flag, in_a_file, in_words, typed
+from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, in_a_file, in_words, typed
 
 __all__ = [
+    "BEHIND_METHOD",
     "COMMANDS",
     "GROUPS",
     "LEAVE_OUT",
     "OUTPUT",
+    "NTTOptions",
     "PAPER_PRESET",
     "REFERENCES",
-    "TRANSFERS",
     "UNREAD",
-    "USES_BATCHES",
     "CompareConfig",
     "DataOptions",
     "EvaluateConfig",
     "FinetuneConfig",
     "Group",
-    "Method",
     "ModelOptions",
     "Options",
     "PruneConfig",
@@ -50,9 +51,13 @@ __all__ = [
     "flag",
     "in_a_file",
     "in_words",
+    "method_class",
+    "method_names",
     "method_of",
     "name_of",
+    "readers_of",
     "recorded",
+    "register_method",
     "typed",
 ]
 

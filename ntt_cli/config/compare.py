@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.options import (
     DATA,
     MACHINE,
+    METHOD,
     MODEL,
     MOST_EPOCHS,
     NAMED,
     OUTPUT,
     TRAINING,
-    TRANSFER,
     DataOptions,
     ModelOptions,
     ReadWhen,
     TransferSteps,
     Warmup,
 )
-from ntt_cli.config.prune import TRANSFERS, Method, PruneConfig
-from ntt_cli.config.words import advice, in_words, typed
+from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig
+from ntt_cli.config.words import advice, in_words, joined, typed
 
 REFERENCES = ("dense", "trained-magnitude")
 """What `ntt compare` measures beside the methods of `ntt prune`."""
@@ -35,17 +35,14 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: if there is no such method or option, or a value is out of its range.
     """
-    name, *pairs = re.split(":(?=[a-z-]+=)", entry)
-    methods = (*get_args(Method), *REFERENCES)
+    name = entry.partition(":")[0]
+    methods = (*method_names(), *REFERENCES)
     if name not in methods:
         raise ValueError(f"{typed(name)} is no method; {advice(name, methods)}")
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        option, _, value = pair.partition("=")
-        if name == "dense" or option not in METHOD_OPTIONS:
-            raise ValueError(f"{typed(entry)}: {name} has no option {option}; {advice(option, METHOD_OPTIONS)}")
-        field = option.replace("-", "_")
-        options[field] = (value,) if isinstance(PruneConfig.model_fields[field].default, tuple) else value
+    _, given = split_method(entry, METHOD_OPTIONS if name != "dense" else [])
+    options: dict[str, Any] = {
+        o: (v,) if isinstance(PruneConfig.model_fields[o].default, tuple) else v for o, v in given.items()
+    }
     if name != "dense":
         method = "magnitude" if name == "trained-magnitude" else name
         try:
@@ -59,15 +56,12 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
 
 def _takes_steps(entry: str) -> bool:
     name, options = method_of(entry)
-    return name in TRANSFERS and not {"steps", "epochs"} & options.keys()
+    known = name in method_names()
+    return known and "steps" in method_class(name).reads and not {"steps", "epochs"} & options.keys()
 
 
-METHOD_OPTIONS = [
-    name.replace("_", "-")
-    for name, field in PruneConfig.model_fields.items()
-    if name != "method" and (DATA in field.metadata or TRANSFER in field.metadata)
-]
-"""What an entry of `--methods` may set."""
+def _who_takes_steps() -> str:
+    return f"no method reads it; {joined(readers_of('steps'))} do, without steps of their own"
 
 
 class CompareConfig(ModelOptions, DataOptions):
@@ -105,24 +99,25 @@ class CompareConfig(ModelOptions, DataOptions):
             " wanted, like ntt:allocation=global:steps=500; dense; and trained-magnitude, which trains the dense"
             " network first.",
         ),
-        TRANSFER,
+        METHOD,
     ] = ("ntt", "synflow", "snip", "magnitude", "random")
     sparsities: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
         Field(min_length=1, description="With commas between."),
-        TRANSFER,
+        METHOD,
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
     ] = (0.9, 0.95)
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
         Field(min_length=1, description="With commas between; rates are chosen on the first."),
-        TRANSFER,
+        METHOD,
     ] = (1, 2, 3)
     steps: Annotated[
         TransferSteps,
+        METHOD,
         ReadWhen(
             lambda config: any(map(_takes_steps, config.methods)),
-            f"no method reads it; {', '.join(TRANSFERS[:-1])} and {TRANSFERS[-1]} do, without steps of their own",
+            _who_takes_steps,
         ),
     ] = None
     epochs: Annotated[

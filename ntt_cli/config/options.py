@@ -25,19 +25,20 @@ class ReadWhen:
 
     Attributes:
         holds: looks at the configuration.
-        otherwise: why the option is not read, and what reads it; other options' names stand in braces.
+        otherwise: why the option is not read, and what reads it; other options' names stand in braces. Or what makes
+            that text.
     """
 
     holds: Callable[[Any], bool]
-    otherwise: str
+    otherwise: str | Callable[[], str]
 
 
 class Whereabouts:
     """Field metadata: says where something lies, not what it is, so that it is not recorded."""
 
 
-GROUPS = MODEL, DATA, TRANSFER, TRAINING, MACHINE, OUTPUT = tuple(
-    map(Group, ("Model", "Data", "Transfer", "Training", "Machine", "Output"))
+GROUPS = MODEL, DATA, METHOD, TRAINING, OUTPUT, MACHINE, NTT = tuple(
+    map(Group, ("Model", "Data", "Method", "Training", "Output", "Machine", "Options of ntt"))
 )
 
 
@@ -80,12 +81,16 @@ class Options(BaseModel):
         for name, field in type(self).model_fields.items():
             for condition in field.metadata:
                 if isinstance(condition, ReadWhen) and self.gives(name) and not condition.holds(self):
-                    why = condition.otherwise.format_map(dict(self))
-                    error = InitErrorDetails(
-                        type=PydanticCustomError(UNREAD, "{why}", {"why": why}), loc=(name,), input=getattr(self, name)
-                    )
-                    raise ValidationError.from_exception_data(type(self).__name__, [error])
+                    why = condition.otherwise if isinstance(condition.otherwise, str) else condition.otherwise()
+                    raise unread(self, name, why.format_map(dict(self)))
         return self
+
+
+def unread(config: Options, name: str, why: str) -> ValidationError:
+    """The error for an option that was given and that nothing reads."""
+    kind = PydanticCustomError(UNREAD, "{why}", {"why": why})
+    error = InitErrorDetails(type=kind, loc=(name,), input=getattr(config, name))
+    return ValidationError.from_exception_data(type(config).__name__, [error])
 
 
 MOST_STEPS = 10**9
@@ -99,7 +104,6 @@ TransferSteps = Annotated[
         " to the teacher on samples held out for that has stopped falling. Default, and the most for auto: 3000; 9000"
         " without a kernel term."
     ),
-    TRANSFER,
 ]
 
 

@@ -2,79 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
+from ntt_cli.config.ntt import PRUNES, NTTOptions
 from ntt_cli.config.options import (
+    DATA,
     MACHINE,
+    METHOD,
     MODEL,
-    MOST_EPOCHS,
-    MOST_STEPS,
     NAMED,
     OUTPUT,
-    TRANSFER,
     DataOptions,
     MachineOptions,
     ModelOptions,
     OutputOptions,
-    ReadWhen,
     SavingSeconds,
-    TransferSteps,
+    unread,
 )
+from ntt_cli.config.words import advice, joined, typed
 
-Method = Literal[
-    "ntt",
-    "ntt-shuffled",
-    "ntt-fresh",
-    "random",
-    "random-rescaled",
-    "magnitude",
-    "wanda",
-    "synflow",
-    "logit-snip",
-    "ntk-sap",
-    "snip",
-    "iterative-snip",
-    "grasp",
-]
-
-TRANSFERS = ("ntt", "ntt-shuffled", "ntt-fresh")
-"""The methods that move weights."""
-
-USES_BATCHES = (*TRANSFERS, "wanda", "logit-snip", "ntk-sap", "snip", "iterative-snip", "grasp")
-
-PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
+BY_METHOD = "by method"
+"""Field metadata: methods read the option that say so. All of NTT's own are of this kind."""
 
 
-def _read_by(methods: Sequence[str]) -> ReadWhen:
-    *most, last = methods
-    return ReadWhen(
-        lambda config: config.method in methods,
-        f"method {{method}} does not read it; {', '.join(most)} and {last} do",
-    )
-
-
-TRANSFER_ALONE = _read_by(TRANSFERS)
-HELD = "mask {mask} is held and does not read it; mask learned does"
-LEARNED_MASK = ReadWhen(lambda config: config.mask == "learned", HELD)
-MASK_UPDATES = ReadWhen(lambda config: config.mask == "learned" or config.steps == "auto", HELD)
-
-PAPER_PRESET: dict[str, Any] = {
-    "score": "magnitude",
-    "objective": "paper",
-    "allocation": "layerwise",
-    "schedule": "constant",
-    "learning_rate": 5e-4,
-    "batch_size": 64,
-    "kernel_weight": 1e-3,
-    "epochs": 20,
-}
-
-
-class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
-    """`ntt prune`."""
+class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
+    """`ntt prune`: what every method reads, and NTT's own options."""
 
     sparsity: Annotated[
         float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), MODEL
@@ -97,43 +53,21 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         MODEL,
     ] = ()
     method: Annotated[
-        Method,
+        str,
         Field(
             description="ntt learns mask and weights; the others choose a mask and stop. snip, iterative-snip and grasp"
             " see labels. ntt-shuffled and ntt-fresh are sanity checks: NTT's mask shuffled within each layer, or on"
-            " other random weights."
+            " other random weights. Options may follow the name, as in ntt:score=magnitude."
         ),
-        TRANSFER,
+        METHOD,
     ] = "ntt"
-    preset: Annotated[
-        Literal["default", "paper"],
-        Field(description="paper: the settings of Liu & Zenke 2020."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = "default"
-    mask: Annotated[
-        Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
-        Field(description="NTT's mask: learned with the weights, or chosen by this method first and then held."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = "learned"
-    score: Annotated[
-        Literal["saliency", "magnitude"],
-        Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-        LEARNED_MASK,
-    ] = "saliency"
     allocation: Annotated[
         Literal["erk", "layerwise", "global"] | None,
         Field(
             description="How the density is spread over the layers. Default: for ntt global where there are"
             " convolutions, else erk; erk for magnitude and random, layerwise for wanda, global for the others."
         ),
-        TRANSFER,
+        METHOD,
         PRUNES,
     ] = None
     layer_density: Annotated[
@@ -142,39 +76,9 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             description="PATTERN=DENSITY for the layers whose name matches; the others share what is left of the whole."
             " Repeatable."
         ),
-        TRANSFER,
+        METHOD,
         PRUNES,
     ] = ()
-    schedule: Annotated[
-        Literal["cubic", "constant"],
-        Field(description="How the density falls over the first half of the steps."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-        LEARNED_MASK,
-    ] = "cubic"
-    objective: Annotated[
-        Literal["relative", "paper"],
-        Field(description="Form of the distances to the teacher."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = "relative"
-    kernel_params: Annotated[
-        Literal["all", "active"],
-        Field(description="Kernel over all entries, or over kept ones only."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = "all"
-    steps: Annotated[TransferSteps, PRUNES, TRANSFER_ALONE] = None
-    epochs: Annotated[
-        float | None,
-        Field(gt=0, le=MOST_EPOCHS, description="Transfer steps as passes over the data, instead of --steps."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = None
     batch_size: Annotated[
         int | None,
         Field(
@@ -182,55 +86,10 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
             lt=2**31,
             description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
         ),
-        TRANSFER,
+        METHOD,
         PRUNES,
-        _read_by(USES_BATCHES),
+        BY_METHOD,
     ] = None
-    batches: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            lt=2**31,
-            description="Draw this many batches, which recur, so that the teacher is asked about each once. Default: a"
-            " new one each step.",
-        ),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = None
-    learning_rate: Annotated[
-        float, Field(gt=0, description="Adam's rate in the transfer."), TRANSFER, PRUNES, TRANSFER_ALONE
-    ] = 2e-3
-    kernel_weight: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the"
-            " more accurate network.",
-        ),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = None
-    weight_penalty: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the squared norm of kept weights."
-            " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
-        ),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = None
-    mask_update_every: Annotated[
-        int,
-        Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."),
-        TRANSFER,
-        PRUNES,
-        TRANSFER_ALONE,
-        MASK_UPDATES,
-    ] = 100
     micro_batch: Annotated[
         int | None,
         Field(
@@ -241,60 +100,73 @@ class PruneConfig(ModelOptions, DataOptions, MachineOptions, OutputOptions):
         ),
         MACHINE,
     ] = None
-    compile: Annotated[
-        bool,
-        Field(
-            description="Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a"
-            " GPU Triton; steps are faster then, most of all those of transformers and of small networks."
-        ),
-        MACHINE,
-        PRUNES,
-        TRANSFER_ALONE,
-    ] = False
     kernels: Annotated[
         bool,
         Field(
             description="Look at both networks' kernels in the end: their distance, alignment and spectra. Always so"
             " where the transfer has a kernel term."
         ),
-        TRANSFER,
+        METHOD,
     ] = False
-    kernel_memory: Annotated[
-        int,
-        Field(
-            ge=1,
-            lt=2**31,
-            description="MiB that derivatives may take at one time when the report's exact kernels are formed; with"
-            " less, samples are visited again and again.",
-        ),
-        MACHINE,
-    ] = 1024
-    output: Annotated[str, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT] = (
-        "sparse.safetensors"
-    )
-    checkpoint_every: Annotated[SavingSeconds, PRUNES, TRANSFER_ALONE] = 60.0
-
-    def gives(self, name: str) -> bool:
-        """Whether the option was given, not filled in by a preset, to do something."""
-        preset = PAPER_PRESET if self.preset == "paper" else {}
-        return super().gives(name) and not (name in preset and getattr(self, name) == preset[name])
+    output: Annotated[
+        str | None, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT
+    ] = "sparse.safetensors"
+    checkpoint_every: Annotated[SavingSeconds, PRUNES, BY_METHOD] = 60.0
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") == "paper":
-            length = {"epochs"} if given.get("steps") is not None else set()
-            return {k: v for k, v in PAPER_PRESET.items() if k not in length} | given
-        return given
+    def _split_method(cls, given: Any) -> Any:
+        """Options behind the method's name are options like all others.
+
+        Raises:
+            ValueError: if one is no option of a method, or is given twice.
+        """
+        if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
+            return given
+        name, options = split_method(given["method"], METHOD_OPTIONS)
+        for option in options.keys() & given.keys():
+            raise ValueError(f"{option.replace('_', '-')} is given twice, once behind the method's name")
+        return given | as_fields(options) | {"method": name}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str) -> str:
+        if method not in method_names():
+            raise ValueError(f"{typed(method)} is no method; {advice(method, method_names())}")
+        return method
 
     @model_validator(mode="after")
-    def _one_length(self) -> PruneConfig:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either steps or epochs, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> PruneConfig:
+    def _whole_batches(self) -> Self:
         if self.compile and self.micro_batch is not None:
             raise ValueError("give either compile or micro_batch: only steps of whole batches are compiled")
         return self
+
+    @model_validator(mode="after")
+    def _method_reads_what_is_given(self) -> Self:
+        given = [name for name in _BY_METHOD if self.gives(name)]
+        for name in given if self.sparsity else []:
+            if name not in method_class(self.method).reads:
+                readers = joined(readers_of(name))
+                do = "does" if len(readers_of(name)) == 1 else "do"
+                raise unread(self, name, f"method {self.method} does not read it; {readers} {do}")
+        return self
+
+
+def as_fields(options: Mapping[str, str]) -> dict[str, Any]:
+    """Options behind a method's name as a configuration takes them: of those that repeat, a list of one."""
+    fields = PruneConfig.model_fields
+    return {name: (value,) if isinstance(fields[name].default, tuple) else value for name, value in options.items()}
+
+
+_BY_METHOD = [
+    name
+    for name, field in PruneConfig.model_fields.items()
+    if BY_METHOD in field.metadata or name in NTTOptions.model_fields
+]
+
+METHOD_OPTIONS = [
+    name
+    for name, field in PruneConfig.model_fields.items()
+    if name != "method" and (name in NTTOptions.model_fields or DATA in field.metadata or METHOD in field.metadata)
+]
+"""What may follow a method's name."""

@@ -42,9 +42,29 @@ WORDS = {
 """By pydantic's type of error, with what it says about the bound."""
 
 
+BEHIND_METHOD = frozenset({
+    "batches",
+    "kernel_params",
+    "mask",
+    "objective",
+    "schedule",
+    "score",
+    "weight_penalty",
+})
+"""Options of NTT's without a flag of their own: they follow its name, as in `--method ntt:score=magnitude`."""
+
+
 def flag(name: str) -> str:
     """`--mask-update-every` for `mask_update_every`, `MODEL` for the argument."""
+    if name in BEHIND_METHOD:
+        return f"--method ntt:{name.replace('_', '-')}"
     return "MODEL" if name == "model" else "--" + name.replace("_", "-")
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def typed(value: Any) -> str:
@@ -68,7 +88,8 @@ def in_a_file(value: Any) -> str:
 
 def as_typed(config: BaseModel, name: str) -> str:
     """An option with its value: `--data-root /data`."""
-    return f"{flag(name)} {typed(getattr(config, name))}".rstrip()
+    between = "=" if name in BEHIND_METHOD else " "
+    return f"{flag(name)}{between}{typed(getattr(config, name))}".rstrip()
 
 
 def in_words(problems: Sequence[ErrorDetails]) -> str:

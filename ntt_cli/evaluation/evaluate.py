@@ -27,7 +27,6 @@ from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_labels, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.loading.open import (
     Weights,
     describe_sparse_teacher,
@@ -39,6 +38,7 @@ from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.outputs import counted_rows, label_loss
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, EvaluateReport
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
@@ -47,13 +47,19 @@ from ntt_cli.tensors import Masks
 
 
 @global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
-def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None) -> EvaluateReport:
+def run(
+    config: EvaluateConfig,
+    on_event: EventSink,
+    class_names: tuple[str, ...] | None = None,
+    sources: Sources = AS_NAMED,
+) -> EvaluateReport:
     """Evaluate a checkpoint.
 
     Args:
         config: as the user gave it.
         on_event: told how the work goes.
         class_names: what the network's outputs stand for, whatever its checkpoint says; for want of them, as it says.
+        sources: objects in the place of names.
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
@@ -62,12 +68,13 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
     """
     seed_as_users_do(config.seed)
     device = pick_device(config.device)
-    loaded = load_model(config, seed=config.seed)
-    weights = open_weights(config.checkpoint, loaded, on_event)
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    inputs = open_inputs(config, loaded, split=config.split, device=device, known=known, on_event=on_event)
+    samples = sources.load_samples(config, loaded, split=config.split)
+    inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
     if inputs.samples.normalised and config.mean is not None:
         raise UsageError("--mean", f"does nothing to {inputs.samples.spec}", hint="leave out --mean and --std")
     if inputs.samples.split is None and config.gives("split"):
@@ -93,7 +100,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         classes = None
     agreement = None
     if config.teacher is not None:
-        teacher_weights = open_weights(config.teacher, loaded, on_event, role="teacher")
+        teacher_weights = open_weights(sources.teacher or config.teacher, loaded, on_event, role="teacher")
         describe_sparse_teacher(teacher_weights, on_event)
         _compare_records(config, weights, teacher_weights, inputs, on_event)
         teacher = to_functional(
@@ -132,7 +139,7 @@ def run(config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...
         density=kept / prunable if prunable else None,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
-        file_bytes=find_weights(Path(config.checkpoint)).bytes,
+        file_bytes=None if sources.holds_weights else find_weights(Path(config.checkpoint)).bytes,
         sparse_bytes=_sparse_bytes(model, masks),
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,

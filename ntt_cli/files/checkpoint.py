@@ -97,39 +97,63 @@ def masked_state(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]
     return tensors
 
 
-def write_checkpoint(
-    path: Path,
-    state: Mapping[str, Tensor],
-    masks: Masks,
-    *,
-    kind: Literal["prune", "finetune"],
-    model: ModelRecord,
-    config: dict[str, Any],
-    normalisation: Normalisation | None,
-    class_names: tuple[str, ...] | None = None,
-    weights: str | None = None,
-    run_sha256: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint is to hold.
+
+    Attributes:
+        state: the state dict.
+        masks: of the pruned weights.
+        kind: of run that made it.
+        model: whose weights these are.
+        config: every option that decided the bytes.
+        normalisation: what raw inputs go through, where that is known.
+        class_names: in the order of the network's outputs, where they are known.
+        weights: what the run began with, in words.
+        run_sha256: of the run.
+    """
+
+    state: Mapping[str, Tensor]
+    masks: Masks
+    kind: Literal["prune", "finetune"]
+    model: ModelRecord
+    config: dict[str, Any]
+    normalisation: Normalisation | None
+    class_names: tuple[str, ...] | None = None
+    weights: str | None = None
+    run_sha256: str | None = None
+
+
+def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
+    """The checkpoint that would be read from `path` once these contents were written there."""
+    tensors = masked_state(contents.state, contents.masks)
+    normalisation = contents.normalisation
+    record = CheckpointRecord(
+        kind=contents.kind,
+        model=contents.model,
+        config=contents.config,
+        layers=layer_records(contents.masks),
+        standardisation=_mean_std_record(normalisation),
+        standardisation_source=None if normalisation is None else normalisation.source,
+        class_names=contents.class_names,
+        weights=contents.weights,
+        versions={"ntt": __version__, "torch": torch.__version__},
+        run_sha256=contents.run_sha256,
+        tensors=tensor_hashes(tensors),
+    )
+    masks = {name: mask.cpu() for name, mask in contents.masks.items()}
+    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+
+
+def write_checkpoint(path: Path, contents: Contents) -> None:
     """Write a state dict under its masks, with its record.
 
     Raises:
         OutputError: if the file system refuses.
     """
-    tensors = masked_state(state, masks)
-    record = CheckpointRecord(
-        kind=kind,
-        model=model,
-        config=config,
-        layers=layer_records(masks),
-        standardisation=_mean_std_record(normalisation),
-        standardisation_source=None if normalisation is None else normalisation.source,
-        class_names=class_names,
-        weights=weights,
-        versions={"ntt": __version__, "torch": torch.__version__},
-        run_sha256=run_sha256,
-        tensors=tensor_hashes(tensors),
-    )
-    write_hashed(path, tensors, record)
+    checkpoint = checkpoint_of(contents, path)
+    assert checkpoint.record is not None
+    write_hashed(path, checkpoint.tensors, checkpoint.record)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -131,6 +131,11 @@ def without_biases(masks: Masks) -> Masks:
     return {name: mask for name, mask in masks.items() if mask.ndim > 1}
 
 
+def layer_densities(masks: Masks) -> dict[str, float]:
+    """Kept fraction of each layer."""
+    return {name: float(mask.double().mean()) for name, mask in masks.items()}
+
+
 def count_kept(masks: Masks) -> int:
     """Kept weights over all layers."""
     return sum(map(_count, masks.values()))

@@ -1,35 +1,52 @@
-"""The methods of `ntt prune --method`: what each needs to see, and how its masks are chosen."""
+"""What a method of pruning is, and what it may look at. One file a method lies beside this one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ntt_cli.config import register_method
 from ntt_cli.data import Reading
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DivergedError
-from ntt_cli.masks.allocation import Slices
-from ntt_cli.masks.masks import apply_masks, choose_masks
+from ntt_cli.masks.masks import apply_masks, layer_densities
 from ntt_cli.masks.rounds import prune_in_rounds
-from ntt_cli.methods.loss_gradient import grasp_scores, logit_snip_scores, snip_scores
-from ntt_cli.methods.ntk_sap import ntk_sap_scores
 from ntt_cli.methods.ntt.settings import TransferSettings
-from ntt_cli.methods.synflow import synflow_scores
-from ntt_cli.methods.wanda import layer_input_norms, wanda_scores
-from ntt_cli.methods.weights_alone import magnitude_scores, random_scores
-from ntt_cli.networks.batch_norm import untrained_statistics
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.initialise import reinitialise
-from ntt_cli.tensors import Masks, Params
+from ntt_cli.networks.initialise import reinitialise, rescale_by_density
+from ntt_cli.networks.prepare import estimate_buffers
+from ntt_cli.runs.run import Run
+from ntt_cli.tensors import Apply, Masks, Params
+
+__all__ = ["ROUNDS", "Method", "MethodContext", "Needs", "Pruned", "register_method"]
 
 Needs = Literal["nothing", "shape", "inputs", "labels"]
 ROUNDS = 100
+"""Of methods that score and prune alternately."""
+
 BATCHES = 10
 """Batches that a score by gradients is averaged over."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A sparse network.
+
+    Attributes:
+        params: its parameters, pruned entries zero.
+        buffers: with batch-norm statistics of its own.
+        masks: bool, `True` = kept, by the name of their weight.
+        history: what happened on the way, for the report; per step or per mask update.
+    """
+
+    params: Params
+    buffers: Params
+    masks: Masks
+    history: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,35 +54,64 @@ class MethodContext:
     """What a method may look at.
 
     Attributes:
-        teacher: the dense network.
+        teacher: the dense network; `params`, `weights` and `apply` are what most methods need of it.
         names: its prunable weights.
         inputs: `None` where the method needs none and none were named.
         shape: of one sample, where that is known.
-        settings: batch size, seed, allocation and densities.
+        outputs: number of the network's outputs for one sample; 0 without inputs.
+        settings: batch size, seed, density and how it is spread over the layers.
         generator: of everything random.
+        run: what the run carries along: micro-batches, processes, checkpoints and who is told of progress.
+        fresh: makes parameters from another draw of the initialisation.
     """
 
     teacher: FunctionalModel
     names: tuple[str, ...]
     inputs: Inputs | None
     shape: tuple[int, ...] | None
+    outputs: int
     settings: TransferSettings
     generator: torch.Generator
+    run: Run
+    fresh: Callable[[], Params]
+
+    @property
+    def params(self) -> Params:
+        """All trainable parameters by name, without a graph."""
+        return self.teacher.params
+
+    @property
+    def weights(self) -> Params:
+        """The prunable ones of them."""
+        return {name: self.teacher.params[name] for name in self.names}
+
+    @property
+    def apply(self) -> Apply:
+        """The network as a function: `apply(params, x) -> outputs [n, c]`."""
+        return self.teacher.bind()
 
     def dense(self) -> Masks:
         """Masks that keep every weight."""
-        return {name: torch.ones_like(self.teacher.params[name], dtype=torch.bool) for name in self.names}
+        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
 
     def masked(self, masks: Masks) -> Params:
-        """The teacher's parameters under these masks."""
+        """All parameters, the prunable ones under these masks."""
         return apply_masks(self.teacher.params, masks)
 
+    def pruned(self, params: Params, masks: Masks, history: Mapping[str, Tensor] | None = None) -> Pruned:
+        """The network with these parameters under these masks, its batch-norm statistics estimated anew."""
+        masked = apply_masks(params, masks)
+        buffers = self.teacher.buffers
+        if self.inputs is not None:
+            buffers = estimate_buffers(self.teacher, masked, self.inputs)
+        return Pruned(masked, buffers, masks, dict(history or {}))
+
     def batches(self) -> Iterator[Tensor]:
-        """Some inputs, without labels."""
+        """Some inputs, `[n, ...]` a batch, the same in every call."""
         return (self._inputs.batch(indices, reading) for indices, reading in self._draws())
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some inputs with their labels."""
+        """Some inputs with their labels, `[n, ...]` and `[n]`; for methods that need labels."""
         return (
             (self._inputs.batch(indices, reading), self._inputs.labels(indices)) for indices, reading in self._draws()
         )
@@ -78,8 +124,8 @@ class MethodContext:
         sample = torch.ones_like(self.inputs.batch(torch.arange(1)))
         return sample.double() if sample.is_floating_point() else sample
 
-    def reinitialise(self) -> tuple[Params, Tensor]:
-        """New weights, and a batch of Gaussian inputs, or of real ones where the network takes integers."""
+    def reinitialised(self) -> tuple[Params, Tensor]:
+        """New random weights, and a batch of Gaussian inputs, or of real ones where the network takes integers."""
         params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
             real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
@@ -107,117 +153,73 @@ class MethodContext:
             yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
 
 
-Score = Callable[[MethodContext, Masks], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
 class Method:
-    """How masks are chosen.
+    """A method of pruning. A subclass gives `scores`; one that does more than choose masks gives `prune` instead.
 
     Attributes:
-        needs: what of the data it sees; `shape` is that of one sample.
-        allocation: the default; `None` leaves it to the network.
-        score: of the weights under masks so far; `None` for the transfer, which has its own.
-        rounds: how often it scores and prunes.
-        rescaled: whether kept weights grow to make up for those removed.
-        mask: what is done with the transfer's mask: `kept`, `shuffled` within each layer on the teacher's weights, or
-            put on `fresh` random weights. Frankle et al. 2021, arXiv 2009.08576.
+        name: under which it is registered.
+        needs: what of the data it sees: `nothing`, the `shape` of one sample, `inputs`, or inputs and `labels`.
+        allocation: how the density is spread over the layers unless the user says: `erk`, `layerwise`, `global`;
+            `None` leaves it to the network.
+        rounds: how often it scores and prunes; the density falls geometrically.
+        rescaled: kept weights are divided by the square root of their layer's density.
+        moves_weights: it trains the weights; other methods leave those that they keep as they are.
+        reinitialises: it ends with another draw of the initialisation, which a network of trained weights has not.
+        reads: the options of `ntt prune` that it reads, beside those that every method does.
     """
 
-    needs: Needs
-    allocation: str | None
-    score: Score | None = None
-    rounds: int = 1
-    rescaled: bool = False
-    mask: Literal["kept", "shuffled", "fresh"] = field(default="kept")
+    name: ClassVar[str] = ""
+    needs: ClassVar[Needs] = "inputs"
+    allocation: ClassVar[str | None] = "global"
+    rounds: ClassVar[int] = 1
+    rescaled: ClassVar[bool] = False
+    moves_weights: ClassVar[bool] = False
+    reinitialises: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
+    def scores(self, context: MethodContext, masks: Masks) -> Mapping[str, Tensor]:
+        """How much each weight is worth: higher scores are kept.
 
-def _random(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return random_scores(context.teacher.params, context.names, generator=context.generator)
+        Args:
+            context: what there is to look at.
+            masks: of this round, all `True` in the first; where they are `False` the score should be zero.
 
+        Returns:
+            a tensor of scores, finite and of the weight's shape, for each of `context.names`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives neither scores() nor prune()")
 
-def _magnitude(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return magnitude_scores(context.teacher.params, context.names)
+    def masks(self, context: MethodContext) -> Masks:
+        """The masks of the highest scores, in as many rounds as the method takes.
 
+        Raises:
+            DivergedError: if a score is not finite.
+        """
 
-def _snip(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return snip_scores(context.teacher.bind(), context.masked(masks), context.names, context.labelled())
+        def score(masks: Masks) -> Mapping[str, Tensor]:
+            scores = self.scores(context, masks)
+            for name, values in scores.items():
+                if not values.isfinite().all():
+                    raise DivergedError(name, "has scores that are not finite", hint="try another --method")
+            return scores
 
+        settings = context.settings
+        return prune_in_rounds(
+            score,
+            context.dense(),
+            rounds=self.rounds,
+            allocation=settings.allocation,
+            density=settings.density,
+            layer_density=settings.layer_density,
+            slices=settings.slices,
+        )
 
-def _logit_snip(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return logit_snip_scores(context.teacher.bind(), context.masked(masks), context.names, context.batches())
+    def prune(self, context: MethodContext) -> Pruned:
+        """The network under `masks`, its weights as they were, or rescaled.
 
-
-def _grasp(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return grasp_scores(context.teacher.bind(), context.masked(masks), context.names, context.labelled())
-
-
-def _synflow(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    buffers = untrained_statistics(context.teacher, context.teacher.buffers)
-    doubled = {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
-    return synflow_scores(context.teacher.bind(doubled), context.masked(masks), context.names, context.ones())
-
-
-def _ntk_sap(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    return ntk_sap_scores(context.teacher.bind(), masks, [context.reinitialise()], generator=context.generator)
-
-
-def _wanda(context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-    params = context.teacher.params
-    norms = layer_input_norms(context.teacher.bind(), params, context.names, context.batches())
-    return wanda_scores(params, norms, context.names)
-
-
-METHODS: dict[str, Method] = {
-    "ntt": Method("inputs", None),
-    "ntt-shuffled": Method("inputs", None, mask="shuffled"),
-    "ntt-fresh": Method("inputs", None, mask="fresh"),
-    "random": Method("nothing", "erk", _random),
-    "random-rescaled": Method("nothing", "erk", _random, rescaled=True),
-    "magnitude": Method("nothing", "erk", _magnitude),
-    "wanda": Method("inputs", "layerwise", _wanda),
-    "synflow": Method("shape", "global", _synflow, rounds=ROUNDS),
-    "logit-snip": Method("inputs", "global", _logit_snip),
-    "ntk-sap": Method("shape", "global", _ntk_sap, rounds=ROUNDS),
-    "snip": Method("labels", "global", _snip),
-    "iterative-snip": Method("labels", "global", _snip, rounds=ROUNDS),
-    "grasp": Method("labels", "global", _grasp),
-}
-
-
-def one_shot_masks(method: Method, context: MethodContext) -> Masks:
-    """The masks of a method that does not move weights.
-
-    Raises:
-        DivergedError: if a score is not finite.
-    """
-
-    def score(masks: Masks) -> dict[str, Tensor]:
-        assert method.score is not None
-        scores = method.score(context, masks)
-        for name, values in scores.items():
-            if not values.isfinite().all():
-                raise DivergedError(name, "has scores that are not finite", hint="try another --method")
-        return scores
-
-    return prune_in_rounds(
-        score,
-        context.dense(),
-        rounds=method.rounds,
-        allocation=context.settings.allocation,
-        density=context.settings.density,
-        layer_density=context.settings.layer_density,
-        slices=context.settings.slices,
-    )
-
-
-def shuffled(masks: Masks, *, slices: Slices, generator: torch.Generator) -> Masks:
-    """Each layer's mask with its entries in random order; of `slices` every one keeps an entry."""
-    drawn = {
-        name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view(mask.shape)
-        for name, mask in masks.items()
-        if name not in slices
-    }
-    scores = {name: torch.rand(masks[name].shape, generator=generator).to(masks[name].device) for name in slices}
-    drawn |= choose_masks(scores, {name: int(masks[name].sum()) for name in slices}, slices=slices)
-    return {name: drawn[name] for name in masks}
+        Raises:
+            DivergedError: if a number is not finite.
+        """
+        masks = self.masks(context)
+        params = context.params
+        return context.pruned(rescale_by_density(params, layer_densities(masks)) if self.rescaled else params, masks)

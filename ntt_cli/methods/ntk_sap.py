@@ -7,7 +7,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.tensors import Apply, Masks, Params
+
+
+@register_method("ntk-sap")
+class NTKSAP(Method):
+    """The trace of the kernel over random weights, in many rounds."""
+
+    needs = "shape"
+    rounds = ROUNDS
+    reads = frozenset({"batch_size"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """How much each mask entry matters for the trace of the kernel."""
+        return ntk_sap_scores(context.apply, masks, [context.reinitialised()], generator=context.generator)
 
 
 def ntk_sap_scores(

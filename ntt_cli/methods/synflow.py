@@ -8,7 +8,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ntt_cli.tensors import Apply, Params
+from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
+from ntt_cli.networks.batch_norm import untrained_statistics
+from ntt_cli.tensors import Apply, Masks, Params
+
+
+@register_method("synflow")
+class SynFlow(Method):
+    """The flow of ones through the network, in many rounds."""
+
+    needs = "shape"
+    rounds = ROUNDS
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """`|w · ∂R/∂w|` in double precision, batch norm by statistics of an untrained network."""
+        buffers = untrained_statistics(context.teacher, context.teacher.buffers)
+        doubled = {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
+        return synflow_scores(context.teacher.bind(doubled), context.masked(masks), context.names, context.ones())
 
 
 def synflow_scores(

@@ -7,8 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.networks.layer_calls import record_calls
-from ntt_cli.tensors import Apply, Params
+from ntt_cli.tensors import Apply, Masks, Params
+
+
+@register_method("wanda")
+class Wanda(Method):
+    """Magnitude times the size of what comes in."""
+
+    allocation = "layerwise"
+    reads = frozenset({"batch_size"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """`|w_oi| · ‖x_i‖`, as ranks within each output."""
+        norms = layer_input_norms(context.apply, context.params, context.names, context.batches())
+        return wanda_scores(context.params, norms, context.names)
 
 
 def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:

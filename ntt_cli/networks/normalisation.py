@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ntt_cli.config import DataOptions, Split, name_of
-from ntt_cli.data import Samples, load_samples
+from ntt_cli.config import DataOptions, name_of
+from ntt_cli.data import Samples
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.normalise import fit_mean_std, parse_mean_std
 from ntt_cli.files.checkpoint import Checkpoint
@@ -61,17 +61,14 @@ def known_normalisation(
 
 
 def open_inputs(
-    options: DataOptions,
-    loaded: LoadedModel,
+    samples: Samples,
     *,
-    split: Split,
     device: torch.device,
     known: Normalisation | None,
     on_event: EventSink,
     labelled: bool = True,
 ) -> Inputs:
-    """The samples of `split`, normalised as is `known`, else by their own statistics; a line says which."""
-    samples = load_samples(options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled)
+    """The samples normalised as is `known`, else by their own statistics; lines say what they are and how."""
     on_event(Noted(f"data: {samples.described()}" + "; labels are not looked at" * (not labelled)))
     if samples.changes == "always":
         on_event(

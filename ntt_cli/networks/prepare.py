@@ -13,7 +13,7 @@ from torch import nn
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError, UsageError
 from ntt_cli.files.hashed import can_hold
-from ntt_cli.networks.batch_norm import coupling_layers, is_statistic
+from ntt_cli.networks.batch_norm import coupling_layers, estimate_statistics, has_batch_norm, is_statistic
 from ntt_cli.networks.copying import UncopyableError
 from ntt_cli.networks.flops import seldom_used
 from ntt_cli.networks.fragile import fragile_axes, fragile_parametrizations
@@ -23,6 +23,9 @@ from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.prunable import others, prunable_names
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Params
+
+STATISTICS_SAMPLES = 2048
+STATISTICS_BATCH = 128
 
 ROUTED = 64
 """Samples that are looked at before a weight counts as unused: of a mixture of experts few see each expert."""
@@ -107,6 +110,14 @@ def channels_last(params: Params, but: Container[str] = ()) -> Params:
         name: p.to(memory_format=torch.channels_last) if p.ndim == 4 and name not in but else p
         for name, p in params.items()
     }
+
+
+def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
+    """The model's buffers with batch-norm statistics of these parameters; the very same where it has no batch norm."""
+    if not has_batch_norm(model):
+        return model.buffers
+    batches = inputs.some(STATISTICS_SAMPLES).in_order(STATISTICS_BATCH)
+    return estimate_statistics(model, params, model.buffers, batches)
 
 
 def pick_prunable(

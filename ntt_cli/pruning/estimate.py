@@ -13,7 +13,7 @@ from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.loop import take_step
 from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
-from ntt_cli.pruning.job import Task
+from ntt_cli.pruning.job import PruneJob
 from ntt_cli.runtime.memory import memory_bytes, peak_memory_bytes
 from ntt_cli.runtime.micro_batching import MicroBatching
 
@@ -45,7 +45,7 @@ class Estimate:
 
 
 def estimate_run(
-    task: Task,
+    job: PruneJob,
     micro_batching: MicroBatching,
     *,
     choose: Callable[[], Student],
@@ -55,26 +55,26 @@ def estimate_run(
     """Choose masks, take a few steps and finish, all thrown away; the student comes along for its masks.
 
     Args:
-        task: the run.
+        job: the run.
         micro_batching: how many samples go through the network at once.
         choose: makes a student with its masks.
         finish: all that follows the last step.
         before: seconds that were needed to get here.
     """
     student, choosing = _timed(choose)
-    there = memory_bytes(task.inputs.device) if task.inputs else None
-    predicted, fitting = _predict_step(task, student, micro_batching, there)
+    there = memory_bytes(job.inputs.device) if job.inputs else None
+    predicted, fitting = _predict_step(job, student, micro_batching, there)
     if fitting is not None:
         return student, Estimate(None, None, predicted, there, fitting)
-    batches = _batches(task)
+    batches = _batches(job)
     steps = []
     for step in range(PROBE_STEPS):
         begun = time.perf_counter()
-        float(take_step(student, batches, step, task.settings, micro_batching).total)  # waits for the device
+        float(take_step(student, batches, step, job.settings, micro_batching).total)  # waits for the device
         steps.append(time.perf_counter() - begun)
     _, finishing = _timed(lambda: finish(student))
-    settings = task.settings
-    times = len(plan_transfer(settings, learned=task.config.mask == "learned").updates)
+    settings = job.settings
+    times = len(plan_transfer(settings, learned=job.config.mask == "learned").updates)
     one = statistics.median(steps[1:])
     # The first step also pays for what is set up once.
     seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing
@@ -83,16 +83,16 @@ def estimate_run(
 
 
 def _predict_step(
-    task: Task, student: Student, micro_batching: MicroBatching, there: int | None
+    job: PruneJob, student: Student, micro_batching: MicroBatching, there: int | None
 ) -> tuple[int | None, str | None]:
     """The peak of a step, from two with fewer samples at once, and what to change where there is not as much."""
-    whole = micro_batching.chunk or math.ceil(task.settings.batch_size / 2)
+    whole = micro_batching.chunk or math.ceil(job.settings.batch_size / 2)
     few = max(1, whole // TRIAL_PARTS)
-    assert task.inputs is not None
+    assert job.inputs is not None
     peaks = []
     for chunk in (few, 2 * few):
-        take_step(student, _batches(task), 0, task.settings, replace(micro_batching, chunk=min(chunk, whole)))
-        peaks.append(peak_memory_bytes(task.inputs.device))
+        take_step(student, _batches(job), 0, job.settings, replace(micro_batching, chunk=min(chunk, whole)))
+        peaks.append(peak_memory_bytes(job.inputs.device))
     first, second = peaks
     if first is None or second is None or there is None:
         return None, None
@@ -106,9 +106,9 @@ def _predict_step(
     return predicted, f"try --micro-batch {most}"
 
 
-def _batches(task: Task) -> Batches:
-    assert task.inputs is not None
-    return Batches(task.teacher, task.inputs, task.outputs, task.settings)
+def _batches(job: PruneJob) -> Batches:
+    assert job.inputs is not None
+    return Batches(job.teacher, job.inputs, job.outputs, job.settings)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

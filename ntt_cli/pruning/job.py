@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed
+from ntt_cli.config import DataOptions, PruneConfig, as_typed, method_class
+from ntt_cli.data import Samples
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import UsageError
@@ -16,13 +17,12 @@ from ntt_cli.evaluation.agreement import number_of_choices
 from ntt_cli.files.metadata import Normalisation
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.allocation import allocate, layer_sizes, least_of, total_to_keep
-from ntt_cli.methods.base import METHODS, Method, MethodContext
-from ntt_cli.methods.ntt.loop import estimate_buffers
+from ntt_cli.methods.base import Method, MethodContext
 from ntt_cli.methods.ntt.settings import TransferSettings, settle
 from ntt_cli.networks.batch_norm import has_untrained_statistics
 from ntt_cli.networks.checks import check_forward, check_labels, require_samples
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
     Weights,
     describe_sparse_teacher,
@@ -31,27 +31,33 @@ from ntt_cli.networks.loading.open import (
     warn_of_filled_zeros,
 )
 from ntt_cli.networks.normalisation import known_normalisation, note_inputs, open_inputs
-from ntt_cli.networks.prepare import laid_out, looked_up, pick_prunable, to_functional, whole_slices
+from ntt_cli.networks.prepare import estimate_buffers, laid_out, looked_up, pick_prunable, to_functional, whole_slices
+from ntt_cli.runs.run import Run
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.tensors import Params
+
+FRESH_SEED = 1_000_003
+"""Added to the seed for another draw of the initialisation."""
 
 READ_WITH_INPUTS = (
     *(name for name in DataOptions.model_fields if name not in {"mean", "std"}),
     "logits",
     "micro_batch",
     "kernels",
-    "kernel_memory",
 )
 """Options that only work on inputs reads; mean and deviation are recorded in any case."""
 
 
 @dataclass(frozen=True)
-class Task:
+class PruneJob:
     """A prune run, ready to start.
 
     Attributes:
         config: as the user gave it.
+        sources: of the network and the data.
         method: how masks are chosen.
         loaded: the model's source; its module has shapes alone.
         weights: the teacher's.
@@ -65,10 +71,11 @@ class Task:
         outputs: number of logits, of one sample; 0 without inputs.
         with_kernels: the networks' kernels are looked at in the end.
         has_kernel: that is so, and products with them can be taken.
-        settings: of the transfer, every default settled.
+        settings: of the method, every default settled.
     """
 
     config: PruneConfig
+    sources: Sources
     method: Method
     loaded: LoadedModel
     weights: Weights
@@ -89,36 +96,58 @@ class Task:
         """Entries of each prunable weight."""
         return {name: self.teacher.params[name].numel() for name in self.names}
 
-    def context(self) -> MethodContext:
+    def context(self, run: Run) -> MethodContext:
         """What the method may look at, with a generator at its beginning."""
         return MethodContext(
             teacher=self.teacher,
             names=self.names,
             inputs=self.inputs,
             shape=self.loaded.input_shape,
+            outputs=self.outputs,
             settings=self.settings,
             generator=torch.Generator().manual_seed(self.config.seed),
+            run=run,
+            fresh=self._fresh,
         )
 
+    def _fresh(self) -> Params:
+        other = self.sources.load_model(self.config, seed=self.config.seed + FRESH_SEED)
+        device = next(iter(self.teacher.params.values())).device
+        return to_functional(other.module, device, lambda _: None, select_outputs=other.select_outputs).params
 
-def prepare(config: PruneConfig, on_event: EventSink) -> Task:
+
+def prepare(
+    config: PruneConfig, on_event: EventSink, sources: Sources = AS_NAMED, method: Method | None = None
+) -> PruneJob:
     """Find and check everything that a run needs, before any work.
+
+    Args:
+        config: as the user gave it.
+        on_event: told what there is to say.
+        sources: objects in the place of names.
+        method: the one that the configuration names, made already.
 
     Raises:
         UsageError: if an option would do nothing.
+        NttError: if anything else is unusable.
     """
-    method = METHODS[config.method]
+    method = method or method_class(config.method)()
     if config.compile:
         keep_compiled_code_private()
     device = pick_device(config.device)
-    loaded = load_model(config, seed=config.seed)
-    weights = open_weights(config.weights, loaded, on_event)
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
     describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
-    _check_origin(config, method, loaded, weights, on_event)
+    _check_origin(config, method, loaded, weights, sources, on_event)
     teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    inputs = _open(config, method, loaded, device, known, on_event)
+    samples, inputs = _open(config, method, loaded, sources), None
+    if samples is None:
+        note_inputs(None, known, on_event)
+    else:
+        inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=method.needs == "labels")
+        require_samples(inputs, 4 if config.steps == "auto" else 2)
     shape = check_forward(teacher, inputs, on_event, where=config.model) if inputs else ()
     outputs = math.prod(shape) if inputs else 0
     if inputs:
@@ -144,11 +173,8 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     rows_of = looked_up(teacher, inputs, names)
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
-    matched = method.score is None and config.sparsity > 0 and settings.objective.kernel_weight > 0
+    matched = method.moves_weights and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels = matched or config.kernels
-    if not with_kernels and config.gives("kernel_memory"):
-        what = "no kernels are looked at to read it; --kernels asks for that"
-        raise UsageError(as_typed(config, "kernel_memory"), what, hint=LEAVE_OUT)
     has_kernel = (
         inputs is not None
         and with_kernels
@@ -156,8 +182,9 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
     )
     if inputs is not None and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
-    return Task(
+    return PruneJob(
         config=config,
+        sources=sources,
         method=method,
         loaded=loaded,
         weights=weights,
@@ -176,20 +203,27 @@ def prepare(config: PruneConfig, on_event: EventSink) -> Task:
 
 
 def _check_origin(
-    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, on_event: EventSink
+    config: PruneConfig,
+    method: Method,
+    loaded: LoadedModel,
+    weights: Weights,
+    sources: Sources,
+    on_event: EventSink,
 ) -> None:
     """Warn of a factory whose weights are the same under every seed, as trained ones are.
 
     Raises:
-        UsageError: if the method would draw other weights, and the factory has one set alone.
+        UsageError: if the method would draw other weights, and there is one set alone.
     """
-    if weights.origin == "factory" and method.mask == "fresh":
+    if method.reinitialises and (weights.origin == "factory" or sources.model is not None):
         raise UsageError(
             f"--method {config.method}",
-            f"puts the mask on other random weights, and {config.model} says TRAINED: it always builds the same",
+            f"puts the mask on other random weights, and {config.model} has one set of them alone",
             hint="choose another method",
         )
-    if weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
+    if sources.model is not None or weights.origin != "random":
+        return
+    if not heeds_seed(loaded.module, config, seed=config.seed):
         on_event(
             Warned(
                 f"{config.model} builds the same weights under every seed. If they are trained, write TRAINED = True in"
@@ -199,33 +233,20 @@ def _check_origin(
         )
 
 
-def _open(
-    config: PruneConfig,
-    method: Method,
-    loaded: LoadedModel,
-    device: torch.device,
-    known: Normalisation | None,
-    on_event: EventSink,
-) -> Inputs | None:
-    named = config.data is not None or loaded.data is not None
+def _open(config: PruneConfig, method: Method, loaded: LoadedModel, sources: Sources) -> Samples | None:
+    """The samples; `None` where the method needs none and none are named.
+
+    Raises:
+        UsageError: if there are none for an option that works on them.
+    """
+    named = config.data is not None or loaded.data is not None or sources.has_data
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
         for name in READ_WITH_INPUTS:
             if config.gives(name):
                 what = f"method {config.method} needs no data to read it, and none is named"
                 raise UsageError(as_typed(config, name), what, hint="leave it out, or name data with --data")
-        note_inputs(None, known, on_event)
         return None
-    inputs = open_inputs(
-        config,
-        loaded,
-        split="train",
-        device=device,
-        known=known,
-        on_event=on_event,
-        labelled=method.needs == "labels",
-    )
-    require_samples(inputs, 4 if config.steps == "auto" else 2)
-    return inputs
+    return sources.load_samples(config, loaded, split="train", labelled=method.needs == "labels")
 
 
 def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], settings: TransferSettings) -> None:

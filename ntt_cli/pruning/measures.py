@@ -16,14 +16,12 @@ from ntt_cli.evaluation.agreement import (
     warn_if_disconnected,
     warned_of,
 )
-from ntt_cli.pruning.job import Task
+from ntt_cli.methods.base import Pruned
+from ntt_cli.pruning.job import PruneJob
 from ntt_cli.results import Agreement
-from ntt_cli.runs.checkpointer import RunCheckpointer
-from ntt_cli.runtime.events import EventSink
-from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runs.run import Run
 from ntt_cli.runtime.signals import reraise_as_interrupt
 from ntt_cli.tasks.metrics import squares
-from ntt_cli.tensors import Params
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
@@ -42,56 +40,46 @@ class Measures:
     kernels: KernelComparison | None = None
 
 
-def check_outputs(
-    task: Task, params: Params, buffers: Params, micro_batching: MicroBatching, checkpointer: RunCheckpointer
-) -> None:
+def check_outputs(job: PruneJob, pruned: Pruned, this: Run) -> None:
     """Refuse a student whose outputs are not finite, before anything is written.
 
     Raises:
         DivergedError: if they are not, or too large to be squared.
     """
-    if task.inputs is None:
+    if job.inputs is None:
         return
-    apply, inputs = task.teacher.bind(buffers), task.inputs.some(AGREEMENT_SAMPLES)
+    apply, inputs = job.teacher.bind(pruned.buffers), job.inputs.some(AGREEMENT_SAMPLES)
 
     def finite(chunk: int | None) -> bool:
-        batches = inputs.in_order(min(chunk or task.settings.batch_size, task.settings.batch_size))
-        return all(bool(squares(apply(params, x)).isfinite()) for x in batches)
+        batches = inputs.in_order(min(chunk or job.settings.batch_size, job.settings.batch_size))
+        return all(bool(squares(apply(pruned.params, x)).isfinite()) for x in batches)
 
     try:
-        with reraise_as_interrupt(checkpointer.stop), torch.no_grad():
-            is_finite = micro_batching.run(finite)
+        with reraise_as_interrupt(this.checkpointer.stop), torch.no_grad():
+            is_finite = this.micro_batching.run(finite)
     except Exception:  # what went wrong here does so again when agreement is measured, and is said then
         return
     if not is_finite:
-        raise checkpointer.diverged("the student", "its outputs are no longer finite")
+        raise this.checkpointer.diverged("the student", "its outputs are no longer finite")
 
 
-def measure(
-    task: Task,
-    params: Params,
-    buffers: Params,
-    micro_batching: MicroBatching,
-    checkpointer: RunCheckpointer,
-    on_event: EventSink,
-    *,
-    steps: int,
-) -> Measures:
+def measure(job: PruneJob, pruned: Pruned, this: Run, *, steps: int) -> Measures:
     """Measure what there are inputs for; what goes wrong is a warning, and left out.
 
     Kernels are looked at where the transfer matched them or `--kernels` asks, with operations in proportion to those
     of `steps` steps.
     """
-    if task.inputs is None:
+    if job.inputs is None:
         return Measures()
-    inputs, settings = task.inputs, task.settings
-    student, teacher = task.teacher.bind(buffers), task.teacher.bind()
+    inputs, settings = job.inputs, job.settings
+    micro_batching, on_event, params = this.micro_batching, this.on_event, pruned.params
+    student, teacher = job.teacher.bind(pruned.buffers), job.teacher.bind()
     some = inputs.some(AGREEMENT_SAMPLES)
-    networks = (student, params, teacher, task.teacher.params)
+    networks = (student, params, teacher, job.teacher.params)
 
     def attempt(what: str, work: Callable[[], Result]) -> Result | None:
         def attended() -> Result:
-            with reraise_as_interrupt(checkpointer.stop):
+            with reraise_as_interrupt(this.checkpointer.stop):
                 return work()
 
         return warned_of(what, attended, on_event)
@@ -100,7 +88,7 @@ def measure(
         "outputs",
         lambda: micro_batching.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
     )
-    classes = None if disconnected else task.classes
+    classes = None if disconnected else job.classes
     agreement = attempt(
         "agreement with the teacher",
         lambda: micro_batching.run(
@@ -109,17 +97,17 @@ def measure(
             )
         ),
     )
-    if not task.with_kernels:
+    if not job.with_kernels:
         return Measures(agreement)
     run_passes = STEP_PASSES * steps * settings.batch_size
-    if agreement is not None and task.has_kernel:
+    if agreement is not None and job.has_kernel:
         distance = attempt(
             "distance between the kernels",
             lambda: micro_batching.run(
                 lambda chunk: measure_kernel_distance(
                     *networks,
                     some,
-                    outputs=task.outputs,
+                    outputs=job.outputs,
                     run_passes=run_passes,
                     batch_size=settings.batch_size,
                     chunk=chunk,
@@ -132,9 +120,8 @@ def measure(
         lambda: compare_kernels(
             *networks,
             inputs.some(SPECTRUM_SAMPLES),
-            outputs=task.outputs,
+            outputs=job.outputs,
             run_passes=run_passes,
-            memory_bytes=task.config.kernel_memory * 2**20,
         ),
     )
     return Measures(agreement, kernels)

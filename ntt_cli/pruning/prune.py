@@ -4,223 +4,195 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ntt_cli.config import PruneConfig, recorded
 from ntt_cli.data import data_sha256
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import write_checkpoint
+from ntt_cli.files.checkpoint import Contents, write_checkpoint
 from ntt_cli.files.metadata import RunRecord
-from ntt_cli.files.report import history_tensors, mask_tensors, write_report
-from ntt_cli.files.shards import find_weights
-from ntt_cli.masks.masks import apply_masks, count_kept
-from ntt_cli.methods.base import METHODS, one_shot_masks, shuffled
-from ntt_cli.methods.ntt.loop import estimate_buffers, first_student, layer_densities, run_transfer
+from ntt_cli.files.report import history_tensors, mask_tensors
+from ntt_cli.masks.masks import count_kept
+from ntt_cli.methods.base import Method, Pruned
+from ntt_cli.methods.ntt.loop import first_student
+from ntt_cli.methods.ntt.method import fixed_masks
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.initialise import rescale_by_density
-from ntt_cli.networks.loading.models import load_model
-from ntt_cli.networks.prepare import to_functional
 from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
-from ntt_cli.pruning.job import Task, prepare
+from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, settled
+from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.machine import describe_machine
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.signals import Stop
-from ntt_cli.tensors import Masks, Params
+from ntt_cli.tensors import Masks
 
 BARE_SHARE = 0.1
 """Of an embedding's rows, how many may keep a single entry without a word."""
 
-FRESH_SEED = 1_000_003
-"""Added to the seed for weights that `ntt-fresh` draws anew."""
 
-
-@dataclass(frozen=True)
-class _Student:
-    params: Params
-    buffers: Params
-    masks: Masks
-    history: dict[str, Tensor]
+def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> PruneReport:
+    """`prune` of what the configuration names, for the report alone."""
+    return prune(config, on_event, stop).report
 
 
 @global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
-def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> PruneReport:
-    """Prune, and write the checkpoint and then its report.
+def prune(
+    config: PruneConfig,
+    on_event: EventSink,
+    stop: Stop | None = None,
+    sources: Sources = AS_NAMED,
+    method: Method | None = None,
+) -> Outcome[PruneReport]:
+    """Prune, and write the checkpoint and then its report; without `config.output` nothing is written.
 
     Args:
         config: as the user gave it.
         on_event: told how the work goes.
         stop: asks for the end; the transfer's state is saved then.
+        sources: objects in the place of names.
+        method: the one that the configuration names, made already.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
     seed_as_users_do(config.seed)
-    output, group = Path(config.output), this_process_group()
+    output = None if config.output is None else Path(config.output)
+    group = this_process_group() if output else SINGLE
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
-            claim.enter_context(output_lock(output, config, group, on_event))
+            if output:
+                claim.enter_context(output_lock(output, config, group, on_event))
             group.require_one(config.compile, "--compile")
-            task = prepare(config, on_event)
-            group.require(task.settings.batch_size // 2)
-            this = _run_record(task)
-            if config.resume and (done := finished(output, this, PruneReport, on_event)):
-                return done
-            checkpointer = open_checkpointer(
-                output, config, kind="prune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
-            )
-        task = replace(task, teacher=_of_first(task.teacher, group, this, checkpointer))
-        micro_batching = MicroBatching(
-            task.settings.micro_batch, task.settings.batch_size, on_event, fixed=group.size > 1
-        )
+            job = prepare(config, on_event, sources, method)
+            group.require(job.settings.batch_size // 2)
+            record = _run_record(job)
+            if output and config.resume and (done := finished(output, record, PruneReport, on_event)):
+                return Outcome(done, None)
+            checkpointer = no_checkpoints()
+            if output:
+                checkpointer = open_checkpointer(
+                    output, config, kind="prune state", run=record, stop=stop or Stop(), group=group, on_event=on_event
+                )
+        job = replace(job, teacher=_of_first(job.teacher, group, record, checkpointer))
+        this = _run_of(job, checkpointer, group, on_event)
         with checkpointer.finishing():
-            student = _prune(task, micro_batching, checkpointer, group, on_event)
+            pruned = _prune(job, this)
             if not group.first:
-                return _report(task, student, Measures())
-            check_outputs(task, student.params, student.buffers, micro_batching, checkpointer)
-            _warn_of_bare_rows(task, student.masks, on_event)
-            write_checkpoint(
-                output,
-                task.teacher.state_dict(student.params, student.buffers),
-                student.masks,
+                return Outcome(_report(job, pruned, Measures()), None)
+            check_outputs(job, pruned, this)
+            _warn_of_bare_rows(job, pruned.masks, on_event)
+            contents = Contents(
+                state=job.teacher.state_dict(pruned.params, pruned.buffers),
+                masks=pruned.masks,
                 kind="prune",
-                model=task.loaded.record,
-                config=this.config,
-                normalisation=task.normalisation,
-                class_names=task.class_names,
-                run_sha256=this.sha256,
+                model=job.loaded.record,
+                config=record.config,
+                normalisation=job.normalisation,
+                class_names=job.class_names,
+                run_sha256=record.sha256,
             )
-            measures = measure(
-                task, student.params, student.buffers, micro_batching, checkpointer, on_event, steps=task.settings.steps
-            )
-            report = _report(task, student, measures)
-            write_report(
-                report_path(output),
-                _report_tensors(student, measures),
-                kind="prune report",
-                summary=report,
-                run_sha256=this.sha256,
-            )
-    return report
+            if output:
+                write_checkpoint(output, contents)  # before anything is measured, so that nothing is lost
+            measures = measure(job, pruned, this, steps=job.settings.steps)
+            outcome = Outcome(_report(job, pruned, measures), contents, _report_tensors(pruned, measures))
+            if output:
+                outcome.write_report(output)
+    return outcome
 
 
-def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
-    """What `run` would do, with its time and memory from one of each thing that it does, thrown away.
+def plan(
+    config: PruneConfig, on_event: EventSink, sources: Sources = AS_NAMED, method: Method | None = None
+) -> PrunePlan:
+    """What `prune` would do, with its time and memory from one of each thing that it does, thrown away.
 
     Layer counts are those at the first step; by saliency they move with the student.
     """
     begun = time.perf_counter()
-    task = prepare(config, on_event)
-    estimate = Estimate(None, None, None, None, None)
+    job = prepare(config, on_event, sources, method)
+    this = _run_of(job, no_checkpoints(), SINGLE, on_event)
+    context, estimate = job.context(this), Estimate(None, None, None, None, None)
     if config.sparsity == 0:
-        masks = task.context().dense()
-    elif task.method.score is None:
-        student, estimate = _estimate(task, time.perf_counter() - begun, on_event)
+        masks = context.dense()
+    elif job.method.moves_weights:
+        student, estimate = _estimate(job, this, time.perf_counter() - begun)
         masks = student.masks
     else:
-        masks = one_shot_masks(task.method, task.context())
+        masks = job.method.masks(context)
     return PrunePlan(
         model=config.model,
-        parameters=sum(p.numel() for p in task.teacher.params.values()),
-        prunable=sum(task.sizes.values()),
+        parameters=sum(p.numel() for p in job.teacher.params.values()),
+        prunable=sum(job.sizes.values()),
         kept=count_kept(masks),
-        steps=task.settings.steps if task.method.score is None and config.sparsity else 0,
-        auto=task.settings.auto,
+        steps=job.settings.steps if job.method.moves_weights and config.sparsity else 0,
+        auto=job.settings.auto,
         seconds_per_step=estimate.seconds_per_step,
         seconds=estimate.seconds,
         peak_memory_bytes=estimate.peak_memory_bytes,
         memory_bytes=estimate.memory_bytes,
         advice=estimate.advice,
-        layers=_layers({name: int(mask.sum()) for name, mask in masks.items()}, task),
+        layers=_layers({name: int(mask.sum()) for name, mask in masks.items()}, job),
     )
 
 
-def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, Estimate]:
-    assert task.inputs is not None
-    inputs, micro_batching = task.inputs, MicroBatching(task.settings.micro_batch, task.settings.batch_size, on_event)
+def _run_of(job: PruneJob, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink) -> Run:
+    settings = job.settings
+    micro_batching = MicroBatching(settings.micro_batch, settings.batch_size, on_event, fixed=group.size > 1)
+    return Run(on_event, group, micro_batching, checkpointer)
+
+
+def _prune(job: PruneJob, this: Run) -> Pruned:
+    context = job.context(this)
+    if job.config.sparsity == 0:
+        return Pruned(job.teacher.params, job.teacher.buffers, context.dense())
+    return job.method.prune(context)
+
+
+def _estimate(job: PruneJob, this: Run, before: float) -> tuple[Student, Estimate]:
+    assert job.inputs is not None
+    inputs, context = job.inputs, job.context(this)
 
     def choose() -> Student:
         return first_student(
-            task.teacher,
+            job.teacher,
             inputs,
-            task.names,
-            outputs=task.outputs,
-            settings=task.settings,
-            fixed_masks=_fixed_masks(task),
-            micro_batching=micro_batching,
+            job.names,
+            outputs=job.outputs,
+            settings=job.settings,
+            fixed_masks=fixed_masks(context),
+            micro_batching=this.micro_batching,
         )
 
     def finish(student: Student) -> None:
-        ended = _masked(task, student.params, student.masks)
-        measure(task, ended.params, ended.buffers, micro_batching, no_checkpoints(), on_event, steps=PROBE_STEPS)
+        measure(job, context.pruned(student.params, student.masks), this, steps=PROBE_STEPS)
 
-    with threads_for(task.teacher, inputs):
-        return estimate_run(task, micro_batching, choose=choose, finish=finish, before=before)
-
-
-def _prune(
-    task: Task, micro_batching: MicroBatching, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink
-) -> _Student:
-    if task.config.sparsity == 0:
-        return _Student(task.teacher.params, task.teacher.buffers, task.context().dense(), {})
-    if task.method.score is not None:
-        masks = one_shot_masks(task.method, task.context())
-        params = task.teacher.params
-        return _masked(
-            task, rescale_by_density(params, layer_densities(masks)) if task.method.rescaled else params, masks
-        )
-    assert task.inputs is not None
-    with threads_for(task.teacher, task.inputs):
-        moved = run_transfer(
-            task.teacher,
-            task.inputs,
-            task.names,
-            outputs=task.outputs,
-            settings=task.settings,
-            fixed_masks=_fixed_masks(task),
-            micro_batching=micro_batching,
-            checkpointer=checkpointer,
-            group=group,
-            on_event=on_event,
-        )
-    if task.method.mask == "kept":
-        return _Student(moved.params, moved.buffers, moved.masks, moved.history)
-    if task.method.mask == "shuffled":
-        generator = torch.Generator().manual_seed(task.config.seed)
-        return _masked(
-            task,
-            task.teacher.params,
-            shuffled(moved.masks, slices=task.settings.slices, generator=generator),
-            moved.history,
-        )
-    other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
-    fresh = to_functional(other.module, task.inputs.device, on_event, select_outputs=other.select_outputs)
-    return _masked(task, fresh.params, moved.masks, moved.history)
+    with threads_for(job.teacher, inputs):
+        return estimate_run(job, this.micro_batching, choose=choose, finish=finish, before=before)
 
 
 def _of_first(
-    teacher: FunctionalModel, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer
+    teacher: FunctionalModel, group: ProcessGroup, record: RunRecord, checkpointer: RunCheckpointer
 ) -> FunctionalModel:
     """The first process's network, in all of them."""
     if group.size == 1:
         return teacher
     step = checkpointer.found.step if checkpointer.found else 0
-    tensors = same_run(group, this, teacher.params | teacher.buffers, step=step)
+    tensors = same_run(group, record, teacher.params | teacher.buffers, step=step)
     return replace(
         teacher,
         params={name: tensors[name] for name in teacher.params},
@@ -228,39 +200,20 @@ def _of_first(
     )
 
 
-def _run_record(task: Task) -> RunRecord:
-    config, loaded = task.config, task.loaded
+def _run_record(job: PruneJob) -> RunRecord:
+    config, loaded = job.config, job.loaded
     return RunRecord(
-        config=recorded(config) | task.settings.recorded() | settled(loaded, task.inputs),
+        config=recorded(config) | job.settings.recorded() | settled(loaded, job.inputs),
         model=loaded.record,
-        weights_sha256=None if config.weights is None else find_weights(Path(config.weights)).sha256,
-        data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),
+        weights_sha256=job.sources.weights_sha256(config.weights),
+        data_sha256=None if job.inputs is None else data_sha256(job.inputs.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )
 
 
-def _fixed_masks(task: Task) -> Masks | None:
-    """The masks of the method that `--mask` names."""
-    if task.config.mask == "learned":
-        return None
-    method = METHODS[task.config.mask]
-    allocation = task.config.allocation or method.allocation or task.settings.allocation
-    settings = replace(task.settings, allocation=allocation)
-    return one_shot_masks(method, replace(task.context(), settings=settings))
-
-
-def _masked(task: Task, params: Params, masks: Masks, history: dict[str, Tensor] | None = None) -> _Student:
-    """A student of these weights, with batch-norm statistics of its own."""
-    masked = apply_masks(params, masks)
-    buffers = task.teacher.buffers
-    if task.inputs is not None:
-        buffers = estimate_buffers(task.teacher, masked, task.inputs)
-    return _Student(masked, buffers, masks, history or {})
-
-
-def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
+def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None:
     """Of embeddings that were included: scores need tokens to occur."""
-    for name in task.looked_up:
+    for name in job.looked_up:
         rows = masks[name].flatten(1).sum(dim=1)
         bare = int((rows == 1).sum())
         if bare >= BARE_SHARE * len(rows) and float(rows.double().mean()) >= 2:
@@ -272,54 +225,54 @@ def _warn_of_bare_rows(task: Task, masks: Masks, on_event: EventSink) -> None:
             )
 
 
-def _report(task: Task, student: _Student, measures: Measures) -> PruneReport:
-    output = Path(task.config.output)
-    kept, prunable = count_kept(student.masks), sum(task.sizes.values())
+def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
+    kept, prunable = count_kept(pruned.masks), sum(job.sizes.values())
+    output = job.config.output
     return PruneReport(
-        output=str(output),
-        report=str(report_path(output)),
-        model=task.config.model,
-        method=task.config.method,
-        teacher=_teacher(task),
-        data=task.inputs.samples.spec if task.inputs else None,
-        steps=len(student.history["total"]) if student.history else 0,
-        parameters=sum(p.numel() for p in task.teacher.params.values()),
+        output=str(Path(output)) if output else "",
+        report=str(report_path(Path(output))) if output else "",
+        model=job.config.model,
+        method=job.config.method,
+        teacher=_teacher(job),
+        data=job.inputs.samples.spec if job.inputs else None,
+        steps=len(pruned.history["total"]) if pruned.history else 0,
+        parameters=sum(p.numel() for p in job.teacher.params.values()),
         prunable=prunable,
         kept=kept,
         sparsity=1 - kept / prunable,
         density=kept / prunable,
-        class_names=task.class_names,
+        class_names=job.class_names,
         agreement=measures.agreement,
         kernels=measures.kernels.summary if measures.kernels else None,
-        layers=_layers({name: int(mask.sum()) for name, mask in student.masks.items()}, task),
+        layers=_layers({name: int(mask.sum()) for name, mask in pruned.masks.items()}, job),
     )
 
 
-def _teacher(task: Task) -> str:
-    if task.weights.origin == "factory":
+def _teacher(job: PruneJob) -> str:
+    if job.weights.origin == "factory":
         return OWN_WEIGHTS
-    return task.config.weights or f"random weights, seed {task.config.seed}"
+    return job.config.weights or f"random weights, seed {job.config.seed}"
 
 
-def _layers(kept: dict[str, int], task: Task) -> list[LayerSummary]:
+def _layers(kept: dict[str, int], job: PruneJob) -> list[LayerSummary]:
     return [
         LayerSummary(
             name=name,
-            shape=tuple(task.teacher.params[name].shape),
+            shape=tuple(job.teacher.params[name].shape),
             kept=kept[name],
             size=size,
             density=kept[name] / size,
         )
-        for name, size in task.sizes.items()
+        for name, size in job.sizes.items()
     ]
 
 
-def _report_tensors(student: _Student, measures: Measures) -> dict[str, Tensor]:
-    tensors = mask_tensors(student.masks) | history_tensors(student.history)
-    for name, mask in student.masks.items():
+def _report_tensors(pruned: Pruned, measures: Measures) -> dict[str, Tensor]:
+    tensors = mask_tensors(pruned.masks) | history_tensors(pruned.history)
+    for name, mask in pruned.masks.items():
         tensors[f"layer.{name}.density"] = mask.double().mean()
         tensors[f"layer.{name}.kept"] = mask.sum()
-        tensors[f"layer.{name}.norm"] = student.params[name].norm()
+        tensors[f"layer.{name}.norm"] = pruned.params[name].norm()
     if measures.kernels is not None:
         tensors |= measures.kernels.tensors
     return tensors

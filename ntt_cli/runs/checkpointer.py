@@ -27,7 +27,7 @@ def no_checkpoints() -> RunCheckpointer:
     nobody = RunRecord(
         config={}, model=ModelRecord(source="", sha256=None), weights_sha256=None, data_sha256=None, machine={}
     )
-    return RunCheckpointer(Path(), "prune state", nobody, math.inf, Stop(), lambda _: None)
+    return RunCheckpointer(None, "prune state", nobody, math.inf, Stop(), lambda _: None)
 
 
 @dataclass
@@ -35,7 +35,7 @@ class RunCheckpointer:
     """What decides when a run's state is saved.
 
     Attributes:
-        path: of the state's file.
+        path: of the state's file; `None`: nothing is saved.
         kind: of run.
         run: whose state it is.
         every: seconds between two savings; 0 saves after each step.
@@ -45,7 +45,7 @@ class RunCheckpointer:
         group: the processes of the run, which end after the same step; the first saves for all.
     """
 
-    path: Path
+    path: Path | None
     kind: Kind
     run: RunRecord
     every: float
@@ -110,7 +110,7 @@ class RunCheckpointer:
             raise OutputError(error.where, error.what, hint=hint) from error
         # Beside a whole result a state does no harm, so that failing to remove it is no failure.
         with contextlib.suppress(OutputError):
-            if self.group.first:
+            if self.group.first and self.path is not None:
                 remove_durably(self.path)
 
     def diverged(self, where: str, what: str) -> DivergedError:
@@ -135,7 +135,7 @@ class RunCheckpointer:
             self._save(self._end())
 
     def _save(self, state: State) -> None:
-        if state.step == self._saved or not self.group.first:
+        if self.path is None or state.step == self._saved or not self.group.first:
             return
         # What does not recover; an optimiser's squares may be infinite for a while.
         statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}

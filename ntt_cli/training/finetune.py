@@ -13,21 +13,23 @@ from torch.optim import lr_scheduler
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import write_checkpoint
+from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
-from ntt_cli.files.report import history_tensors, mask_tensors, write_report
+from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.outputs import counted_rows, label_loss
 from ntt_cli.results import EpochSummary, FinetuneReport
-from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
+from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
 from ntt_cli.runs.same_run import same_run
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
-from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
@@ -38,39 +40,59 @@ EVALUATION_BATCH = 256
 
 
 def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -> FinetuneReport:
+    """`finetune` of what the configuration names, for the report alone."""
+    return finetune(config, on_event, stop).report
+
+
+def finetune(
+    config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None, sources: Sources = AS_NAMED
+) -> Outcome[FinetuneReport]:
     """Fine-tune, and write the chosen epoch's checkpoint and then the report.
+
+    Of objects nothing is written where `config.output` names no file.
 
     Args:
         config: as the user gave it.
         on_event: told how the work goes.
         stop: asks for the end; the training's state is saved then.
+        sources: objects in the place of names.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
-    default = "dense.safetensors" if config.checkpoint is None else "tuned.safetensors"
-    output = Path(default if config.output is None else config.output)
-    group = this_process_group()
+    output = _output_of(config, sources)
+    group = this_process_group() if output else SINGLE
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
-            claim.enter_context(output_lock(output, config, group, on_event))
-            task = prepare(config, on_event)
+            if output:
+                claim.enter_context(output_lock(output, config, group, on_event))
+            task = prepare(config, on_event, sources)
             group.require(min(config.batch_size, len(task.training)))
             this = run_record(task)
-            if config.resume and (done := finished(output, this, FinetuneReport, on_event)):
-                return done
-            checkpointer = open_checkpointer(
-                output, config, kind="finetune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
-            )
+            if output and config.resume and (done := finished(output, this, FinetuneReport, on_event)):
+                return Outcome(done, None)
+            checkpointer = no_checkpoints()
+            if output:
+                checkpointer = open_checkpointer(
+                    output, config, kind="finetune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
+                )
         if group.size > 1:
             _take_first(task.loaded.module, group, this, checkpointer)
         with checkpointer.finishing():
             best, epochs = _train(task, checkpointer, on_event)
-            report = _report(output, task, best, epochs)
-            if group.first:
-                _write(output, task, this, best, report)
-    return report
+            outcome = _outcome(output, task, this, best, epochs)
+            if output and group.first:
+                outcome.write(output)
+    return outcome
+
+
+def _output_of(config: FinetuneConfig, sources: Sources) -> Path | None:
+    if config.output is not None:
+        return Path(config.output)
+    if sources.in_memory:
+        return None
+    return Path("dense.safetensors" if config.checkpoint is None else "tuned.safetensors")
 
 
 def _take_first(module: nn.Module, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer) -> None:
@@ -82,10 +104,12 @@ def _take_first(module: nn.Module, group: ProcessGroup, this: RunRecord, checkpo
             own[name].copy_(value)
 
 
-def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) -> FinetuneReport:
-    return FinetuneReport(
-        output=str(output),
-        report=str(report_path(output)),
+def _outcome(
+    output: Path | None, task: Task, this: RunRecord, best: Best, epochs: list[EpochSummary]
+) -> Outcome[FinetuneReport]:
+    report = FinetuneReport(
+        output="" if output is None else str(output),
+        report="" if output is None else str(report_path(output)),
         model=task.config.model,
         data=task.training.samples.spec,
         optimiser=task.config.optimiser,
@@ -96,13 +120,9 @@ def _report(output: Path, task: Task, best: Best, epochs: list[EpochSummary]) ->
         accuracy=epochs[best.epoch - 1].accuracy,
         epochs=epochs,
     )
-
-
-def _write(output: Path, task: Task, this: RunRecord, best: Best, report: FinetuneReport) -> None:
-    write_checkpoint(
-        output,
-        best.state,
-        task.masks,
+    contents = Contents(
+        state=best.state,
+        masks=task.masks,
         kind="finetune",
         model=task.loaded.record,
         config=this.config,
@@ -110,16 +130,10 @@ def _write(output: Path, task: Task, this: RunRecord, best: Best, report: Finetu
         class_names=task.training.samples.class_names,
         run_sha256=this.sha256,
     )
-    history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}
+    history = {"train_loss": [epoch.train_loss for epoch in epochs]}
     if len(task.validation):
-        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in report.epochs]
-    write_report(
-        report_path(output),
-        mask_tensors(task.masks) | history_tensors(history),
-        kind="finetune report",
-        summary=report,
-        run_sha256=this.sha256,
-    )
+        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in epochs]
+    return Outcome(report, contents, mask_tensors(task.masks) | history_tensors(history))
 
 
 def _train(task: Task, checkpointer: RunCheckpointer, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:

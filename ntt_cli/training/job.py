@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -16,14 +15,14 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
 from ntt_cli.files.metadata import RunRecord
-from ntt_cli.files.shards import find_weights
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_labels, check_training, require_samples
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import held_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.outputs import settled
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import describe_machine
@@ -40,6 +39,7 @@ class Task:
 
     Attributes:
         config: as the user gave it.
+        sources: of the network and the data.
         loaded: the model's source; its module is on the device and carries the checkpoint's weights.
         masks: `True` = kept; empty for a dense network.
         training: samples to learn from.
@@ -49,6 +49,7 @@ class Task:
     """
 
     config: FinetuneConfig
+    sources: Sources
     loaded: LoadedModel
     masks: Masks
     training: Inputs
@@ -57,19 +58,20 @@ class Task:
     density: float
 
 
-def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
+def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> Task:
     """Find and check everything that a run needs, before any work.
 
     Raises:
         UsageError: if an option would do nothing.
     """
     device = pick_device(config.device)
-    loaded = load_model(config, seed=config.seed)
-    weights = open_weights(config.checkpoint, loaded, on_event)
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
     masks = held_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    inputs = open_inputs(config, loaded, split="train", device=device, known=known, on_event=on_event)
+    samples = sources.load_samples(config, loaded, split="train")
+    inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
     shape = check_forward(model, inputs, on_event, where=config.model)
     class_names = weights.class_names
@@ -92,6 +94,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink) -> Task:
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
     task = Task(
         config=config,
+        sources=sources,
         loaded=loaded,
         masks=masks,
         training=training,
@@ -111,7 +114,7 @@ def run_record(task: Task) -> RunRecord:
     return RunRecord(
         config=recorded(config) | {"learning_rate": task.learning_rate} | settled(loaded, task.training),
         model=loaded.record,
-        weights_sha256=None if config.checkpoint is None else find_weights(Path(config.checkpoint)).sha256,
+        weights_sha256=task.sources.weights_sha256(config.checkpoint),
         data_sha256=data_sha256(task.training.samples, task.validation.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntt_cli.methods.base import METHODS
+from ntt_cli.config import method_names
 from ntt_cli.report.figures import Figure, Panel, Series
 from ntt_cli.report.plots import COLOURS, INK, MARKERS, draw_png, draw_svg
 
@@ -98,7 +98,7 @@ def test_a_label_keeps_its_colour_from_figure_to_figure() -> None:
 
 
 def test_no_two_of_a_comparisons_methods_look_alike() -> None:
-    methods = [*METHODS, "trained-magnitude"]
+    methods = [*method_names(), "trained-magnitude"]
     lines = tuple(Series(method, X, X + i) for i, method in enumerate(methods))
     svg = draw_svg(figure(Panel("A panel", "sparsity", "%", lines, form="marked")))
     assert [len(coordinates(svg, colour)) for colour in COLOURS[: len(methods)]] == [len(X)] * len(methods)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import UsageError
-from ntt_cli.masks.masks import apply_masks
+from ntt_cli.masks.masks import apply_masks, layer_densities
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
 from ntt_cli.methods.ntt.mask_update import choose
@@ -20,9 +20,10 @@ from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, update_masks
 from ntt_cli.methods.ntt.validation import Validation, held_out
-from ntt_cli.networks.batch_norm import estimate_statistics, has_batch_norm, with_variances_of_at_least
+from ntt_cli.networks.batch_norm import has_batch_norm, with_variances_of_at_least
 from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runtime.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
@@ -34,9 +35,6 @@ from ntt_cli.tensors import Masks, Params
 
 LEAST_VARIANCE = 0.1
 """Of a channel of the student, relative to the teacher's."""
-
-STATISTICS_SAMPLES = 2048
-STATISTICS_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -207,23 +205,10 @@ def _start(teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], set
     )
 
 
-def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
-    """The model's buffers with batch-norm statistics of these parameters; the very same where it has no batch norm."""
-    if not has_batch_norm(model):
-        return model.buffers
-    batches = inputs.some(STATISTICS_SAMPLES).in_order(STATISTICS_BATCH)
-    return estimate_statistics(model, params, model.buffers, batches)
-
-
 def _student_buffers(teacher: FunctionalModel, params: Params, masks: Masks, inputs: Inputs) -> Params:
     """Those of the student under these masks; the teacher's where there is no batch norm."""
     estimated = estimate_buffers(teacher, apply_masks(params, masks), inputs)
     return with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)
-
-
-def layer_densities(masks: Masks) -> dict[str, float]:
-    """Kept fraction of each layer."""
-    return {name: float(mask.double().mean()) for name, mask in masks.items()}
 
 
 def _update(

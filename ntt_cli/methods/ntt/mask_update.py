@@ -9,11 +9,11 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.masks.allocation import allocate, allocate_global_with_shares
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.masks.rounds import masks_at, on_the_way
+from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations
 from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student
-from ntt_cli.methods.weights_alone import magnitude_scores
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.tensors import Masks

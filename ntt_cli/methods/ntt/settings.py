@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed
+from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed, method_class
 from ntt_cli.errors import UsageError
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
@@ -45,6 +45,7 @@ class TransferSettings:
     auto: bool
     density: float
     objective: Objective
+    mask: str
     score: str
     affinity: bool
     allocation: str
@@ -118,9 +119,10 @@ def settle(
         auto=auto,
         density=1 - config.sparsity,
         objective=Objective(config.objective, kernel_weight, penalty),
+        mask=config.mask,
         score=config.score,
         affinity=not trained,  # trained weights know what belongs together
-        allocation=config.allocation or allocation or _allocation(teacher),
+        allocation=config.allocation or _of_mask(config) or allocation or _allocation(teacher),
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,
@@ -138,6 +140,12 @@ def _weight_penalty(config: PruneConfig, teacher: FunctionalModel, *, trained: b
     if config.preset != "paper" or trained:
         return 0.0
     return 1e-5 if _convolves(teacher) else 1e-4
+
+
+def _of_mask(config: PruneConfig) -> str | None:
+    """The default of the method that fixes the masks."""
+    found: str | None = None if config.mask == "learned" else method_class(config.mask).allocation
+    return found
 
 
 def _allocation(teacher: FunctionalModel) -> str:

@@ -73,22 +73,26 @@ class Weights:
         return {name: sparsity for name, sparsity in sparsities.items() if sparsity > 0}
 
 
-def open_weights(path: str | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights") -> Weights:
-    """Load the file into the network, and say how its tensors were mapped; without one, the network's own weights.
+def open_weights(
+    named: str | Checkpoint | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights"
+) -> Weights:
+    """Load a file, or a checkpoint in memory, into the network, and say how its tensors were mapped.
+
+    Without one, the weights are the network's own.
 
     Raises:
         CheckpointError: if the file cannot be read, or belongs to another model.
     """
-    if path is None:
+    if named is None:
         return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
-    if not path:  # which as a path is the folder that one is in
+    if not named:  # which as a path is the folder that one is in
         raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
-    checkpoint = read_checkpoint(Path(path))
+    checkpoint = read_checkpoint(Path(named)) if isinstance(named, str) else named
     found = load_into(loaded.module, checkpoint)
     by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""
-    shards = len(find_weights(Path(path)).files)
+    shards = len(find_weights(Path(named)).files) if isinstance(named, str) else 1
     count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")
-    on_event(Noted(", ".join([f"{role}: {path}{by}: {count}", *found.notes])))
+    on_event(Noted(", ".join([f"{role}: {checkpoint.path}{by}: {count}", *found.notes])))
     if checkpoint.record is not None:
         return Weights("ntt", checkpoint, found.masks, recorded=True)
     masks, other_zeros = _zeros_of(loaded.module, found.tensors, found.masks)
@@ -124,7 +128,7 @@ def held_masks(
     Raises:
         UsageError: if an option about zeros decides nothing.
     """
-    path = options.checkpoint
+    path = options.checkpoint or "the network"
     if options.dense and not weights.masks and not weights.other_zeros:
         raise UsageError("--dense", f"does nothing: no zeros of {path} would be held", hint="leave it out")
     if options.keep_zeros:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from ntt_cli.config import ModelOptions, PruneConfig
-from ntt_cli.methods.base import METHODS
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.networks.loading.models import load_model
@@ -38,7 +37,7 @@ def test_what_the_user_leaves_out(name: str, given: dict[str, Any], used: dict[s
     model = write_network(name)
     teacher = functional_model(load_model(ModelOptions(model=model), seed=0).module)
     config = PruneConfig(model=model, sparsity=0.5, **given)
-    trained, allocation = config.weights is not None, METHODS[config.method].allocation
+    trained, allocation = config.weights is not None, method_class(config.method).allocation
     settings = settle(config, teacher, [], samples=100, trained=trained, allocation=allocation)
     if name == "convolutional" and "weight_penalty" in used:
         used = used | {"weight_penalty": used["weight_penalty"] / 10}

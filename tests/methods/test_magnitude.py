@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntt_cli.methods.weights_alone import magnitude_scores, random_scores
+from ntt_cli.methods.magnitude import magnitude_scores
+from ntt_cli.methods.random import random_scores
 
 
 def test_magnitude() -> None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ntt_cli.masks.masks import apply_masks
-from ntt_cli.methods.loss_gradient import Batch, grasp_scores, logit_snip_scores, snip_scores
+from ntt_cli.methods.grasp import grasp_scores
+from ntt_cli.methods.logit_snip import logit_snip_scores
+from ntt_cli.methods.snip import Batch, snip_scores
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.tensors import Params
 from tests.kernel_cases import MODEL_CASES, ModelCase, every_model, random_masks, snapshot, unchanged

@@ -1,0 +1,102 @@
+"""Which methods there are. Names need no torch; a method's module is imported when the method is first used."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module, util
+from typing import Any, TypeVar
+
+from ntt_cli.config.words import advice, typed
+
+MethodType = type[Any]
+"""A subclass of `ntt_cli.methods.base.Method`, which needs torch."""
+
+M = TypeVar("M", bound=MethodType)
+
+_PACKAGE = "ntt_cli.methods"
+_NO_METHODS = {"base"}
+"""Modules beside the methods."""
+
+_REGISTERED: dict[str, MethodType] = {}
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Make a method known under a name: `@register_method("mine")` before the class.
+
+    The name may be registered again, as a notebook does when its cell is run twice; the last class counts.
+
+    Args:
+        name: small letters, digits and dashes.
+
+    Raises:
+        ValueError: if the name has other characters, or is a built-in method's.
+    """
+    if not name or not all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in name):
+        raise ValueError(f"{name!r} is no name of a method: use small letters, digits and dashes")
+
+    def register(kind: M) -> M:
+        if name in _built_in() and not kind.__module__.startswith(f"{_PACKAGE}."):
+            raise ValueError(f"{name} is a method of ntt's own: choose another name")
+        kind.name = name
+        _REGISTERED[name] = kind
+        return kind
+
+    return register
+
+
+def method_names() -> tuple[str, ...]:
+    """All methods: NTT first, then ntt's other ones, then those that were registered besides."""
+    own = _built_in()
+    return (*own, *(name for name in _REGISTERED if name not in own))
+
+
+def method_class(name: str) -> MethodType:
+    """The class of a method, whose module is imported.
+
+    Raises:
+        KeyError: if there is no such method.
+    """
+    if name not in _REGISTERED and name in (own := _built_in()):
+        import_module(own[name])
+    return _REGISTERED[name]
+
+
+def split_method(entry: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """A method's name and the options behind it, by field: `ntt:allocation=global:steps=500`.
+
+    Args:
+        entry: as typed.
+        known: the fields that there are.
+
+    Raises:
+        ValueError: if one is none of them.
+    """
+    name, *pairs = re.split(":(?=[a-z-]+=)", entry)
+    options: dict[str, str] = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        field = option.replace("-", "_")
+        if field not in known:
+            names = [one.replace("_", "-") for one in known]
+            raise ValueError(f"{typed(entry)}: {name} has no option {option}; {advice(option, names)}")
+        options[field] = value
+    return name, options
+
+
+def readers_of(option: str) -> list[str]:
+    """The methods that read this option."""
+    return [name for name in method_names() if option in method_class(name).reads]
+
+
+def _built_in() -> dict[str, str]:
+    """Modules by the names of their methods: of `iterative_snip.py`, iterative-snip; of the folder `ntt`, ntt."""
+    spec = util.find_spec(_PACKAGE)
+    assert spec is not None
+    found = {
+        module.name.replace("_", "-"): f"{_PACKAGE}.{module.name}" + ".method" * module.ispkg
+        for module in pkgutil.iter_modules(spec.submodule_search_locations)
+        if module.name not in _NO_METHODS
+    }
+    return {"ntt": found["ntt"]} | found

@@ -1,0 +1,62 @@
+"""GraSP: how much each weight matters for the gradient's norm. Wang et al. 2020, arXiv 2002.07376."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.methods.snip import Batch, leaves_of
+from ntt_cli.networks.outputs import label_loss
+from ntt_cli.networks.second_order import twice_differentiable
+from ntt_cli.tensors import Apply, Masks, Params
+
+
+@register_method("grasp")
+class GraSP(Method):
+    """One look at the Hessian times the gradient."""
+
+    needs = "labels"
+    reads = frozenset({"batch_size"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """`w · (H g)`."""
+        return grasp_scores(context.apply, context.masked(masks), context.names, context.labelled())
+
+
+def grasp_scores(
+    apply: Apply,
+    params: Params,
+    names: Sequence[str],
+    batches: Iterable[Batch],
+    *,
+    temperature: float = 200.0,
+) -> dict[str, Tensor]:
+    """`w · (H g)`, with `g` and `H` the gradient and Hessian of the cross-entropy of `f(x) / temperature`.
+
+    To first order `−2 w · (H g)` is the change of `‖g‖²` when the weight is removed, so that the highest scores keep
+    the most gradient. Derivatives are by the named weights alone. Wang et al. 2020, arXiv 2002.07376. Needs labels.
+    """
+    kept = list(batches)
+    total = sum(len(x) for x, _ in kept)
+    leaves = leaves_of(params)
+    weights = [leaves[name] for name in names]
+
+    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> tuple[Tensor, ...]:
+        loss = label_loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
+        return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
+
+    with torch.enable_grad(), twice_differentiable():
+        first = [sum(parts) for parts in zip(*(gradient(x, y, create_graph=False) for x, y in kept), strict=True)]
+        scores = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
+        for x, y in kept:
+            inner = torch.stack([
+                (g * h).sum() for g, h in zip(first, gradient(x, y, create_graph=True), strict=True)
+            ]).sum()
+            products = torch.autograd.grad(inner, weights, materialize_grads=True)
+            for name, weight, product in zip(names, weights, products, strict=True):
+                scores[name] += weight.detach() * product
+    return scores

@@ -1,0 +1,35 @@
+"""SNIP without labels: how much the size of the logits depends on each weight. Liu & Zenke 2020, arXiv 2006.08228."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.methods.snip import effects
+from ntt_cli.tensors import Apply, Masks, Params
+
+
+@register_method("logit-snip")
+class LogitSnip(Method):
+    """One look at the gradient of the logits' size."""
+
+    reads = frozenset({"batch_size"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """`|w · ∂R/∂w|`."""
+        return logit_snip_scores(context.apply, context.masked(masks), context.names, context.batches())
+
+
+def logit_snip_scores(
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """`|w · ∂R/∂w|` with `R = ½ E‖f(x)‖²`: SNIP without labels, after the baseline of Liu & Zenke 2020."""
+    return effects(params, names, lambda at: ((half_squared_norm(apply(at, x)), len(x)) for x in batches))
+
+
+def half_squared_norm(logits: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    """`½ E‖f(x)‖²`."""
+    return logits.square().sum() / (2 * len(logits))

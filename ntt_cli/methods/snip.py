@@ -1,0 +1,64 @@
+"""SNIP: how much the loss depends on each weight. Lee et al. 2019, arXiv 1810.02340."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.networks.outputs import label_loss
+from ntt_cli.tensors import Apply, Masks, Params
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs `[n, ...]` and labels `[n]`, or `[n, positions]`."""
+
+
+@register_method("snip")
+class Snip(Method):
+    """One look at the gradient of the loss."""
+
+    needs = "labels"
+    reads = frozenset({"batch_size"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """`|w · ∂L/∂w|`."""
+        return snip_scores(context.apply, context.masked(masks), context.names, context.labelled())
+
+
+def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """`|w · ∂L/∂w|` with the cross-entropy `L` averaged over all samples. Lee et al. 2019, arXiv 1810.02340.
+
+    At masked parameters the score of a pruned entry is zero. Needs labels.
+    """
+    return effects(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
+
+
+def effects(
+    params: Params, names: Sequence[str], losses: Callable[[Params], Iterable[tuple[Tensor, int]]]
+) -> dict[str, Tensor]:
+    """`|w · ∂L/∂w|` for each named weight, with `L` the mean of the losses over their samples.
+
+    Args:
+        params: the point.
+        names: the weights to score.
+        losses: from parameters with a graph to the mean loss of each batch and its number of samples.
+    """
+    leaves = leaves_of(params)
+    weights = [leaves[name] for name in names]
+    total = [torch.zeros_like(weight) for weight in weights]
+    count = 0
+    with torch.enable_grad():
+        for loss, samples in losses(leaves):
+            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+            total = [sum_ + samples * gradient for sum_, gradient in zip(total, gradients, strict=True)]
+            count += samples
+    return {
+        name: (weight.detach() * sum_.detach() / count).abs()
+        for name, weight, sum_ in zip(names, weights, total, strict=True)
+    }
+
+
+def leaves_of(params: Params) -> Params:
+    return {name: p.detach().requires_grad_() for name, p in params.items()}

@@ -1,0 +1,56 @@
+"""What a run made: its report, and what its files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from torch import Tensor
+
+from ntt_cli.files.atomic import report_path
+from ntt_cli.files.checkpoint import Contents, write_checkpoint
+from ntt_cli.files.report import write_report
+from ntt_cli.results import Summary
+
+S = TypeVar("S", bound=Summary)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """The outcome of a run, whether or not it wrote files.
+
+    Attributes:
+        report: what it did, as its report file says.
+        contents: of its checkpoint; `None` where an earlier run, the same, wrote all of it, or another process does.
+        tensors: of its report file.
+    """
+
+    report: S
+    contents: Contents | None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def write_report(self, output: Path) -> None:
+        """Write the report beside a checkpoint.
+
+        Raises:
+            OutputError: if the file system refuses.
+        """
+        assert self.contents is not None
+        kind: Literal["prune report", "finetune report"] = (
+            "prune report" if self.contents.kind == "prune" else "finetune report"
+        )
+        write_report(
+            report_path(output), self.tensors, kind=kind, summary=self.report, run_sha256=self.contents.run_sha256
+        )
+
+    def write(self, output: Path) -> None:
+        """Write the checkpoint and then the report.
+
+        Raises:
+            OutputError: if the file system refuses.
+        """
+        assert self.contents is not None
+        write_checkpoint(output, self.contents)
+        self.write_report(output)

@@ -1,0 +1,107 @@
+"""Where a run's network and data come from: what the configuration names, or objects that the caller has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from ntt_cli.config import DataOptions, ModelOptions, Split
+from ntt_cli.data import Samples, load_samples
+from ntt_cli.data.sources.objects import samples_of
+from ntt_cli.files.atomic import sha256_of
+from ntt_cli.files.checkpoint import Checkpoint
+from ntt_cli.files.hashed import tensor_hashes
+from ntt_cli.files.shards import find_weights
+from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.objects import loaded_from, state_sha256
+from ntt_cli.networks.outputs import field_of
+
+OWN = "the network"
+"""Stands in a configuration for the weights that a network object has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Objects in the place of names.
+
+    Attributes:
+        model: the network, which is never changed; `None`: the configuration names it.
+        trained: its weights are more than a draw of the initialisation.
+        checkpoint: weights and masks in memory, which the network gets in the place of a file.
+        teacher: the weights that an evaluation compares with, in memory.
+        data: a tensor, a pair of tensors, a Dataset or a DataLoader; `None`: the configuration names it.
+        test_data: the same, for a comparison.
+    """
+
+    model: nn.Module | None = None
+    trained: bool = True
+    checkpoint: Checkpoint | None = None
+    teacher: Checkpoint | None = None
+    data: object | None = None
+    test_data: object | None = None
+
+    def load_model(self, options: ModelOptions, *, seed: int) -> LoadedModel:
+        """A network of the caller's own values, or one that is built from `seed`.
+
+        Raises:
+            ModelError: if there is no such model, or it is no network that can be pruned.
+        """
+        if self.model is None:
+            return load_model(options, seed=seed)
+        select = None if options.logits is None else partial(field_of, field=options.logits)
+        return loaded_from(self.model, trained=self.trained, select_outputs=select)
+
+    def load_samples(
+        self, options: DataOptions, loaded: LoadedModel, *, split: Split, labelled: bool = True
+    ) -> Samples:
+        """The samples, their labels only where they are looked at.
+
+        Raises:
+            DataError: if no data is named, or it cannot be found, read or used.
+        """
+        given = self.test_data if split == "test" and self.test_data is not None else self.data
+        if given is not None and (split == "train" or self.test_data is not None or options.data is None):
+            return samples_of(given, options=options, labelled=labelled)
+        return load_samples(
+            options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
+        )
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether the weights are in memory: those of `checkpoint`, or the network's own."""
+        return self.checkpoint is not None or self.model is not None
+
+    def weights_of(self, path: str | None) -> str | Checkpoint | None:
+        """What the network's weights are loaded from; `None`: they are its own."""
+        if self.checkpoint is None and self.model is not None and path == OWN:
+            return None
+        return self.checkpoint or path
+
+    def weights_sha256(self, path: str | None) -> str | None:
+        """Of the weights that a run begins with, where they are more than a seed and a factory say."""
+        found = self.weights_of(path)
+        if isinstance(found, Checkpoint):
+            return sha256_of(json.dumps(tensor_hashes(found.tensors), sort_keys=True).encode())
+        if found is None:
+            return None if self.model is None else state_sha256(self.model)
+        return find_weights(Path(found)).sha256
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether anything is an object."""
+        return any(
+            value is not None for value in (self.model, self.checkpoint, self.teacher, self.data, self.test_data)
+        )
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the caller handed over data."""
+        return self.data is not None
+
+
+AS_NAMED = Sources()
+"""No objects: the configuration names everything."""
