@@ -19,7 +19,7 @@ from ntt_cli.io.data import load_samples
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 NOTEBOOK = ROOT / "docs/notebook"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # The README's commands with a budget for a test; what they do is the same.
 BUDGET = {"prune": ["--steps", "20"], "finetune": ["--epochs", "1"], "evaluate": [], "init": []}
