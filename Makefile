@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python 3.11 or newer and make; they keep everything in .venv.
+# `make tests CONSTRAINTS=constraints/lowest.txt` installs the oldest versions that pyproject.toml admits, in a new .venv.
 
 PYTHON ?= python3
+CONSTRAINTS ?=
 BIN := .venv/bin
 
 .PHONY: demo test lint types tests torture mutants docs clean
@@ -35,9 +37,9 @@ docs: .venv/installed
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_panel.py
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
 	touch $@
 
 clean:

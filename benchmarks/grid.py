@@ -90,7 +90,7 @@ PRETRAINED = (
 """Methods, sparsities and seeds by network, and rates, of networks trained first; `side` is that of their images."""
 
 WARMUP = 0.0
-"""Of trained networks and studies, whose figures are of before `ntt finetune` warmed up (docs/experiments.md, 21)."""
+"""For trained networks and studies, whose figures predate `ntt finetune`'s warm-up (docs/notebook/21-warm-up.md)."""
 
 Groups = dict[tuple[str, float | None], list[CellResult]]
 

@@ -18,6 +18,8 @@ from ntt_cli.data import load_samples
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NOTEBOOK = ROOT / "docs/notebook"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # The README's commands with a budget for a test; what they do is the same.
 BUDGET = {"prune": ["--steps", "20"], "finetune": ["--epochs", "1"], "evaluate": [], "init": []}
@@ -120,9 +122,27 @@ def test_tables_of_held_out_images_are_those_of_the_kept_results(
     options = [kept.stem.removesuffix("_held_out"), "--out", str(kept)]
     printed = _printed("held_out", *options, monkeypatch=monkeypatch, capsys=capsys)
     assert printed.count("\n") > 10
-    assert printed in (ROOT / "docs/experiments.md").read_text()
+    assert printed in (NOTEBOOK / "22-held-out-images.md").read_text()
 
 
-def test_every_local_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+def local_links(page: Path) -> list[str]:
+    """The relative targets of a page's links, without anchors; what stands in code is no link."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    return re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_local_link_leads_to_a_file(page: Path) -> None:
+    missing = [target for target in local_links(page) if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_the_notebook_lists_its_entries_in_order() -> None:
+    entries = sorted(path.name for path in NOTEBOOK.glob("[0-9]*.md"))
+    assert [link for link in local_links(NOTEBOOK / "README.md") if "/" not in link] == entries
+    assert [int(name[:2]) for name in entries] == list(range(1, len(entries) + 1))
+
+
+def test_every_entry_of_the_notebook_stands_behind_a_decision() -> None:
+    linked = {link.removeprefix("notebook/") for link in local_links(ROOT / "docs/experiments.md")}
+    assert linked == {path.name for path in NOTEBOOK.glob("*.md")}

@@ -25,7 +25,7 @@ _MOST = 10.0
 LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
 """The norm over all kept weights to which an optimiser's gradients are cut; Adam divides by their size itself.
 
-Without it, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/experiments.md, 23).
+Without it, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/notebook/23-sgd.md).
 """
 
 

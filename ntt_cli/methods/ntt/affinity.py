@@ -21,8 +21,8 @@ AT_ONCE = 2**24
 def strongest(layers: int) -> float:
     """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
 
-    Deep networks lose where every layer's units see one thing (docs/experiments.md, 20). Below 1 it would be worth less
-    than its correlations cost, and is 0.
+    Deep networks lose where every layer's units see one thing (docs/notebook/20-inputs-alike.md). Below 1 it would be
+    worth less than its correlations cost, and is 0.
     """
     exponent = min(10.0, 30.0 / max(1, layers - 1))
     return exponent if exponent >= 1 else 0.0
@@ -32,7 +32,8 @@ def affinity_exponent(kept_per_unit: float, *, layers: int) -> float:
     """`β = k − 10`, at least 0 and at most `strongest(layers)`, of a layer whose units keep `k` inputs on average.
 
     A unit whose inputs vary together sees one thing: with pixels for inputs, one place. Where there are weights enough,
-    such units are better than ones whose inputs are anywhere; where there are few, worse (docs/experiments.md, 20).
+    such units are better than ones whose inputs are anywhere; where there are few, worse
+    (docs/notebook/20-inputs-alike.md).
     """
     return min(max(kept_per_unit - FEW, 0.0), strongest(layers))
 

@@ -19,7 +19,7 @@ def within_layers(layers: int) -> float:
 
     The root of a sensitivity goes with the product of the `L − 1` other weights on a path, and this power of it
     with their geometric mean: together they count for one weight, at any depth. With a larger exponent deep networks
-    keep too few units (docs/experiments.md, 18). Layers side by side are counted as if in a row.
+    keep too few units (docs/notebook/18-depth.md). Layers side by side are counted as if in a row.
     """
     return 1 / (2 * max(1, layers - 1))
 
