@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ntt_cli.config import FinetuneConfig, ModelOptions
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ntt_cli.files.results import TRIALS
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.training import finetune
 
@@ -50,7 +51,7 @@ def main() -> None:
         start, end = Path(scratch) / "start.safetensors", Path(scratch) / "end.safetensors"
         for sparsity in grid.sparsities:
             for seed in grid.seeds:
-                checkpoint = read_checkpoint(results / "cells" / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors")
+                checkpoint = read_checkpoint(results / TRIALS / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors")
                 loaded = load_model(ModelOptions(model=grid.model), seed=seed)
                 for name, power in POWERS.items():
                     tensors = rescaled(checkpoint, loaded.module.state_dict(), power)

@@ -1,4 +1,4 @@
-"""The cells of a comparison side by side, in processes that each do one after the other."""
+"""The trials of a comparison side by side, in processes that each do one after the other."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from ntt_cli.comparison.trial import Cell, pilot_of, run_cell
+from ntt_cli.comparison.trial import Trial, learning_rate_source, run_trial
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import INTERNAL_ERROR, NttError
-from ntt_cli.runtime.events import CellsChanged, EventSink
+from ntt_cli.runtime.events import EventSink, TrialsChanged
 from ntt_cli.runtime.python_source import blame
 from ntt_cli.runtime.signals import GRACE_SECONDS, Interrupted, Stop, handle_signals
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no result, and the exit code that its run would have had."""
+    """Why a trial has no result, and the exit code that its run would have had."""
 
     error: str
     exit_code: int
@@ -36,21 +36,21 @@ class Failure:
 
 @dataclass
 class _Worker:
-    """A process, what is sent to it and comes back, and the cell that it works on."""
+    """A process, what is sent to it and comes back, and the trial that it works on."""
 
     process: BaseProcess
     pipe: Connection
-    cell: Cell | None = None
+    trial: Trial | None = None
 
-    def give(self, cell: Cell) -> None:
-        """Let it work on a cell."""
-        self.cell = cell
+    def give(self, trial: Trial) -> None:
+        """Let it work on a trial."""
+        self.trial = trial
         # One that is dead already is found so when it is listened to.
         with contextlib.suppress(BrokenPipeError):
-            self.pipe.send(cell)
+            self.pipe.send(trial)
 
     def take(self) -> Failure | None:
-        """Why the cell failed, `None` if it did not; waits for the word."""
+        """Why the trial failed, `None` if it did not; waits for the word."""
         try:
             word: Failure | None = self.pipe.recv()
         except EOFError:
@@ -61,44 +61,44 @@ class _Worker:
 
 @dataclass
 class _Board:
-    """Which cells are where."""
+    """Which trials are where."""
 
-    waiting: list[Cell]
+    waiting: list[Trial]
     workers: list[_Worker] = field(default_factory=list)
     done: int = 0
     failed: dict[str, Failure] = field(default_factory=dict)
 
     @property
-    def running(self) -> list[Cell]:
-        return [worker.cell for worker in self.workers if worker.cell is not None]
+    def running(self) -> list[Trial]:
+        return [worker.trial for worker in self.workers if worker.trial is not None]
 
-    def event(self) -> CellsChanged:
+    def event(self) -> TrialsChanged:
         total = self.done + len(self.failed) + len(self.running) + len(self.waiting)
-        names = tuple(cell.name for cell in self.running)
-        return CellsChanged(done=self.done, failed=len(self.failed), total=total, running=names)
+        names = tuple(trial.name for trial in self.running)
+        return TrialsChanged(done=self.done, failed=len(self.failed), total=total, running=names)
 
 
-def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink) -> dict[str, Failure]:
-    """Run the cells, `config.jobs` at a time, and return why some failed, by name.
+def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> dict[str, Failure]:
+    """Run the trials, `config.jobs` at a time, and return why some failed, by name.
 
-    A process that is killed, for want of memory, takes no cell but its own with it, and none outlives this one.
+    A process that is killed, for want of memory, takes no trial but its own with it, and none outlives this one.
     """
-    board = _Board(waiting=list(cells))
+    board = _Board(waiting=list(trials))
     on_event(board.event())
     try:
         while board.waiting or board.running:
-            while len(board.running) < config.jobs and (cell := _next(config, board)) is not None:
-                _free_worker(config, board).give(cell)
+            while len(board.running) < config.jobs and (trial := _next(config, board)) is not None:
+                _free_worker(config, board).give(trial)
                 on_event(board.event())
-            heard = set(wait([worker.pipe for worker in board.workers if worker.cell is not None]))
+            heard = set(wait([worker.pipe for worker in board.workers if worker.trial is not None]))
             for worker in [worker for worker in board.workers if worker.pipe in heard]:
-                assert worker.cell is not None
+                assert worker.trial is not None
                 why = worker.take()
                 if why is None:
                     board.done += 1
                 else:
-                    board.failed[worker.cell.name] = why
-                worker.cell = None
+                    board.failed[worker.trial.name] = why
+                worker.trial = None
                 if not worker.process.is_alive():
                     board.workers.remove(worker)
                 on_event(board.event())
@@ -108,7 +108,7 @@ def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink)
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Let the cells that run save their state, each process at the same time."""
+    """Let the trials that run save their state, each process at the same time."""
     for worker in workers:
         worker.process.terminate()
     until = time.monotonic() + GRACE_SECONDS
@@ -119,20 +119,20 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.pipe.close()
 
 
-def _next(config: CompareConfig, board: _Board) -> Cell | None:
-    """The first waiting cell whose rate is known; with a failed pilot it runs too, and says so."""
+def _next(config: CompareConfig, board: _Board) -> Trial | None:
+    """The first waiting trial whose rate is known; with a failed source it runs too, and says so."""
     unknown = [*board.waiting, *board.running]
-    for cell in board.waiting:
-        if pilot_of(config, cell) not in unknown:
-            board.waiting.remove(cell)
-            return cell
+    for trial in board.waiting:
+        if learning_rate_source(config, trial) not in unknown:
+            board.waiting.remove(trial)
+            return trial
     return None
 
 
 def _free_worker(config: CompareConfig, board: _Board) -> _Worker:
-    """One without a cell; a process takes seconds to import torch, so that it is kept from cell to cell."""
+    """One without a trial; a process takes seconds to import torch, so that it is kept from trial to trial."""
     for worker in board.workers:
-        if worker.cell is None:
+        if worker.trial is None:
             return worker
     processes = multiprocessing.get_context("spawn")
     ours, theirs = processes.Pipe()
@@ -145,9 +145,9 @@ def _free_worker(config: CompareConfig, board: _Board) -> _Worker:
 
 
 def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
-    """The life of a process: cells, until there are no more."""
+    """The life of a process: trials, until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the comparison itself ends its cells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the comparison itself ends its trials
     stop = Stop()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
@@ -158,20 +158,20 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
     ):
         while True:
             try:
-                cell = pipe.recv()
+                trial = pipe.recv()
             except EOFError:
                 return
-            pipe.send(_failure(config, cell, stop))
+            pipe.send(_failure(config, trial, stop))
 
 
-def _failure(config: CompareConfig, cell: Cell, stop: Stop) -> Failure | None:
-    """Run the cell, and return why it failed, `None` if it did not.
+def _failure(config: CompareConfig, trial: Trial, stop: Stop) -> Failure | None:
+    """Run the trial, and return why it failed, `None` if it did not.
 
     Raises:
-        Interrupted: if the comparison ends its cells.
+        Interrupted: if the comparison ends its trials.
     """
     try:
-        run_cell(config, cell, stop)
+        run_trial(config, trial, stop)
     except Interrupted:
         raise
     except BaseException as error:  # a network may raise SystemExit and EOFError, too
