@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ntt_cli.comparison.in_process import run_trials_in_process
 from ntt_cli.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.comparison.page import comparison_page
 from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialFailure, TrialResult
@@ -92,10 +93,15 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     return trials_of(config)
 
 
-def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
+def run(config: CompareConfig, on_event: EventSink, *, in_process: bool = False) -> CompareReport:
     """Run the trials that have no result yet, and gather the results of all.
 
     A trial that fails is reported and does not end the others.
+
+    Args:
+        config: as the user gave it.
+        on_event: told which trials run.
+        in_process: run the trials in this process, one after the other, and start no others.
 
     Raises:
         NttError: if the model, the data or the folder is unusable.
@@ -103,7 +109,8 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
     trials = prepare(config, on_event, write=True)
     chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
     waiting = [trial for trial in chosen if result_of(config, trial) is None]
-    failed = run_trials(config, waiting, on_event) if waiting else {}
+    run_all = run_trials_in_process if in_process else run_trials
+    failed = run_all(config, waiting, on_event) if waiting else {}
     results = [result for trial in chosen if (result := result_of(config, trial)) is not None]
     page = None
     if config.trial is None:
