@@ -12,7 +12,7 @@ pruned, and rates are chosen for each seed; the table has the networks as pruned
 already is not done again. `--methods` does some of them, and the table always has all that there are. A star marks
 label-free methods within one standard error of the best label-free one.
 
-`--keep FILE` writes every cell's result as a line of JSON. Those of the README's tables lie beside this script:
+`--keep FILE` writes every trial's result as a line of JSON. Those of the README's tables lie beside this script:
 
     python benchmarks/grid.py lenet_300_100 --show --out benchmarks/results/lenet_300_100.jsonl
     python benchmarks/grid.py lenet_300_100 --pretrained --show --out benchmarks/results/lenet_300_100_pretrained.jsonl
@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from ntt_cli.comparison import compare
-from ntt_cli.comparison.results import CellResult
+from ntt_cli.comparison.results import TrialResult
 from ntt_cli.config import REFERENCES, CompareConfig, FinetuneConfig
 from ntt_cli.files.results import read_results
-from ntt_cli.runtime.events import CellsChanged, Event
+from ntt_cli.runtime.events import Event, TrialsChanged
 from ntt_cli.training import finetune
 
 EVERY = (
@@ -92,7 +92,7 @@ PRETRAINED = (
 WARMUP = 0.0
 """For trained networks and studies, whose figures predate `ntt finetune`'s warm-up (docs/notebook/21-warm-up.md)."""
 
-Groups = dict[tuple[str, float | None], list[CellResult]]
+Groups = dict[tuple[str, float | None], list[TrialResult]]
 
 
 def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> CompareConfig:
@@ -138,42 +138,42 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
         compare.run(CompareConfig.model_validate(config.model_dump() | changed), _tell)
 
 
-def results_of(out: Path, *, pretrained: bool) -> list[CellResult]:
+def results_of(out: Path, *, pretrained: bool) -> list[TrialResult]:
     """All results below a folder, or those that a file keeps."""
     if out.is_file():
-        return [CellResult.model_validate_json(line) for line in out.read_text().splitlines()]
+        return [TrialResult.model_validate_json(line) for line in out.read_text().splitlines()]
     folders = sorted(path for path in out.glob("seed*") if path.is_dir()) if pretrained else [out]
-    return [result for folder in folders for result in read_results(folder, CellResult).values()]
+    return [result for folder in folders for result in read_results(folder, TrialResult).values()]
 
 
-def keep(results: Iterable[CellResult], path: Path) -> None:
+def keep(results: Iterable[TrialResult], path: Path) -> None:
     """Write results to a file that `results_of` reads."""
     path.write_text("".join(result.model_dump_json() + "\n" for result in results))
 
 
-def show(results: Iterable[CellResult], figures: Mapping[str, Callable[[CellResult], float]]) -> None:
+def show(results: Iterable[TrialResult], figures: Mapping[str, Callable[[TrialResult], float]]) -> None:
     """Print figures, by what a column's title says of them, as Markdown; best mean of the first one first."""
     groups: Groups = {}
     for result in results:
         groups.setdefault((result.method, result.sparsity), []).append(result)
-    labels = {method: cell[0].labels_before_training for (method, _), cell in groups.items()}
+    labels = {method: group[0].labels_before_training for (method, _), group in groups.items()}
     levels = sorted({level for _, level in groups if level is not None})
     columns = [(level, title, figure) for title, figure in figures.items() for level in levels]
 
     def rank(method: str) -> tuple[bool, float]:
         figure = next(iter(figures.values()))
-        means = [statistics.fmean(map(figure, cell)) for (name, _), cell in groups.items() if name == method]
+        means = [statistics.fmean(map(figure, group)) for (name, _), group in groups.items() if name == method]
         return method in REFERENCES, -statistics.fmean(means)
 
     ranked = sorted(labels, key=rank)
     rows = {method: [method, "yes" if labels[method] else "no"] for method in ranked}
     for level, _, figure in columns:
         values = {method: _values(groups, method, level, figure) for method in ranked}
-        rivals = {method for method in ranked if values[method] and not labels[method] and method not in REFERENCES}
-        best = max((values[method] for method in rivals), key=statistics.fmean)
+        candidates = {method for method in ranked if values[method] and not labels[method] and method not in REFERENCES}
+        best = max((values[method] for method in candidates), key=statistics.fmean)
         near = statistics.fmean(best) - (statistics.stdev(best) / math.sqrt(len(best)) if len(best) > 1 else 0.0)
         for method, own in values.items():
-            rows[method].append(_cell(own) + " *" * (method in rivals and statistics.fmean(own) >= near))
+            rows[method].append(_cell(own) + " *" * (method in candidates and statistics.fmean(own) >= near))
     print(
         "| method | labels before training | " + " | ".join(f"{level:.0%}{title}" for level, title, _ in columns) + " |"
     )
@@ -182,7 +182,7 @@ def show(results: Iterable[CellResult], figures: Mapping[str, Callable[[CellResu
         print(f"| `{method}` | " + " | ".join(cells) + " |")
 
 
-def _values(groups: Groups, method: str, level: float, figure: Callable[[CellResult], float]) -> list[float]:
+def _values(groups: Groups, method: str, level: float, figure: Callable[[TrialResult], float]) -> list[float]:
     """In %, of each seed."""
     return [100 * figure(result) for result in groups.get((method, None if method == "dense" else level), [])]
 
@@ -194,7 +194,7 @@ def _cell(numbers: list[float]) -> str:
 
 
 def _tell(event: Event) -> None:
-    if isinstance(event, CellsChanged):
+    if isinstance(event, TrialsChanged):
         print(f"{event.done}/{event.total} done, {event.failed} failed; running {', '.join(event.running)}", flush=True)
 
 
@@ -221,11 +221,14 @@ def main() -> None:
     if options.keep:
         keep(results, Path(options.keep))
     if options.pretrained:
-        show(results, {", as pruned": lambda cell: cell.accuracy_as_pruned, ", fine-tuned": lambda cell: cell.accuracy})
+        show(
+            results,
+            {", as pruned": lambda result: result.accuracy_as_pruned, ", fine-tuned": lambda result: result.accuracy},
+        )
     elif options.on == "validation":
-        show(results, {"": lambda cell: cell.validation_accuracy or 0.0})
+        show(results, {"": lambda result: result.validation_accuracy or 0.0})
     else:
-        show(results, {"": lambda cell: cell.accuracy})
+        show(results, {"": lambda result: result.accuracy})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from grid import GRIDS, config_of, keep, results_of, show
 
-from ntt_cli.comparison.results import CellResult
-from ntt_cli.comparison.trial import Cell, folder_of
+from ntt_cli.comparison.results import TrialResult
+from ntt_cli.comparison.trial import Trial, folder_of
 from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig
 from ntt_cli.data import load_samples
 from ntt_cli.data.samples import draw
@@ -43,9 +43,9 @@ def write_unseen(path: Path, config: CompareConfig) -> None:
     np.savez(path, x_test=images.numpy(), y_test=samples.labels[chosen].numpy())
 
 
-def measured(config: CompareConfig, result: CellResult, data: Path) -> CellResult:
+def measured(config: CompareConfig, result: TrialResult, data: Path) -> TrialResult:
     """The result, with the accuracy on the unseen images."""
-    folder = folder_of(config, Cell(result.method, result.sparsity, result.seed))
+    folder = folder_of(config, Trial(result.method, result.sparsity, result.seed))
     options = EvaluateConfig(
         model=config.model,
         model_arg=config.model_arg,
@@ -61,7 +61,7 @@ def measured(config: CompareConfig, result: CellResult, data: Path) -> CellResul
     return result.model_copy(update={"accuracy": accuracy.top1})
 
 
-def measure(config: CompareConfig) -> list[CellResult]:
+def measure(config: CompareConfig) -> list[TrialResult]:
     """All results of a comparison's folder, measured so."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,7 +70,7 @@ def measure(config: CompareConfig) -> list[CellResult]:
         return [measured(config, result, data) for result in results_of(Path(config.output), pretrained=False)]
 
 
-def show_leads(results: Sequence[CellResult]) -> None:
+def show_leads(results: Sequence[TrialResult]) -> None:
     """Print by how many points NTT is ahead of each other method, with standard errors, as Markdown."""
     accuracies = {(result.method, result.sparsity, result.seed): 100 * result.accuracy for result in results}
     levels = sorted({result.sparsity for result in results if result.sparsity is not None})

@@ -50,7 +50,7 @@ def main() -> None:
         start, end = Path(scratch) / "start.safetensors", Path(scratch) / "end.safetensors"
         for sparsity in grid.sparsities:
             for seed in grid.seeds:
-                checkpoint = read_checkpoint(results / "cells" / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors")
+                checkpoint = read_checkpoint(results / "trials" / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors")
                 loaded = load_model(ModelOptions(model=grid.model), seed=seed)
                 for name, power in POWERS.items():
                     tensors = rescaled(checkpoint, loaded.module.state_dict(), power)

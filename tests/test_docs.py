@@ -75,10 +75,10 @@ def test_the_commands_for_a_comparison_run(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
     small = ["--limit", "60", "--epochs", "1", "--seeds", "1"]
     planned, done = commands_of("Is it better than the alternatives?")
-    # One method at one sparsity: a process for each cell takes its time.
+    # One method at one sparsity: a process for each trial takes its time.
     done = [{"ntt,synflow,snip,random": "synflow", "0.9,0.95": "0.9"}.get(word, word) for word in done]
     plan = ntt([*planned, *small, "--steps", "10"], tmp_path)
-    assert "8 of 8 cells to do" in plan.stdout, plan.stderr
+    assert "8 of 8 trials to do" in plan.stdout, plan.stderr
     result = ntt([*done, *small], tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "comparison/results.csv").exists()

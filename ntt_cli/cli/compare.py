@@ -28,14 +28,14 @@ EXAMPLES = """Examples:
 
   ntt compare model.py --learning-rates 1e-3,3e-3,1e-2 --seeds 1,2,3,4,5 --plan
 
-  ntt compare model.py --cell $SLURM_ARRAY_TASK_ID -o results/
+  ntt compare model.py --trial $SLURM_ARRAY_TASK_ID -o results/
 """
 
 PLAN = Annotated[
     bool,
     typer.Option(
         "--plan",
-        help="Show the cells, and a time for those not done by a few measured steps; train nothing.",
+        help="Show the trials, and how long those not done will take, from a few measured steps; train nothing.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -64,16 +64,16 @@ def compare(ctx: typer.Context, **values: Any) -> None:
             report = call(lambda: workflow.run(config, on_event))
         common.streams.result(report, human=_summary(report), quiet=report.output)
         for failure in report.failed:
-            common.streams.fail(f"cell {failure.cell}: {failure.error}")
+            common.streams.fail(f"trial {failure.trial}: {failure.error}")
         if report.failed:
-            common.streams.say("the same command runs the failed cells again, and no others")
+            common.streams.say("the same command runs the failed trials again, and no others")
             raise typer.Exit(max(failure.exit_code for failure in report.failed))
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; see {report.page or report.output}")
 
 
 def _summary(report: CompareReport) -> RenderableType:
     folder = Text(report.output, style="bold")
-    if not report.rows:  # every cell failed
+    if not report.rows:  # every trial failed
         return folder
     columns = columns_of(report.rows)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -100,11 +100,11 @@ def _cell(row: CompareRow | None) -> Text:
 
 def _plan(plan: ComparePlan) -> RenderableType:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("--cell", justify="right")
+    table.add_column("--trial", justify="right")
     table.add_column("what", no_wrap=True)
     table.add_column("")
-    for cell in plan.cells:
-        table.add_row(str(cell.number), Text(cell.cell), "done" if cell.done else "")
-    left = sum(not cell.done for cell in plan.cells)
+    for trial in plan.trials:
+        table.add_row(str(trial.number), Text(trial.trial), "done" if trial.done else "")
+    left = sum(not trial.done for trial in plan.trials)
     duration = timedelta(seconds=round(plan.seconds))
-    return Group(table, Text(f"{left} of {len(plan.cells)} cells to do, about {duration} one after the other"))
+    return Group(table, Text(f"{left} of {len(plan.trials)} trials to do, about {duration} one after the other"))

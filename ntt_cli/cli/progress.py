@@ -17,7 +17,6 @@ from rich.text import Text
 
 from ntt_cli.cli.streams import Streams
 from ntt_cli.runtime.events import (
-    CellsChanged,
     EpochDone,
     Evaluated,
     Event,
@@ -28,6 +27,7 @@ from ntt_cli.runtime.events import (
     TrainingStarted,
     TrainingStepsDone,
     TransferStarted,
+    TrialsChanged,
     Validated,
     Warned,
 )
@@ -86,8 +86,8 @@ class Board:
                 return True
             case Evaluated():
                 self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
-            case CellsChanged():
-                self.title, self.unit = "Comparison", "cell"
+            case TrialsChanged():
+                self.title, self.unit = "Comparison", "trial"
                 self.done, self.total = event.done + event.failed, event.total
                 self.values["running"] = ", ".join(event.running) or "none"
                 self.values["failed"] = str(event.failed)

@@ -1,4 +1,4 @@
-"""`ntt compare`: methods, sparsities and seeds under one budget; each cell is done once."""
+"""`ntt compare`: methods, sparsities and seeds under one budget; each trial is run once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import torch
 
+from ntt_cli.comparison.in_process import run_trials_in_process
 from ntt_cli.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.comparison.page import comparison_page
-from ntt_cli.comparison.results import CellFailure, CellResult, ComparePlan, CompareReport, PlannedCell
+from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialFailure, TrialResult
 from ntt_cli.comparison.rows import rows_of
 from ntt_cli.comparison.trial import (
     SHARED,
     TRAINING,
-    Cell,
-    cells_of,
-    pilot_of,
+    Trial,
+    learning_rate_source,
     pruning_of,
     result_of,
+    trials_of,
 )
-from ntt_cli.comparison.workers import run_cells
+from ntt_cli.comparison.workers import run_trials
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.data import load_samples
 from ntt_cli.data.labels import by_name
@@ -37,19 +38,19 @@ from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.training import job as finetune_task
 
-NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "cell"}
-"""A comparison may grow by these."""
+NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "trial"}
+"""Options that may differ from call to call in one folder: a comparison may grow by methods, sparsities and seeds."""
 
 START_SECONDS = 5.0
-"""For a cell's process to import torch and open its model and data."""
+"""For a trial to open its model and data, and for its process to import torch."""
 
 
-def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[Cell]:
-    """The grid, after a look at everything that its cells share; with `write`, its folder is made.
+def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[Trial]:
+    """Check everything that the trials share, and return the trials; with `write`, make the comparison's folder.
 
     Args:
         config: as the user gave it.
-        on_event: told what there is to say of model and data, as the cells themselves say nothing.
+        on_event: told what there is to say about model and data, since the trials themselves say nothing.
         write: make the folder.
 
     Raises:
@@ -75,36 +76,44 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods).items()}
     folder = Path(config.output)
     unrecorded = open_folder(folder, settings, write=write)
-    if any(name.startswith(OWN_DATA) for name in unrecorded):  # those of methods that join in are not left out
-        known = {f"{OWN_DATA}{result.method}" for result in read_results(folder, CellResult).values()}
+    if any(name.startswith(OWN_DATA) for name in unrecorded):  # data of new methods is no reason to warn
+        known = {f"{OWN_DATA}{result.method}" for result in read_results(folder, TrialResult).values()}
         unrecorded = [name for name in unrecorded if not name.startswith(OWN_DATA) or name in known]
     if unrecorded:
         on_event(
             Warned(
-                f"{folder} was begun by an older ntt, which left out: {', '.join(unrecorded)}; make sure that"
-                " they are what they were"
+                f"{folder} was begun by an older ntt, which did not record: {', '.join(unrecorded)}; make sure"
+                " that nothing of this has changed"
             )
         )
     if write and not can_sync(folder):
-        on_event(Warned(f"the file system does not write to disk when asked: a power cut may cost what is in {folder}"))
-    return cells_of(config)
+        on_event(
+            Warned(f"the file system does not write to disk when asked: a power cut may damage what is in {folder}")
+        )
+    return trials_of(config)
 
 
-def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
-    """Do the cells that have no result yet, and gather all of them.
+def run(config: CompareConfig, on_event: EventSink, *, in_process: bool = False) -> CompareReport:
+    """Run the trials that have no result yet, and gather the results of all.
 
-    A cell that fails is reported and does not end the others.
+    A trial that fails is reported and does not end the others.
+
+    Args:
+        config: as the user gave it.
+        on_event: told which trials run.
+        in_process: run the trials in this process, one after the other, and start no others.
 
     Raises:
         NttError: if the model, the data or the folder is unusable.
     """
-    cells = prepare(config, on_event, write=True)
-    chosen = [_numbered(cells, config.cell)] if config.cell is not None else cells
-    waiting = [cell for cell in chosen if result_of(config, cell) is None]
-    failed = run_cells(config, waiting, on_event) if waiting else {}
-    results = [result for cell in chosen if (result := result_of(config, cell)) is not None]
+    trials = prepare(config, on_event, write=True)
+    chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
+    waiting = [trial for trial in chosen if result_of(config, trial) is None]
+    run_all = run_trials_in_process if in_process else run_trials
+    failed = run_all(config, waiting, on_event) if waiting else {}
+    results = [result for trial in chosen if (result := result_of(config, trial)) is not None]
     page = None
-    if config.cell is None:
+    if config.trial is None:
         write_tables(Path(config.output), results)
         if results:
             folder = Path(config.output)
@@ -115,49 +124,50 @@ def run(config: CompareConfig, on_event: EventSink) -> CompareReport:
         rows=rows_of(results),
         results=results,
         failed=[
-            CellFailure(cell=name, error=failure.error, exit_code=failure.exit_code) for name, failure in failed.items()
+            TrialFailure(trial=name, error=failure.error, exit_code=failure.exit_code)
+            for name, failure in failed.items()
         ],
     )
 
 
 def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
-    """The cells, and a time for those that are not done, from a few measured steps; nothing is trained."""
-    cells = prepare(config, on_event, write=False)
-    undone = [cell for cell in cells if result_of(config, cell) is None]
+    """The trials, and how long those not done will take, from a few measured steps; nothing is trained."""
+    trials = prepare(config, on_event, write=False)
+    undone = [trial for trial in trials if result_of(config, trial) is None]
     training = _finetune_config(config)
-    task = finetune_task.prepare(training, lambda _: None)  # what there is to say has been said
+    task = finetune_task.prepare(training, lambda _: None)  # `prepare` has said everything
     one_training = finetune_task.seconds_per_step(task) * finetune_task.steps_of(task)
-    # One measurement for each method that moves weights: what it costs hardly depends on sparsity and seed.
-    first = {cell.method: cell for cell in reversed(undone) if cell.transfers}
+    # One measurement for each method that moves weights: its cost hardly depends on sparsity and seed.
+    first = {trial.method: trial for trial in reversed(undone) if trial.transfers}
     transfers = {
-        method: prune.plan(pruning_of(config, cell), lambda _: None).seconds or 0.0 for method, cell in first.items()
+        method: prune.plan(pruning_of(config, trial), lambda _: None).seconds or 0.0 for method, trial in first.items()
     }
     rates = max(1, len(config.learning_rates))
     seconds = sum(
-        one_training * (rates if pilot_of(config, cell) is None else 1)
-        + one_training * (method_of(cell.method)[0] == "trained-magnitude")
-        + transfers.get(cell.method, 0.0)
+        one_training * (rates if learning_rate_source(config, trial) is None else 1)
+        + one_training * (method_of(trial.method)[0] == "trained-magnitude")
+        + transfers.get(trial.method, 0.0)
         + START_SECONDS
-        for cell in undone
+        for trial in undone
     )
     numbered = [
-        PlannedCell(number=number, cell=cell.name, done=cell not in undone)
-        for number, cell in enumerate(cells, start=1)
+        PlannedTrial(number=number, trial=trial.name, done=trial not in undone)
+        for number, trial in enumerate(trials, start=1)
     ]
-    return ComparePlan(output=config.output, cells=numbered, seconds=seconds)
+    return ComparePlan(output=config.output, trials=numbered, seconds=seconds)
 
 
 def _require_one_process() -> None:
     if this_process_group().size > 1:
         raise UsageError(
             "compare under torchrun",
-            "would do every cell in each of its processes: a comparison starts processes of its own",
-            hint="start it without torchrun; --jobs N runs N cells side by side",
+            "would run every trial in each of its processes: a comparison starts processes of its own",
+            hint="start it without torchrun; --jobs N runs N trials side by side",
         )
 
 
 def _check_seeds(config: CompareConfig, loaded: LoadedModel, on_event: EventSink) -> None:
-    """Say what differs between the seeds where the network does not."""
+    """Say so where every seed starts with the same network."""
     if len(config.seeds) < 2:
         return
     if config.weights is not None or loaded.trained:
@@ -189,7 +199,7 @@ def _finetune_config(config: CompareConfig) -> FinetuneConfig:
     return FinetuneConfig(**given_of(config, (*SHARED, *TRAINING)), seed=config.seeds[0], checkpoint=config.weights)
 
 
-def _numbered(cells: Sequence[Cell], number: int) -> Cell:
-    if number > len(cells):
-        raise UsageError(f"--cell {number}", f"there are {len(cells)} cells", hint="--plan lists them")
-    return cells[number - 1]
+def _numbered(trials: Sequence[Trial], number: int) -> Trial:
+    if number > len(trials):
+        raise UsageError(f"--trial {number}", f"there are {len(trials)} trials", hint="--plan lists them")
+    return trials[number - 1]

@@ -1,4 +1,4 @@
-"""What the cells of a comparison are made of, by SHA-256, so that no two are made of different things."""
+"""The model, weights and data of a comparison, by SHA-256: all of its trials must have the same."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ntt_cli.networks.loading.models import LoadedModel, load_model
 
 @dataclass(frozen=True)
 class Input:
-    """A file or data set, as the user named it; no hash where there is no file, or data changes with each reading."""
+    """A file or data set, as the user named it; no hash without a file, or where data change at each reading."""
 
     where: str
     sha256: str | None
 
 
 OWN_DATA = "data of "
-"""What a setting's name begins with that is the hash of one method's data; the method follows, with its options."""
+"""Begins the name of a setting that holds the hash of one method's own data; the method and its options follow."""
 
 
 def inputs_of(config: CompareConfig, loaded: LoadedModel, methods: Iterable[str]) -> dict[str, Input]:
-    """What all cells share, and data that one of these methods has of its own, by the names that settings have."""
+    """What all trials share, and the data that some of these methods have of their own, by the names of settings."""
     found = {"model file": Input(config.model, loaded.sha256)}
     found |= {f"module {name}": Input(f"module {name}", digest) for name, digest in loaded.modules.items()}
     if config.weights is not None:
@@ -40,7 +40,7 @@ def inputs_of(config: CompareConfig, loaded: LoadedModel, methods: Iterable[str]
 
 
 def require_unchanged(config: CompareConfig, method: str) -> None:
-    """Refuse to make or keep a cell of this method of something else than the comparison was begun with.
+    """Refuse to go on where a trial of this method would not have the inputs that the comparison was begun with.
 
     Raises:
         OutputError: if the model, the weights or the data changed since then.
@@ -60,12 +60,12 @@ def require_unchanged(config: CompareConfig, method: str) -> None:
 
 
 def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:
-    """The options of these names that were given; one at its default may be one that nothing reads."""
+    """The options of these names that the user gave; to pass on a default that nothing reads would be an error."""
     return {name: getattr(config, name) for name in names if name in config.model_fields_set}
 
 
 def test_data_of(config: CompareConfig) -> dict[str, Any]:
-    """The options of the data to test on: all of it, and none that the training data alone reads."""
+    """The options of the test data: without `limit`, and without options that only the training data reads."""
     options = given_of(config, DataOptions.model_fields) | {"limit": None}
     if config.test_data is None:
         return options
@@ -74,7 +74,7 @@ def test_data_of(config: CompareConfig) -> dict[str, Any]:
 
 
 def _own_data(config: CompareConfig, loaded: LoadedModel, method: str) -> Input | None:
-    """The data of `ntt:data=other.npz`, or as `ntt:limit=100` reads it; `None` where it sees the training data."""
+    """The data of a method with data options, as `ntt:data=other.npz` or `ntt:limit=100`; `None` for other methods."""
     name, options = method_of(method)
     own = {option: value for option, value in options.items() if option in DataOptions.model_fields}
     if not own:

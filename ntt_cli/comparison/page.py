@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntt_cli.comparison.results import CellResult, CompareRow
+from ntt_cli.comparison.results import CompareRow, TrialResult
 from ntt_cli.comparison.rows import columns_of, percent, rows_of
 from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
@@ -19,50 +19,50 @@ from ntt_cli.report.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.results import OWN_WEIGHTS
 
 SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")
-"""Their transfers are those of `ntt`."""
+"""Methods whose transfer is that of `ntt`."""
 
 AFTER = "Test accuracy in %, mean ± standard deviation over seeds"
 BEFORE = "Test accuracy in % as pruned, before fine-tuning sees a label"
 
-Cells = dict[Path, CellResult]
+Trials = dict[Path, TrialResult]
 
 
 def comparison_page(folder: Path) -> Page:
-    """What the folder holds, in pictures; cells that are not done are left out.
+    """What the folder holds, in pictures; trials that are not done are left out.
 
     Raises:
         OutputError: if there is no comparison in it, or nothing is done yet.
     """
     settings = read_settings(folder)
-    cells = read_results(folder, CellResult)
-    if not cells:
+    trials = read_results(folder, TrialResult)
+    if not trials:
         raise OutputError(folder, "holds a comparison without a single result yet", hint="run ntt compare first")
-    rows = rows_of(sorted(cells.values(), key=lambda result: (result.method, result.sparsity or 0, result.seed)))
+    rows = rows_of(sorted(trials.values(), key=lambda result: (result.method, result.sparsity or 0, result.seed)))
     methods = _ranked(rows)
-    seeds = sorted({result.seed for result in cells.values()})
-    pruned = {cell: report for cell in cells if (report := _report(cell / "sparse.safetensors")) is not None}
+    seeds = sorted({result.seed for result in trials.values()})
+    pruned = {trial: report for trial in trials if (report := _report(trial / "sparse.safetensors")) is not None}
     trained = any(report.summary.get("teacher") == OWN_WEIGHTS for report in pruned.values())
     facts = {
         "model": str(settings.get("model")),
-        "data": str(settings.get("data") or _data_of(cells, pruned) or "that of the model"),
+        "data": str(settings.get("data") or _data_of(trials, pruned) or "that of the model"),
         "teacher": str(settings.get("weights") or (OWN_WEIGHTS if trained else "random weights, by seed")),
         "training": f"{settings.get('epochs')} epochs of {settings.get('optimiser')}, the same for every method",
         "rates": _rates(settings),
         "seeds": ", ".join(map(str, seeds)),
-        "cells": str(len(cells)),
+        "trials": str(len(trials)),
     }
     tables = [_table(rows, methods, lambda row: _spread(row.mean, row.std), AFTER)]
     if settings.get("weights"):
         tables.append(_table(rows, methods, lambda row: f"{100 * row.mean_as_pruned:.2f}", BEFORE))
-    figures = [*_accuracy(rows, methods), *_training(cells, methods)]
+    figures = [*_accuracy(rows, methods), *_training(trials, methods)]
     for part in (_layers, _transfers, _kernels):
-        figures += part(cells, pruned, methods)
+        figures += part(trials, pruned, methods)
     return Page(f"Comparison: {folder.resolve().name}", facts, tuple(tables), tuple(figures), tuple(methods))
 
 
-def _data_of(cells: Cells, pruned: Mapping[Path, Report]) -> str | None:
-    """What the model named, as the first run says that saw data and had none of its own."""
-    shared = (report for cell, report in pruned.items() if "data" not in method_of(cells[cell].method)[1])
+def _data_of(trials: Trials, pruned: Mapping[Path, Report]) -> str | None:
+    """The data that the model named, from the first pruning that read data and whose method has none of its own."""
+    shared = (report for trial, report in pruned.items() if "data" not in method_of(trials[trial].method)[1])
     return next((data for report in shared if (data := report.summary.get("data"))), None)
 
 
@@ -96,10 +96,10 @@ def _table(
     rows: Sequence[CompareRow], methods: Sequence[str], show: Callable[[CompareRow], str], caption: str
 ) -> Table:
     columns = columns_of(rows)
-    by_cell = {(row.method, row.sparsity): row for row in rows}
+    by_method = {(row.method, row.sparsity): row for row in rows}
     lines, strong = [], set()
     for number, method in enumerate(methods):
-        own = [by_cell.get((method, level)) for level in columns]
+        own = [by_method.get((method, level)) for level in columns]
         sees = any(row.labels_before_training for row in own if row)
         lines.append((method, "yes" if sees else "no", *(show(row) if row else "" for row in own)))
         strong |= {(number, column + 2) for column, row in enumerate(own) if row and row.best}
@@ -109,12 +109,12 @@ def _table(
 
 def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure]:
     levels, figures = _levels(rows), []
-    by_cell = {(row.method, row.sparsity): row for row in rows}
-    dense = by_cell.get(("dense", None))
+    by_method = {(row.method, row.sparsity): row for row in rows}
+    dense = by_method.get(("dense", None))
     if len(levels) > 1:
         series = []
         for method in methods:
-            own = [row for level in levels if (row := by_cell.get((method, level)))]
+            own = [row for level in levels if (row := by_method.get((method, level)))]
             if own:
                 x = np.array([100 * (1 - (row.sparsity or 0)) for row in own])
                 series.append(_band(method, x, own, dashed=own[0].labels_before_training))
@@ -153,7 +153,7 @@ def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure
 
 
 def _floor(rows: Sequence[CompareRow], level: float) -> float | None:
-    """Where an axis begins that shows three quarters of the methods at this sparsity well."""
+    """Where the axis of accuracy begins, so that three quarters of the methods at this sparsity are well seen."""
     means = sorted(100 * row.mean for row in rows if row.sparsity == level)
     low, high = means[len(means) // 4], means[-1]
     floor = low - (high - low) / 2 - 0.5
@@ -166,10 +166,10 @@ def _band(label: str, x: Numbers, rows: Sequence[CompareRow], *, dashed: bool) -
     return Series(label, x, mean, spread, dashed=dashed)
 
 
-def _training(cells: Cells, methods: Sequence[str]) -> list[Figure]:
+def _training(trials: Trials, methods: Sequence[str]) -> list[Figure]:
     curves: dict[tuple[str, float | None], list[Numbers]] = {}
-    for cell, result in cells.items():
-        report = _tuned_report(cell, result)
+    for trial, result in trials.items():
+        report = _tuned_report(trial, result)
         accuracy = report.history("accuracy") if report else None
         if accuracy is not None:
             curves.setdefault((result.method, result.sparsity), []).append(100 * accuracy)
@@ -193,15 +193,15 @@ def _training(cells: Cells, methods: Sequence[str]) -> list[Figure]:
     return [figure(("training", "Fine-tuning", caption), panels)]
 
 
-def _layers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
+def _layers(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
     densities: dict[tuple[float, str], list[list[float]]] = {}
     names: list[str] = []
-    for cell, report in pruned.items():
-        sparsity = cells[cell].sparsity
+    for trial, report in pruned.items():
+        sparsity = trials[trial].sparsity
         if sparsity is not None:
             layers = report.summary["layers"]
             names = [layer["name"] for layer in layers]
-            densities.setdefault((sparsity, cells[cell].method), []).append([
+            densities.setdefault((sparsity, trials[trial].method), []).append([
                 100 * layer["density"] for layer in layers
             ])
     ticks = tuple((float(i), name) for i, name in enumerate(names))
@@ -225,38 +225,38 @@ def _layers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str])
     return [figure(("layers", "Density by layer", caption), panels)] if panels else []
 
 
-def _transfers(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
-    first = min(result.seed for result in cells.values())
+def _transfers(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
+    first = min(result.seed for result in trials.values())
     runs = {
-        f"{cells[cell].method}, {percent(cells[cell].sparsity or 0)}": report
-        for cell, report in sorted(pruned.items(), key=lambda item: _place(cells[item[0]], methods))
-        if cells[cell].seed == first and cells[cell].method not in SAME_TRANSFER
+        f"{trials[trial].method}, {percent(trials[trial].sparsity or 0)}": report
+        for trial, report in sorted(pruned.items(), key=lambda item: _place(trials[item[0]], methods))
+        if trials[trial].seed == first and trials[trial].method not in SAME_TRANSFER
     }
     return transfer_figures(runs)
 
 
-def _kernels(cells: Cells, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
-    first = min(result.seed for result in cells.values())
+def _kernels(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
+    first = min(result.seed for result in trials.values())
     spectra, predictions = [], []
-    for level in sorted({result.sparsity for result in cells.values() if result.sparsity is not None}):
+    for level in sorted({result.sparsity for result in trials.values() if result.sparsity is not None}):
         chosen = sorted(
-            (cell for cell in pruned if cells[cell].sparsity == level and cells[cell].seed == first),
-            key=lambda cell: _place(cells[cell], methods),
+            (trial for trial in pruned if trials[trial].sparsity == level and trials[trial].seed == first),
+            key=lambda trial: _place(trials[trial], methods),
         )
-        panels = kernel_panels(f"{percent(level)} sparse", {cells[cell].method: pruned[cell] for cell in chosen})
+        panels = kernel_panels(f"{percent(level)} sparse", {trials[trial].method: pruned[trial] for trial in chosen})
         if panels is not None:
             spectra.append(panels[0])
             predictions.append(panels[1])
     return [figure(SPECTRA, spectra), figure(PREDICTION, predictions)] if spectra else []
 
 
-def _place(result: CellResult, methods: Sequence[str]) -> tuple[int, float]:
+def _place(result: TrialResult, methods: Sequence[str]) -> tuple[int, float]:
     return methods.index(result.method), result.sparsity or 0
 
 
-def _tuned_report(cell: Path, result: CellResult) -> Report | None:
-    """The report of the rate that was chosen."""
-    for path in sorted(cell.glob("tuned*.report.safetensors")):
+def _tuned_report(trial: Path, result: TrialResult) -> Report | None:
+    """The report of the fine-tuning at the chosen rate."""
+    for path in sorted(trial.glob("tuned*.report.safetensors")):
         report = _report(path)
         if report is not None and report.summary.get("learning_rate") == result.learning_rate:
             return report
@@ -264,7 +264,7 @@ def _tuned_report(cell: Path, result: CellResult) -> Report | None:
 
 
 def _report(path: Path) -> Report | None:
-    """What there is; a comparison may have been tidied of its large files."""
+    """The report, if it is there: users may have removed large files."""
     try:
         return read_report(path)
     except CheckpointError:

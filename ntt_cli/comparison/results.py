@@ -1,4 +1,4 @@
-"""What `ntt compare` reports: cells, failures, and rows over seeds."""
+"""What `ntt compare` reports: trials, failures, and rows over seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ntt_cli.comparison.names import cell_name
+from ntt_cli.comparison.names import trial_name
 from ntt_cli.config import method_of
 from ntt_cli.files.results import Result
 from ntt_cli.results import Summary
@@ -15,11 +15,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class CellResult(Summary, Result):
-    """One cell of a comparison; it is read from a file that anyone may have written.
+class TrialResult(Summary, Result):
+    """The result of one trial. It is read from a file that anyone may have written.
 
-    Accuracies are fractions: on the test data as pruned and after fine-tuning, and on the validation samples by which
-    the epoch, and on the first seed the rate, was chosen.
+    Accuracies are fractions. `accuracy` is on the test data after fine-tuning, `accuracy_as_pruned` on the test data
+    before it. `validation_accuracy` is on the validation samples, which choose the epoch, and on the first seed the
+    learning rate.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -40,11 +41,11 @@ class CellResult(Summary, Result):
     seconds: Annotated[float, Field(ge=0)]
 
     @property
-    def cell(self) -> str:
-        return cell_name(self.method, self.sparsity, self.seed)
+    def trial(self) -> str:
+        return trial_name(self.method, self.sparsity, self.seed)
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> CellResult:
+    def _agrees_with_itself(self) -> TrialResult:
         name, _ = method_of(self.method)
         if (name == "dense") != (self.sparsity is None):
             raise ValueError("the dense network alone has no sparsity")
@@ -53,10 +54,10 @@ class CellResult(Summary, Result):
         return self
 
 
-class CellFailure(Summary):
-    """A cell without a result; `exit_code` is that of its run."""
+class TrialFailure(Summary):
+    """A trial without a result; `exit_code` is that of a command that fails in the same way."""
 
-    cell: str
+    trial: str
     error: str
     exit_code: int
 
@@ -79,26 +80,26 @@ class CompareRow(Summary):
 
 
 class CompareReport(Summary):
-    """What `ntt compare` found; `page` shows all of it, and is not written for a single cell."""
+    """What `ntt compare` found; `page` shows all of it, and is not written for a single trial."""
 
     output: str
     page: str | None
     rows: list[CompareRow]
-    results: list[CellResult]
-    failed: list[CellFailure]
+    results: list[TrialResult]
+    failed: list[TrialFailure]
 
 
-class PlannedCell(Summary):
-    """One cell of a comparison, as `--cell` counts them."""
+class PlannedTrial(Summary):
+    """One trial of a comparison; `number` is what `--trial` takes."""
 
     number: int
-    cell: str
+    trial: str
     done: bool
 
 
 class ComparePlan(Summary):
-    """What `ntt compare --plan` says; the time is that of the cells not done, one after the other."""
+    """What `ntt compare --plan` says; `seconds` is for the trials not done, one after the other."""
 
     output: str
-    cells: list[PlannedCell]
+    trials: list[PlannedTrial]
     seconds: float

@@ -1,4 +1,4 @@
-"""The cells of a comparison, gathered over their seeds. Needs no torch."""
+"""The results of a comparison, gathered over seeds. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Sequence
 from decimal import Decimal
 
-from ntt_cli.comparison.results import CellResult, CompareRow
+from ntt_cli.comparison.results import CompareRow, TrialResult
 
 
-def rows_of(results: Sequence[CellResult]) -> list[CompareRow]:
+def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
     """One row for each method and sparsity, in the order of the results."""
-    groups: dict[tuple[str, float | None], list[CellResult]] = {}
+    groups: dict[tuple[str, float | None], list[TrialResult]] = {}
     for result in results:
         groups.setdefault((result.method, result.sparsity), []).append(result)
     rows = []
@@ -38,13 +38,13 @@ def rows_of(results: Sequence[CellResult]) -> list[CompareRow]:
 
 
 def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
-    """The columns of a table of them: headings by sparsity; dense, which has none, first, where it takes part."""
+    """A table's headings, by sparsity; the dense network, which has none, comes first if it takes part."""
     levels = sorted({row.sparsity for row in rows if row.sparsity is not None})
     dense = {None: "dense"} if any(row.sparsity is None for row in rows) else {}
     return dense | {level: percent(level) for level in levels}
 
 
 def percent(sparsity: float) -> str:
-    """As a reader knows it: 90% for 0.9; no two sparsities have the same."""
-    exact = 100 * Decimal(repr(sparsity))  # the digits that name the number, where floats would round
+    """A sparsity in percent: 90% for 0.9. No two sparsities have the same text."""
+    exact = 100 * Decimal(repr(sparsity))  # exact in decimal digits, where floats would round
     return f"{exact.to_integral() if exact == exact.to_integral() else exact.normalize()}%"

@@ -1,4 +1,4 @@
-"""One cell of a comparison: a method at a sparsity and a seed, pruned, fine-tuned and evaluated."""
+"""One trial of a comparison: a method at a sparsity and a seed, pruned, fine-tuned and evaluated."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ntt_cli.comparison.inputs import given_of, require_unchanged, test_data_of
-from ntt_cli.comparison.names import cell_name
-from ntt_cli.comparison.results import CellResult
+from ntt_cli.comparison.names import trial_name
+from ntt_cli.comparison.results import TrialResult
 from ntt_cli.config import (
     CompareConfig,
     DataOptions,
@@ -26,7 +26,7 @@ from ntt_cli.config import (
 from ntt_cli.errors import DivergedError, OutputError, ResumeError, UsageError
 from ntt_cli.evaluation import evaluate
 from ntt_cli.files.atomic import HOUR, remove_orphans
-from ntt_cli.files.results import CELLS, RESULT, read_result, write_result
+from ntt_cli.files.results import RESULT, TRIALS, read_result, write_result
 from ntt_cli.pruning import prune
 from ntt_cli.results import EvaluateReport, FinetuneReport
 from ntt_cli.runtime.events import Event, EventSink
@@ -41,8 +41,14 @@ DENSE = "dense.safetensors"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A method, with its options as `--methods` names them, at a sparsity and a seed; dense has no sparsity."""
+class Trial:
+    """A method at a sparsity and a seed.
+
+    Attributes:
+        method: an entry of `--methods`, with its options.
+        sparsity: `None` for the dense network.
+        seed: of weights, pruning and training.
+    """
 
     method: str
     sparsity: float | None
@@ -51,25 +57,25 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder's name."""
-        return cell_name(self.method, self.sparsity, self.seed)
+        return trial_name(self.method, self.sparsity, self.seed)
 
     @property
     def sees_labels(self) -> bool:
-        """Whether labels are seen before fine-tuning."""
+        """Whether the method sees labels before fine-tuning."""
         name, _ = method_of(self.method)
         return name == "trained-magnitude" or (name in method_names() and method_class(name).needs == "labels")
 
     @property
     def transfers(self) -> bool:
-        """Whether weights are moved by NTT."""
+        """Whether NTT changes the weights."""
         name, _ = method_of(self.method)
         return name in method_names() and bool(method_class(name).moves_weights)
 
 
-def cells_of(config: CompareConfig) -> list[Cell]:
-    """The grid: all cells of the first seed, then those of the next."""
+def trials_of(config: CompareConfig) -> list[Trial]:
+    """All trials: those of the first seed, then those of the next."""
     return [
-        Cell(method, sparsity, seed)
+        Trial(method, sparsity, seed)
         for seed in config.seeds
         for sparsity in (None, *config.sparsities)
         for method in config.methods
@@ -77,70 +83,70 @@ def cells_of(config: CompareConfig) -> list[Cell]:
     ]
 
 
-def pilot_of(config: CompareConfig, cell: Cell) -> Cell | None:
-    """The cell of the first seed that chooses this one's rate; `None` if it has its own."""
-    if cell.seed == config.seeds[0] or len(config.learning_rates) < 2:
+def learning_rate_source(config: CompareConfig, trial: Trial) -> Trial | None:
+    """The trial, of the first seed, that chooses this one's learning rate; `None` if it chooses its own."""
+    if trial.seed == config.seeds[0] or len(config.learning_rates) < 2:
         return None
-    return Cell(cell.method, cell.sparsity, config.seeds[0])
+    return Trial(trial.method, trial.sparsity, config.seeds[0])
 
 
-def folder_of(config: CompareConfig, cell: Cell) -> Path:
-    """Where the cell's files are."""
-    return Path(config.output) / CELLS / cell.name
+def folder_of(config: CompareConfig, trial: Trial) -> Path:
+    """Where the trial's files are."""
+    return Path(config.output) / TRIALS / trial.name
 
 
-def result_of(config: CompareConfig, cell: Cell) -> CellResult | None:
-    """The cell's result, if it has one.
+def result_of(config: CompareConfig, trial: Trial) -> TrialResult | None:
+    """The trial's result, if it has one.
 
     Raises:
-        OutputError: if it is that of another cell, or cannot be read.
+        OutputError: if it is that of another trial, or cannot be read.
     """
-    return read_result(folder_of(config, cell), CellResult)
+    return read_result(folder_of(config, trial), TrialResult)
 
 
-def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> CellResult:
-    """Do the work, and write the result last; of what a killed process did, nothing is done again.
+def run_trial(config: CompareConfig, trial: Trial, stop: Stop | None = None) -> TrialResult:
+    """Prune, fine-tune and evaluate, and write the result last. What a killed process did is not done again.
 
     Raises:
         NttError: what went wrong in one of the steps.
-        UsageError: if the cell that chooses the rate has no result.
+        UsageError: if the trial that chooses the learning rate has no result.
         DivergedError: if the loss on the test data is not finite.
-        OutputError: if its folder is a link, or the model or the data changed since the comparison was begun.
+        OutputError: if its folder is a link, or model, weights or data changed since the comparison was begun.
         Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
-    folder = folder_of(config, cell)
+    folder = folder_of(config, trial)
     for place in (folder.parent, folder):
         if place.is_symlink():
             raise OutputError(place, "is a link, and what it leads to would be overwritten", hint="remove the link")
         place.mkdir(parents=True, exist_ok=True)
     remove_orphans(folder / RESULT, older_than=HOUR)
     rates: tuple[float | None, ...] = config.learning_rates or (None,)
-    if pilot := pilot_of(config, cell):
-        chosen = result_of(config, pilot)
+    if source := learning_rate_source(config, trial):
+        chosen = result_of(config, source)
         if chosen is None:
             raise UsageError(
-                f"cell {cell.name}",
-                f"takes its rate from {pilot.name}, which has no result",
-                hint="run that cell first",
+                f"trial {trial.name}",
+                f"takes its learning rate from {source.name}, which has no result",
+                hint="run that trial first",
             )
         rates = (chosen.learning_rate,)
-    require_unchanged(config, cell.method)  # before any work is done in vain
-    sparse = _sparse_checkpoint(config, cell, folder, stop)
-    tuned = [_finetune(config, cell, folder, sparse, rate, stop) for rate in rates]
+    require_unchanged(config, trial.method)  # now, and not only after the work
+    sparse = _sparse_checkpoint(config, trial, folder, stop)
+    tuned = [_finetune(config, trial, folder, sparse, rate, stop) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
-    # Random weights have learnt no classes; their outputs are counted as those of the network that they become.
-    as_pruned = _evaluate(config, cell, sparse, best.class_names)
-    tested = _evaluate(config, cell, best.output, best.class_names)
+    # Random weights know no classes yet: their outputs stand for the classes that fine-tuning teaches them.
+    as_pruned = _evaluate(config, trial, sparse, best.class_names)
+    tested = _evaluate(config, trial, best.output, best.class_names)
     assert as_pruned.accuracy is not None
     assert tested.accuracy is not None
     if not math.isfinite(tested.accuracy.loss):
         raise DivergedError(best.output, "its loss on the test data is not finite", hint="give lower --learning-rates")
-    result = CellResult(
-        method=cell.method,
-        sparsity=cell.sparsity,
-        seed=cell.seed,
-        labels_before_training=cell.sees_labels,
+    result = TrialResult(
+        method=trial.method,
+        sparsity=trial.sparsity,
+        seed=trial.seed,
+        labels_before_training=trial.sees_labels,
         learning_rate=best.learning_rate,
         accuracy=tested.accuracy.top1,
         accuracy_as_pruned=as_pruned.accuracy.top1,
@@ -152,48 +158,48 @@ def run_cell(config: CompareConfig, cell: Cell, stop: Stop | None = None) -> Cel
         flops_sparse=tested.flops_sparse,
         seconds=time.monotonic() - begun,
     )
-    require_unchanged(config, cell.method)
+    require_unchanged(config, trial.method)
     write_result(folder, result)
     return result
 
 
-def pruning_of(config: CompareConfig, cell: Cell) -> PruneConfig:
-    """How the cell's network is pruned."""
-    method, own = method_of(cell.method)
-    folder, weights = folder_of(config, cell), config.weights
+def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
+    """How the trial's network is pruned."""
+    method, own = method_of(trial.method)
+    folder, weights = folder_of(config, trial), config.weights
     if method == "trained-magnitude":
         method, weights = "magnitude", str(folder / DENSE)
     elif method == "dense":
-        method = "magnitude"  # at sparsity 0, which keeps every weight and makes a checkpoint of them
+        method = "magnitude"  # at sparsity 0 it keeps every weight and writes a checkpoint
     common = {
-        "sparsity": cell.sparsity or 0.0,
+        "sparsity": trial.sparsity or 0.0,
         "weights": weights,
         "exclude": config.exclude,
         "include": config.include,
         "output": str(folder / "sparse.safetensors"),
     }
-    if cell.transfers and "epochs" not in own:
+    if trial.transfers and "epochs" not in own:
         common["steps"] = config.steps
-    return PruneConfig(**(_shared(config, cell) | common | own), method=method)
+    return PruneConfig(**(_shared(config, trial) | common | own), method=method)
 
 
-def _sparse_checkpoint(config: CompareConfig, cell: Cell, folder: Path, stop: Stop) -> str:
-    name, _ = method_of(cell.method)
+def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop) -> str:
+    name, _ = method_of(trial.method)
     if name == "trained-magnitude":
         dense = FinetuneConfig(
-            **_shared(config, cell), **_resuming(config), **_training(config), output=str(folder / DENSE)
+            **_shared(config, trial), **_resuming(config), **_training(config), output=str(folder / DENSE)
         )
         _resumed_or_anew(finetune.run, dense, stop)
-    pruning = pruning_of(config, cell).model_copy(update=_resuming(config))
+    pruning = pruning_of(config, trial).model_copy(update=_resuming(config))
     return _resumed_or_anew(prune.run, pruning, stop).output
 
 
 def _finetune(
-    config: CompareConfig, cell: Cell, folder: Path, checkpoint: str, rate: float | None, stop: Stop
+    config: CompareConfig, trial: Trial, folder: Path, checkpoint: str, rate: float | None, stop: Stop
 ) -> FinetuneReport:
     output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
     options = FinetuneConfig(
-        **_shared(config, cell),
+        **_shared(config, trial),
         **_resuming(config),
         **_training(config),
         checkpoint=checkpoint,
@@ -208,7 +214,7 @@ R = TypeVar("R")
 
 
 def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: Stop) -> R:
-    """Go on from what a killed process left, or, if that was on another machine, start from the beginning."""
+    """Go on from what a killed process left; if that is from another machine, start from the beginning."""
     try:
         return run(options, _ignore, stop)
     except ResumeError:
@@ -216,15 +222,15 @@ def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: S
 
 
 def _evaluate(
-    config: CompareConfig, cell: Cell, checkpoint: str, class_names: tuple[str, ...] | None
+    config: CompareConfig, trial: Trial, checkpoint: str, class_names: tuple[str, ...] | None
 ) -> EvaluateReport:
     network = given_of(config, (*ModelOptions.model_fields, "device"))
-    options = network | test_data_of(config) | {"seed": cell.seed}
+    options = network | test_data_of(config) | {"seed": trial.seed}
     return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
 
 
-def _shared(config: CompareConfig, cell: Cell) -> dict[str, Any]:
-    return given_of(config, SHARED) | {"seed": cell.seed}
+def _shared(config: CompareConfig, trial: Trial) -> dict[str, Any]:
+    return given_of(config, SHARED) | {"seed": trial.seed}
 
 
 def _resuming(config: CompareConfig) -> dict[str, Any]:
@@ -236,4 +242,4 @@ def _training(config: CompareConfig) -> dict[str, Any]:
 
 
 def _ignore(event: Event) -> None:
-    """The comparison tells of its cells alone."""
+    """A comparison reports which trials run, and no events from within them."""

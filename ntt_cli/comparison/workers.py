@@ -1,4 +1,4 @@
-"""The cells of a comparison side by side, in processes that each do one after the other."""
+"""The trials of a comparison side by side, in worker processes that each run one trial after the other."""
 
 from __future__ import annotations
 
@@ -9,106 +9,77 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 
-from ntt_cli.comparison.trial import Cell, pilot_of, run_cell
+from ntt_cli.comparison.queue import Failure, TrialQueue, failure_of
+from ntt_cli.comparison.trial import Trial, run_trial
 from ntt_cli.config import CompareConfig
-from ntt_cli.errors import INTERNAL_ERROR, NttError
-from ntt_cli.runtime.events import CellsChanged, EventSink
-from ntt_cli.runtime.python_source import blame
+from ntt_cli.errors import NttError
+from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import GRACE_SECONDS, Interrupted, Stop, handle_signals
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell has no result, and the exit code that its run would have had."""
-
-    error: str
-    exit_code: int
 
 
 @dataclass
 class _Worker:
-    """A process, what is sent to it and comes back, and the cell that it works on."""
+    """A process that runs one trial after the other, the pipe to it, and the trial that it runs now."""
 
     process: BaseProcess
     pipe: Connection
-    cell: Cell | None = None
+    trial: Trial | None = None
 
-    def give(self, cell: Cell) -> None:
-        """Let it work on a cell."""
-        self.cell = cell
-        # One that is dead already is found so when it is listened to.
+    def begin(self, trial: Trial) -> None:
+        """Let the process run a trial."""
+        self.trial = trial
+        # If the process has died already, `failure` finds out.
         with contextlib.suppress(BrokenPipeError):
-            self.pipe.send(cell)
+            self.pipe.send(trial)
 
-    def take(self) -> Failure | None:
-        """Why the cell failed, `None` if it did not; waits for the word."""
+    def failure(self) -> Failure | None:
+        """Wait for the trial's end; why it failed, `None` if it did not."""
         try:
-            word: Failure | None = self.pipe.recv()
+            answer: Failure | None = self.pipe.recv()
         except EOFError:
             self.process.join()
             return Failure(f"its process ended with exit code {self.process.exitcode}", NttError.exit_code)
-        return word
+        return answer
 
 
-@dataclass
-class _Board:
-    """Which cells are where."""
+def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> dict[str, Failure]:
+    """Run the trials in other processes, `config.jobs` at a time.
 
-    waiting: list[Cell]
-    workers: list[_Worker] = field(default_factory=list)
-    done: int = 0
-    failed: dict[str, Failure] = field(default_factory=dict)
+    If a process is killed, as when memory runs out, only its own trial fails. No process outlives this one.
 
-    @property
-    def running(self) -> list[Cell]:
-        return [worker.cell for worker in self.workers if worker.cell is not None]
-
-    def event(self) -> CellsChanged:
-        total = self.done + len(self.failed) + len(self.running) + len(self.waiting)
-        names = tuple(cell.name for cell in self.running)
-        return CellsChanged(done=self.done, failed=len(self.failed), total=total, running=names)
-
-
-def run_cells(config: CompareConfig, cells: Sequence[Cell], on_event: EventSink) -> dict[str, Failure]:
-    """Run the cells, `config.jobs` at a time, and return why some failed, by name.
-
-    A process that is killed, for want of memory, takes no cell but its own with it, and none outlives this one.
+    Returns:
+        why some trials failed, by name.
     """
-    board = _Board(waiting=list(cells))
-    on_event(board.event())
+    queue = TrialQueue(config, list(trials), on_event)
+    workers: list[_Worker] = []
+    queue.tell()
     try:
-        while board.waiting or board.running:
-            while len(board.running) < config.jobs and (cell := _next(config, board)) is not None:
-                _free_worker(config, board).give(cell)
-                on_event(board.event())
-            heard = set(wait([worker.pipe for worker in board.workers if worker.cell is not None]))
-            for worker in [worker for worker in board.workers if worker.pipe in heard]:
-                assert worker.cell is not None
-                why = worker.take()
-                if why is None:
-                    board.done += 1
-                else:
-                    board.failed[worker.cell.name] = why
-                worker.cell = None
+        while queue.waiting or queue.running:
+            while len(queue.running) < config.jobs and (trial := queue.start_next()) is not None:
+                _free_worker(config, workers).begin(trial)
+            ready = set(wait([worker.pipe for worker in workers if worker.trial is not None]))
+            for worker in [worker for worker in workers if worker.pipe in ready]:
+                assert worker.trial is not None
+                ended, failure = worker.trial, worker.failure()
+                worker.trial = None
                 if not worker.process.is_alive():
-                    board.workers.remove(worker)
-                on_event(board.event())
+                    workers.remove(worker)
+                queue.end(ended, failure)
     finally:
-        _end(board.workers)
-    return board.failed
+        _end(workers)
+    return queue.failed
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Let the cells that run save their state, each process at the same time."""
+    """End the processes, all at the same time; the trials that run save their state first."""
     for worker in workers:
         worker.process.terminate()
     until = time.monotonic() + GRACE_SECONDS
@@ -119,35 +90,26 @@ def _end(workers: Sequence[_Worker]) -> None:
         worker.pipe.close()
 
 
-def _next(config: CompareConfig, board: _Board) -> Cell | None:
-    """The first waiting cell whose rate is known; with a failed pilot it runs too, and says so."""
-    unknown = [*board.waiting, *board.running]
-    for cell in board.waiting:
-        if pilot_of(config, cell) not in unknown:
-            board.waiting.remove(cell)
-            return cell
-    return None
-
-
-def _free_worker(config: CompareConfig, board: _Board) -> _Worker:
-    """One without a cell; a process takes seconds to import torch, so that it is kept from cell to cell."""
-    for worker in board.workers:
-        if worker.cell is None:
+def _free_worker(config: CompareConfig, workers: list[_Worker]) -> _Worker:
+    """A worker without a trial, or a new one. Workers are kept: each takes seconds to import torch."""
+    for worker in workers:
+        if worker.trial is None:
             return worker
     processes = multiprocessing.get_context("spawn")
     ours, theirs = processes.Pipe()
     threads = max(1, torch.get_num_threads() // config.jobs)
     process: BaseProcess = processes.Process(target=_work, args=(config, theirs, threads))
     process.start()
-    theirs.close()  # the process has its own, so that its end closes the pipe
-    board.workers.append(_Worker(process, ours))
-    return board.workers[-1]
+    theirs.close()  # the process has its own copy, and closes the pipe when it ends
+    workers.append(_Worker(process, ours))
+    return workers[-1]
 
 
 def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
-    """The life of a process: cells, until there are no more."""
+    """What a worker's process does: run trials until there are no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the comparison itself ends its cells
+    # A terminal sends the interrupt to every process; the comparison's own process ends the trials.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = Stop()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
@@ -158,34 +120,31 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
     ):
         while True:
             try:
-                cell = pipe.recv()
+                trial = pipe.recv()
             except EOFError:
                 return
-            pipe.send(_failure(config, cell, stop))
+            pipe.send(_run(config, trial, stop))
 
 
-def _failure(config: CompareConfig, cell: Cell, stop: Stop) -> Failure | None:
-    """Run the cell, and return why it failed, `None` if it did not.
+def _run(config: CompareConfig, trial: Trial, stop: Stop) -> Failure | None:
+    """Run the trial; why it failed, `None` if it did not.
 
     Raises:
-        Interrupted: if the comparison ends its cells.
+        Interrupted: if the comparison ends its trials.
     """
     try:
-        run_cell(config, cell, stop)
+        run_trial(config, trial, stop)
     except Interrupted:
         raise
-    except BaseException as error:  # a network may raise SystemExit and EOFError, too
+    except BaseException as error:  # a network may raise SystemExit, KeyboardInterrupt and others
         if stop.asked is not None:
             raise Interrupted(stop.asked) from error
-        known = error if isinstance(error, NttError) else blame(error)
-        if known is None:
-            return Failure(traceback.format_exc(), INTERNAL_ERROR)
-        return Failure(f"{known.where}: {known.what}; {known.hint}", known.exit_code)
+        return failure_of(error)
     return None
 
 
 def _end_with_parent() -> None:
-    """A comparison that was killed leaves no process behind that would write into its folder."""
+    """End this process when the comparison's own is killed, so that nothing writes into the folder any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -149,17 +149,17 @@ class CompareConfig(ModelOptions, DataOptions):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
     jobs: Annotated[
         int,
-        Field(ge=1, le=1024, description="Cells side by side."),
+        Field(ge=1, le=1024, description="How many trials run side by side."),
         MACHINE,
-        ReadWhen(lambda config: config.cell is None, "cell {cell} runs alone"),
+        ReadWhen(lambda config: config.trial is None, "trial {trial} runs alone"),
     ] = 1
-    cell: Annotated[
+    trial: Annotated[
         int | None,
-        Field(ge=1, lt=2**63, description="Run this cell alone, as --plan numbers them; for job arrays."),
+        Field(ge=1, lt=2**63, description="Run this trial alone, as --plan numbers them; for job arrays."),
         MACHINE,
     ] = None
     checkpoint_every: Annotated[
-        float, Field(ge=0, description="Seconds between two savings of a cell's state."), OUTPUT
+        float, Field(ge=0, description="Seconds between two savings of a trial's state."), OUTPUT
     ] = 60.0
     output: Annotated[
         str, Field(description="Folder of the results; what is there already is not done again."), OUTPUT

@@ -1,4 +1,4 @@
-"""The folder of a comparison: what it compares, each cell's result, and all of them as JSON lines and CSV."""
+"""The folder of a comparison: what it compares, each trial's result, and all results as JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from ntt_cli.files.atomic import HOUR, create_atomically, is_temporary, remove_o
 from ntt_cli.files.strict_json import parse_json
 
 SETTINGS = "comparison.json"
-CELLS = "cells"
+TRIALS = "trials"
+OLD_TRIALS = "cells"
+"""What an older ntt called the folder of the trials."""
+
 RESULT = "result.json"
 ALWAYS = {"model", "model file", "data", "limit", "weights", "epochs", "optimiser", "learning_rates", "first seed"}
 """Settings that every ntt recorded; where one is missing, somebody else wrote the file."""
@@ -34,11 +37,11 @@ MEND_RESULT = "remove it, and it is made anew"
 
 
 class Result(BaseModel):
-    """Base of what a cell's file holds."""
+    """Base of what a trial's file holds."""
 
     @property
-    def cell(self) -> str:
-        """The name of the cell, which is that of its folder."""
+    def trial(self) -> str:
+        """The name of the trial, which is that of its folder."""
         raise NotImplementedError
 
 
@@ -55,7 +58,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
         the settings that it lacked.
 
     Raises:
-        OutputError: if it is something else, or cannot be made or read.
+        OutputError: if it is something else, an older ntt began it, or it cannot be made or read.
     """
     wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS
@@ -73,6 +76,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             )
         if not write or create_atomically(path, _settings_text(wanted)):
             return []
+    _refuse_old_trials(folder)
     if not write:
         return _compare(folder, _read_settings(path), wanted)
     for written in (path, *(folder / name for name in TABLES)):
@@ -131,21 +135,21 @@ def short(value: object) -> str:
     return f"{text[:12]}…" if len(text) == 64 else text
 
 
-def read_result(cell: Path, kind: type[R]) -> R | None:
-    """A cell's result; `None` if it has none yet.
+def read_result(trial: Path, kind: type[R]) -> R | None:
+    """A trial's result; `None` if it has none yet.
 
     Raises:
-        OutputError: if there is one that ntt did not write, or wrote for another cell.
+        OutputError: if there is one that ntt did not write, or wrote for another trial.
     """
-    path = cell / RESULT
+    path = trial / RESULT
     if not _is_there(path, hint=MEND_RESULT):
         return None
     try:
         result = kind.model_validate(_read_json(path, hint=MEND_RESULT))
     except ValidationError as error:
         raise OutputError(path, "is not a result of this version of ntt", hint=MEND_RESULT) from error
-    if result.cell != cell.name:
-        raise OutputError(cell, "holds the result of another cell", hint=MEND_RESULT)
+    if result.trial != trial.name:
+        raise OutputError(trial, "holds the result of another trial", hint=MEND_RESULT)
     return result
 
 
@@ -163,18 +167,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
-    """The results that there are, by the folders of their cells, in the order of their names.
+    """The results that there are, by the folders of their trials, in the order of the names.
 
     Raises:
-        OutputError: if one of them is not a result.
+        OutputError: if one of them is not a result, or an older ntt began the comparison.
     """
-    cells = sorted(path.parent for path in (folder / CELLS).glob(f"*/{RESULT}"))
-    return {cell: result for cell in cells if (result := read_result(cell, kind)) is not None}
+    _refuse_old_trials(folder)
+    trials = sorted(path.parent for path in (folder / TRIALS).glob(f"*/{RESULT}"))
+    return {trial: result for trial in trials if (result := read_result(trial, kind)) is not None}
 
 
-def write_result(cell: Path, result: BaseModel) -> None:
-    """Write a cell's result; it counts as done from then on."""
-    write_atomically(cell / RESULT, (result.model_dump_json(indent=2) + "\n").encode())
+def write_result(trial: Path, result: BaseModel) -> None:
+    """Write a trial's result; the trial counts as done from then on."""
+    write_atomically(trial / RESULT, (result.model_dump_json(indent=2) + "\n").encode())
 
 
 def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
@@ -188,6 +193,20 @@ def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     write_atomically(folder / TABLES[1], table.getvalue().encode())
+
+
+def _refuse_old_trials(folder: Path) -> None:
+    """Refuse a comparison whose trials lie where an older ntt put them: two folders of trials must not be mixed.
+
+    Raises:
+        OutputError: if there is such a folder of trials.
+    """
+    if (folder / OLD_TRIALS).exists():
+        raise OutputError(
+            folder,
+            f"holds a comparison of an older ntt, with its trials in {OLD_TRIALS}/",
+            hint=f"rename its folder {OLD_TRIALS} to {TRIALS}, or begin anew in another folder",
+        )
 
 
 def _is_there(path: Path, *, hint: str) -> bool:

@@ -13,7 +13,7 @@ MOST_ROWS = 200
 
 def shown(name: str, most: int = MOST_LETTERS) -> str:
     """A name in one line and at most so many letters, its control and direction characters spelt out."""
-    # The end stays: by it one tells names of layers apart.
+    # The end stays too: names of layers differ there.
     short = name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
     return "".join(c if category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in short)
 

@@ -10,11 +10,11 @@ from ntt_cli.files.report_reader import Report
 from ntt_cli.report.figures import Figure, Numbers, Panel, Series, describe
 
 POINTS = 200
-"""Most points of a curve; more cannot be seen."""
+"""The most points that a curve has; more cannot be seen."""
 
 
 def averaged(values: Numbers) -> tuple[Numbers, Numbers]:
-    """Steps and values, thinned out to the means of equal parts of them."""
+    """Steps and values of a curve, as the means of at most `POINTS` equal parts of it."""
     parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
     return (
         np.array([part.mean() + 1 for part in parts]),
@@ -68,7 +68,7 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
 
 
 def kernel_panels(title: str, runs: Mapping[str, Report]) -> tuple[Panel, Panel] | None:
-    """Eigenvalues, and what is left to learn; the teacher's first, from the first run."""
+    """Eigenvalues of the kernels, and the error that training leaves. The teacher comes first, as in the first run."""
     known = {label: run for label, run in runs.items() if "spectrum.student" in run.numbers}
     if not known:
         return None
@@ -101,7 +101,7 @@ PREDICTION = (
 
 
 def figure(head: tuple[str, str, str], panels: Sequence[Panel]) -> Figure:
-    """A figure that describes itself."""
+    """A figure with its description in words."""
     name, title, caption = head
     return Figure(name, title, caption, describe(tuple(panels)), tuple(panels))
 

@@ -14,7 +14,7 @@ Numbers = NDArray[np.float64]
 Form = Literal["line", "marked", "dots", "bars"]
 
 TICK_LETTERS = 60
-"""Of a name in a plot, which is to have room for something else."""
+"""The most letters of a name in a plot, which needs room for the curves."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Series:
         x: `[k]`.
         y: `[k]`.
         spread: half the height of a band around `y`, `[k]`.
-        dashed: drawn so.
+        dashed: whether its line is broken.
     """
 
     label: str
@@ -105,7 +105,7 @@ class Page:
 
 
 def bounded(page: Page) -> Page:
-    """The page as it can be drawn and read, whatever names it has and however many."""
+    """The page with long names shortened and long tables cut, so that it can be drawn and read."""
     return replace(
         page,
         title=shown(page.title),

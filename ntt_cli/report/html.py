@@ -12,7 +12,7 @@ from ntt_cli.report.figures import Page
 from ntt_cli.report.plots import draw_svg
 
 MARK = '<meta name="generator" content="ntt '
-"""By which a page that ntt wrote is known."""
+"""Marks a page that ntt wrote."""
 
 
 def page_html(page: Page) -> str:

@@ -21,16 +21,16 @@ COLOURS = (
     "#d65f9b", "#6f9a2e", "#a9754f", "#6674d9", "#1fa5b0", "#b9564f",
     "#d98a3d", "#8f5bd6", "#8c8433", "#4fb3e8",
 )  # fmt: skip
-"""As many as a comparison has methods, told apart by most eyes, and seen on white and on black."""
+"""One for each method of a comparison. Most eyes tell them apart, on white and on black."""
 
 MARKERS = "osD^vPX<>*hdp"
-"""Not as many, so that series of one colour have other markers."""
+"""Fewer than the colours, so that series of the same colour have different markers."""
 
 REFERENCES = {"teacher", "dense"}
-"""Series that others are held against, in the colour of the text."""
+"""Series that others are compared with, drawn in the colour of the text."""
 
 INK = "#818283"
-"""Stands for the page's own text colour in the drawing, and is none of the colours above."""
+"""Stands for the page's text colour in the drawing; none of the colours above."""
 
 WHOLE = {"epoch", "step"}
 """Counted in whole numbers."""

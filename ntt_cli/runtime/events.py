@@ -92,8 +92,8 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class CellsChanged:
-    """Of `total` cells to run, `done` have a result and `failed` none; `running` are named."""
+class TrialsChanged:
+    """Of `total` trials, `done` ended with a result and `failed` without; `running` names those at work."""
 
     done: int
     failed: int
@@ -112,6 +112,6 @@ Event = (
     | TrainingStepsDone
     | EpochDone
     | Evaluated
-    | CellsChanged
+    | TrialsChanged
 )
 EventSink = Callable[[Event], None]

@@ -10,8 +10,8 @@ import pytest
 
 from ntt_cli.comparison import compare
 from ntt_cli.comparison.page import comparison_page
-from ntt_cli.comparison.results import CellResult
-from ntt_cli.comparison.trial import run_cell
+from ntt_cli.comparison.results import TrialResult
+from ntt_cli.comparison.trial import run_trial
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.checkpoint import read_checkpoint
@@ -41,8 +41,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             device="cpu",
             learning_rates=(1e-3, 1e-2),
         )
-        for cell in compare.prepare(chosen, print, write=True):
-            run_cell(chosen, cell)
+        for trial in compare.prepare(chosen, print, write=True):
+            run_trial(chosen, trial)
         return Path("comparison").resolve()
 
 
@@ -56,8 +56,8 @@ def shown(page: Page, name: str) -> Figure:
     return found
 
 
-def results(folder: Path, method: str, sparsity: float | None) -> list[CellResult]:
-    found = read_results(folder, CellResult).values()
+def results(folder: Path, method: str, sparsity: float | None) -> list[TrialResult]:
+    found = read_results(folder, TrialResult).values()
     return [result for result in found if (result.method, result.sparsity) == (method, sparsity)]
 
 
@@ -77,7 +77,7 @@ def test_facts(page: Page) -> None:
 def test_data_of_one_method_are_not_those_of_the_comparison(compared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(compared, folder)
-    for path in folder.glob("cells/*/result.json"):
+    for path in folder.glob("trials/*/result.json"):
         result = json.loads(path.read_text())
         if result["method"] == "ntt":
             path.write_text(json.dumps(result | {"method": "ntt:data=noise:10"}))
@@ -87,11 +87,11 @@ def test_data_of_one_method_are_not_those_of_the_comparison(compared: Path, tmp_
     assert comparison_page(folder).facts["data"] == "that of the model"
 
 
-def test_the_result_of_another_cell(compared: Path, tmp_path: Path) -> None:
+def test_the_result_of_another_trial(compared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(compared, folder)
-    shutil.copy(folder / "cells/snip-0.8-seed1/result.json", folder / "cells/ntt-0.8-seed1/result.json")
-    with pytest.raises(OutputError, match="ntt-0.8-seed1: holds the result of another cell"):
+    shutil.copy(folder / "trials/snip-0.8-seed1/result.json", folder / "trials/ntt-0.8-seed1/result.json")
+    with pytest.raises(OutputError, match="ntt-0.8-seed1: holds the result of another trial"):
         comparison_page(folder)
 
 
@@ -141,9 +141,9 @@ def test_training_curves_are_those_of_the_chosen_rate(compared: Path, page: Page
     curve = next(series for series in panel.series if series.label == "random")
     chosen = []
     for seed in (1, 2):
-        cell = compared / "cells" / f"random-0.9-seed{seed}"
+        trial = compared / "trials" / f"random-0.9-seed{seed}"
         (result,) = [result for result in results(compared, "random", 0.9) if result.seed == seed]
-        path = next(cell.glob(f"tuned-{result.learning_rate:g}.report.safetensors"))
+        path = next(trial.glob(f"tuned-{result.learning_rate:g}.report.safetensors"))
         chosen.append(read_report(path).numbers["history.accuracy"] * 100)
     assert curve.y == pytest.approx(np.mean(chosen, axis=0))
     assert len(curve.y) == 2
@@ -153,7 +153,7 @@ def test_layers_are_those_of_the_masks(compared: Path, page: Page) -> None:
     panel = shown(page, "layers").panels[0]
     curve = next(series for series in panel.series if series.label == "snip")
     masks = [
-        read_checkpoint(compared / "cells" / f"snip-0.8-seed{seed}" / "sparse.safetensors").masks for seed in (1, 2)
+        read_checkpoint(compared / "trials" / f"snip-0.8-seed{seed}" / "sparse.safetensors").masks for seed in (1, 2)
     ]
     assert [name for _, name in panel.ticks] == list(masks[0])
     means = [np.mean([float(each[name].double().mean()) for each in masks]) for name in masks[0]]
@@ -164,7 +164,7 @@ def test_transfers_and_kernels(compared: Path, page: Page) -> None:
     transfer = shown(page, "transfer").panels
     assert [panel.title for panel in transfer][2] == "Alignment of the kernels"
     assert {series.label for series in transfer[0].series} == {"ntt, 80%", "ntt, 90%"}
-    report = read_report(compared / "cells" / "ntt-0.8-seed1" / "sparse.safetensors")
+    report = read_report(compared / "trials" / "ntt-0.8-seed1" / "sparse.safetensors")
     assert transfer[2].series[0].y == pytest.approx(report.numbers["history.alignment"])
     assert (np.abs(transfer[2].series[0].y) < 1.0001).all()
     spectra = shown(page, "spectra").panels[0].series
@@ -184,33 +184,33 @@ def test_steps_are_averaged_in_equal_parts() -> None:
 def test_one_sparsity_one_seed_and_what_is_missing(compared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "less"
     shutil.copytree(compared, folder)
-    for cell in (folder / "cells").iterdir():
-        if "seed2" in cell.name or "0.9" in cell.name:
-            shutil.rmtree(cell)
+    for trial in (folder / "trials").iterdir():
+        if "seed2" in trial.name or "0.9" in trial.name:
+            shutil.rmtree(trial)
     for large in folder.rglob("*.safetensors"):
         large.unlink()
     page = comparison_page(folder)
     assert [figure.name for figure in page.figures] == ["methods"]
     assert page.facts["data"] == "that of the model"
     assert "±" not in "".join("".join(row) for row in page.tables[0].rows)
-    shutil.rmtree(folder / "cells")
+    shutil.rmtree(folder / "trials")
     with pytest.raises(OutputError, match="without a single result"):
         comparison_page(folder)
 
 
 def test_a_run_of_prune(compared: Path) -> None:
-    report = read_report(compared / "cells" / "ntt-0.9-seed1" / "sparse.report.safetensors")
+    report = read_report(compared / "trials" / "ntt-0.9-seed1" / "sparse.report.safetensors")
     page = run_page(report)
     assert [figure.name for figure in page.figures] == ["layers", "transfer", "masks", "spectra", "prediction"]
     (bars,) = shown(page, "layers").panels[0].series
     assert bars.x == pytest.approx([100 * layer["density"] for layer in report.summary["layers"]])
     assert page.facts["kept"] == "118 of 1,184 prunable weights, 90.03% sparse"
-    one_shot = run_page(read_report(compared / "cells" / "random-0.9-seed1" / "sparse.safetensors"))
+    one_shot = run_page(read_report(compared / "trials" / "random-0.9-seed1" / "sparse.safetensors"))
     assert [figure.name for figure in one_shot.figures] == ["layers"]
 
 
 def test_a_run_of_finetune(compared: Path) -> None:
-    report = read_report(compared / "cells" / "dense-seed1" / "tuned-0.01.safetensors")
+    report = read_report(compared / "trials" / "dense-seed1" / "tuned-0.01.safetensors")
     page = run_page(report)
     loss, accuracy = shown(page, "training").panels
     assert loss.series[0].y == pytest.approx(report.numbers["history.train_loss"])
@@ -218,7 +218,7 @@ def test_a_run_of_finetune(compared: Path) -> None:
 
 
 def test_a_report_of_another_version(compared: Path) -> None:
-    report = read_report(compared / "cells" / "ntt-0.9-seed1" / "sparse.safetensors")
+    report = read_report(compared / "trials" / "ntt-0.9-seed1" / "sparse.safetensors")
     report.summary.pop("layers")
     with pytest.raises(CheckpointError, match="another version of ntt"):
         run_page(report)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ntt_cli.comparison import compare
-from ntt_cli.comparison.trial import run_cell
+from ntt_cli.comparison.trial import run_trial
 from ntt_cli.config import CompareConfig, EvaluateConfig, FinetuneConfig, PruneConfig
 from ntt_cli.errors import DataError, NttError
 from ntt_cli.evaluation import evaluate
@@ -209,9 +209,9 @@ def test_a_comparison_on_test_data_that_lacks_a_class() -> None:
     }
     warned = Warnings()
     config = CompareConfig(**options, test_data=images("te", "bear", "cat"))
-    cells = compare.prepare(config, warned, write=True)
+    trials = compare.prepare(config, warned, write=True)
     assert warned == ["te has no samples of apple: accuracy is over the other 2 of 3 classes"]
-    result = run_cell(config, cells[0])
+    result = run_trial(config, trials[0])
     assert (result.accuracy_as_pruned, result.accuracy) == (1.0, 1.0)
     what, _ = refusal(
         DataError,

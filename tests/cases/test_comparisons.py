@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from ntt_cli.comparison.compare import prepare
 from ntt_cli.comparison.rows import percent
-from ntt_cli.comparison.trial import Cell, cells_of, folder_of, result_of, run_cell
+from ntt_cli.comparison.trial import Trial, folder_of, result_of, run_trial, trials_of
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import OutputError
 from ntt_cli.training import finetune
@@ -51,8 +51,8 @@ def config(**values: Any) -> CompareConfig:
 def finish(**values: Any) -> None:
     """A comparison done, but for its tables, in this process."""
     chosen = config(**values)
-    for cell in prepare(chosen, lambda _: None, write=True):
-        run_cell(chosen, cell)
+    for trial in prepare(chosen, lambda _: None, write=True):
+        run_trial(chosen, trial)
 
 
 @pytest.mark.parametrize("what", ["training data", "test data", "module helper"])
@@ -96,7 +96,7 @@ def test_data_of_one_method_that_an_older_ntt_did_not_record(ntt: Ntt) -> None:
     done = ntt(*COMMAND, "--methods", "random:data=aux.npz,random:limit=50,random:limit=40", "--seeds", "1", "--plan")
     assert done.code == 0, done.err
     left_out = "data of random:data=aux.npz, data of random:limit=50; make sure"
-    assert f"warning: out was begun by an older ntt, which left out: {left_out}" in done.err
+    assert f"warning: out was begun by an older ntt, which did not record: {left_out}" in done.err
 
 
 CHANGES = {
@@ -117,13 +117,13 @@ def write_weights(seed: int) -> None:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("late", [False, True], ids=["before a cell", "within a cell"])
-def test_what_changes_between_the_cells(what: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["before a trial", "within a trial"])
+def test_what_changes_between_the_trials(what: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     write_weights(0)
     write_data(5, 5, "aux.npz")
     chosen = config(methods=("random:data=aux.npz",), weights="w.safetensors", mean="0", std="1", seeds=(1, 2))
     first, second = prepare(chosen, lambda _: None, write=True)
-    done = run_cell(chosen, first)
+    done = run_trial(chosen, first)
     where, change = CHANGES[what]
     tune = finetune.run
     if late:
@@ -133,7 +133,7 @@ def test_what_changes_between_the_cells(what: str, late: bool, monkeypatch: pyte
     with pytest.raises(
         OutputError, match=f"^{where}: changed while out was being compared: another {what}: "
     ) as caught:
-        run_cell(chosen, second)
+        run_trial(chosen, second)
     assert (caught.value.exit_code, "put back what it was" in caught.value.hint) == (2, True)
     assert (result_of(chosen, first), result_of(chosen, second)) == (done, None)
     assert (folder_of(chosen, second) / "tuned.safetensors").exists() == late  # no work in vain
@@ -146,7 +146,21 @@ def test_a_folder_of_an_older_ntt(ntt: Ntt) -> None:
     settings.write_text("\n".join(lines).replace(",\n}", "\n}"))
     done = ntt(*COMMAND, "--methods", "random", "--seeds", "1", "--plan")
     assert done.code == 0, done.err
-    assert "warning: out was begun by an older ntt, which left out: training data, test data" in done.err
+    assert "warning: out was begun by an older ntt, which did not record: training data, test data" in done.err
+
+
+def test_trials_of_an_older_ntt_are_refused_until_they_are_renamed(ntt: Ntt) -> None:
+    finish()
+    command = [*COMMAND, "--methods", "random", "--seeds", "1"]
+    Path("out/trials").rename("out/cells")
+    for refused in (command, [*command, "--plan"], ["report", "out"]):
+        said = ntt(*refused)
+        assert said.code == 2, said.err
+        assert "error: out: holds a comparison of an older ntt, with its trials in cells/" in said.err
+        assert "hint: rename its folder cells to trials, or begin anew in another folder" in said.err
+    assert not Path("out/trials").exists()
+    Path("out/cells").rename("out/trials")
+    assert "0 of 1 trials to do" in ntt(*command, "--plan").out
 
 
 def test_dense_alone(ntt: Ntt) -> None:
@@ -161,17 +175,17 @@ def test_dense_alone(ntt: Ntt) -> None:
 
 def test_dense_is_done_and_nothing_else(ntt: Ntt) -> None:
     chosen = config(methods=("dense", "random"))
-    run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
+    run_trial(chosen, prepare(chosen, lambda _: None, write=True)[0])
     assert ntt("report", "out").code == 0
 
 
 def test_numbers_that_look_alike_have_folders_of_their_own() -> None:
     near = 0.9000000000000001
     chosen = config(sparsities=(0.9, near, "0.90"), seeds=("1", "01"), learning_rates=(1e-3, 0.00100000001))
-    assert [(cell.sparsity, cell.seed) for cell in cells_of(chosen)] == [(0.9, 1), (near, 1)]
-    assert [cell.name for cell in cells_of(chosen)] == ["random-0.9-seed1", f"random-{near}-seed1"]
-    run_cell(chosen, prepare(chosen, lambda _: None, write=True)[0])
-    tuned = {path.name for path in folder_of(chosen, cells_of(chosen)[0]).glob("tuned*[0-9].safetensors")}
+    assert [(trial.sparsity, trial.seed) for trial in trials_of(chosen)] == [(0.9, 1), (near, 1)]
+    assert [trial.name for trial in trials_of(chosen)] == ["random-0.9-seed1", f"random-{near}-seed1"]
+    run_trial(chosen, prepare(chosen, lambda _: None, write=True)[0])
+    tuned = {path.name for path in folder_of(chosen, trials_of(chosen)[0]).glob("tuned*[0-9].safetensors")}
     assert tuned == {"tuned-0.001.safetensors", "tuned-0.00100000001.safetensors"}
 
 
@@ -190,28 +204,28 @@ def test_each_sparsity_has_a_heading_of_its_own() -> None:
 
 def test_a_path_of_200_letters_in_a_method() -> None:
     long, other = (f"random:data={letter * 50}/{200 * letter}/d.npz" for letter in "ab")
-    names = [Cell(method, 0.9, 1).name for method in (long, other, long + "x")]
+    names = [Trial(method, 0.9, 1).name for method in (long, other, long + "x")]
     assert len(set(names)) == 3
     assert all(len(name) < 150 for name in names)
 
 
-def test_the_result_of_another_cell(ntt: Ntt) -> None:
+def test_the_result_of_another_trial(ntt: Ntt) -> None:
     finish(seeds=(1, 2))
-    first, second = (folder_of(config(), Cell("random", 0.9, seed)) / "result.json" for seed in (1, 2))
+    first, second = (folder_of(config(), Trial("random", 0.9, seed)) / "result.json" for seed in (1, 2))
     second.write_text(first.read_text())
     said = ntt(*COMMAND, "--methods", "random", "--seeds", "1,2")
     assert said.code == 2
-    assert "seed2: holds the result of another cell" in said.err
+    assert "seed2: holds the result of another trial" in said.err
 
 
-def test_a_cell_s_folder_that_is_a_link(tmp_path: Path) -> None:
+def test_a_trial_s_folder_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     chosen = config()
-    (cell,) = prepare(chosen, lambda _: None, write=True)
-    folder_of(chosen, cell).parent.mkdir()
-    folder_of(chosen, cell).symlink_to(tmp_path / "precious")
+    (trial,) = prepare(chosen, lambda _: None, write=True)
+    folder_of(chosen, trial).parent.mkdir()
+    folder_of(chosen, trial).symlink_to(tmp_path / "precious")
     with pytest.raises(OutputError, match="is a link, and what it leads to would be overwritten"):
-        run_cell(chosen, cell)
+        run_trial(chosen, trial)
     assert not list((tmp_path / "precious").iterdir())
 
 
@@ -228,8 +242,8 @@ def test_torchrun_does_not_start_a_comparison(ntt: Ntt, monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = ntt(*COMMAND)
     assert said.code == 2
-    assert "error: compare under torchrun: would do every cell in each of its processes" in said.err
-    assert "hint: start it without torchrun; --jobs N runs N cells side by side" in said.err
+    assert "error: compare under torchrun: would run every trial in each of its processes" in said.err
+    assert "hint: start it without torchrun; --jobs N runs N trials side by side" in said.err
     assert not Path("out").exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ntt_cli.comparison import compare
-from ntt_cli.comparison.trial import run_cell
+from ntt_cli.comparison.trial import run_trial
 from ntt_cli.config import CompareConfig
 from tests.cli.conftest import MODEL, Ntt
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "snip")) -> None:
-    """The grid's cells, in this process."""
+    """The grid's trials, in this process."""
     config = CompareConfig(
         model=MODEL,
         methods=methods,
@@ -32,8 +32,8 @@ def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "sn
         device="cpu",
         output=output,
     )
-    for cell in compare.prepare(config, print, write=True):
-        run_cell(config, cell)
+    for trial in compare.prepare(config, print, write=True):
+        run_trial(config, trial)
 
 
 def test_a_finished_comparison(ntt: Ntt) -> None:
@@ -62,7 +62,7 @@ def test_the_dense_network_has_a_column_where_it_takes_part(ntt: Ntt) -> None:
 
 def test_the_plan(ntt: Ntt) -> None:
     finish()
-    (Path("comparison/cells/snip-0.9-seed1/result.json")).unlink()
+    (Path("comparison/trials/snip-0.9-seed1/result.json")).unlink()
     result = ntt(*COMMAND, "--plan")
     assert result.code == 0
     assert [line.split() for line in result.out.splitlines()[1:5]] == [
@@ -71,19 +71,19 @@ def test_the_plan(ntt: Ntt) -> None:
         ["3", "random-0.9-seed2", "done"],
         ["4", "snip-0.9-seed2", "done"],
     ]
-    assert result.out.splitlines()[5].startswith("1 of 4 cells to do, about 0:00:0")
+    assert result.out.splitlines()[5].startswith("1 of 4 trials to do, about 0:00:0")
 
 
-def test_one_cell_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
-    result = ntt(*COMMAND, "--cell", "3", "--json")
+def test_one_trial_by_its_number_and_one_that_fails(ntt: Ntt) -> None:
+    result = ntt(*COMMAND, "--trial", "3", "--json")
     assert (result.code, [r["seed"] for r in result.document["results"]]) == (0, [2])
     assert not Path("comparison/results.csv").exists()
-    assert "cell 1/1" in result.err
-    failing = ntt(*COMMAND, "--cell", "1", "--learning-rates", "1e30", "-o", "other")
+    assert "trial 1/1" in result.err
+    failing = ntt(*COMMAND, "--trial", "1", "--learning-rates", "1e30", "-o", "other")
     assert failing.code == 3
-    assert "failed: cell random-0.9-seed1: " in failing.err
+    assert "failed: trial random-0.9-seed1: " in failing.err
     assert "the network's loss in evaluation is no longer finite" in failing.err
-    assert "the same command runs the failed cells again" in failing.err
+    assert "the same command runs the failed trials again" in failing.err
     assert failing.out == "other\n"  # no table over no seeds
 
 
@@ -93,7 +93,7 @@ def test_lists(ntt: Ntt) -> None:
     assert "error: --methods ntt,synfow: synfow is no method; did you mean synflow?" in result.err
     Path("c.toml").write_text("methods = ['random', 'snip']\nsparsities = [0.9]\nseeds = [1, 2]\n")
     planned = ntt("compare", MODEL, "--config", "c.toml", "--limit", "100", "--plan", "--json").document
-    assert len(planned["cells"]) == 4
+    assert len(planned["trials"]) == 4
 
 
 def test_killed_and_started_again_it_writes_the_same_table() -> None:
@@ -101,11 +101,11 @@ def test_killed_and_started_again_it_writes_the_same_table() -> None:
     arguments = [sys.executable, "-m", "ntt_cli", *COMMAND]
     subprocess.run([*arguments, "-o", "whole", "-q"], check=True)
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True) as killed:
-        while not list(Path("comparison").glob("cells/*/sparse.safetensors")):
+        while not list(Path("comparison").glob("trials/*/sparse.safetensors")):
             assert killed.poll() is None
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
-    # Its cell ends with it: nothing more appears, and nothing is left half-written.
+    # Its trial ends with it: nothing more appears, and nothing is left half-written.
     time.sleep(1)
     files = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")}
     time.sleep(1)

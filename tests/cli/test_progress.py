@@ -18,6 +18,7 @@ from ntt_cli.runtime.events import (
     TrainingStarted,
     TrainingStepsDone,
     TransferStarted,
+    TrialsChanged,
     Validated,
     Warned,
 )
@@ -80,6 +81,19 @@ def test_every_epoch_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluation_has_a_line_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
     assert lines_of([Evaluated(256, 300), Evaluated(300, 300)]) == ["sample 300/300 · 0 s"]
+
+
+def test_every_trial_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
+    trials = [
+        TrialsChanged(done=0, failed=0, total=2, running=()),
+        TrialsChanged(done=0, failed=0, total=2, running=("ntt-0.9-seed1", "snip-0.9-seed1")),
+        TrialsChanged(done=1, failed=1, total=2, running=()),
+    ]
+    assert lines_of(list(trials)) == [
+        "trial 0/2 · running ntt-0.9-seed1, snip-0.9-seed1 · failed 0 · 0 s",
+        "trial 2/2 · running none · failed 1 · 0 s",
+    ]
 
 
 def test_quiet_keeps_the_warnings() -> None:

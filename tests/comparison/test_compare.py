@@ -16,15 +16,15 @@ import torch
 from pydantic import ValidationError
 
 from ntt_cli.comparison import compare
-from ntt_cli.comparison.results import CellResult, CompareReport
-from ntt_cli.comparison.trial import Cell, cells_of, folder_of, pilot_of, pruning_of, result_of, run_cell
-from ntt_cli.comparison.workers import Failure, run_cells
+from ntt_cli.comparison.results import CompareReport, TrialResult
+from ntt_cli.comparison.trial import Trial, folder_of, learning_rate_source, pruning_of, result_of, run_trial, trials_of
+from ntt_cli.comparison.workers import Failure, run_trials
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DataError, DivergedError, NttError, OutputError, UsageError
 from ntt_cli.evaluation import evaluate
 from ntt_cli.files.checkpoint import read_checkpoint
 from ntt_cli.results import EvaluateReport
-from ntt_cli.runtime.events import CellsChanged, Event
+from ntt_cli.runtime.events import Event, TrialsChanged
 from ntt_cli.runtime.signals import Interrupted, Stop
 from tests.small_networks import write_network
 
@@ -57,9 +57,9 @@ def config(name: str = "plain", **values: Any) -> CompareConfig:
     return CompareConfig(model=write_network(name), **(given | listed))
 
 
-def finish(chosen: CompareConfig) -> list[CellResult]:
-    """Do every cell in this process, where torch is loaded already."""
-    return [run_cell(chosen, cell) for cell in compare.prepare(chosen, print, write=True)]
+def finish(chosen: CompareConfig) -> list[TrialResult]:
+    """Run every trial in this process, where torch is loaded already."""
+    return [run_trial(chosen, trial) for trial in compare.prepare(chosen, print, write=True)]
 
 
 def report_of(chosen: CompareConfig) -> CompareReport:
@@ -67,8 +67,8 @@ def report_of(chosen: CompareConfig) -> CompareReport:
 
 
 def test_the_grid() -> None:
-    grid = cells_of(config(methods="ntt,dense", sparsities=(0.9, 0.95), seeds="3, 1"))
-    assert [cell.name for cell in grid] == [
+    grid = trials_of(config(methods="ntt,dense", sparsities=(0.9, 0.95), seeds="3, 1"))
+    assert [trial.name for trial in grid] == [
         "dense-seed3",
         "ntt-0.9-seed3",
         "ntt-0.95-seed3",
@@ -79,35 +79,35 @@ def test_the_grid() -> None:
 
 
 def test_the_first_seed_chooses_the_rate_for_the_others() -> None:
-    one, two = Cell("snip", 0.9, 7), Cell("snip", 0.9, 8)
+    one, two = Trial("snip", 0.9, 7), Trial("snip", 0.9, 8)
     several = config(seeds=(7, 8), learning_rates=(0.1, 0.2))
-    assert (pilot_of(several, one), pilot_of(several, two)) == (None, one)
-    assert pilot_of(config(seeds=(7, 8), learning_rates=(0.1,)), two) is None
-    assert pilot_of(config(seeds=(7, 8)), two) is None
+    assert (learning_rate_source(several, one), learning_rate_source(several, two)) == (None, one)
+    assert learning_rate_source(config(seeds=(7, 8), learning_rates=(0.1,)), two) is None
+    assert learning_rate_source(config(seeds=(7, 8)), two) is None
 
 
 def test_methods_with_options_of_their_own() -> None:
     chosen = config(
         methods="ntt,ntt:allocation=global:kernel-weight=0,magnitude:data=noise:50,random:layer-density=a*=1"
     )
-    plain, variant, noise, layer_density = (pruning_of(chosen, cell) for cell in cells_of(chosen))
+    plain, variant, noise, layer_density = (pruning_of(chosen, trial) for trial in trials_of(chosen))
     assert (plain.method, plain.allocation, plain.kernel_weight, plain.steps) == ("ntt", None, None, 4)
     assert (variant.method, variant.allocation, variant.kernel_weight) == ("ntt", "global", 0.0)
     assert (noise.method, noise.data, noise.limit) == ("magnitude", "noise:50", 100)
     assert layer_density.layer_density == ("a*=1",)
-    assert [cell.name for cell in cells_of(chosen)][1:] == [
+    assert [trial.name for trial in trials_of(chosen)][1:] == [
         "ntt,allocation=global,kernel-weight=0-0.8-seed1",
         "magnitude,data=noise,50-0.8-seed1",
         "random,layer-density=a*=1-0.8-seed1",
     ]
-    assert Cell("ntt:data=a/b c", 0.5, 1).name == "ntt,data=a%2Fb%20c-0.5-seed1"
+    assert Trial("ntt:data=a/b c", 0.5, 1).name == "ntt,data=a%2Fb%20c-0.5-seed1"
 
 
 def test_an_option_of_a_method_decides_its_mask() -> None:
     erk, layerwise = finish(config(methods="random,random:allocation=layerwise"))
     assert (erk.method, layerwise.method) == ("random", "random:allocation=layerwise")
     masks = [
-        read_checkpoint(folder_of(config(), Cell(result.method, 0.8, 1)) / "sparse.safetensors").masks
+        read_checkpoint(folder_of(config(), Trial(result.method, 0.8, 1)) / "sparse.safetensors").masks
         for result in (erk, layerwise)
     ]
     densities = [[round(float(mask.double().mean()), 1) for mask in each.values()] for each in masks]
@@ -116,7 +116,9 @@ def test_an_option_of_a_method_decides_its_mask() -> None:
 
 def test_which_see_labels() -> None:
     seen = [
-        cell.method for cell in cells_of(config(methods="ntt,dense,snip,synflow,trained-magnitude")) if cell.sees_labels
+        trial.method
+        for trial in trials_of(config(methods="ntt,dense,snip,synflow,trained-magnitude"))
+        if trial.sees_labels
     ]
     assert seen == ["snip", "trained-magnitude"]
 
@@ -136,7 +138,7 @@ def test_which_see_labels() -> None:
         ({"methods": "trained-magnitude", "weights": "x.safetensors"}, "trains weights of its own"),
         ({"methods": "dense", "sparsities": "0.9"}, "method dense does not read it"),
         ({"learning_rates": "1e-3,1e-2", "validation": 0.0}, "holds out no samples to choose a rate by"),
-        ({"cell": 1, "jobs": 2}, "cell 1 runs alone"),
+        ({"trial": 1, "jobs": 2}, "trial 1 runs alone"),
         ({"methods": "ntt:epochs=1:steps=1"}, "give either steps or epochs"),
         ({"sparsities": "0.9,1.5"}, "less than 1"),
         ({"seeds": "one"}, "valid integer"),
@@ -147,13 +149,13 @@ def test_lists_that_cannot_be_read(values: dict[str, Any], words: str) -> None:
         config(**values)
 
 
-def test_a_cell_leaves_its_files_and_its_result() -> None:
+def test_a_trial_leaves_its_files_and_its_result() -> None:
     chosen = config(methods="ntt", learning_rates=(1e-3, 0.1), epochs=2)
     (result,) = finish(chosen)
-    folder = folder_of(chosen, cells_of(chosen)[0])
-    assert folder == Path("comparison/cells/ntt-0.8-seed1")
+    folder = folder_of(chosen, trials_of(chosen)[0])
+    assert folder == Path("comparison/trials/ntt-0.8-seed1")
     assert read_checkpoint(folder / "sparse.safetensors").record is not None
-    assert result_of(chosen, cells_of(chosen)[0]) == result
+    assert result_of(chosen, trials_of(chosen)[0]) == result
     assert (result.kept, result.prunable, result.seed, result.sparsity) == (237, 1184, 1, 0.8)
     assert set(result.validation_by_rate) == {"0.001", "0.1"}
     best = max(result.validation_by_rate.values(), key=lambda value: value or 0)
@@ -164,7 +166,7 @@ def test_all_are_fine_tuned_as_the_comparison_says() -> None:
     said: dict[str, Any] = {"epochs": 2, "optimiser": "sgd", "validation": 0.3, "warmup": 0.5}
     chosen = config(**said, learning_rates=(1e-3,))
     finish(chosen)
-    record = read_checkpoint(folder_of(chosen, cells_of(chosen)[0]) / "tuned-0.001.safetensors").record
+    record = read_checkpoint(folder_of(chosen, trials_of(chosen)[0]) / "tuned-0.001.safetensors").record
     assert record is not None
     assert {name: record.config[name] for name in said} == said
 
@@ -172,8 +174,8 @@ def test_all_are_fine_tuned_as_the_comparison_says() -> None:
 def test_later_seeds_take_the_rate_of_the_first() -> None:
     chosen = config(seeds=(1, 2), learning_rates=(1e-3, 0.1))
     later = compare.prepare(chosen, print, write=True)[1]
-    with pytest.raises(UsageError, match="takes its rate from random-0.8-seed1, which has no result"):
-        run_cell(chosen, later)
+    with pytest.raises(UsageError, match="takes its learning rate from random-0.8-seed1, which has no result"):
+        run_trial(chosen, later)
     first, second = finish(chosen)
     assert second.learning_rate == first.learning_rate
     assert list(second.validation_by_rate) == [repr(first.learning_rate)]
@@ -185,7 +187,7 @@ def test_references() -> None:
     assert (dense.sparsity, dense.kept, dense.prunable) == (None, 1184, 1184)
     assert pruned.kept == 237
     assert pruned.accuracy_as_pruned > dense.accuracy_as_pruned  # it was trained before
-    folder = folder_of(chosen, cells_of(chosen)[1])
+    folder = folder_of(chosen, trials_of(chosen)[1])
     trained, masks = (read_checkpoint(folder / f"{name}.safetensors") for name in ("dense", "sparse"))
     weight, mask = trained.tensors["fc1.weight"].abs(), masks.masks["fc1.weight"]
     assert weight[mask].min() >= weight[~mask].max()
@@ -211,7 +213,7 @@ def test_tables_and_rows() -> None:
     assert document == [result.model_dump(mode="json") for result in results]
 
 
-def test_one_seed_has_no_deviation_and_dense_is_no_rival() -> None:
+def test_one_seed_has_no_deviation_and_dense_is_never_the_best() -> None:
     chosen = config(methods="random,dense")
     finish(chosen)
     random, dense = sorted(report_of(chosen).rows, key=lambda row: row.method, reverse=True)
@@ -221,11 +223,11 @@ def test_one_seed_has_no_deviation_and_dense_is_no_rival() -> None:
 def test_what_is_done_is_not_done_again_and_grids_may_grow() -> None:
     chosen = config()
     finish(chosen)
-    path = folder_of(chosen, cells_of(chosen)[0]) / "result.json"
+    path = folder_of(chosen, trials_of(chosen)[0]) / "result.json"
     before = (path.read_bytes(), path.stat().st_mtime_ns)
     report_of(chosen)
     grown = config(sparsities=(0.8, 0.5))
-    run_cell(grown, Cell("random", 0.5, 1))
+    run_trial(grown, Trial("random", 0.5, 1))
     assert len(report_of(grown).results) == 2
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
@@ -260,7 +262,7 @@ def test_a_folder_of_something_else() -> None:
         report_of(config())
 
 
-CELL = Cell("random", 0.8, 1)
+TRIAL = Trial("random", 0.8, 1)
 RESULT: dict[str, Any] = {
     "method": "random",
     "sparsity": 0.8,
@@ -280,14 +282,14 @@ RESULT: dict[str, Any] = {
 
 
 def result_file(content: dict[str, Any]) -> None:
-    folder = folder_of(config(), CELL)
+    folder = folder_of(config(), TRIAL)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(content))
 
 
 def test_a_result_at_its_bounds() -> None:
     result_file(RESULT)
-    assert result_of(config(), CELL) == CellResult(**RESULT)
+    assert result_of(config(), TRIAL) == TrialResult(**RESULT)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_a_result_at_its_bounds() -> None:
 def test_a_result_out_of_its_bounds_is_named(name: str, value: Any) -> None:
     result_file(RESULT | {name: value})
     with pytest.raises(OutputError, match="result.json: is not a result of this version of ntt") as caught:
-        result_of(config(), CELL)
+        result_of(config(), TRIAL)
     assert caught.value.hint == "remove it, and it is made anew"
 
 
@@ -361,39 +363,39 @@ def test_a_plan_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = config(methods="ntt,random", seeds=(1, 2), learning_rates=(1e-3, 1e-2))
     planned = compare.plan(chosen, lambda _: None)
     assert not Path("comparison").exists()
-    assert [(cell.number, cell.cell, cell.done) for cell in planned.cells] == [
+    assert [(trial.number, trial.trial, trial.done) for trial in planned.trials] == [
         (1, "ntt-0.8-seed1", False),
         (2, "random-0.8-seed1", False),
         (3, "ntt-0.8-seed2", False),
         (4, "random-0.8-seed2", False),
     ]
-    run_cell(chosen, compare.prepare(chosen, print, write=True)[1])
+    run_trial(chosen, compare.prepare(chosen, print, write=True)[1])
     later = compare.plan(chosen, lambda _: None)
-    assert [cell.done for cell in later.cells] == [False, True, False, False]
+    assert [trial.done for trial in later.trials] == [False, True, False, False]
     assert later.seconds < planned.seconds
 
 
-def test_a_cell_goes_on_where_it_was_interrupted() -> None:
+def test_a_trial_goes_on_where_it_was_interrupted() -> None:
     chosen, other = config(methods="ntt"), config(methods="ntt", output="other")
-    cell = compare.prepare(chosen, print, write=True)[0]
+    trial = compare.prepare(chosen, print, write=True)[0]
     for looks in (2, 3):  # in the transfer, and, after its other two steps, in the fine-tuning
         with pytest.raises(Interrupted):
-            run_cell(chosen, cell, AfterLooks(looks))
-        assert len(list(folder_of(chosen, cell).glob("*.resume.safetensors"))) == 1
+            run_trial(chosen, trial, AfterLooks(looks))
+        assert len(list(folder_of(chosen, trial).glob("*.resume.safetensors"))) == 1
     # A state from elsewhere is of no use, and no hindrance.
     torch.set_num_threads(torch.get_num_threads() + 1)
     try:
-        result = run_cell(chosen, cell)
+        result = run_trial(chosen, trial)
     finally:
         torch.set_num_threads(torch.get_num_threads() - 1)
-    assert not list(folder_of(chosen, cell).glob("*.resume.safetensors"))
+    assert not list(folder_of(chosen, trial).glob("*.resume.safetensors"))
     (whole,) = finish(other)
     assert result.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
 
 
-def test_a_number_that_is_no_cell() -> None:
-    with pytest.raises(UsageError, match="--cell 2: there are 1 cells"):
-        report_of(config(cell=2))
+def test_a_number_that_is_no_trial() -> None:
+    with pytest.raises(UsageError, match="--trial 2: there are 1 trials"):
+        report_of(config(trial=2))
 
 
 def test_processes_side_by_side_one_of_which_fails() -> None:
@@ -402,17 +404,17 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
     events: list[Event] = []
     for each in (chosen, good):
         compare.prepare(each, print, write=True)
-    failed = run_cells(chosen, cells_of(chosen), events.append)
+    failed = run_trials(chosen, trials_of(chosen), events.append)
     assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
     assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed.values())
     assert {failure.exit_code for failure in failed.values()} == {3}
-    assert run_cells(good, cells_of(good), events.append) == {}
-    assert result_of(good, cells_of(good)[0]) is not None
-    assert CellsChanged(done=0, failed=2, total=2, running=()) in events
+    assert run_trials(good, trials_of(good), events.append) == {}
+    assert result_of(good, trials_of(good)[0]) is not None
+    assert TrialsChanged(done=0, failed=2, total=2, running=()) in events
     assert multiprocessing.active_children() == []
 
 
-def test_errors_come_before_any_cell() -> None:
+def test_errors_come_before_any_trial() -> None:
     with pytest.raises(NttError):
         report_of(config("dict"))
     with pytest.raises(UsageError, match=r"--exclude fc3.\*: matches no parameter"):
@@ -422,12 +424,12 @@ def test_errors_come_before_any_cell() -> None:
     assert not Path("comparison").exists()
 
 
-def test_a_process_that_is_killed_takes_no_other_cell_with_it() -> None:
+def test_a_process_that_is_killed_takes_no_other_trial_with_it() -> None:
     chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
     compare.prepare(config("kills its process", methods="random"), print, write=True)  # of seed 1, which lives
-    failed = run_cells(chosen, cells_of(chosen), lambda _: None)
+    failed = run_trials(chosen, trials_of(chosen), lambda _: None)
     assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
-    assert [result_of(chosen, cell) is not None for cell in cells_of(chosen)] == [True, False, True]
+    assert [result_of(chosen, trial) is not None for trial in trials_of(chosen)] == [True, False, True]
     assert multiprocessing.active_children() == []
 
 
@@ -455,10 +457,10 @@ def build_model():
         ("ValueError('x')", "raised ValueError: x"),
     ],
 )
-def test_whatever_a_network_raises_late_is_told_of_its_cell(failure: str, what: str) -> None:
+def test_whatever_a_network_raises_late_is_told_of_its_trial(failure: str, what: str) -> None:
     chosen = config()
     Path(chosen.model).write_text(Path(chosen.model).read_text() + LATE.replace("FAILURE", failure))
     compare.prepare(chosen, print, write=True)
-    (failed,) = run_cells(chosen, cells_of(chosen), lambda _: None).values()
+    (failed,) = run_trials(chosen, trials_of(chosen), lambda _: None).values()
     assert failed.exit_code == 2
     assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failed.error)

@@ -10,7 +10,16 @@ import pytest
 
 from ntt_cli.errors import OutputError
 from ntt_cli.files import results
-from ntt_cli.files.results import ALWAYS, RESULT, SETTINGS, Result, open_folder, read_result, read_settings
+from ntt_cli.files.results import (
+    ALWAYS,
+    RESULT,
+    SETTINGS,
+    Result,
+    open_folder,
+    read_result,
+    read_results,
+    read_settings,
+)
 
 RECORDED: dict[str, Any] = dict.fromkeys(ALWAYS) | {"epochs": 1}
 WANTED = RECORDED | {"training data": "ab" * 32}
@@ -31,7 +40,7 @@ def test_many_at_once_make_one_folder(tmp_path: Path) -> None:
             start.wait()
             try:
                 open_folder(folder, WANTED, write=True)
-                (folder / "cells").mkdir(exist_ok=True)  # the first has begun when the last comes
+                (folder / "trials").mkdir(exist_ok=True)  # the first has begun when the last comes
             except Exception as error:
                 failed.append(error)
 
@@ -42,7 +51,7 @@ def test_many_at_once_make_one_folder(tmp_path: Path) -> None:
             thread.join()
         assert failed == []
         assert read_settings(folder) == WANTED
-        assert {path.name for path in folder.iterdir()} == {SETTINGS, "cells"}
+        assert {path.name for path in folder.iterdir()} == {SETTINGS, "trials"}
 
 
 def test_one_that_comes_second_to_another_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +125,24 @@ def test_looking_makes_nothing(tmp_path: Path) -> None:
 
 class Anything(Result):
     """A result without a field."""
+
+
+def test_trials_where_an_older_ntt_put_them(tmp_path: Path) -> None:
+    open_folder(tmp_path, WANTED, write=True)
+    (tmp_path / "cells").mkdir()
+    for look in (
+        lambda: open_folder(tmp_path, WANTED, write=True),
+        lambda: open_folder(tmp_path, WANTED, write=False),
+        lambda: read_results(tmp_path, Anything),
+    ):
+        with pytest.raises(
+            OutputError, match="holds a comparison of an older ntt, with its trials in cells/"
+        ) as caught:
+            look()
+        assert caught.value.hint == "rename its folder cells to trials, or begin anew in another folder"
+    (tmp_path / "cells").rename(tmp_path / "trials")
+    assert open_folder(tmp_path, WANTED, write=True) == []
+    assert read_results(tmp_path, Anything) == {}
 
 
 DAMAGED = [

@@ -16,10 +16,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ntt_cli.config import DataOptions
 from ntt_cli.data import samples
-from ntt_cli.data.convert import ONE_TENSOR, Array, bytes_as_inputs, count_samples, kind_of
+from ntt_cli.data.convert import ONE_TENSOR, Array, bytes_as_inputs, count_samples, kind_of, refuse_mask
 from ntt_cli.data.samples import Samples
 from ntt_cli.data.sources.arrays import from_pair
-from ntt_cli.data.sources.dataset import DatasetItems, is_map_style, read_dataset
+from ntt_cli.data.sources.dataset import PROBED, DatasetItems, is_map_style, read_dataset
 from ntt_cli.errors import DataError
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 
@@ -49,7 +49,8 @@ def samples_of(data: object, *, options: DataOptions, labelled: bool) -> Samples
     """
     if isinstance(data, Samples):
         return data
-    with global_draws_apart():
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # whose generators are seeded, too
+    with torch.random.fork_rng(gpus), global_draws_apart():
         seed_global_draws(0)  # so that a sampler that draws a subset always draws the same one
         found = _read(data, options, labelled=labelled)
     return replace(found, normalised=options.mean is None and options.std is None)
@@ -178,6 +179,7 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
     spec, size, n = "a DataLoader", 0, 0
     inputs: list[Tensor] = []
     labels: list[Tensor] = []
+    pairs: list[list[Any]] = []
     for number, batch in enumerate(_batches(loader)):
         parts = list(batch) if isinstance(batch, tuple | list) else [batch]
         if len(parts) not in {1, 2} or not isinstance(parts[0], Tensor | np.ndarray):
@@ -186,6 +188,8 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
         x = _as_tensor(parts[0], f"batch {number} holds inputs", spec)
         n += count_samples(x, spec)
         inputs.append(x)
+        if len(parts) == 2 and number < PROBED:
+            pairs.append(parts)
         if len(parts) == 2 and labelled:
             y = _as_tensor(parts[1], f"batch {number} holds labels", spec)
             if y.shape[:1] != x.shape[:1]:
@@ -203,6 +207,7 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
             raise DataError(spec, what, hint=hint)
     if not inputs:
         raise DataError(spec, "yields no batches", hint="give one that has samples; an iterator is used up by one pass")
+    refuse_mask(pairs, spec)
     joined = _joined(labels, "labels", spec) if labels else None
     spec = _counted("DataLoader", n)
     return from_pair(_joined(inputs, "inputs", spec), joined, spec=spec, options=options, labelled=labelled)

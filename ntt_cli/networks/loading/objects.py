@@ -96,7 +96,7 @@ def _copy(module: nn.Module, where: str) -> nn.Module:
         copied = copy_module(module)
     except UncopyableError as error:
         hint = "make it in forward(), or give its class a __deepcopy__"
-        raise ModelError(error.attribute, f"cannot be copied: {error.reason}", hint=hint) from error
+        raise ModelError(where, str(error), hint=hint) from error
     names = {id(p): name for name, p in module.named_parameters()}
     copies = dict(copied.named_parameters(remove_duplicate=False))
     for name, p in tied.named_parameters(remove_duplicate=False):
@@ -110,7 +110,7 @@ def _copy(module: nn.Module, where: str) -> nn.Module:
 def _skeleton(module: nn.Module) -> nn.Module:
     """Bare modules that hold the parameters and buffers of another under the same names."""
     bare = nn.Module()
-    bare._parameters |= module._parameters
-    bare._buffers |= module._buffers
-    bare._modules |= {name: child and _skeleton(child) for name, child in module._modules.items()}
+    bare._parameters.update(module._parameters)
+    bare._buffers.update(module._buffers)
+    bare._modules.update({name: None if child is None else _skeleton(child) for name, child in module._modules.items()})
     return bare
