@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz and .safetensors files. Nothing in them is ever unpickled."""
+"""Arrays in memory, and in .npy, .npz and .safetensors files. Nothing in files is ever unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from torch import Tensor
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data import samples
-from ntt_cli.data.convert import Array, as_inputs, as_labels, bytes_as_inputs, count_samples
+from ntt_cli.data.convert import (
+    WITHOUT_LABELS,
+    Array,
+    as_inputs,
+    as_labels,
+    bytes_as_inputs,
+    count_samples,
+    refuse_mask,
+)
 from ntt_cli.data.images import format_images
 from ntt_cli.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
 from ntt_cli.errors import CheckpointError, DataError
@@ -67,6 +75,25 @@ def from_arrays(
         labels=None if y is None else y[chosen],
         split=split,
     )
+
+
+def from_pair(
+    inputs: Array, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
+) -> Samples:
+    """Samples of inputs in memory, with labels in an array or a list, or `None`; unless labels are not looked at.
+
+    Raises:
+        DataError: if they cannot be used, or what looks like an attention mask is in the place of labels.
+    """
+    refuse_mask([(inputs, labels)], spec)
+    if not labelled:
+        return from_arrays(inputs, None, spec=spec, options=options, split=split)
+    if isinstance(labels, (list, tuple)):
+        labels = np.asarray(labels)
+    if not isinstance(labels, (Tensor, np.ndarray, type(None))):
+        hint = f"make them an array of whole numbers; {WITHOUT_LABELS}"
+        raise DataError(spec, f"has labels of type {type(labels).__name__}", hint=hint)
+    return from_arrays(inputs, labels, spec=spec, options=options, split=split)
 
 
 def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ntt_cli.runtime.python_source import user_code
 from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
 
 PROBED = 16
-"""Items that are read several times, to see whether they are random."""
+"""Items that are read several times, to see whether they are random; and of which it is seen whether they are masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,23 @@ class DatasetItems:
         spec: the data as the user named it.
         options: how to format its images.
         labelled: whether labels are looked at.
+        path: of the file that made it; without one, a caller handed it over, whose code raises what it raises.
     """
 
     dataset: Dataset[Any]
     spec: str
     options: DataOptions
     labelled: bool
+    path: Path | None = None
+
+    def running_code(self) -> AbstractContextManager[None]:
+        """A context to read items in: an exception of the file's code becomes an error that names the file."""
+        return nullcontext() if self.path is None else user_code(self.path, DataError)
+
+    @property
+    def where(self) -> str:
+        """What an error says after an item's number, where the user named a file that has a Dataset."""
+        return "" if self.path is None else " of its Dataset"
 
     def read(self, i: int, *, like: Tensor | None = None, reading: Reading | None = None) -> tuple[Tensor, int | None]:
         """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one that is looked at.
@@ -58,7 +70,7 @@ class DatasetItems:
         x, *label = self.parts(i)
         x = self._input(i, x)
         if like is not None and (x.shape, x.dtype) != (like.shape, like.dtype):
-            what = f"input {i} of its Dataset is {_in_words(x)}, others are {_in_words(like)}"
+            what = f"input {i}{self.where} is {_in_words(x)}, others are {_in_words(like)}"
             raise DataError(
                 self.spec, what, hint="bring them to one shape and type: images by --image-size, sequences by padding"
             )
@@ -68,17 +80,20 @@ class DatasetItems:
         """Item `i`: an input, and a label if it has one.
 
         Raises:
-            DataError: if it is something else, or not there.
+            DataError: if it is something else, or not there in a file's Dataset.
+            IndexError: if it is not there in a Dataset that a caller handed over.
         """
         try:
             item = self.dataset[i]
         except IndexError as failure:
+            if self.path is None:
+                raise
             what = f"item {i} of its Dataset, which by its __len__ has {len(self.dataset):,}, raised {failure!r}"  # type: ignore[arg-type]
             hint = "let __len__ return how many items there are; --debug shows the traceback"
             raise DataError(self.spec, what, hint=hint) from failure
         parts = list(item) if isinstance(item, (tuple, list)) else [item]
         if len(parts) not in {1, 2}:
-            what = f"item {i} of its Dataset has {len(parts)} parts"
+            what = f"item {i}{self.where} has {len(parts)} parts"
             raise DataError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {ONE_TENSOR}")
         return parts
 
@@ -88,7 +103,7 @@ class DatasetItems:
         elif isinstance(raw, (Tensor, np.ndarray)) and raw.ndim > 0:
             x = as_inputs(raw[None], self.spec, numbers=torch.tensor([i]))
         else:
-            what = f"input {i} of its Dataset is {kind_of(raw)}, not a tensor, an array or an image"
+            what = f"input {i}{self.where} is {kind_of(raw)}, not a tensor, an array or an image"
             hint = "return such an x, or (x, y), from __getitem__"
             raise DataError(self.spec, what, hint=f"{hint}; {ONE_TENSOR}" if isinstance(raw, Mapping) else hint)
         return format_images(x, self.options, self.spec)[0]
@@ -97,7 +112,7 @@ class DatasetItems:
         try:
             return operator.index(raw)
         except TypeError as failure:
-            what = f"the label of item {i} of its Dataset is {repr(raw):.99}, not a whole number"
+            what = f"the label of item {i}{self.where} is {repr(raw):.99}, not a whole number"
             raise DataError(self.spec, what, hint=f"return the number of the class as y; {WITHOUT_LABELS}") from failure
 
 
@@ -107,7 +122,6 @@ class LazyItems:
 
     Attributes:
         items: of the Dataset.
-        path: of the file that made it.
         numbers: of those items that are used.
         like: one of them.
         labels: that all of them had when they were read first, if they are looked at.
@@ -115,7 +129,6 @@ class LazyItems:
     """
 
     items: DatasetItems
-    path: Path
     numbers: Tensor
     like: Tensor
     labels: Tensor | None
@@ -125,51 +138,59 @@ class LazyItems:
         return len(self.numbers)
 
     def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        with global_draws_apart(), user_code(self.path, DataError):
+        with global_draws_apart(), self.items.running_code():
             return torch.stack([self._read(row, reading) for row in indices.tolist()])
 
     def _read(self, row: int, reading: Reading) -> Tensor:
         i = int(self.numbers[row])
         x, label = self.items.read(i, like=self.like, reading=None if self.changes == "never" else reading)
         if self.labels is not None and label != self.labels[row]:
-            what = f"item {i} of its Dataset has label {label} now, and had {self.labels[row]} before"
+            what = f"item {i}{self.items.where} has label {label} now, and had {self.labels[row]} before"
             raise DataError(self.items.spec, what, hint="let an item have the same label whenever it is read")
         return x
 
 
-def read_dataset(items: DatasetItems, path: Path, split: Split | None) -> Samples:
+def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tensor | None = None) -> Samples:
     """Its samples, of which some are read several times, and all are read here if they are to be kept or have labels.
 
     Args:
         items: of the Dataset.
-        path: of the file that made it.
         split: the part of the data that they are, where it is divided.
+        among: the numbers of the items that there are to choose from, ascending; without them, all.
 
     Raises:
         DataError: if it is no map-style Dataset, is empty, or has an item that cannot be taken.
     """
-    kind = type(items.dataset).__name__
-    if isinstance(items.dataset, IterableDataset) or not hasattr(items.dataset, "__len__"):
+    kind, given = type(items.dataset).__name__, "give" if items.path is None else "return"
+    if not is_map_style(items.dataset):
         what = "is an IterableDataset, which has no items by number" if hasattr(items.dataset, "__iter__") else ""
-        hint = "return a map-style Dataset, with __len__ and __getitem__"
+        hint = f"{given} a map-style Dataset, with __len__ and __getitem__"
+        if what and items.path is None:
+            hint += ", or a DataLoader over this one, whose batches are kept in memory"
         raise DataError(items.spec, f"its {kind} {what or 'has no length'}", hint=hint)
-    with global_draws_apart(), user_code(path, DataError):
-        n = len(items.dataset)
+    with global_draws_apart(), items.running_code():
+        n = len(items.dataset) if among is None else len(among)  # type: ignore[arg-type]
         if n == 0:
-            raise DataError(items.spec, "its Dataset is empty", hint="return one that has items")
-        require_memory(items.spec, 8 * n, error=DataError, hint="return a Dataset with fewer items")
-        numbers = draw(n, items.options.limit)
+            raise DataError(items.spec, "its Dataset is empty", hint=f"{given} one that has items")
+        require_memory(items.spec, 8 * n, error=DataError, hint=f"{given} a Dataset with fewer items")
+        chosen = draw(n, items.options.limit)
+        numbers = chosen if among is None else among[chosen]
         changes = _changes(items, numbers)
-        source, labels = _read_all(items, path, numbers, changes)
+        source, labels = _read_all(items, numbers, changes)
         if source is None:  # some items are random, though those that were tried are not
             changes = "seeded"
-            source, labels = _read_all(items, path, numbers, changes)
+            source, labels = _read_all(items, numbers, changes)
         if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
             changes = "always"
-            source, labels = _read_all(items, path, numbers, changes)
+            source, labels = _read_all(items, numbers, changes)
     assert source is not None
     names = _class_names(items.dataset, items.spec) if labels is not None else None
     return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
+
+
+def is_map_style(dataset: object) -> bool:
+    """Whether it has a length, and items by number."""
+    return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
@@ -238,9 +259,7 @@ def _draws(items: DatasetItems, some: list[int]) -> bool:
     return global_state() != before
 
 
-def _read_all(
-    items: DatasetItems, path: Path, numbers: Tensor, changes: Changes
-) -> tuple[InputSource | None, Tensor | None]:
+def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Tensor | None]:
     """The inputs, in memory if they fit and never change, and the labels; no source if they do change, though.
 
     Raises:
@@ -251,7 +270,7 @@ def _read_all(
     if changes == "never" and like.nbytes * len(numbers) <= samples.EAGER_BYTES:
         kept = torch.empty((len(numbers), *like.shape), dtype=like.dtype)
     elif not items.labelled:
-        return LazyItems(items, path, numbers, like, None, changes), None
+        return LazyItems(items, numbers, like, None, changes), None
     labels: list[int] = []
     before = global_state()
     for row, i in enumerate(numbers.tolist()):
@@ -262,11 +281,11 @@ def _read_all(
             labels.append(label)
         if items.labelled and len(labels) not in {0, row + 1}:
             has = "no label" if label is None else "a label"
-            raise DataError(items.spec, f"item {i} of its Dataset has {has}, unlike others", hint="label all or none")
+            raise DataError(items.spec, f"item {i}{items.where} has {has}, unlike others", hint="label all or none")
     if changes == "never" and global_state() != before:
         return None, None
     y = as_labels(np.asarray(labels), items.spec, n=len(numbers)) if labels else None
-    return InMemory(kept) if kept is not None else LazyItems(items, path, numbers, like, y, changes), y
+    return InMemory(kept) if kept is not None else LazyItems(items, numbers, like, y, changes), y
 
 
 def _in_words(x: Tensor) -> str:

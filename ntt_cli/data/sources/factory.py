@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ntt_cli.config import DataOptions, Split
-from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, kind_of, refuse_mask
+from ntt_cli.data.convert import ONE_TENSOR, kind_of
 from ntt_cli.data.samples import Samples
-from ntt_cli.data.sources.arrays import from_arrays
+from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.dataset import DatasetItems, read_dataset
 from ntt_cli.errors import DataError
 from ntt_cli.runtime.python_source import load_python, user_code
@@ -42,20 +42,12 @@ def read_factory(
             made = factory(split=split) if divided else factory()
     part = split if divided else None
     if isinstance(made, Dataset):
-        return read_dataset(DatasetItems(made, spec, options, labelled), path, part)
+        return read_dataset(DatasetItems(made, spec, options, labelled, path), split=part)
     inputs, labels = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(inputs, (Tensor, np.ndarray)):
         what, hint = _why_not_taken(made)
         raise DataError(spec, what, hint=hint)
-    refuse_mask([(inputs, labels)], spec)
-    if not labelled:
-        return from_arrays(inputs, None, spec=spec, options=options, split=part)
-    if isinstance(labels, (list, tuple)):
-        labels = np.asarray(labels)
-    if not isinstance(labels, (Tensor, np.ndarray, type(None))):
-        what = f"returned {type(labels).__name__} labels"
-        raise DataError(spec, what, hint=f"return an array of whole numbers; {WITHOUT_LABELS}")
-    return from_arrays(inputs, labels, spec=spec, options=options, split=part)
+    return from_pair(inputs, labels, spec=spec, options=options, labelled=labelled, split=part)
 
 
 def _find_factory(path: Path, name: str) -> Callable[..., object]:
