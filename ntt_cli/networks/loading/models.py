@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -184,19 +185,33 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
             f"returned a value of type {type(built).__name__}, not a torch.nn.Module",
             hint="return the network itself, no tuple, class or state dict",
         )
-    _check_built(built, where)
+    check_kind(built, where, verb="return")
+    check_network(built, where, user_code(code, ModelError))
+    return built
+
+
+def check_network(built: nn.Module, where: str, running_code: AbstractContextManager[None]) -> None:
+    """Check a network that `check_kind` let pass, and make it one to compute with: it is changed, and keeps its values.
+
+    Args:
+        built: the network.
+        where: what to name in an error.
+        running_code: a context for the network's own `state_dict()`.
+
+    Raises:
+        ModelError: if parameters share memory in part, or its state dict is not what a checkpoint could hold.
+    """
     tie_shared_parameters(built, where)
-    with user_code(code, ModelError):
+    with running_code:
         state = built.state_dict(keep_vars=True)
     _check_state(built, state, where)
     for layer in built.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
-    _own_memory(built)
-    return built
+    own_memory(built)
 
 
-def _own_memory(built: nn.Module) -> None:
+def own_memory(built: nn.Module) -> None:
     """Values of inference mode, or whose entries share memory as an expanded view's do, become ones to compute with."""
     renewed: dict[int, Tensor] = {}
     for module in built.modules():
@@ -211,17 +226,27 @@ def _own_memory(built: nn.Module) -> None:
                 setattr(module, name, renewed[id(value)])
 
 
-def _check_built(built: nn.Module, where: str) -> None:
+def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
+    """Refuse a network that cannot be copied and taken apart.
+
+    Args:
+        built: the network, which is left as it is.
+        where: what to name in an error.
+        verb: what its author does with a network: "return" or "pass" it.
+
+    Raises:
+        ModelError: if it is scripted, compiled or wrapped, has no values yet, or holds the result of a computation.
+    """
     for name, module in built.named_modules():
         what = name or "the network"
         if isinstance(module, torch.jit.ScriptModule):
-            hint = "return the torch.nn.Module that it was made of"
+            hint = f"{verb} the torch.nn.Module that it was made of"
             raise ModelError(where, f"{what} is TorchScript, which cannot be taken apart", hint=hint)
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            hint = "return the network inside, its .module; torchrun has several processes prune one network"
+            hint = f"{verb} the network inside, model.module; torchrun has several processes prune one network"
             raise ModelError(where, f"{what} is wrapped in {type(module).__name__}", hint=hint)
         if type(module).__name__ == "OptimizedModule":  # importing its class takes a second
-            hint = "return the network itself; --compile compiles the steps"
+            hint = f"{verb} the network itself; --compile compiles the steps"
             raise ModelError(where, f"{what} is compiled already", hint=hint)
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -233,7 +258,7 @@ def _check_built(built: nn.Module, where: str) -> None:
                 )
     for key, value in [*built.named_parameters(), *built.named_buffers()]:
         if is_lazy(value):
-            hint = "pass one batch through the network before returning it, or use layers that are not lazy"
+            hint = "pass one batch through the network first, or use layers that are not lazy"
             raise ModelError(where, f"{key} has no shape yet", hint=hint)
         if value.is_meta:
             raise ModelError(
@@ -249,7 +274,7 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
     """
     hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
     parameters = dict(built.named_parameters(remove_duplicate=False))
-    usual = _saved(built)
+    usual = saved_values(built)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     for key, value in state.items():
         if key not in tensors:
@@ -290,8 +315,8 @@ def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, 
     except (Exception, SystemExit) as failure:
         what = f"does not load its own state dict: {type(failure).__name__}: {said_by(failure)}"
         raise ModelError(where, what, hint=hint) from failure
-    after = _saved(loaded)
-    for key, value in _saved(built).items():
+    after = saved_values(loaded)
+    for key, value in saved_values(built).items():
         if key not in after or not _are_same(after[key], value):
             raise ModelError(where, f"has another {key} once it has loaded its own state dict", hint=hint)
 
@@ -309,7 +334,7 @@ def _bits(value: Tensor) -> Tensor:
     return value.detach().cpu().contiguous().flatten().view(torch.uint8)
 
 
-def _saved(built: nn.Module) -> dict[str, Tensor]:
+def saved_values(built: nn.Module) -> dict[str, Tensor]:
     """The parameters and the persistent buffers, by all of their names."""
     return dict(built.named_parameters(remove_duplicate=False)) | _persistent_buffers(built)
 
