@@ -27,7 +27,7 @@ from ntt_cli.runtime.python_source import user_code
 from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
 
 PROBED = 16
-"""Items that are read several times, to see whether they are random."""
+"""Items that are read several times, to see whether they are random; and of which it is seen whether they are masks."""
 
 
 @dataclass(frozen=True, eq=False)
