@@ -75,12 +75,16 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
 
 
 def _read_pair(inputs: Array, labels: object, options: DataOptions, *, labelled: bool) -> Samples:
-    kind = "a tensor" if isinstance(inputs, Tensor) else "an array"
-    spec = f"{kind} {list(inputs.shape)}" + " with labels" * (labels is not None)
     for value in (inputs, labels):
         if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_nested or value.is_meta):
-            what = "holds no values: it is on the meta device" if value.is_meta else "is sparse or nested"
-            raise DataError(spec, what, hint="give a dense tensor, such as x.to_dense()")
+            what = (
+                "holds a tensor on the meta device, which has no values"
+                if value.is_meta
+                else "holds a sparse or nested tensor"
+            )
+            raise DataError("data", what, hint="give dense tensors, such as x.to_dense()")
+    kind = "a tensor" if isinstance(inputs, Tensor) else "an array"
+    spec = f"{kind} {list(inputs.shape)}" + " with labels" * (labels is not None)
     return from_pair(inputs, labels, spec=spec, options=options, labelled=labelled)
 
 
