@@ -17,7 +17,7 @@ SIZE = {"width": 1100, "height": 1500}
 
 
 def main() -> None:
-    page = report.run(Path(sys.argv[1]), output=None, png=False, force=False).output
+    page = report.report(Path(sys.argv[1]), output=None, png=False, force=False).output
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport=SIZE)

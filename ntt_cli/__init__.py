@@ -1,3 +1,88 @@
-"""Make neural networks sparse without labels, by Neural Tangent Transfer."""
+"""Make neural networks sparse without labels, by Neural Tangent Transfer.
+
+Everything that the command line does is a function of the same name here. Names are imported when they are first used:
+`import ntt_cli` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "EvaluateReport": "results",
+    "FinetuneResult": "api.network",
+    "Method": "methods.base",
+    "MethodContext": "methods.base",
+    "NTT": "methods.ntt.method",
+    "NttError": "errors",
+    "PruneResult": "api.network",
+    "SparseNetwork": "api.network",
+    "compare": "api.compare",
+    "empirical_ntk": "api.kernels",
+    "evaluate": "api.evaluate",
+    "finetune": "api.finetune",
+    "init": "api.files",
+    "inspect": "api.files",
+    "kernel_vector_product": "api.kernels",
+    "load": "api.load",
+    "prune": "api.prune",
+    "register_method": "config",
+    "report": "api.report",
+    "verify": "api.files",
+}
+"""The public names, by the module that has them."""
+
+__all__ = [
+    "EvaluateReport",
+    "FinetuneResult",
+    "Method",
+    "MethodContext",
+    "NTT",
+    "NttError",
+    "PruneResult",
+    "SparseNetwork",
+    "__version__",
+    "compare",
+    "empirical_ntk",
+    "evaluate",
+    "finetune",
+    "init",
+    "inspect",
+    "kernel_vector_product",
+    "load",
+    "prune",
+    "register_method",
+    "report",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from ntt_cli.api.compare import compare
+    from ntt_cli.api.evaluate import evaluate
+    from ntt_cli.api.files import init, inspect, verify
+    from ntt_cli.api.finetune import finetune
+    from ntt_cli.api.kernels import empirical_ntk, kernel_vector_product
+    from ntt_cli.api.load import load
+    from ntt_cli.api.network import FinetuneResult, PruneResult, SparseNetwork
+    from ntt_cli.api.prune import prune
+    from ntt_cli.api.report import report
+    from ntt_cli.config import register_method
+    from ntt_cli.errors import NttError
+    from ntt_cli.methods.base import Method, MethodContext
+    from ntt_cli.methods.ntt.method import NTT
+    from ntt_cli.results import EvaluateReport
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Kept, so that a submodule of the same name, imported later, does not take its place.
+    globals()[name] = found = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -31,7 +31,7 @@ ROOMS = (
     "training",
     "evaluation",
     "pruning",
-    "report",
+    "pages",
     "comparison",
     "api",
     "cli",

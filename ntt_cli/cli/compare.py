@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.run import call, command_line, guarded
@@ -52,16 +53,14 @@ def compare(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=command_line(ctx)):
         config = build_config(CompareConfig, ctx, common.config)
 
-        from ntt_cli.comparison import compare as workflow  # imports torch, which takes seconds
-
-        begun = time.monotonic()
+        begun, given = time.monotonic(), config.given() | {"output": config.output}
         if values["plan"]:
             with progress(common.streams) as on_event:
-                plan = call(lambda: workflow.plan(config, on_event))
+                plan = call(lambda: ntt.compare(**given, progress=on_event, plan=True))
             common.streams.result(plan, human=_plan(plan), quiet=plan.output)
             return
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event))
+            report = call(lambda: ntt.compare(**given, progress=on_event))
         common.streams.result(report, human=_summary(report), quiet=report.output)
         for failure in report.failed:
             common.streams.fail(f"trial {failure.trial}: {failure.error}")

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
 from ntt_cli.cli.render import agreement_line
@@ -42,10 +43,8 @@ def evaluate(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug):
         config = build_config(EvaluateConfig, ctx, common.config)
 
-        from ntt_cli.evaluation import evaluate as workflow  # imports torch, which takes seconds
-
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event))
+            report = call(lambda: ntt.evaluate(**config.given(), progress=on_event))
         common.streams.result(report, human=_summary(report), quiet=_main_figure(report))
         if report.passed is False and report.accuracy is not None:
             common.streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")

@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.next_command import next_command
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
@@ -39,11 +40,10 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
         config = build_config(FinetuneConfig, ctx, common.config)
 
-        from ntt_cli.training import finetune as workflow  # imports torch, which takes seconds
-
         begun = time.monotonic()
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event, stop))
+            given = config.given() | {"output": config.named_output}
+            report = call(lambda: ntt.finetune(**given, progress=on_event, stop=stop)).report
         common.streams.result(report, human=_summary(report), quiet=report.output)
         following = next_command("evaluate", config, report.output)
         common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")

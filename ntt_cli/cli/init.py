@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 
@@ -35,8 +36,6 @@ def init(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
-        from ntt_cli.files import template as workflow
-
-        written = workflow.run(path, force=force)
+        written = ntt.init(path, force=force)
         streams.result(written, human=Text(written.output), quiet=written.output)
         streams.say(f"next: {shlex.join(['ntt', 'prune', written.output, '--sparsity', '0.9'])}")

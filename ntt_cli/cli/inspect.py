@@ -13,10 +13,10 @@ from rich.pretty import Pretty
 from rich.table import Table
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.render import layer_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.files import inspect as workflow
 from ntt_cli.files.inspect import Inspection
 from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_inputs
 from ntt_cli.results import LayerSummary
@@ -44,7 +44,7 @@ def inspect(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=False)
     with guarded(streams, debug=debug):
-        inspection = workflow.run(file)
+        inspection = ntt.inspect(file)
         streams.result(inspection, human=_summary(inspection), quiet=str(file))
 
 

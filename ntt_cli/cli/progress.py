@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,83 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ntt_cli.cli.streams import Streams
-from ntt_cli.runtime.events import (
-    EpochDone,
-    Evaluated,
-    Event,
-    EventSink,
-    MasksUpdated,
-    Noted,
-    StepsDone,
-    TrainingStarted,
-    TrainingStepsDone,
-    TransferStarted,
-    TrialsChanged,
-    Validated,
-    Warned,
-)
+from ntt_cli.runtime.events import Event, EventSink, Noted, TrainingStarted, TransferStarted, Warned
+from ntt_cli.runtime.progress import Board, progress_lines
 
-PLAIN_SECONDS = 10.0
 OTHER_ROWS = 8
 """Rows of the panel that are not layers."""
-
-
-@dataclass
-class Board:
-    """What is known now: a title, how far the work is, and named values; the transfer adds its layers.
-
-    `begun` units were done by an earlier process.
-    """
-
-    title: str = ""
-    unit: str = "step"
-    begun: int = 0
-    done: int = 0
-    total: int = 0
-    values: dict[str, str] = field(default_factory=dict)
-    layers: Mapping[str, float] = field(default_factory=dict)
-
-    def take(self, event: Event) -> bool:
-        """Note an event, and tell whether it is worth a plain line at once."""
-        match event:
-            case TransferStarted():
-                self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
-                self.done = self.begun = event.done
-                self.layers = dict.fromkeys(event.layers, 1.0)
-            case MasksUpdated():
-                self.done = event.step
-                self.values["density"] = f"{event.density:.2%}"
-                self.values["mask changes"] = f"{event.changes:,}"
-                self.layers = event.layer_densities
-            case StepsDone():
-                self.done = event.step
-                if event.kernel_distance is not None:
-                    self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
-                self.values["logit distance"] = f"{event.logit_distance:.4f}"
-            case Validated():
-                self.values["validation distance"] = f"{event.distance:.4f}"
-                self.total = event.ends or self.total
-                return event.ends is not None
-            case TrainingStarted():
-                self.title, self.total = "Training", event.epochs * event.steps_per_epoch
-                self.done = self.begun = event.done
-            case TrainingStepsDone():
-                self.done = event.step
-                self.values["loss"] = f"{event.loss:.4f}"
-            case EpochDone():
-                self.values["epoch"] = str(event.epoch)
-                if event.accuracy is not None:
-                    self.values["validation accuracy"] = f"{event.accuracy:.2%}"
-                return True
-            case Evaluated():
-                self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
-            case TrialsChanged():
-                self.title, self.unit = "Comparison", "trial"
-                self.done, self.total = event.done + event.failed, event.total
-                self.values["running"] = ", ".join(event.running) or "none"
-                self.values["failed"] = str(event.failed)
-                return bool(event.running) or self.done == self.total
-        return self.total > 0 and self.done == self.total
 
 
 @contextmanager
@@ -109,7 +35,7 @@ def progress(streams: Streams) -> Generator[EventSink]:
         with Live(get_renderable=panel.render, console=streams.err, refresh_per_second=8, transient=True):
             yield panel.take
     else:
-        yield _plain(streams)
+        yield progress_lines(streams.say, streams.warn)
 
 
 class LivePanel:
@@ -174,26 +100,3 @@ class LivePanel:
         if (hidden := len(self.board.layers) - room) > 0:
             table.add_row(Text(f"and {hidden} more layers", style="dim"))
         return table
-
-
-def _plain(streams: Streams) -> Callable[[Event], None]:
-    board, begun, last = Board(), time.monotonic(), 0.0
-
-    def take(event: Event) -> None:
-        nonlocal last
-        if isinstance(event, Warned):
-            streams.warn(event.message)
-            return
-        if isinstance(event, Noted):
-            streams.say(event.message)
-            return
-        now = time.monotonic() - begun
-        if board.take(event) or now - last >= PLAIN_SECONDS:
-            last = now
-            done = board.done - board.begun
-            left = now / done * (board.total - board.done) if done else None
-            values = "".join(f" · {name} {value}" for name, value in board.values.items())
-            ending = f" · {left:.0f} s left" if left else f" · {now:.0f} s"
-            streams.say(f"{board.unit} {board.done:,}/{board.total:,}{values}{ending}")
-
-    return take

@@ -11,6 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.next_command import has_labels, next_command
 from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
 from ntt_cli.cli.progress import progress
@@ -52,16 +53,15 @@ def prune(ctx: typer.Context, **values: Any) -> None:
     with guarded(common.streams, debug=common.debug, again=again) as stop:
         config = build_config(PruneConfig, ctx, common.config)
 
-        from ntt_cli.pruning import prune as workflow  # imports torch, which takes seconds
-
         begun = time.monotonic()
+        given = config.given() | {"output": config.output}
         if values["dry_run"]:
             with progress(common.streams) as on_event:
-                plan = call(lambda: workflow.plan(config, on_event))
+                plan = call(lambda: ntt.prune(**given, progress=on_event, dry_run=True))
             common.streams.result(plan, human=_plan(plan), quiet=str(plan.kept))
             return
         with progress(common.streams) as on_event:
-            report = call(lambda: workflow.run(config, on_event, stop))
+            report = call(lambda: ntt.prune(**given, progress=on_event, stop=stop)).report
         common.streams.result(report, human=_summary(report), quiet=report.output)
         labelled = has_labels(config.data or report.data)
         following = next_command("finetune", config, report.output, labelled=labelled)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ntt_cli.report.bounds import MOST_ROWS, and_more, shown
+from ntt_cli.pages.bounds import MOST_ROWS, and_more, shown
 
 if TYPE_CHECKING:
     from ntt_cli.results import Agreement, KernelSummary, LayerSummary

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.results import PageReport
@@ -40,9 +41,7 @@ def report(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
-        from ntt_cli.api import report as workflow  # imports matplotlib, which takes a second
-
-        written = workflow.run(path, output=output, png=png, force=force)
+        written = ntt.report(path, output=output, png=png, force=force)
         streams.result(written, human=_summary(written), quiet=written.output)
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+import ntt_cli as ntt
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.files import verify as workflow
 
 EXAMPLES = """Examples:
 
@@ -34,6 +34,6 @@ def verify(
 ) -> None:
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
-        found = workflow.run(file)
+        found = ntt.verify(file)
         human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {found.kind}")
         streams.result(found, human=human, quiet=str(file))

@@ -24,16 +24,16 @@ from ntt_cli.comparison.trial import (
 )
 from ntt_cli.comparison.workers import run_trials
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
-from ntt_cli.data import load_samples
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import can_sync
 from ntt_cli.files.results import open_folder, read_results, write_tables
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import heeds_seed
 from ntt_cli.networks.prepare import pick_prunable, to_functional
+from ntt_cli.pages.write import write_page
 from ntt_cli.pruning import prune
-from ntt_cli.report.write import write_page
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.training import job as finetune_task
@@ -45,23 +45,24 @@ START_SECONDS = 5.0
 """For a trial to open its model and data, and for its process to import torch."""
 
 
-def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[Trial]:
+def prepare(config: CompareConfig, on_event: EventSink, *, write: bool, sources: Sources = AS_NAMED) -> list[Trial]:
     """Check everything that the trials share, and return the trials; with `write`, make the comparison's folder.
 
     Args:
         config: as the user gave it.
         on_event: told what there is to say about model and data, since the trials themselves say nothing.
         write: make the folder.
+        sources: objects in the place of names.
 
     Raises:
         DataError: if there is no test data.
         NttError: if anything else is unusable.
     """
     _require_one_process()
-    loaded = load_model(config, seed=config.seeds[0])
-    task = finetune_task.prepare(_finetune_config(config), on_event)
-    _check_seeds(config, loaded, on_event)
-    _check_test_data(config, loaded, task.training.samples.class_names, on_event)
+    loaded = sources.load_model(config, seed=config.seeds[0])
+    task = finetune_task.prepare(_finetune_config(config), on_event, sources)
+    _check_seeds(config, loaded, sources, on_event)
+    _check_test_data(config, loaded, sources.testing(), task.training.samples.class_names, on_event)
     network = to_functional(loaded.module, torch.device("cpu"), lambda _: None, select_outputs=loaded.select_outputs)
     pick_prunable(
         network,
@@ -73,7 +74,7 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     )
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"model": loaded.source, "first seed": config.seeds[0]}
-    settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods).items()}
+    settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods, sources).items()}
     folder = Path(config.output)
     unrecorded = open_folder(folder, settings, write=write)
     if any(name.startswith(OWN_DATA) for name in unrecorded):  # data of new methods is no reason to warn
@@ -93,7 +94,9 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool) -> list[
     return trials_of(config)
 
 
-def run(config: CompareConfig, on_event: EventSink, *, in_process: bool = False) -> CompareReport:
+def run(
+    config: CompareConfig, on_event: EventSink, *, in_process: bool = False, sources: Sources = AS_NAMED
+) -> CompareReport:
     """Run the trials that have no result yet, and gather the results of all.
 
     A trial that fails is reported and does not end the others.
@@ -102,15 +105,19 @@ def run(config: CompareConfig, on_event: EventSink, *, in_process: bool = False)
         config: as the user gave it.
         on_event: told which trials run.
         in_process: run the trials in this process, one after the other, and start no others.
+        sources: objects in the place of names, for trials in this process.
 
     Raises:
         NttError: if the model, the data or the folder is unusable.
     """
-    trials = prepare(config, on_event, write=True)
+    trials = prepare(config, on_event, write=True, sources=sources)
     chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
     waiting = [trial for trial in chosen if result_of(config, trial) is None]
-    run_all = run_trials_in_process if in_process else run_trials
-    failed = run_all(config, waiting, on_event) if waiting else {}
+    failed = {}
+    if waiting and in_process:
+        failed = run_trials_in_process(config, waiting, on_event, sources)
+    elif waiting:
+        failed = run_trials(config, waiting, on_event)
     results = [result for trial in chosen if (result := result_of(config, trial)) is not None]
     page = None
     if config.trial is None:
@@ -130,17 +137,18 @@ def run(config: CompareConfig, on_event: EventSink, *, in_process: bool = False)
     )
 
 
-def plan(config: CompareConfig, on_event: EventSink) -> ComparePlan:
+def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> ComparePlan:
     """The trials, and how long those not done will take, from a few measured steps; nothing is trained."""
-    trials = prepare(config, on_event, write=False)
+    trials = prepare(config, on_event, write=False, sources=sources)
     undone = [trial for trial in trials if result_of(config, trial) is None]
     training = _finetune_config(config)
-    task = finetune_task.prepare(training, lambda _: None)  # `prepare` has said everything
+    task = finetune_task.prepare(training, lambda _: None, sources)  # `prepare` has said everything
     one_training = finetune_task.seconds_per_step(task) * finetune_task.steps_of(task)
     # One measurement for each method that moves weights: its cost hardly depends on sparsity and seed.
     first = {trial.method: trial for trial in reversed(undone) if trial.transfers}
     transfers = {
-        method: prune.plan(pruning_of(config, trial), lambda _: None).seconds or 0.0 for method, trial in first.items()
+        method: prune.plan(pruning_of(config, trial), lambda _: None, sources).seconds or 0.0
+        for method, trial in first.items()
     }
     rates = max(1, len(config.learning_rates))
     seconds = sum(
@@ -166,11 +174,11 @@ def _require_one_process() -> None:
         )
 
 
-def _check_seeds(config: CompareConfig, loaded: LoadedModel, on_event: EventSink) -> None:
+def _check_seeds(config: CompareConfig, loaded: LoadedModel, sources: Sources, on_event: EventSink) -> None:
     """Say so where every seed starts with the same network."""
     if len(config.seeds) < 2:
         return
-    if config.weights is not None or loaded.trained:
+    if config.weights is not None or loaded.trained or sources.model is not None:
         on_event(Noted("all seeds begin with the same weights: deviations are over pruning and training alone"))
     elif not heeds_seed(loaded.module, config, seed=config.seeds[0]):
         what = f"{config.model} builds the same network for every seed, so that deviations over seeds are over pruning"
@@ -179,14 +187,16 @@ def _check_seeds(config: CompareConfig, loaded: LoadedModel, on_event: EventSink
 
 
 def _check_test_data(
-    config: CompareConfig, loaded: LoadedModel, class_names: tuple[str, ...] | None, on_event: EventSink
+    config: CompareConfig,
+    loaded: LoadedModel,
+    sources: Sources,
+    class_names: tuple[str, ...] | None,
+    on_event: EventSink,
 ) -> None:
-    samples = load_samples(
-        DataOptions(**test_data_of(config)), split="test", default=loaded.data, input_shape=loaded.input_shape
-    )
+    samples = sources.load_samples(DataOptions(**test_data_of(config)), loaded, split="test")
     if samples.labels is None:
         raise DataError(samples.spec, "has no labels to test with", hint="name labelled data with --test-data")
-    if config.test_data is None and samples.split is None:
+    if config.test_data is None and sources.data is None and samples.split is None:
         raise DataError(
             samples.spec,
             "is not divided into training and test samples",

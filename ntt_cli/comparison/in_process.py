@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from ntt_cli.comparison.queue import Failure, TrialQueue, failure_of
 from ntt_cli.comparison.trial import Trial, run_trial
 from ntt_cli.config import CompareConfig
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
 
 
-def run_trials_in_process(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> dict[str, Failure]:
+def run_trials_in_process(
+    config: CompareConfig, trials: Sequence[Trial], on_event: EventSink, sources: Sources = AS_NAMED
+) -> dict[str, Failure]:
     """Run the trials as `run_trials` does, for models and data that cannot be sent to another process.
 
     `config.jobs` is not read: one trial runs at a time. A trial that fails does not end the others. An interrupt ends
@@ -25,14 +28,14 @@ def run_trials_in_process(config: CompareConfig, trials: Sequence[Trial], on_eve
     queue = TrialQueue(config, list(trials), on_event)
     queue.tell()
     while (trial := queue.start_next()) is not None:
-        queue.end(trial, _run(config, trial))
+        queue.end(trial, _run(config, trial, sources))
     return queue.failed
 
 
-def _run(config: CompareConfig, trial: Trial) -> Failure | None:
+def _run(config: CompareConfig, trial: Trial, sources: Sources) -> Failure | None:
     """Run the trial; why it failed, `None` if it did not."""
     try:
-        run_trial(config, trial)
+        run_trial(config, trial, sources=sources)
     except (Exception, SystemExit) as error:  # a network may call sys.exit
         return failure_of(error)
     return None

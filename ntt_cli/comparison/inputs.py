@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ntt_cli.config import CompareConfig, DataOptions, Split, method_class, method_names, method_of
-from ntt_cli.data import data_sha256, load_samples
+from ntt_cli.data import data_sha256
 from ntt_cli.data.load import SOURCE_OPTIONS, read_by
 from ntt_cli.errors import OutputError
 from ntt_cli.files.results import read_settings, short
 from ntt_cli.files.shards import find_weights
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.runs.sources import AS_NAMED, Sources
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,32 @@ OWN_DATA = "data of "
 """Begins the name of a setting that holds the hash of one method's own data; the method and its options follow."""
 
 
-def inputs_of(config: CompareConfig, loaded: LoadedModel, methods: Iterable[str]) -> dict[str, Input]:
+def inputs_of(
+    config: CompareConfig, loaded: LoadedModel, methods: Iterable[str], sources: Sources = AS_NAMED
+) -> dict[str, Input]:
     """What all trials share, and the data that some of these methods have of their own, by the names of settings."""
     found = {"model file": Input(config.model, loaded.sha256)}
     found |= {f"module {name}": Input(f"module {name}", digest) for name, digest in loaded.modules.items()}
     if config.weights is not None:
         found["weights file"] = Input(config.weights, find_weights(Path(config.weights)).sha256)
-    found["training data"] = _data(given_of(config, DataOptions.model_fields), loaded, "train")
-    found["test data"] = _data(test_data_of(config), loaded, "test")
-    return found | {f"{OWN_DATA}{method}": own for method in methods if (own := _own_data(config, loaded, method))}
+    if sources.model is not None:
+        found["network"] = Input(config.model, sources.weights_sha256(None))
+    found["training data"] = _data(given_of(config, DataOptions.model_fields), loaded, "train", sources)
+    found["test data"] = _data(test_data_of(config), loaded, "test", sources.testing())
+    return found | {
+        f"{OWN_DATA}{method}": own for method in methods if (own := _own_data(config, loaded, method, sources))
+    }
 
 
-def require_unchanged(config: CompareConfig, method: str) -> None:
+def require_unchanged(config: CompareConfig, method: str, sources: Sources = AS_NAMED) -> None:
     """Refuse to go on where a trial of this method would not have the inputs that the comparison was begun with.
 
     Raises:
         OutputError: if the model, the weights or the data changed since then.
     """
     settings = read_settings(Path(config.output))
-    found = inputs_of(config, load_model(config, seed=config.seeds[0]), [method])
+    loaded = sources.load_model(config, seed=config.seeds[0])
+    found = inputs_of(config, loaded, [method], sources)
     changed = {name: now for name, now in found.items() if name in settings and settings[name] != now.sha256}
     if changed:
         what = "; ".join(
@@ -73,18 +81,18 @@ def test_data_of(config: CompareConfig) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in unread} | {"data": config.test_data}
 
 
-def _own_data(config: CompareConfig, loaded: LoadedModel, method: str) -> Input | None:
+def _own_data(config: CompareConfig, loaded: LoadedModel, method: str, sources: Sources) -> Input | None:
     """The data of a method with data options, as `ntt:data=other.npz` or `ntt:limit=100`; `None` for other methods."""
     name, options = method_of(method)
     own = {option: value for option, value in options.items() if option in DataOptions.model_fields}
     if not own:
         return None
     labelled = name in method_names() and method_class(name).needs == "labels"
-    return _data(given_of(config, DataOptions.model_fields) | own, loaded, "train", labelled=labelled)
+    return _data(given_of(config, DataOptions.model_fields) | own, loaded, "train", sources, labelled=labelled)
 
 
-def _data(options: dict[str, Any], loaded: LoadedModel, split: Split, *, labelled: bool = True) -> Input:
-    samples = load_samples(
-        DataOptions(**options), split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
-    )
+def _data(
+    options: dict[str, Any], loaded: LoadedModel, split: Split, sources: Sources, *, labelled: bool = True
+) -> Input:
+    samples = sources.load_samples(DataOptions(**options), loaded, split=split, labelled=labelled)
     return Input(samples.spec, data_sha256(samples))

@@ -14,8 +14,8 @@ from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.report_reader import Report, read_report
 from ntt_cli.files.results import read_results, read_settings
-from ntt_cli.report.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
-from ntt_cli.report.figures import Figure, Numbers, Page, Panel, Series, Table
+from ntt_cli.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.pages.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.results import OWN_WEIGHTS
 
 SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")

@@ -29,6 +29,7 @@ from ntt_cli.files.atomic import HOUR, remove_orphans
 from ntt_cli.files.results import RESULT, TRIALS, read_result, write_result
 from ntt_cli.pruning import prune
 from ntt_cli.results import EvaluateReport, FinetuneReport
+from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Event, EventSink
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune
@@ -104,7 +105,9 @@ def result_of(config: CompareConfig, trial: Trial) -> TrialResult | None:
     return read_result(folder_of(config, trial), TrialResult)
 
 
-def run_trial(config: CompareConfig, trial: Trial, stop: Stop | None = None) -> TrialResult:
+def run_trial(
+    config: CompareConfig, trial: Trial, stop: Stop | None = None, sources: Sources = AS_NAMED
+) -> TrialResult:
     """Prune, fine-tune and evaluate, and write the result last. What a killed process did is not done again.
 
     Raises:
@@ -131,13 +134,13 @@ def run_trial(config: CompareConfig, trial: Trial, stop: Stop | None = None) -> 
                 hint="run that trial first",
             )
         rates = (chosen.learning_rate,)
-    require_unchanged(config, trial.method)  # now, and not only after the work
-    sparse = _sparse_checkpoint(config, trial, folder, stop)
-    tuned = [_finetune(config, trial, folder, sparse, rate, stop) for rate in rates]
+    require_unchanged(config, trial.method, sources)  # now, and not only after the work
+    sparse = _sparse_checkpoint(config, trial, folder, stop, sources)
+    tuned = [_finetune(config, trial, Path(sparse), rate, stop, sources) for rate in rates]
     best = max(tuned, key=lambda report: report.accuracy or 0.0)
     # Random weights know no classes yet: their outputs stand for the classes that fine-tuning teaches them.
-    as_pruned = _evaluate(config, trial, sparse, best.class_names)
-    tested = _evaluate(config, trial, best.output, best.class_names)
+    as_pruned = _evaluate(config, trial, sparse, best.class_names, sources)
+    tested = _evaluate(config, trial, best.output, best.class_names, sources)
     assert as_pruned.accuracy is not None
     assert tested.accuracy is not None
     if not math.isfinite(tested.accuracy.loss):
@@ -158,7 +161,7 @@ def run_trial(config: CompareConfig, trial: Trial, stop: Stop | None = None) -> 
         flops_sparse=tested.flops_sparse,
         seconds=time.monotonic() - begun,
     )
-    require_unchanged(config, trial.method)
+    require_unchanged(config, trial.method, sources)
     write_result(folder, result)
     return result
 
@@ -183,50 +186,50 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     return PruneConfig(**(_shared(config, trial) | common | own), method=method)
 
 
-def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop) -> str:
+def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop, sources: Sources) -> str:
     name, _ = method_of(trial.method)
     if name == "trained-magnitude":
         dense = FinetuneConfig(
             **_shared(config, trial), **_resuming(config), **_training(config), output=str(folder / DENSE)
         )
-        _resumed_or_anew(finetune.run, dense, stop)
+        _resumed_or_anew(finetune.finetune, dense, stop, sources)
     pruning = pruning_of(config, trial).model_copy(update=_resuming(config))
-    return _resumed_or_anew(prune.run, pruning, stop).output
+    return _resumed_or_anew(prune.prune, pruning, stop, sources).report.output
 
 
 def _finetune(
-    config: CompareConfig, trial: Trial, folder: Path, checkpoint: str, rate: float | None, stop: Stop
+    config: CompareConfig, trial: Trial, checkpoint: Path, rate: float | None, stop: Stop, sources: Sources
 ) -> FinetuneReport:
-    output = folder / ("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
+    output = checkpoint.with_name("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
     options = FinetuneConfig(
         **_shared(config, trial),
         **_resuming(config),
         **_training(config),
-        checkpoint=checkpoint,
+        checkpoint=str(checkpoint),
         learning_rate=rate,
         output=str(output),
     )
-    return _resumed_or_anew(finetune.run, options, stop)
+    return _resumed_or_anew(finetune.finetune, options, stop, sources).report
 
 
 C = TypeVar("C", PruneConfig, FinetuneConfig)
 R = TypeVar("R")
 
 
-def _resumed_or_anew(run: Callable[[C, EventSink, Stop], R], options: C, stop: Stop) -> R:
+def _resumed_or_anew(run: Callable[[C, EventSink, Stop, Sources], R], options: C, stop: Stop, sources: Sources) -> R:
     """Go on from what a killed process left; if that is from another machine, start from the beginning."""
     try:
-        return run(options, _ignore, stop)
+        return run(options, _ignore, stop, sources)
     except ResumeError:
-        return run(options.model_copy(update={"resume": False}), _ignore, stop)
+        return run(options.model_copy(update={"resume": False}), _ignore, stop, sources)
 
 
 def _evaluate(
-    config: CompareConfig, trial: Trial, checkpoint: str, class_names: tuple[str, ...] | None
+    config: CompareConfig, trial: Trial, checkpoint: str, class_names: tuple[str, ...] | None, sources: Sources
 ) -> EvaluateReport:
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": trial.seed}
-    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names)
+    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names, sources.testing())
 
 
 def _shared(config: CompareConfig, trial: Trial) -> dict[str, Any]:

@@ -7,7 +7,7 @@ The classes are frozen and checked where they are made.
 from __future__ import annotations
 
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
-from ntt_cli.config.methods import method_class, method_names, readers_of, register_method
+from ntt_cli.config.methods import built_in_methods, method_class, method_names, readers_of, register_method
 from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions
 from ntt_cli.config.options import (
     GROUPS,
@@ -48,6 +48,7 @@ __all__ = [
     "Split",
     "advice",
     "as_typed",
+    "built_in_methods",
     "flag",
     "in_a_file",
     "in_words",

@@ -52,6 +52,11 @@ def method_names() -> tuple[str, ...]:
     return (*own, *(name for name in _REGISTERED if name not in own))
 
 
+def built_in_methods() -> tuple[str, ...]:
+    """Ntt's own methods, which every process knows."""
+    return tuple(_built_in())
+
+
 def method_class(name: str) -> MethodType:
     """The class of a method, whose module is imported.
 

@@ -87,6 +87,11 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         OUTPUT,
     ] = None
 
+    @property
+    def named_output(self) -> str:
+        """The output, or its default."""
+        return self.output or ("dense.safetensors" if self.checkpoint is None else "tuned.safetensors")
+
 
 class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     """`ntt evaluate`."""

@@ -139,7 +139,9 @@ def run(
         density=kept / prunable if prunable else None,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
-        file_bytes=None if sources.holds_weights else find_weights(Path(config.checkpoint)).bytes,
+        file_bytes=find_weights(Path(config.checkpoint)).bytes
+        if isinstance(sources.weights_of(config.checkpoint), str)
+        else None,
         sparse_bytes=_sparse_bytes(model, masks),
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,

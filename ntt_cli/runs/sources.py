@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -63,17 +63,11 @@ class Sources:
         Raises:
             DataError: if no data is named, or it cannot be found, read or used.
         """
-        given = self.test_data if split == "test" and self.test_data is not None else self.data
-        if given is not None and (split == "train" or self.test_data is not None or options.data is None):
-            return samples_of(given, options=options, labelled=labelled)
+        if self.data is not None:
+            return samples_of(self.data, options=options, labelled=labelled)
         return load_samples(
             options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
         )
-
-    @property
-    def holds_weights(self) -> bool:
-        """Whether the weights are in memory: those of `checkpoint`, or the network's own."""
-        return self.checkpoint is not None or self.model is not None
 
     def weights_of(self, path: str | None) -> str | Checkpoint | None:
         """What the network's weights are loaded from; `None`: they are its own."""
@@ -96,6 +90,10 @@ class Sources:
         return any(
             value is not None for value in (self.model, self.checkpoint, self.teacher, self.data, self.test_data)
         )
+
+    def testing(self) -> Sources:
+        """The same network with the test data in the place of the data."""
+        return replace(self, data=self.test_data)
 
     @property
     def has_data(self) -> bool:

@@ -41,7 +41,7 @@ EVALUATION_BATCH = 256
 
 def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -> FinetuneReport:
     """`finetune` of what the configuration names, for the report alone."""
-    return finetune(config, on_event, stop).report
+    return finetune(config.model_copy(update={"output": config.named_output}), on_event, stop).report
 
 
 def finetune(
@@ -49,7 +49,7 @@ def finetune(
 ) -> Outcome[FinetuneReport]:
     """Fine-tune, and write the chosen epoch's checkpoint and then the report.
 
-    Of objects nothing is written where `config.output` names no file.
+    Without `config.output` nothing is written.
 
     Args:
         config: as the user gave it.
@@ -61,7 +61,7 @@ def finetune(
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
-    output = _output_of(config, sources)
+    output = None if config.output is None else Path(config.output)
     group = this_process_group() if output else SINGLE
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
@@ -85,14 +85,6 @@ def finetune(
             if output and group.first:
                 outcome.write(output)
     return outcome
-
-
-def _output_of(config: FinetuneConfig, sources: Sources) -> Path | None:
-    if config.output is not None:
-        return Path(config.output)
-    if sources.in_memory:
-        return None
-    return Path("dense.safetensors" if config.checkpoint is None else "tuned.safetensors")
 
 
 def _take_first(module: nn.Module, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer) -> None:

@@ -17,9 +17,9 @@ from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.checkpoint import read_checkpoint
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.files.results import read_results
-from ntt_cli.report.curves import averaged
-from ntt_cli.report.figures import Figure, Page
-from ntt_cli.report.run import run_page
+from ntt_cli.pages.curves import averaged
+from ntt_cli.pages.figures import Figure, Page
+from ntt_cli.pages.run import run_page
 from tests.small_networks import write_network
 
 METHODS = ("random", "ntt", "snip", "dense", "trained-magnitude")

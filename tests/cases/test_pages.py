@@ -13,7 +13,7 @@ from ntt_cli.api import report
 from ntt_cli.cli.render import layer_table
 from ntt_cli.files.hashed import tensor_hashes, write_hashed
 from ntt_cli.files.metadata import ReportRecord, read_header
-from ntt_cli.report.bounds import MOST_ROWS, shown
+from ntt_cli.pages.bounds import MOST_ROWS, shown
 from ntt_cli.results import LayerSummary
 from tests.cli.conftest import Ntt
 
@@ -44,7 +44,7 @@ def page_of(names: list[str], *, png: bool = True) -> str:
     summary = record.summary | {"layers": [layer | {"name": name} for name in names]}
     changed = record.model_copy(update={"summary": summary, "tensors": tensor_hashes(tensors), "file_sha256": "0" * 64})
     write_hashed(path, tensors, changed)
-    report.run(path, output=None, png=png, force=True)
+    report.report(path, output=None, png=png, force=True)
     return path.with_suffix(".html").read_text()
 
 

@@ -31,7 +31,7 @@ from ntt_cli.errors import NttError
 from ntt_cli.files.checkpoint import layer_records, read_checkpoint
 from ntt_cli.files.metadata import HASH_KEY, NO_HASH, put_file_hash, read_header
 from ntt_cli.files.report_reader import read_report
-from ntt_cli.report.run import run_page
+from ntt_cli.pages.run import run_page
 
 TENSORS = {"w": torch.tensor([[1.5, 0.0], [0.0, -2.0]]), "b": torch.zeros(2), "n": torch.tensor(3)}
 HASH = "0" * 64

@@ -19,9 +19,9 @@ from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.validation import Validation, held_out
+from ntt_cli.pages.curves import transfer_figures
 from ntt_cli.pruning import prune
 from ntt_cli.pruning.job import Task, prepare
-from ntt_cli.report.curves import transfer_figures
 from ntt_cli.runtime.events import Event, TransferStarted, Validated
 from tests.small_networks import write_network
 

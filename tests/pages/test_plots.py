@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ntt_cli.config import method_names
-from ntt_cli.report.figures import Figure, Panel, Series
-from ntt_cli.report.plots import COLOURS, INK, MARKERS, draw_png, draw_svg
+from ntt_cli.pages.figures import Figure, Panel, Series
+from ntt_cli.pages.plots import COLOURS, INK, MARKERS, draw_png, draw_svg
 
 X = np.array([1.0, 2.0, 4.0])
 LINES = (

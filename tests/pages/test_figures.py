@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntt_cli.report.figures import Panel, Series, describe
+from ntt_cli.pages.figures import Panel, Series, describe
 
 
 def test_lines_are_told_by_their_ends() -> None:

@@ -8,8 +8,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ntt_cli import __version__
-from ntt_cli.report.figures import Page
-from ntt_cli.report.plots import draw_svg
+from ntt_cli.pages.figures import Page
+from ntt_cli.pages.plots import draw_svg
 
 MARK = '<meta name="generator" content="ntt '
 """Marks a page that ntt wrote."""

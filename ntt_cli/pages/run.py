@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.metadata import AGAIN
 from ntt_cli.files.report_reader import Report
-from ntt_cli.report.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
-from ntt_cli.report.figures import Figure, Page, Panel, Series, Table
+from ntt_cli.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.pages.figures import Figure, Page, Panel, Series, Table
 from ntt_cli.results import FinetuneReport, PruneReport
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from ntt_cli.report.figures import Figure, Panel, Series
+from ntt_cli.pages.figures import Figure, Panel, Series
 
 COLOURS = (
     "#e8543f", "#2f8fd8", "#27a17c", "#b06fd0", "#c99700", "#7f8c99",

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ntt_cli.report.bounds import MOST_ROWS, and_more, shown
+from ntt_cli.pages.bounds import MOST_ROWS, and_more, shown
 
 Numbers = NDArray[np.float64]
 Form = Literal["line", "marked", "dots", "bars"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ntt_cli.files.atomic import check_writable, write_atomically
-from ntt_cli.report.figures import Page, bounded
-from ntt_cli.report.html import is_page, page_html
-from ntt_cli.report.plots import draw_png
+from ntt_cli.pages.figures import Page, bounded
+from ntt_cli.pages.html import is_page, page_html
+from ntt_cli.pages.plots import draw_png
 from ntt_cli.results import PageReport
 
 

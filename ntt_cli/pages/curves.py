@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ntt_cli.files.report_reader import Report
-from ntt_cli.report.figures import Figure, Numbers, Panel, Series, describe
+from ntt_cli.pages.figures import Figure, Numbers, Panel, Series, describe
 
 POINTS = 200
 """The most points that a curve has; more cannot be seen."""

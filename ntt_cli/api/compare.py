@@ -1,0 +1,86 @@
+"""`ntt_cli.compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import Any, Literal, overload
+
+from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.network import Model, data_of, network_of
+from ntt_cli.comparison import compare as comparison
+from ntt_cli.comparison.results import ComparePlan, CompareReport
+from ntt_cli.config import CompareConfig, built_in_methods
+
+
+@overload
+def compare(
+    model: Model,
+    data: object = None,
+    *,
+    test_data: object = None,
+    output: str | PathLike[str] = "comparison",
+    progress: Progress = False,
+    plan: Literal[False] = False,
+    **options: Any,
+) -> CompareReport: ...
+
+
+@overload
+def compare(
+    model: Model,
+    data: object = None,
+    *,
+    test_data: object = None,
+    output: str | PathLike[str] = "comparison",
+    progress: Progress = False,
+    plan: Literal[True],
+    **options: Any,
+) -> ComparePlan: ...
+
+
+def compare(
+    model: Model,
+    data: object = None,
+    *,
+    test_data: object = None,
+    output: str | PathLike[str] = "comparison",
+    progress: Progress = False,
+    plan: bool = False,
+    **options: Any,
+) -> CompareReport | ComparePlan:
+    """Prune by several methods, at several sparsities, under several seeds, and fine-tune and test all alike.
+
+    Networks and data that are objects, and methods that were registered, cannot be sent to another process: their
+    trials run in this one, one after the other.
+
+    Args:
+        model: a `torch.nn.Module`, what another function here returned, or a name as on the command line.
+        data: inputs and labels to prune and train on, as `finetune` takes them.
+        test_data: inputs and labels to test on, in the same forms.
+        output: folder of the results; what is there already is not done again.
+        progress: `True` writes lines to stderr now and then; a function is given each event.
+        plan: train nothing, and return the trials with a time for those that are left.
+        **options: all other options of `ntt compare`, with underscores: `methods=("ntt", "mine")`,
+            `sparsities=(0.9, 0.95)`, `seeds=(1, 2, 3)`, `epochs=10`.
+
+    Returns:
+        the results of all trials, and a row of means over seeds for each method and sparsity; or a plan.
+
+    Raises:
+        UsageError: if an option is wrong, or nothing reads it.
+        NttError: if the network, the data or the folder is unusable.
+    """
+    network, sources = network_of(model)
+    named, objects = data_of(data)
+    test_named, test_objects = data_of(test_data)
+    values = network | named | options | {"output": fspath(output)}
+    if (test_name := test_named.get("data")) is not None:
+        values["test_data"] = test_name
+    config = configured(CompareConfig, values)
+    sources = replace(sources, data=objects, test_data=test_objects)
+    here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
+    with apart(progress) as (on_event, _):
+        if plan:
+            return comparison.plan(config, on_event, sources)
+        return comparison.run(config, on_event, in_process=here, sources=sources)

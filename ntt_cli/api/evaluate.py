@@ -1,0 +1,62 @@
+"""`ntt_cli.evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import Any
+
+from torch import nn
+
+from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.network import Model, SparseNetwork, data_of, network_of, values_of, weights_name
+from ntt_cli.config import EvaluateConfig
+from ntt_cli.evaluation import evaluate as evaluation
+from ntt_cli.results import EvaluateReport
+
+
+def evaluate(
+    model: Model,
+    data: object = None,
+    *,
+    teacher: str | PathLike[str] | nn.Module | SparseNetwork | None = None,
+    progress: Progress = False,
+    **options: Any,
+) -> EvaluateReport:
+    """Measure accuracy where there are labels, agreement with a teacher where there is one, FLOPs and size.
+
+    Args:
+        model: what `prune`, `finetune` or `load` returned; a `torch.nn.Module`, which is dense; or a name as on the
+            command line, with `checkpoint="tuned.safetensors"`.
+        data: inputs with labels, or without them if there is a teacher; as `finetune` takes them.
+        teacher: the network to compare with, of the same architecture: an object, or a file of its weights.
+        progress: `True` writes lines to stderr now and then; a function is given each event.
+        **options: all other options of `ntt evaluate`, with underscores: `kernels=True`, `min_accuracy=0.97`.
+
+    Returns:
+        the fields of `ntt evaluate --json`. Accuracies are fractions, FLOPs of one sample, sizes in bytes.
+
+    Raises:
+        UsageError: if an option is wrong, or nothing reads it.
+        NttError: if anything else is unusable.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> report = ntt.evaluate(net, torch.randn(16, 4), teacher=net)
+        >>> report.agreement.top1_agreement, report.flops_dense
+        (1.0, 112)
+    """
+    network, sources = network_of(model)
+    named, objects = data_of(data)
+    sources = replace(sources, data=objects)
+    if (own := weights_name(model)) is not None:
+        options["checkpoint"] = own
+    if isinstance(teacher, SparseNetwork):
+        sources = replace(sources, teacher=teacher.checkpoint)
+    elif isinstance(teacher, nn.Module):
+        sources = replace(sources, teacher=values_of(teacher.state_dict()))
+    named_teacher = fspath(teacher) if isinstance(teacher, str | PathLike) else teacher and "the teacher"
+    config = configured(EvaluateConfig, network | named | options | {"teacher": named_teacher})
+    with apart(progress) as (on_event, _):
+        return evaluation.run(config, on_event, sources=sources)

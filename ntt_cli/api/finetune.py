@@ -1,0 +1,66 @@
+"""`ntt_cli.finetune`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import Any
+
+from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.network import FinetuneResult, Model, SparseNetwork, data_of, network_of, result_of
+from ntt_cli.config import FinetuneConfig
+from ntt_cli.runs.sources import OWN
+from ntt_cli.runtime.signals import Stop
+from ntt_cli.training import finetune as training
+
+
+def finetune(
+    model: Model,
+    data: object = None,
+    *,
+    output: str | PathLike[str] | None = None,
+    progress: Progress = False,
+    stop: Stop | None = None,
+    **options: Any,
+) -> FinetuneResult:
+    """Train a network on labels, with its zeros held.
+
+    The network that is handed over is left as it is, as are the global random state, the default dtype, the number of
+    threads and signal handlers.
+
+    Args:
+        model: what `prune` or `load` returned; a `torch.nn.Module`, which is dense; or a name as on the command line,
+            with `checkpoint="sparse.safetensors"` for its weights.
+        data: inputs and labels: a pair of tensors `[n, ...]` and int64 `[n]`, a `Dataset` or a `DataLoader` of such
+            pairs (its samples are drawn anew), or a name as on the command line.
+        output: write the checkpoint here, and a report beside it; `None` writes nothing.
+        progress: `True` writes lines to stderr now and then; a function is given each event.
+        stop: asks for the end from outside.
+        **options: all other options of `ntt finetune`, with underscores: `epochs=30`, `optimiser="sgd"`.
+
+    Returns:
+        the network after the best epoch (`.model`, `.masks`, `.report`, `.save(path)`).
+
+    Raises:
+        UsageError: if an option is wrong, or nothing reads it.
+        NttError: if anything else is unusable, the numbers diverge or the output cannot be written.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> x, y = torch.randn(64, 4), torch.arange(64) % 3
+        >>> sparse = ntt.prune(net, x, sparsity=0.5, method="magnitude")
+        >>> tuned = ntt.finetune(sparse, (x, y), epochs=1)
+        >>> bool((tuned.model[0].weight[~tuned.masks["0.weight"]] == 0).all())
+        True
+    """
+    network, sources = network_of(model)
+    named, objects = data_of(data)
+    sources = replace(sources, data=objects)
+    if isinstance(model, SparseNetwork):
+        options["checkpoint"] = OWN
+    values = network | named | options | {"output": None if output is None else fspath(output)}
+    config = configured(FinetuneConfig, values)
+    with apart(progress) as (on_event, warnings):
+        outcome = training.finetune(config, on_event, stop, sources)
+    return result_of(FinetuneResult, outcome, warnings, sources, values)

@@ -1,0 +1,118 @@
+"""How far work is, from its events: what is known now, and plain lines of it. Needs no torch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ntt_cli.runtime.events import (
+    EpochDone,
+    Evaluated,
+    Event,
+    EventSink,
+    MasksUpdated,
+    Noted,
+    StepsDone,
+    TrainingStarted,
+    TrainingStepsDone,
+    TransferStarted,
+    TrialsChanged,
+    Validated,
+    Warned,
+)
+
+PLAIN_SECONDS = 10.0
+"""Between two lines, unless an event is worth one at once."""
+
+
+@dataclass
+class Board:
+    """What is known now: a title, how far the work is, and named values; the transfer adds its layers.
+
+    `begun` units were done by an earlier process.
+    """
+
+    title: str = ""
+    unit: str = "step"
+    begun: int = 0
+    done: int = 0
+    total: int = 0
+    values: dict[str, str] = field(default_factory=dict)
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+    def take(self, event: Event) -> bool:
+        """Note an event, and tell whether it is worth a plain line at once."""
+        match event:
+            case TransferStarted():
+                self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
+                self.done = self.begun = event.done
+                self.layers = dict.fromkeys(event.layers, 1.0)
+            case MasksUpdated():
+                self.done = event.step
+                self.values["density"] = f"{event.density:.2%}"
+                self.values["mask changes"] = f"{event.changes:,}"
+                self.layers = event.layer_densities
+            case StepsDone():
+                self.done = event.step
+                if event.kernel_distance is not None:
+                    self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
+                self.values["logit distance"] = f"{event.logit_distance:.4f}"
+            case Validated():
+                self.values["validation distance"] = f"{event.distance:.4f}"
+                self.total = event.ends or self.total
+                return event.ends is not None
+            case TrainingStarted():
+                self.title, self.total = "Training", event.epochs * event.steps_per_epoch
+                self.done = self.begun = event.done
+            case TrainingStepsDone():
+                self.done = event.step
+                self.values["loss"] = f"{event.loss:.4f}"
+            case EpochDone():
+                self.values["epoch"] = str(event.epoch)
+                if event.accuracy is not None:
+                    self.values["validation accuracy"] = f"{event.accuracy:.2%}"
+                return True
+            case Evaluated():
+                self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
+            case TrialsChanged():
+                self.title, self.unit = "Comparison", "trial"
+                self.done, self.total = event.done + event.failed, event.total
+                self.values["running"] = ", ".join(event.running) or "none"
+                self.values["failed"] = str(event.failed)
+                return bool(event.running) or self.done == self.total
+        return self.total > 0 and self.done == self.total
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def progress_lines(say: Callable[[str], None] = _to_stderr, warn: Callable[[str], None] | None = None) -> EventSink:
+    """A sink for events that says now and then, in a line, how far the work is.
+
+    Args:
+        say: writes a line, by default to stderr.
+        warn: writes a warning; by default a line as well.
+    """
+    board, begun, last = Board(), time.monotonic(), 0.0
+
+    def take(event: Event) -> None:
+        nonlocal last
+        if isinstance(event, Warned):
+            (warn or say)(event.message if warn else f"warning: {event.message}")
+            return
+        if isinstance(event, Noted):
+            say(event.message)
+            return
+        now = time.monotonic() - begun
+        if board.take(event) or now - last >= PLAIN_SECONDS:
+            last = now
+            done = board.done - board.begun
+            left = now / done * (board.total - board.done) if done else None
+            values = "".join(f" · {name} {value}" for name, value in board.values.items())
+            ending = f" · {left:.0f} s left" if left else f" · {now:.0f} s"
+            say(f"{board.unit} {board.done:,}/{board.total:,}{values}{ending}")
+
+    return take
