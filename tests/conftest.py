@@ -53,6 +53,7 @@ install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], "beartype.beart
 from ntt_cli.config import DataOptions  # noqa: E402
 from ntt_cli.data.inputs import Inputs  # noqa: E402
 from ntt_cli.networks.normalisation import open_inputs  # noqa: E402
+from ntt_cli.runs.sources import AS_NAMED  # noqa: E402
 from tests.parts import CPU, loaded  # noqa: E402
 
 # Two workers with two threads each would wait for each other on two cores.
@@ -91,4 +92,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def digits(folder: Path) -> Inputs:
     options = DataOptions(data="digits")
-    return open_inputs(options, loaded("plain"), split="train", device=CPU, known=None, on_event=lambda _: None)
+    samples = AS_NAMED.load_samples(options, loaded("plain"), split="train")
+    return open_inputs(samples, device=CPU, known=None, on_event=lambda _: None)

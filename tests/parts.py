@@ -17,6 +17,11 @@ from ntt_cli.files.metadata import MeanStd
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel, load_model
 from ntt_cli.networks.prepare import to_functional
+from ntt_cli.pruning.job import PruneJob
+from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runs.run import Run
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import SINGLE
 from tests.small_networks import write_network
 
 CPU = torch.device("cpu")
@@ -40,6 +45,12 @@ def read_of(defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     if chosen.get("mask", "learned") != "learned":
         unread |= {"mask_update_every"}
     return {name: value for name, value in defaults.items() if name not in unread} | chosen
+
+
+def nothing_of(job: PruneJob) -> Run:
+    """A run without files, alone."""
+    micro_batching = MicroBatching(job.settings.micro_batch, job.settings.batch_size, lambda _: None)
+    return Run(lambda _: None, SINGLE, micro_batching, no_checkpoints())
 
 
 def loaded(name: str) -> LoadedModel:

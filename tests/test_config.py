@@ -10,16 +10,16 @@ from ntt_cli.config import (
     COMMANDS,
     GROUPS,
     PAPER_PRESET,
-    TRANSFERS,
-    USES_BATCHES,
     CompareConfig,
     EvaluateConfig,
     FinetuneConfig,
     Options,
     PruneConfig,
+    method_class,
+    method_names,
+    readers_of,
     recorded,
 )
-from ntt_cli.methods.base import METHODS
 
 REQUIRED: dict[type[Options], dict[str, Any]] = {
     PruneConfig: {"model": "net.py", "sparsity": 0.9},
@@ -137,7 +137,7 @@ def test_what_is_given_goes_before_the_preset() -> None:
 
 UNREAD: list[tuple[type[Options], str, Any, dict[str, Any], str]] = [
     *(
-        (PruneConfig, name, value, {"method": "magnitude"}, "method magnitude does not read it; ntt, ntt-shuffled")
+        (PruneConfig, name, value, {"method": "magnitude"}, "method magnitude does not read it; ntt, .*ntt-fresh")
         for name, value in {
             "preset": "default",
             "mask": "random",
@@ -157,12 +157,12 @@ UNREAD: list[tuple[type[Options], str, Any, dict[str, Any], str]] = [
             "checkpoint_every": 0,
         }.items()
     ),
-    (PruneConfig, "batch_size", 9, {"method": "synflow"}, "method synflow does not read it; ntt, .* and grasp do"),
+    (PruneConfig, "batch_size", 9, {"method": "synflow"}, "method synflow does not read it; ntt, .* and wanda do"),
     (PruneConfig, "steps", 5, {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
     (PruneConfig, "layer_density", ("*=1",), {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
-    (PruneConfig, "score", "magnitude", {"mask": "random"}, "mask random is held and does not read it; mask learned"),
-    (PruneConfig, "schedule", "cubic", {"mask": "random"}, "mask random is held and does not read it; mask learned"),
-    (PruneConfig, "mask_update_every", 5, {"mask": "random"}, "mask random is held and does not read it"),
+    (PruneConfig, "score", "magnitude", {"mask": "random"}, "mask random is fixed and does not read it; mask learned"),
+    (PruneConfig, "schedule", "cubic", {"mask": "random"}, "mask random is fixed and does not read it; mask learned"),
+    (PruneConfig, "mask_update_every", 5, {"mask": "random"}, "mask random is fixed and does not read it"),
     *(
         (config, "allow_mismatch", True, {}, "it is read with --resume alone")
         for config in (PruneConfig, FinetuneConfig)
@@ -185,7 +185,7 @@ def test_options_that_would_do_nothing(
 
 def test_what_a_preset_fills_in_is_not_given() -> None:
     assert prune(preset="paper", mask="random").score == "magnitude"
-    with pytest.raises(ValidationError, match="mask random is held"):
+    with pytest.raises(ValidationError, match="mask random is fixed"):
         prune(preset="paper", mask="random", score="saliency")
 
 
@@ -195,9 +195,10 @@ def test_nothing_at_all_may_be_given_to_every_method() -> None:
 
 
 def test_which_methods_read_what() -> None:
-    assert {name for name, method in METHODS.items() if method.score is None} == set(TRANSFERS)
-    without_batches = {"random", "random-rescaled", "magnitude", "synflow"}
-    assert METHODS.keys() - without_batches == set(USES_BATCHES)
+    moving = [name for name in method_names() if method_class(name).moves_weights]
+    assert moving == readers_of("steps") == readers_of("checkpoint_every") == ["ntt", "ntt-fresh", "ntt-shuffled"]
+    without_batches = {"lamp", "magnitude", "random", "random-rescaled", "synflow"}
+    assert set(method_names()) - without_batches == set(readers_of("batch_size"))
 
 
 def test_what_is_recorded_does_not_say_where_it_goes() -> None:

@@ -116,8 +116,11 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
         of_file = name in filed and name not in given
         where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
         if name and problems[0]["type"] != "missing":
-            value = (filed | given)[name] if problems[0]["type"] == UNREAD else problems[0]["input"]
-            where = f"{where} {in_a_file(value) if of_file else typed(value)}".rstrip()
+            value = problems[0]["input"]
+            if problems[0]["type"] == UNREAD:
+                value = (filed | given).get(name, value)  # as it was typed
+            between = "=" if name in BEHIND_METHOD and not of_file else " "
+            where = f"{where}{between}{in_a_file(value) if of_file else typed(value)}".rstrip()
         what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
         hint = LEAVE_OUT if problems[0]["type"] == UNREAD else _help(config, name)
         raise UsageError(where, what, hint=hint) from error

@@ -39,7 +39,10 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     methods = (*method_names(), *REFERENCES)
     if name not in methods:
         raise ValueError(f"{typed(name)} is no method; {advice(name, methods)}")
-    _, given = split_method(entry, METHOD_OPTIONS if name != "dense" else [])
+    try:
+        _, given = split_method(entry, METHOD_OPTIONS if name != "dense" else [])
+    except ValueError as error:
+        raise ValueError(f"{typed(entry)}: {error}") from error
     options: dict[str, Any] = {
         o: (v,) if isinstance(PruneConfig.model_fields[o].default, tuple) else v for o, v in given.items()
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, util
 from typing import Any, TypeVar
 
-from ntt_cli.config.words import advice, typed
+from ntt_cli.config.words import advice
 
 MethodType = type[Any]
 """A subclass of `ntt_cli.methods.base.Method`, which needs torch."""
@@ -85,7 +85,7 @@ def split_method(entry: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
         field = option.replace("-", "_")
         if field not in known:
             names = [one.replace("_", "-") for one in known]
-            raise ValueError(f"{typed(entry)}: {name} has no option {option}; {advice(option, names)}")
+            raise ValueError(f"{name} has no option {option}; {advice(option, names)}")
         options[field] = value
     return name, options
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.ntt import PRUNES, NTTOptions
@@ -123,9 +124,15 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
         """
         if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
             return given
-        name, options = split_method(given["method"], METHOD_OPTIONS)
-        for option in options.keys() & given.keys():
-            raise ValueError(f"{option.replace('_', '-')} is given twice, once behind the method's name")
+        try:
+            name, options = split_method(given["method"], METHOD_OPTIONS)
+            for option in options.keys() & given.keys():
+                raise ValueError(f"{option.replace('_', '-')} is given twice, once behind the method's name")
+        except ValueError as error:
+            problem = InitErrorDetails(
+                type="value_error", loc=("method",), input=given["method"], ctx={"error": ValueError(str(error))}
+            )
+            raise ValidationError.from_exception_data(cls.__name__, [problem]) from error
         return given | as_fields(options) | {"method": name}
 
     @field_validator("method")

@@ -28,22 +28,27 @@ def networks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        (f"{MAGNITUDE} --steps 5 --kernel-weight 3", "--steps 5: method magnitude does not read it; ntt, ntt-shuffled"),
-        (f"{MAGNITUDE} --kernel-weight 3", "--kernel-weight 3: method magnitude does not read it; ntt, ntt-shuffled"),
-        (f"{MAGNITUDE} --preset paper", "--preset paper: method magnitude does not read it; ntt, ntt-shuffled"),
-        (f"{MAGNITUDE} --batch-size 8", "--batch-size 8: method magnitude does not read it; ntt, .* and grasp do"),
-        (f"{MAGNITUDE} --kernel-memory 9", "--kernel-memory 9: no kernels are looked at to read it; --kernels asks"),
+        (f"{MAGNITUDE} --steps 5 --kernel-weight 3", "--steps 5: method magnitude does not read it; ntt, ntt-fresh"),
+        (f"{MAGNITUDE} --kernel-weight 3", "--kernel-weight 3: method magnitude does not read it; ntt, ntt-fresh"),
+        (f"{MAGNITUDE} --preset paper", "--preset paper: method magnitude does not read it; ntt, ntt-fresh"),
+        (f"{MAGNITUDE} --batch-size 8", "--batch-size 8: method magnitude does not read it; ntt, .* and wanda do"),
         (f"{MAGNITUDE} --data-root /data", "--data-root /data: the data digits does not read it"),
         (f"{MAGNITUDE} --allow-mismatch", "--allow-mismatch: it is read with --resume alone"),
-        (f"{NTT} --kernel-weight 0 --kernel-params active", "--kernel-params active: there is no kernel term to read"),
-        (f"{NTT} --mask random --score magnitude", "--score magnitude: mask random is held and does not read it"),
+        (
+            "prune plain.py -s 0.5 --limit 8 --kernel-weight 0 --method ntt:kernel-params=active",
+            "--method ntt:kernel-params=active: there is no kernel term to read",
+        ),
+        (
+            "prune plain.py -s 0.5 --method ntt:mask=random:score=magnitude",
+            "--method ntt:score=magnitude: mask random is fixed and does not read it",
+        ),
         ("prune plain.py -s 0 --steps 5", "--steps 5: sparsity 0 prunes nothing and does not read it"),
         ("prune bare.py -s 0.5 --method magnitude --limit 5", "--limit 5: method magnitude needs no data to read it"),
         ("prune bare.py -s 0.5 --method magnitude --logits 0", "--logits 0: method magnitude needs no data to read it"),
         ("finetune plain.py -d x.npz --validation 0.01", "--validation 0.01: holds out none of 12 samples"),
         ("finetune plain.py -d x.npz --epochs 1 --warmup 0.1", "--warmup 0.1: is less than one of 1 steps"),
         ("finetune plain.py --keep-zeros", "--keep-zeros: it is about a checkpoint's zeros; --checkpoint names one"),
-        ("compare plain.py --methods random,snip --steps 5", "--steps 5: no method reads it; ntt, ntt-shuffled"),
+        ("compare plain.py --methods random,snip --steps 5", "--steps 5: no method reads it; ntt, ntt-fresh"),
         ("compare plain.py --methods magnitude:steps=5", ".*magnitude:steps=5: steps: method magnitude does not read"),
     ],
 )
@@ -70,7 +75,7 @@ def test_a_part_of_data_that_has_none(ntt: Ntt) -> None:
 def test_a_file_that_sets_one_is_named(ntt: Ntt) -> None:
     Path("run.toml").write_text("[prune]\nsteps = 5\n", encoding="utf-8")
     assert ntt(*MAGNITUDE.split(), "--config", "run.toml").err.startswith(
-        "error: run.toml: steps = 5: method magnitude does not read it; ntt, ntt-shuffled and ntt-fresh do\n"
+        "error: run.toml: steps = 5: method magnitude does not read it; ntt, ntt-fresh and ntt-shuffled do\n"
     )
 
 

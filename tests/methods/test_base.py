@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,18 +10,22 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ntt_cli.config import Method, ModelOptions, PruneConfig
+from ntt_cli.config import ModelOptions, PruneConfig, method_class, method_names
 from ntt_cli.errors import DataError, DivergedError, UsageError
 from ntt_cli.files.checkpoint import read_checkpoint
-from ntt_cli.methods.base import METHODS, one_shot_masks, shuffled
+from ntt_cli.methods import base
+from ntt_cli.methods.base import Method, MethodContext
+from ntt_cli.methods.ntt_shuffled import shuffled
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning import prune
 from ntt_cli.pruning.job import prepare
 from ntt_cli.results import PruneReport
-from tests.parts import read_of
+from ntt_cli.tensors import Masks
+from tests.parts import nothing_of, read_of
 from tests.small_networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
+METHODS = {name: method_class(name) for name in method_names()}
 every_method = pytest.mark.parametrize("method", METHODS)
 SIZES = {"fc1.weight": 1024, "fc2.weight": 160}
 
@@ -44,8 +47,12 @@ def network(seed: int = 0) -> nn.Module:
     return load_model(ModelOptions(model=write_network("plain")), seed=seed).module
 
 
-def test_the_options_know_every_method() -> None:
-    assert get_args(Method) == tuple(METHODS)
+def test_every_file_beside_the_base_is_a_method() -> None:
+    folder = Path(base.__file__).parent
+    files = {path.stem.replace("_", "-") for path in folder.glob("[a-z]*.py")} - {"base"} | {"ntt"}
+    assert set(METHODS) == files
+    assert {kind.name for kind in METHODS.values()} == files
+    assert next(iter(METHODS)) == "ntt"
 
 
 @every_method
@@ -124,7 +131,7 @@ def test_a_mask_of_another_method_is_held_and_weights_are_moved(mask: str) -> No
     assert [layer.kept for layer in planned.layers] == [layer.kept for layer in chosen.layers]
 
 
-def test_only_ntt_holds_the_mask_of_another() -> None:
+def test_only_ntt_takes_the_mask_of_another() -> None:
     with pytest.raises(ValidationError, match="method snip does not read it"):
         config(method="snip", mask="synflow")
 
@@ -204,6 +211,10 @@ def test_densities_by_hand_that_do_not_fit() -> None:
 
 def test_scores_that_are_not_finite() -> None:
     task = prepare(config(method="snip"), lambda _: None)
-    broken = dataclasses.replace(task.method, score=lambda context, masks: {"fc1.weight": torch.tensor([torch.nan])})
+
+    class Broken(Method):
+        def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+            return {"fc1.weight": torch.tensor([torch.nan])}
+
     with pytest.raises(DivergedError, match="fc1.weight: has scores that are not finite"):
-        one_shot_masks(broken, task.context())
+        Broken().masks(task.context(nothing_of(task)))

@@ -22,6 +22,7 @@ from ntt_cli.networks.prepare import (
     takes_channels_last,
     to_functional,
 )
+from ntt_cli.runs.sources import AS_NAMED
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Event, Noted, Warned
 from tests.parts import CPU, apart, inputs_of, loaded, refusal
@@ -64,9 +65,8 @@ def test_devices() -> None:
 
 
 def opened(known: Normalisation | None = None, *, model: str = "plain", **options: Any) -> Inputs:
-    return open_inputs(
-        DataOptions(**options), loaded(model), split="train", device=CPU, known=known, on_event=lambda _: None
-    )
+    samples = AS_NAMED.load_samples(DataOptions(**options), loaded(model), split="train")
+    return open_inputs(samples, device=CPU, known=known, on_event=lambda _: None)
 
 
 @pytest.mark.usefixtures("folder")
@@ -83,10 +83,9 @@ def test_inputs_are_normalised_by_their_own_statistics() -> None:
 def test_it_is_told_what_the_data_are() -> None:
     heard: list[Event] = []
     for options, labelled in (({"data": "digits"}, True), ({"data": "digits", "limit": 5}, False)):
+        samples = AS_NAMED.load_samples(DataOptions(**options), loaded("plain"), split="train", labelled=labelled)
         open_inputs(
-            DataOptions(**options),
-            loaded("plain"),
-            split="train",
+            samples,
             device=CPU,
             known=Normalisation(None, "nobody"),
             on_event=heard.append,

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError, UsageError
-from ntt_cli.evaluation import agreement
 from ntt_cli.files.checkpoint import read_checkpoint
 from ntt_cli.files.metadata import MeanStd, Normalisation, ReportRecord, read_header
-from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.methods.ntt import mask_update as choice
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning import measures as prune_measures
@@ -210,19 +208,6 @@ def test_the_transfer_brings_the_student_closer() -> None:
     assert end is not None
     assert end.logit_distance < begin.logit_distance / 1.5
     assert end.kernel_distance < begin.kernel_distance
-
-
-def test_the_memory_of_the_kernels_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def watched(*arguments: Any, memory_bytes: int) -> Tensor:
-        asked.append(memory_bytes)
-        return exact_kernel(*arguments, memory_bytes=memory_bytes)
-
-    monkeypatch.setattr(agreement, "exact_kernel", watched)
-    spectra = [load_file(run(kernel_memory=mib, force=True).report)["spectrum.student"] for mib in (1, 1024)]
-    assert asked == [2**20, 2**20, 2**30, 2**30]
-    torch.testing.assert_close(*spectra)
 
 
 def test_nothing_removed() -> None:

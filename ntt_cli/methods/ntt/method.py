@@ -15,7 +15,7 @@ class NTT(Method):
 
     allocation = None
     moves_weights = True
-    reads = frozenset({"batch_size", *NTTOptions.model_fields})
+    reads = frozenset({"batch_size", "checkpoint_every", *NTTOptions.model_fields})
 
     def prune(self, context: MethodContext) -> Pruned:
         """The student after its last step."""

@@ -21,7 +21,7 @@ from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.validation import Validation, held_out
 from ntt_cli.pages.curves import transfer_figures
 from ntt_cli.pruning import prune
-from ntt_cli.pruning.job import Task, prepare
+from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.runtime.events import Event, TransferStarted, Validated
 from tests.small_networks import write_network
 
@@ -33,7 +33,7 @@ def config(**values: Any) -> PruneConfig:
     return PruneConfig(model=write_network("plain"), output="x.safetensors", **(options | values))
 
 
-def fixed_masks(**values: Any) -> tuple[Task, Inputs, Validation]:
+def fixed_masks(**values: Any) -> tuple[PruneJob, Inputs, Validation]:
     task = prepare(config(**values), lambda _: None)
     assert task.inputs is not None
     training, validation = held_out(task.inputs, task.teacher, outputs=task.outputs, settings=task.settings)
