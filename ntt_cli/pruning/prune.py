@@ -19,8 +19,9 @@ from ntt_cli.files.report import history_tensors, mask_tensors, write_report
 from ntt_cli.files.shards import find_weights
 from ntt_cli.masks.masks import apply_masks, count_kept
 from ntt_cli.methods.base import METHODS, one_shot_masks, shuffled
-from ntt_cli.methods.ntt.loop import estimate_buffers, first_student, layer_densities, run_transfer
+from ntt_cli.methods.ntt.loop import estimate_buffers, layer_densities, run_transfer
 from ntt_cli.methods.ntt.step import Student
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.initialise import rescale_by_density
 from ntt_cli.networks.loading.models import load_model
@@ -31,6 +32,7 @@ from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, settled
+from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.device import pick_device
@@ -88,11 +90,12 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
         micro_batching = MicroBatching(
             task.settings.micro_batch, task.settings.batch_size, on_event, fixed=group.size > 1
         )
+        carried = Run(on_event, checkpointer, micro_batching)
         with checkpointer.finishing():
-            student = _prune(task, micro_batching, checkpointer, group, on_event)
+            student = _prune(task, carried)
             if not group.first:
                 return _report(task, student, Measures())
-            check_outputs(task, student.params, student.buffers, micro_batching, checkpointer)
+            check_outputs(task, student.params, student.buffers, carried)
             _warn_of_bare_rows(task, student.masks, on_event)
             write_checkpoint(
                 output,
@@ -105,9 +108,7 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 class_names=task.class_names,
                 run_sha256=this.sha256,
             )
-            measures = measure(
-                task, student.params, student.buffers, micro_batching, checkpointer, on_event, steps=task.settings.steps
-            )
+            measures = measure(task, student.params, student.buffers, carried, steps=task.settings.steps)
             report = _report(task, student, measures)
             write_report(
                 report_path(output),
@@ -130,7 +131,7 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     if config.sparsity == 0:
         masks = task.context().dense()
     elif task.method.score is None:
-        student, estimate = _estimate(task, time.perf_counter() - begun, on_event)
+        student, estimate = _estimate(task, begun, on_event)
         masks = student.masks
     else:
         masks = one_shot_masks(task.method, task.context())
@@ -150,32 +151,21 @@ def plan(config: PruneConfig, on_event: EventSink) -> PrunePlan:
     )
 
 
-def _estimate(task: Task, before: float, on_event: EventSink) -> tuple[Student, Estimate]:
+def _estimate(task: Task, begun: float, on_event: EventSink) -> tuple[Student, Estimate]:
     assert task.inputs is not None
-    inputs, micro_batching = task.inputs, MicroBatching(task.settings.micro_batch, task.settings.batch_size, on_event)
-
-    def choose() -> Student:
-        return first_student(
-            task.teacher,
-            inputs,
-            task.names,
-            outputs=task.outputs,
-            settings=task.settings,
-            fixed_masks=_fixed_masks(task),
-            micro_batching=micro_batching,
-        )
+    micro_batching = MicroBatching(task.settings.micro_batch, task.settings.batch_size, on_event)
+    carried = Run(on_event, no_checkpoints(), micro_batching)
 
     def finish(student: Student) -> None:
         ended = _masked(task, student.params, student.masks)
-        measure(task, ended.params, ended.buffers, micro_batching, no_checkpoints(), on_event, steps=PROBE_STEPS)
+        measure(task, ended.params, ended.buffers, carried, steps=PROBE_STEPS)
 
-    with threads_for(task.teacher, inputs):
-        return estimate_run(task, micro_batching, choose=choose, finish=finish, before=before)
+    with threads_for(task.teacher, task.inputs):
+        transfer = _transfer(task)
+        return estimate_run(transfer, micro_batching, finish=finish, before=time.perf_counter() - begun)
 
 
-def _prune(
-    task: Task, micro_batching: MicroBatching, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink
-) -> _Student:
+def _prune(task: Task, carried: Run) -> _Student:
     if task.config.sparsity == 0:
         return _Student(task.teacher.params, task.teacher.buffers, task.context().dense(), {})
     if task.method.score is not None:
@@ -186,18 +176,7 @@ def _prune(
         )
     assert task.inputs is not None
     with threads_for(task.teacher, task.inputs):
-        moved = run_transfer(
-            task.teacher,
-            task.inputs,
-            task.names,
-            outputs=task.outputs,
-            settings=task.settings,
-            fixed_masks=_fixed_masks(task),
-            micro_batching=micro_batching,
-            checkpointer=checkpointer,
-            group=group,
-            on_event=on_event,
-        )
+        moved = run_transfer(_transfer(task), carried)
     if task.method.mask == "kept":
         return _Student(moved.params, moved.buffers, moved.masks, moved.history)
     if task.method.mask == "shuffled":
@@ -209,7 +188,7 @@ def _prune(
             moved.history,
         )
     other = load_model(task.config, seed=task.config.seed + FRESH_SEED)
-    fresh = to_functional(other.module, task.inputs.device, on_event, select_outputs=other.select_outputs)
+    fresh = to_functional(other.module, task.inputs.device, carried.on_event, select_outputs=other.select_outputs)
     return _masked(task, fresh.params, moved.masks, moved.history)
 
 
@@ -237,6 +216,11 @@ def _run_record(task: Task) -> RunRecord:
         data_sha256=None if task.inputs is None else data_sha256(task.inputs.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )
+
+
+def _transfer(task: Task) -> Transfer:
+    assert task.inputs is not None
+    return Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings, _fixed_masks(task))
 
 
 def _fixed_masks(task: Task) -> Masks | None:

@@ -1,0 +1,36 @@
+"""What a run carries along from its first function to its last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import ProcessGroup
+from ntt_cli.runtime.signals import Stop
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of `ntt prune` or `ntt finetune`.
+
+    Attributes:
+        on_event: told how the work goes.
+        checkpointer: saves the state of the run, and may hold one to go on from.
+        micro_batching: how many samples go through the network at once.
+    """
+
+    on_event: EventSink
+    checkpointer: RunCheckpointer
+    micro_batching: MicroBatching
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes of the run."""
+        return self.checkpointer.group
+
+    @property
+    def stop(self) -> Stop:
+        """Whether the run was asked to end."""
+        return self.checkpointer.stop
