@@ -28,12 +28,14 @@ from ntt_cli.masks.rounds import masks_at
 from ntt_cli.masks.schedule import cubic_density
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning.job import prepare
 from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runs.run import Run
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.tensors import Masks
-from ntt_cli.training.step import make_optimiser, training_step
+from ntt_cli.training.step import SparseModule, make_optimiser, training_step
 
 MODEL = "sample_models/lenet_300_100.py"
 TRAINING, EPOCHS, BATCH = 20_000, 10, 64
@@ -79,8 +81,8 @@ def train(
             density = cubic_density(step, steps=steps, density=prune_to)
             masks = masks_at(magnitude_scores(weights, masks), allocation="global", density=density)
         indices = torch.randint(TRAINING, (BATCH,), generator=generator)
-        bits = as_bits(masks, weights)
-        training_step(module, optimiser, data.x[indices], data.y[indices], parameters=parameters, mask_bits=bits)
+        network = SparseModule(module, as_bits(masks, weights))
+        training_step(network, optimiser, data.x[indices], data.y[indices])
         if prune_to is None:
             schedule.step()
     return masks
@@ -129,17 +131,9 @@ def ntt_masks(seed: int, *, density: float) -> Masks:
     config = PruneConfig(model=MODEL, sparsity=1 - density, seed=seed, limit=TRAINING, device="cpu")
     task = prepare(config, lambda _: None)
     assert task.inputs is not None
-    result = run_transfer(
-        task.teacher,
-        task.inputs,
-        task.names,
-        outputs=task.outputs,
-        settings=task.settings,
-        micro_batching=MicroBatching(None, task.settings.batch_size, lambda _: None),
-        checkpointer=no_checkpoints(),
-        on_event=lambda _: None,
-    )
-    return result.masks
+    transfer = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
+    micro_batching = MicroBatching(None, task.settings.batch_size, lambda _: None)
+    return run_transfer(transfer, Run(lambda _: None, no_checkpoints(), micro_batching)).masks
 
 
 def alive(masks: Masks) -> str:

@@ -21,13 +21,12 @@ from unittest.mock import patch
 from allocations import accuracy, write_data
 from grid import GRIDS, WARMUP
 
-from ntt_cli.methods.ntt import affinity
-from ntt_cli.methods.ntt import mask_update as choice
+from ntt_cli.methods.ntt import affinity, mask_update
 
 
 def accuracies(value: float, options: argparse.Namespace, folder: Path) -> list[float]:
     """In %, by seed, with this exponent or affinity."""
-    changed: AbstractContextManager[object] = patch.object(choice, "within_layers", lambda _: value)
+    changed: AbstractContextManager[object] = patch.object(mask_update, "within_layers", lambda _: value)
     if options.affinities:
         changed = patch.object(affinity, "strongest", lambda _: value)
     with changed:

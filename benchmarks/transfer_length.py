@@ -19,12 +19,14 @@ from allocations import write_data
 
 from ntt_cli.config import DataOptions, PruneConfig
 from ntt_cli.data import load_samples
-from ntt_cli.evaluation.agreement import measure_agreement, measure_kernel_distance
+from ntt_cli.evaluation.agreement import Networks, measure_agreement, measure_kernel_distance
 from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.pruning.job import prepare
 from ntt_cli.pruning.measures import STEP_PASSES
 from ntt_cli.results import Agreement
 from ntt_cli.runs.checkpointer import no_checkpoints
+from ntt_cli.runs.run import Run
 from ntt_cli.runtime.micro_batching import MicroBatching
 
 OTHERS = 2_048
@@ -36,22 +38,14 @@ def transfer(config: PruneConfig) -> tuple[int, Agreement]:
     task = prepare(config, lambda _: None)
     assert task.inputs is not None
     micro_batching = MicroBatching(None, task.settings.batch_size, lambda _: None)
-    student = run_transfer(
-        task.teacher,
-        task.inputs,
-        task.names,
-        outputs=task.outputs,
-        settings=task.settings,
-        micro_batching=micro_batching,
-        checkpointer=no_checkpoints(),
-        on_event=lambda _: None,
-    )
+    problem = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
+    student = run_transfer(problem, Run(lambda _: None, no_checkpoints(), micro_batching))
     others = replace(task.inputs, samples=load_samples(DataOptions(data=config.data), split="test")).some(OTHERS)
-    networks = (task.teacher.bind(student.buffers), student.params, task.teacher.bind(), task.teacher.params)
-    agreement = measure_agreement(*networks, others, classes=task.classes)
+    networks = Networks(task.teacher.bind(student.buffers), student.params, task.teacher.bind(), task.teacher.params)
+    agreement = measure_agreement(networks, others, classes=task.classes)
     steps = len(student.history["total"])
     run_passes = STEP_PASSES * steps * task.settings.batch_size
-    distance = measure_kernel_distance(*networks, others, outputs=task.outputs, run_passes=run_passes)
+    distance = measure_kernel_distance(networks, others, outputs=task.outputs, run_passes=run_passes)
     return steps, agreement.model_copy(update={"kernel_distance": distance})
 
 

@@ -21,7 +21,6 @@ from ntt_cli.pruning.job import PruneJob
 from ntt_cli.runs.checkpointer import no_checkpoints
 from ntt_cli.runs.run import Run
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.runtime.process_group import SINGLE
 from tests.small_networks import write_network
 
 CPU = torch.device("cpu")
@@ -50,7 +49,7 @@ def read_of(defaults: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
 def nothing_of(job: PruneJob) -> Run:
     """A run without files, alone."""
     micro_batching = MicroBatching(job.settings.micro_batch, job.settings.batch_size, lambda _: None)
-    return Run(lambda _: None, SINGLE, micro_batching, no_checkpoints())
+    return Run(lambda _: None, no_checkpoints(), micro_batching)
 
 
 def loaded(name: str) -> LoadedModel:

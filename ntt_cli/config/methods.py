@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from importlib import import_module, util
 from typing import Any, TypeVar
 
@@ -68,15 +68,16 @@ def method_class(name: str) -> MethodType:
     return _REGISTERED[name]
 
 
-def split_method(entry: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -> tuple[str, dict[str, str]]:
     """A method's name and the options behind it, by field: `ntt:allocation=global:steps=500`.
 
     Args:
         entry: as typed.
         known: the fields that there are.
+        taken: those of them that were given already, elsewhere.
 
     Raises:
-        ValueError: if one is none of them.
+        ValueError: if one is none of them, or is given twice.
     """
     name, *pairs = re.split(":(?=[a-z-]+=)", entry)
     options: dict[str, str] = {}
@@ -86,6 +87,8 @@ def split_method(entry: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
         if field not in known:
             names = [one.replace("_", "-") for one in known]
             raise ValueError(f"{name} has no option {option}; {advice(option, names)}")
+        if field in options or field in taken:
+            raise ValueError(f"{option} is given twice")
         options[field] = value
     return name, options
 

@@ -120,19 +120,18 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
         """Options behind the method's name are options like all others.
 
         Raises:
-            ValueError: if one is no option of a method, or is given twice.
+            ValidationError: if one is no option of a method, or is given twice.
         """
         if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
             return given
         try:
-            name, options = split_method(given["method"], METHOD_OPTIONS)
-            for option in options.keys() & given.keys():
-                raise ValueError(f"{option.replace('_', '-')} is given twice, once behind the method's name")
+            name, options = split_method(given["method"], METHOD_OPTIONS, given)
         except ValueError as error:
             problem = InitErrorDetails(
                 type="value_error", loc=("method",), input=given["method"], ctx={"error": ValueError(str(error))}
             )
-            raise ValidationError.from_exception_data(cls.__name__, [problem]) from error
+            wrong = ValidationError.from_exception_data(cls.__name__, [problem])
+            raise wrong from error
         return given | as_fields(options) | {"method": name}
 
     @field_validator("method")

@@ -13,12 +13,13 @@ from torch import Tensor
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import NttError
 from ntt_cli.kernels.exact import PASS_FLOPS, exact_kernel, kernel_flops
-from ntt_cli.kernels.product import draw_probe, kernel_product
+from ntt_cli.kernels.product import draw_probe, kernel_vector_product
 from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Agreement, KernelSummary
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tasks.metrics import TIED, same_first_choice, squares
 from ntt_cli.tensors import Apply, Params
 
@@ -36,23 +37,33 @@ SPECTRUM_ORDER = 512
 RESIDUAL_TIMES = 64
 
 KERNEL_SHARE = 1 / 50
-"""Of a run's floating-point operations, what each look at kernels may take."""
+"""The part of a run's floating-point operations that each measurement of kernels may take."""
 
 KERNEL_FLOPS = 2**34
-"""What it may take in any case: a second or two."""
+"""The operations that it may take in any case: a second or two."""
 
 PRODUCT_PASSES = 6
-"""Forward passes that the products with two networks' kernels amount to, a sample: backwards through half of them, and
-in forward mode through the other."""
+"""The cost of products with the kernels of two networks, in forward passes a sample: one half of the batch goes
+backwards through each network, the other half in forward mode."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A student and its teacher, each as a function and the parameters that it takes."""
+
+    apply_student: Apply
+    student: Params
+    apply_teacher: Apply
+    teacher: Params
 
 
 def _allowance(pass_flops: int, run_passes: int) -> int:
-    """How many operations a look at kernels may take. Not seconds: the same run must find the same figures."""
+    """How many operations a measurement of kernels may take. Not seconds: the same run must find the same figures."""
     return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
 
 
 def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Result | None:
-    """What the work finds; a warning, and nothing, where it fails: a figure of a result is no reason to lose it."""
+    """The result of `work`; where that fails, a warning and `None`: one figure is no reason to lose a whole result."""
     try:
         return work()
     except Exception as error:
@@ -62,10 +73,10 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
 
 
 def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
-    """Of how many classes the outputs of a sample, of this shape, choose one; `None` where they are no choice.
+    """The number of classes that the outputs of a sample, of this shape, choose from; `None` where they are no choice.
 
-    Of maps `[c, h, w]`, and of `[h, w]` as large as the image that goes in, the last axis is a width, unless
-    `logits(outputs)` in the model's file put the classes there.
+    The last axis of maps `[c, h, w]`, and of `[h, w]` as large as the input image, is a width, unless `logits(outputs)`
+    in the model's file put the classes there.
     """
     if not shape or shape[-1] == 1:
         return None
@@ -75,15 +86,12 @@ def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Input
 
 
 def warn_if_disconnected(
-    apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, *, chunk: int | None = None
+    apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, execution: Execution = Execution()
 ) -> bool:
-    """Whether the outputs are the same for all of a few inputs that differ; a warning says so.
-
-    At most `chunk` samples go through the network at once.
-    """
+    """Whether the outputs are the same for all of a few inputs that differ; a warning says so."""
     x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
     with torch.no_grad():
-        outputs = torch.cat([apply(params, part) for part in x.split(chunk or len(x))])
+        outputs = torch.cat([apply(params, part) for part in execution.split(x)])
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
     if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
         return False
@@ -97,24 +105,21 @@ def warn_if_disconnected(
 
 
 def measure_agreement(
-    apply_student: Apply,
-    student: Params,
-    apply_teacher: Apply,
-    teacher: Params,
+    networks: Networks,
     inputs: Inputs,
     *,
     classes: int | None,
     batch_size: int = 256,
-    chunk: int | None = None,
+    execution: Execution = Execution(),
 ) -> Agreement:
     """The logits' distance, relative to the teacher's norm, and how often both choose the same of `classes`.
 
-    At most `chunk` samples go through a network at once. Without `classes` there is no choice.
+    Without `classes` there is no choice.
     """
     gaps, norms, same, decided = 0.0, 0.0, 0, 0
     with torch.no_grad():
-        for x in inputs.in_order(min(chunk or batch_size, batch_size)):
-            ours, theirs = apply_student(student, x), apply_teacher(teacher, x)
+        for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
+            ours, theirs = networks.apply_student(networks.student, x), networks.apply_teacher(networks.teacher, x)
             gaps += float(squares(ours - theirs))
             norms += float(squares(theirs))
             if classes is not None:
@@ -128,29 +133,26 @@ def measure_agreement(
 
 
 def measure_kernel_distance(
-    apply_student: Apply,
-    student: Params,
-    apply_teacher: Apply,
-    teacher: Params,
+    networks: Networks,
     inputs: Inputs,
     *,
     outputs: int,
     run_passes: int = 0,
     batch_size: int = 256,
-    chunk: int | None = None,
+    execution: Execution = Execution(),
     seed: int = 0,
 ) -> float:
     """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
 
     `K` are the kernels between a batch's halves. There are 16 batches, of 64 samples or of `batch_size` if that is
     less; fewer batches, and then smaller ones, where these would take more than a share of the operations of a run of
-    `run_passes` forward passes. It takes no more memory than a step of the transfer, and puts at most `chunk` samples
-    through a network at once.
+    `run_passes` forward passes. It takes no more memory than a step of the transfer.
 
     Raises:
         FloatingPointError: if it is not finite.
     """
-    pass_flops = count_flops(apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
+    teacher = networks.teacher
+    pass_flops = count_flops(networks.apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
     most = max(2, _allowance(pass_flops, run_passes) // max(1, PRODUCT_PASSES * pass_flops))
     size = max(2, min(len(inputs), batch_size, KERNEL_BATCH, most))
     generator = torch.Generator().manual_seed(seed)
@@ -158,8 +160,10 @@ def measure_kernel_distance(
     for _ in range(min(KERNEL_BATCHES, most // size)):
         x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
         probe = draw_probe((len(x2), outputs), like=next(iter(teacher.values())), generator=generator)
-        ours = kernel_product(apply_student, student, x1, x2, probe, chunk=chunk).product
-        theirs = kernel_product(apply_teacher, teacher, x1, x2, probe, chunk=chunk).product
+        ours = kernel_vector_product(
+            networks.apply_student, networks.student, x1, x2, probe, execution=execution
+        ).product
+        theirs = kernel_vector_product(networks.apply_teacher, teacher, x1, x2, probe, execution=execution).product
         gaps += float(squares(ours - theirs))
         norms += float(squares(theirs))
     distance = gaps / norms if norms else gaps
@@ -182,25 +186,23 @@ class KernelComparison:
 
 
 def compare_kernels(
-    apply_student: Apply,
-    student: Params,
-    apply_teacher: Apply,
-    teacher: Params,
+    networks: Networks,
     inputs: Inputs,
     *,
     outputs: int,
     run_passes: int = 0,
     memory_bytes: int = 2**30,
 ) -> KernelComparison:
-    """Compare them on all inputs and outputs, or on as many as the network's size allows.
+    """Compare the kernels on all inputs and outputs, or on as many as the network's size allows.
 
     It takes no more than a share of the operations of a run of `run_passes` forward passes, but a few in any case.
-    Where it is on some outputs, these are not the network's kernels but blocks of them, and the summary says so.
+    With some of the outputs these are blocks of the networks' kernels, and the summary says so.
     Derivatives take `memory_bytes` at one time.
 
     Raises:
         FloatingPointError: if an eigenvalue is not finite.
     """
+    apply_teacher, teacher = networks.apply_teacher, networks.teacher
     parameters = sum(p.numel() for p in teacher.values())
     rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))
     first = inputs.batch(torch.arange(1))
@@ -220,7 +222,7 @@ def compare_kernels(
 
     kernels = {
         "teacher": exact_kernel(part(apply_teacher), teacher, x, x, memory_bytes=memory_bytes),
-        "student": exact_kernel(part(apply_student), student, x, x, memory_bytes=memory_bytes),
+        "student": exact_kernel(part(networks.apply_student), networks.student, x, x, memory_bytes=memory_bytes),
     }
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     if not all(spectrum.isfinite().all() for spectrum in spectra.values()):

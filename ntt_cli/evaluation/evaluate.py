@@ -14,6 +14,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.evaluation.agreement import (
+    Networks,
     measure_agreement,
     measure_kernel_distance,
     number_of_choices,
@@ -106,15 +107,15 @@ def run(
         teacher = to_functional(
             loaded.module, device, lambda _: None, select_outputs=loaded.select_outputs
         )  # what there is to say has been said
-        networks = (model.bind(), model.params, teacher.bind(), teacher.params)
-        agreement = measure_agreement(*networks, inputs, classes=classes, batch_size=config.batch_size)
+        networks = Networks(model.bind(), model.params, teacher.bind(), teacher.params)
+        agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
         outputs = math.prod(shape)
         if config.kernels and find_kernel(
             teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
         ):
             distance = warned_of(
                 "distance between the kernels",
-                lambda: measure_kernel_distance(*networks, inputs, outputs=outputs, batch_size=config.batch_size),
+                lambda: measure_kernel_distance(networks, inputs, outputs=outputs, batch_size=config.batch_size),
                 on_event,
             )
             agreement = agreement.model_copy(update={"kernel_distance": distance})

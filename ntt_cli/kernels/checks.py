@@ -7,12 +7,13 @@ from torch import Tensor
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError
-from ntt_cli.kernels.product import KernelProduct, answers_and_pullback, kernel_product
+from ntt_cli.kernels.product import OutputsAndProduct, kernel_vector_product, outputs_and_pullback
 from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.prepare import without_checkpointing
 from ntt_cli.networks.second_order import twice_differentiable
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Params
 
 DIFFERENT = 1e-3
@@ -65,12 +66,13 @@ def _kernel_differs(
     try:
         if trainable:
             keep = uses_weights_seldom(model.bind(), model.params, x1)  # as the transfer will take its gradient
-            products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe, keep_graph=keep)
-            assert isinstance(products, KernelProduct)
+            execution = Execution(keep_graph=keep)
+            products, pullback = outputs_and_pullback(model.bind(), model.params, x1, x2, probe, execution=execution)
+            assert isinstance(products, OutputsAndProduct)
             zeros = torch.zeros_like(direction)
-            gradients = pullback(KernelProduct(product=direction, logits1=zeros, logits2=zeros))
+            gradients = pullback(OutputsAndProduct(product=direction, logits1=zeros, logits2=zeros))
         else:
-            products = kernel_product(model.bind(), model.params, x1, x2, probe)
+            products = kernel_vector_product(model.bind(), model.params, x1, x2, probe)
     except RuntimeError as error:
         hint = without_checkpointing(error) or f"write that operation in terms of torch's own{instead}"
         raise ModelError(

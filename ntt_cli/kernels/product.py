@@ -1,4 +1,8 @@
-"""Matrix-free products with the neural tangent kernel: one `vjp` and one `jvp`, no Jacobian."""
+"""Matrix-free products with the neural tangent kernel: one `vjp` and one `jvp`, no Jacobian.
+
+`K = J(x1) J(x2)ᵀ` is the neural tangent kernel between the halves of a batch (Jacot et al. 2018, arXiv 1806.07572).
+Liu & Zenke 2020, arXiv 2006.08228, match that of the student with that of the teacher. Here it is never formed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ntt_cli.masks.masks import masked
 from ntt_cli.networks.second_order import heavy_once_differentiable, twice_differentiable
-from ntt_cli.runtime.sharing import Sum, alone
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Masks, Params
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a network says of both halves of a batch.
+class Outputs:
+    """A network's outputs for both halves of a batch.
 
     Attributes:
         logits1: `f(x1)`, `[n, c]`.
@@ -31,8 +35,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class KernelProduct(Answers):
-    """`K v` and the logits that fall out on the way.
+class OutputsAndProduct(Outputs):
+    """`K v`, and the outputs, which the two passes for it compute as well.
 
     Attributes:
         product: `K v`, `[n, c]`.
@@ -41,11 +45,11 @@ class KernelProduct(Answers):
     product: Tensor
 
 
-Pullback = Callable[[Answers], Params]
-"""From the gradient of a scalar by each answer to its gradient by each parameter."""
+Pullback = Callable[[Outputs], Params]
+"""From the gradient of a scalar by each of the outputs to its gradient by each parameter."""
 
 
-def kernel_product(
+def kernel_vector_product(
     apply: Apply,
     params: Params,
     x1: Shaped[Tensor, "n *features"],
@@ -53,9 +57,8 @@ def kernel_product(
     probe: Float[Tensor, "m c"],
     *,
     active: Masks | None = None,
-    chunk: int | None = None,
-    total: Sum = alone,
-) -> KernelProduct:
+    execution: Execution = Execution(),
+) -> OutputsAndProduct:
     """`K v = J(x1) (J(x2)ᵀ v)` for `K = J(x1) J(x2)ᵀ` of shape `[n, m, c, c]`, which is never formed.
 
     Costs one backward pass on `x2` and one forward-mode pass on `x1`, whatever the number of outputs.
@@ -66,18 +69,19 @@ def kernel_product(
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         probe: `v`.
-        active: restrict the derivative to the entries that these masks keep, bools or bits; others count whole.
-        chunk: samples that go through the network at once; all by default.
-        total: sums over the processes that share `x1` and `x2`; each gets the answers for its own share.
+        active: restrict the derivative to the entries that these masks keep, bools or bits; other parameters count
+            whole.
+        execution: of the passes. Where several processes share `x1` and `x2`, each process gets the outputs and the
+            rows of `K v` for its own share.
     """
     leaves = _leaves(params)
-    tangents, logits2 = transposed_product(apply, leaves, x2, probe, chunk=chunk)
-    tangents = _restricted(total(tangents), active)
-    logits1, product = _without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
-    return KernelProduct(product=product, logits1=logits1, logits2=logits2)
+    tangents, logits2 = transposed_product(apply, leaves, x2, probe, execution=execution)
+    tangents = _restricted(execution.all_reduce(tangents), active)
+    logits1, product = _without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, execution)
+    return OutputsAndProduct(product=product, logits1=logits1, logits2=logits2)
 
 
-def answers(
+def compute_outputs(
     apply: Apply,
     params: Params,
     x1: Shaped[Tensor, "n *features"],
@@ -85,18 +89,17 @@ def answers(
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
-    chunk: int | None = None,
-    total: Sum = alone,
-) -> Answers:
-    """`kernel_product`, or without a probe the logits alone, for a third of the cost."""
+    execution: Execution = Execution(),
+) -> Outputs:
+    """`kernel_vector_product`; without a probe the outputs alone, for a third of the cost."""
     if probe is not None:
-        return kernel_product(apply, params, x1, x2, probe, active=active, chunk=chunk, total=total)
-    (logits,) = _without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), chunk)
+        return kernel_vector_product(apply, params, x1, x2, probe, active=active, execution=execution)
+    (logits,) = _without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), execution)
     logits1, logits2 = logits.split([len(x1), len(x2)])
-    return Answers(logits1=logits1, logits2=logits2)
+    return Outputs(logits1=logits1, logits2=logits2)
 
 
-def answers_and_pullback(
+def outputs_and_pullback(
     apply: Apply,
     params: Params,
     x1: Shaped[Tensor, "n *features"],
@@ -104,60 +107,58 @@ def answers_and_pullback(
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
-    keep_graph: bool = False,
-    chunk: int | None = None,
-    total: Sum = alone,
-) -> tuple[Answers, Pullback]:
-    """`answers`, and a function, to be called once, that takes gradients by them back to the parameters.
+    execution: Execution = Execution(),
+) -> tuple[Outputs, Pullback]:
+    """`compute_outputs`, and a function, to be called once, from gradients by the outputs to those by the parameters.
 
     With `γ` the gradient by the product `p = J(x1) J(x2)ᵀ v`, that by the parameters is
-    `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` are held. Each term is one forward-mode
-    pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
-    differentiated backwards twice. Sums over samples, both split exactly into chunks of either half, and into
-    shares of several processes; with more than one chunk of `x1` their forward-mode passes are made again. Taking
-    gradients back lets go of `u`, `w` and the parameters weight by weight, so that they make room if nobody else
-    holds them.
+    `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` count as constants. Each term is one
+    forward-mode pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
+    differentiated backwards twice. Both terms are sums over samples: micro-batches of either half, and the shares of
+    several processes, add up to them exactly. With more than one micro-batch of `x1` its forward-mode passes are
+    computed twice. The pullback frees `u`, `w` and the parameters weight by weight, unless the caller still holds them.
+
+    With `execution.keep_graph` the graph of `u` is kept until it is differentiated backwards by `w`, which gives the
+    second term too: one pass over `x2` less, for the memory of both halves' graphs. It needs all of `x2` in one
+    micro-batch, and is ignored otherwise.
 
     Args:
-        apply: as for `kernel_product`, and the others alike.
+        apply: as for `kernel_vector_product`, and the others alike.
         params: the point.
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
-        probe: `v`; `None` for the logits alone.
-        active: as there.
-        keep_graph: hold the graph of `u` until it is differentiated backwards by `w`, which is the second term too: a
-            pass over `x2` less, for the memory of both halves' graphs. Not where `x2` is split into chunks.
-        chunk: as there.
-        total: as there.
+        probe: `v`; `None` for the outputs alone.
+        active: as for `kernel_vector_product`.
+        execution: of the passes.
     """
     leaves = _leaves(params)
     if probe is None:
         inputs = torch.cat([x1, x2])
-        replay, (logits,) = _with_graph(lambda x: (apply(leaves, x),), inputs, chunk)
+        replay, (logits,) = _with_graph(lambda x: (apply(leaves, x),), inputs, execution)
         logits1, logits2 = logits.split([len(x1), len(x2)])
 
-        def pull_logits(gradients: Answers) -> Params:
+        def pull_logits(gradients: Outputs) -> Params:
             replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
-            return total(_gradients(leaves))
+            return execution.all_reduce(_gradients(leaves))
 
-        return Answers(logits1=logits1, logits2=logits2), pull_logits
+        return Outputs(logits1=logits1, logits2=logits2), pull_logits
 
-    if keep_graph and len(_chunks(x2, chunk)) == 1:
+    if execution.keep_graph and len(execution.split(x2)) == 1:
         tangents, logits2, pull_second = _second_half_kept(apply, leaves, x2, probe)
     else:
-        tangents, logits2, pull_second = _second_half(apply, leaves, x2, probe, chunk)
-    tangents = _leaves(_restricted(total(tangents), active))
-    replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, chunk)
+        tangents, logits2, pull_second = _second_half(apply, leaves, x2, probe, execution)
+    tangents = _leaves(_restricted(execution.all_reduce(tangents), active))
+    replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, execution)
 
-    def pull(gradients: Answers) -> Params:
-        assert isinstance(gradients, KernelProduct)
+    def pull(gradients: Outputs) -> Params:
+        assert isinstance(gradients, OutputsAndProduct)
         replay((gradients.logits1, gradients.product), leaves.values(), tangents.values())
-        others = _restricted(total(_gradients(tangents)), active)
+        others = _restricted(execution.all_reduce(_gradients(tangents)), active)
         tangents.clear()
         pull_second(gradients.logits2, others)
-        return total(_gradients(leaves))
+        return execution.all_reduce(_gradients(leaves))
 
-    return KernelProduct(product=product, logits1=logits1, logits2=logits2), pull
+    return OutputsAndProduct(product=product, logits1=logits1, logits2=logits2), pull
 
 
 def transposed_product(
@@ -166,13 +167,13 @@ def transposed_product(
     x: Shaped[Tensor, "n *features"],
     probe: Float[Tensor, "n c"],
     *,
-    chunk: int | None = None,
+    execution: Execution = Execution(),
 ) -> tuple[Params, Float[Tensor, "n c"]]:
-    """`J(x)ᵀ v`, one backward pass, and the logits; `chunk` samples at most go through the network at once."""
+    """`J(x)ᵀ v`, one backward pass, and the logits; of these samples alone, not summed over processes."""
     leaves = _leaves(params)
     total: Params = {}
     logits = []
-    for part, v in zip(_chunks(x, chunk), _chunks(probe, chunk), strict=True):
+    for part, v in zip(execution.split(x), execution.split(probe), strict=True):
         with torch.enable_grad(), heavy_once_differentiable():
             out = apply(leaves, part)
         gradients = torch.autograd.grad(out, list(leaves.values()), v, materialize_grads=True)
@@ -183,20 +184,20 @@ def transposed_product(
 
 
 SecondHalf = tuple[Params, Tensor, Callable[[Tensor, Params], None]]
-"""`u = J(x2)ᵀ v`, the logits, and what adds `∂/∂θ vᵀ J(x2) w`, and a gradient by the logits, to `.grad` of `θ`."""
+"""`u = J(x2)ᵀ v`, the logits, and a function that adds `∂/∂θ vᵀ J(x2) w` and the logits' share to `.grad` of `θ`."""
 
 
-def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, chunk: int | None) -> SecondHalf:
-    products, logits = transposed_product(apply, leaves, x2, probe, chunk=chunk)
+def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, execution: Execution) -> SecondHalf:
+    products, logits = transposed_product(apply, leaves, x2, probe, execution=execution)
 
     def pull(by_logits: Tensor, others: Params) -> None:
-        parts = list(zip(*(_chunks(t, chunk) for t in (x2, by_logits, probe)), strict=True))
+        parts = list(zip(*map(execution.split, (x2, by_logits, probe)), strict=True))
         for number, (x, gradient, v) in enumerate(parts, 1):
             with torch.enable_grad():
-                outputs = _forward_mode(apply, leaves, others, x)
+                results = _forward_mode(apply, leaves, others, x)
             if last := number == len(parts):
                 others.clear()
-            _backward(outputs, (gradient, v), leaves.values(), spent=leaves.values() if last else ())
+            _backward(results, (gradient, v), leaves.values(), spent=leaves.values() if last else ())
 
     return products, logits, pull
 
@@ -225,65 +226,67 @@ def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> 
     return logits, product
 
 
-Outputs = tuple[Tensor, ...]
-Replay = Callable[[Outputs, Iterable[Tensor], Iterable[Tensor]], None]
+Tensors = tuple[Tensor, ...]
+Replay = Callable[[Tensors, Iterable[Tensor], Iterable[Tensor]], None]
 
 
-def _without_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> Outputs:
+def _without_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> Tensors:
     with torch.no_grad():
-        return tuple(torch.cat(parts) for parts in zip(*map(run, _chunks(x, chunk)), strict=True))
+        return tuple(torch.cat(parts) for parts in zip(*map(run, execution.split(x)), strict=True))
 
 
-def _with_graph(run: Callable[[Tensor], Outputs], x: Tensor, chunk: int | None) -> tuple[Replay, Outputs]:
-    """Outputs over all chunks, detached, and what adds a gradient by them to `.grad` of inputs: once, it frees them.
+def _with_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> tuple[Replay, Tensors]:
+    """The results of `run` for all micro-batches, detached, and a function for their backward passes.
 
-    Inputs that are spent are of no more use after it.
+    That function adds the gradient to `.grad` of its inputs. It is called once, and frees the graph. Its last argument
+    are inputs that nobody needs afterwards: their memory is freed.
     """
-    chunks = _chunks(x, chunk)
-    graphs: list[Outputs] = []
-    if len(chunks) == 1:
+    micro_batches = execution.split(x)
+    graphs: list[Tensors] = []
+    if len(micro_batches) == 1:
         with torch.enable_grad():
             graphs.append(run(x))
-        values = tuple(output.detach() for output in graphs[0])
+        values = tuple(result.detach() for result in graphs[0])
     else:
-        values = _without_graph(run, x, chunk)
+        values = _without_graph(run, x, execution)
 
-    def replay(gradients: Outputs, inputs: Iterable[Tensor], spent: Iterable[Tensor]) -> None:
+    def replay(gradients: Tensors, inputs: Iterable[Tensor], spent: Iterable[Tensor]) -> None:
         into = [*inputs, *spent]
-        for i, part in enumerate(chunks):
+        for i, part in enumerate(micro_batches):
             with torch.enable_grad():
-                outputs = graphs.pop() if graphs else run(part)
-            last = i == len(chunks) - 1
-            _backward(outputs, [_chunks(g, chunk)[i] for g in gradients], into, spent=spent if last else ())
+                results = graphs.pop() if graphs else run(part)
+            last = i == len(micro_batches) - 1
+            _backward(results, [execution.split(g)[i] for g in gradients], into, spent=spent if last else ())
 
     return replay, values
 
 
 def _backward(
-    outputs: Outputs, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, spent: Iterable[Tensor] = ()
+    results: Tensors, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, spent: Iterable[Tensor] = ()
 ) -> None:
-    """Add to `.grad` of the inputs; the values of those that are spent are freed, each once its gradient is whole."""
+    """Add to `.grad` of the inputs; the values of `spent` are freed, each as soon as its gradient is complete."""
     for leaf in spent:
         leaf.register_post_accumulate_grad_hook(_free)
     # A tangent of a network that is linear in its parameters depends on none of them.
-    there = [(output, g) for output, g in zip(outputs, gradients, strict=True) if output.requires_grad]
-    if there:
+    dependent = [(result, g) for result, g in zip(results, gradients, strict=True) if result.requires_grad]
+    if dependent:
         leaves = list(inputs)
-        torch.autograd.backward([output for output, _ in there], [g for _, g in there], inputs=leaves)
-        _part_gradients(leaves)
+        torch.autograd.backward([result for result, _ in dependent], [g for _, g in dependent], inputs=leaves)
+        _separate_gradients(leaves)
 
 
-def _part_gradients(leaves: Iterable[Tensor]) -> None:
-    """Copy gradients that lie in each other's memory: of one sample that of a class token may in that of positions.
+def _separate_gradients(leaves: Iterable[Tensor]) -> None:
+    """Copy each gradient that shares memory with another one, so that adding to one does not change the other.
 
-    Both would be added to at once (`backward` keeps what it gets, and looks for no other that shares it).
+    `backward` stores the tensors that it computes, and these may overlap: with one sample, the gradient of a class
+    token may be a view of the gradient of the position embeddings.
     """
     seen = set()
     for leaf in leaves:
         if leaf.grad is not None:
             memory = StorageWeakRef(leaf.grad.untyped_storage())
             if memory in seen:
-                leaf.grad.data = leaf.grad.clone()  # the leaf may be freed, and take no gradient any more
+                leaf.grad.data = leaf.grad.clone()  # `.grad =` would refuse this shape if the leaf was freed
             seen.add(memory)
 
 
@@ -301,7 +304,3 @@ def _gradients(leaves: Params) -> Params:
 
 def _restricted(tangents: Params, active: Masks | None) -> Params:
     return tangents | {name: masked(tangents[name], mask) for name, mask in (active or {}).items()}
-
-
-def _chunks(x: Tensor, size: int | None) -> tuple[Tensor, ...]:
-    return torch.split(x, size or len(x))

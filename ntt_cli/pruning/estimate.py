@@ -1,4 +1,4 @@
-"""What a transfer will take: time and memory, from one of each thing that it does, measured."""
+"""The time and memory that a transfer will take, from a few steps of it, measured."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ntt_cli.methods.ntt.batches import Batches
-from ntt_cli.methods.ntt.loop import take_step
+from ntt_cli.methods.ntt.loop import first_student, take_step
 from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
-from ntt_cli.pruning.job import PruneJob
+from ntt_cli.methods.ntt.transfer import Transfer
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import memory_bytes, peak_memory_bytes
 from ntt_cli.runtime.micro_batching import MicroBatching
 
@@ -21,8 +22,8 @@ Result = TypeVar("Result")
 
 PROBE_STEPS = 10
 TRIAL_PARTS = 4
-"""The first steps put a quarter and a half of the samples through the network at once, so that a step that does not fit
-is known before it is taken."""
+"""The first steps take micro-batches of a quarter and of a half, so that a step that does not fit into memory is known
+before it is taken."""
 
 
 @dataclass(frozen=True)
@@ -45,54 +46,48 @@ class Estimate:
 
 
 def estimate_run(
-    job: PruneJob,
-    micro_batching: MicroBatching,
-    *,
-    choose: Callable[[], Student],
-    finish: Callable[[Student], object],
-    before: float,
+    transfer: Transfer, micro_batching: MicroBatching, *, finish: Callable[[Student], object], before: float
 ) -> tuple[Student, Estimate]:
-    """Choose masks, take a few steps and finish, all thrown away; the student comes along for its masks.
+    """Choose masks, take a few steps and finish, all thrown away; the student is returned for its masks.
 
     Args:
-        job: the run.
+        transfer: of the run.
         micro_batching: how many samples go through the network at once.
-        choose: makes a student with its masks.
         finish: all that follows the last step.
         before: seconds that were needed to get here.
     """
-    student, choosing = _timed(choose)
-    there = memory_bytes(job.inputs.device) if job.inputs else None
-    predicted, fitting = _predict_step(job, student, micro_batching, there)
-    if fitting is not None:
-        return student, Estimate(None, None, predicted, there, fitting)
-    batches = _batches(job)
+    settings = transfer.settings
+    student, choosing = _timed(lambda: first_student(transfer, micro_batching))
+    there = memory_bytes(transfer.inputs.device)
+    execution = transfer.execution()
+    predicted, advice = _predict_step(transfer, student, micro_batching, execution, there)
+    if advice is not None:
+        return student, Estimate(None, None, predicted, there, advice)
+    batches = Batches(transfer)
     steps = []
     for step in range(PROBE_STEPS):
         begun = time.perf_counter()
-        float(take_step(student, batches, step, job.settings, micro_batching).total)  # waits for the device
+        float(take_step(student, batches, step, micro_batching, execution).total)  # waits for the device
         steps.append(time.perf_counter() - begun)
     _, finishing = _timed(lambda: finish(student))
-    settings = job.settings
-    times = len(plan_transfer(settings, learned=job.config.mask == "learned").updates)
+    times = len(plan_transfer(settings, learned=transfer.fixed_masks is None).updates)
     one = statistics.median(steps[1:])
     # The first step also pays for what is set up once.
     seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing
-    peak = peak_memory_bytes(batches.inputs.device)
-    return student, Estimate(one, seconds, peak, there, None)
+    return student, Estimate(one, seconds, peak_memory_bytes(transfer.inputs.device), there, None)
 
 
 def _predict_step(
-    job: PruneJob, student: Student, micro_batching: MicroBatching, there: int | None
+    transfer: Transfer, student: Student, micro_batching: MicroBatching, execution: Execution, there: int | None
 ) -> tuple[int | None, str | None]:
-    """The peak of a step, from two with fewer samples at once, and what to change where there is not as much."""
-    whole = micro_batching.chunk or math.ceil(job.settings.batch_size / 2)
+    """The peak memory of a step, from two steps with smaller micro-batches, and what to change where it is too much."""
+    whole = micro_batching.largest
     few = max(1, whole // TRIAL_PARTS)
-    assert job.inputs is not None
     peaks = []
-    for chunk in (few, 2 * few):
-        take_step(student, _batches(job), 0, job.settings, replace(micro_batching, chunk=min(chunk, whole)))
-        peaks.append(peak_memory_bytes(job.inputs.device))
+    for size in (few, 2 * few):
+        smaller = replace(micro_batching, micro_batch=min(size, whole))
+        take_step(student, Batches(transfer), 0, smaller, execution)
+        peaks.append(peak_memory_bytes(transfer.inputs.device))
     first, second = peaks
     if first is None or second is None or there is None:
         return None, None
@@ -104,11 +99,6 @@ def _predict_step(
     if most < 1:
         return predicted, "try a smaller --image-size, or another --device"
     return predicted, f"try --micro-batch {most}"
-
-
-def _batches(job: PruneJob) -> Batches:
-    assert job.inputs is not None
-    return Batches(job.teacher, job.inputs, job.outputs, job.settings)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

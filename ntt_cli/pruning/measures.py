@@ -10,6 +10,7 @@ import torch
 
 from ntt_cli.evaluation.agreement import (
     KernelComparison,
+    Networks,
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
@@ -20,27 +21,28 @@ from ntt_cli.methods.base import Pruned
 from ntt_cli.pruning.job import PruneJob
 from ntt_cli.results import Agreement
 from ntt_cli.runs.run import Run
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.signals import reraise_as_interrupt
 from ntt_cli.tasks.metrics import squares
 
 AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
 STEP_PASSES = 12
-"""Forward passes that a step's operations with a kernel term amount to, a sample: 3 of the teacher, 3 of the student
-and 6 through it and back."""
+"""The cost of a step with a kernel term, in forward passes a sample: 3 of the teacher, 3 of the student and 6 for the
+gradient."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """`None` for what could not be measured, or was not to be."""
+    """`None` for what was not measured, or could not be."""
 
     agreement: Agreement | None = None
     kernels: KernelComparison | None = None
 
 
-def check_outputs(job: PruneJob, pruned: Pruned, this: Run) -> None:
+def check_outputs(job: PruneJob, pruned: Pruned, run: Run) -> None:
     """Refuse a student whose outputs are not finite, before anything is written.
 
     Raises:
@@ -50,50 +52,52 @@ def check_outputs(job: PruneJob, pruned: Pruned, this: Run) -> None:
         return
     apply, inputs = job.teacher.bind(pruned.buffers), job.inputs.some(AGREEMENT_SAMPLES)
 
-    def finite(chunk: int | None) -> bool:
-        batches = inputs.in_order(min(chunk or job.settings.batch_size, job.settings.batch_size))
+    def finite(execution: Execution) -> bool:
+        batches = inputs.in_order(min(execution.micro_batch or job.settings.batch_size, job.settings.batch_size))
         return all(bool(squares(apply(pruned.params, x)).isfinite()) for x in batches)
 
     try:
-        with reraise_as_interrupt(this.checkpointer.stop), torch.no_grad():
-            is_finite = this.micro_batching.run(finite)
+        with reraise_as_interrupt(run.stop), torch.no_grad():
+            is_finite = run.micro_batching.run(finite)
     except Exception:  # what went wrong here does so again when agreement is measured, and is said then
         return
     if not is_finite:
-        raise this.checkpointer.diverged("the student", "its outputs are no longer finite")
+        raise run.checkpointer.diverged("the student", "its outputs are no longer finite")
 
 
-def measure(job: PruneJob, pruned: Pruned, this: Run, *, steps: int) -> Measures:
-    """Measure what there are inputs for; what goes wrong is a warning, and left out.
+def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
+    """Measure what there are inputs for; a measurement that fails is left out, with a warning.
 
-    Kernels are looked at where the transfer matched them or `--kernels` asks, with operations in proportion to those
+    Kernels are measured where the transfer matched them or `--kernels` asks, with operations in proportion to those
     of `steps` steps.
     """
     if job.inputs is None:
         return Measures()
     inputs, settings = job.inputs, job.settings
-    micro_batching, on_event, params = this.micro_batching, this.on_event, pruned.params
+    params = pruned.params
     student, teacher = job.teacher.bind(pruned.buffers), job.teacher.bind()
     some = inputs.some(AGREEMENT_SAMPLES)
-    networks = (student, params, teacher, job.teacher.params)
+    networks = Networks(student, params, teacher, job.teacher.params)
 
     def attempt(what: str, work: Callable[[], Result]) -> Result | None:
-        def attended() -> Result:
-            with reraise_as_interrupt(this.checkpointer.stop):
+        def interruptible() -> Result:
+            with reraise_as_interrupt(run.stop):
                 return work()
 
-        return warned_of(what, attended, on_event)
+        return warned_of(what, interruptible, run.on_event)
 
     disconnected = attempt(
         "outputs",
-        lambda: micro_batching.run(lambda chunk: warn_if_disconnected(student, params, inputs, on_event, chunk=chunk)),
+        lambda: run.micro_batching.run(
+            lambda execution: warn_if_disconnected(student, params, inputs, run.on_event, execution)
+        ),
     )
     classes = None if disconnected else job.classes
     agreement = attempt(
         "agreement with the teacher",
-        lambda: micro_batching.run(
-            lambda chunk: measure_agreement(
-                *networks, some, classes=classes, batch_size=settings.batch_size, chunk=chunk
+        lambda: run.micro_batching.run(
+            lambda execution: measure_agreement(
+                networks, some, classes=classes, batch_size=settings.batch_size, execution=execution
             )
         ),
     )
@@ -103,14 +107,14 @@ def measure(job: PruneJob, pruned: Pruned, this: Run, *, steps: int) -> Measures
     if agreement is not None and job.has_kernel:
         distance = attempt(
             "distance between the kernels",
-            lambda: micro_batching.run(
-                lambda chunk: measure_kernel_distance(
-                    *networks,
+            lambda: run.micro_batching.run(
+                lambda execution: measure_kernel_distance(
+                    networks,
                     some,
                     outputs=job.outputs,
                     run_passes=run_passes,
                     batch_size=settings.batch_size,
-                    chunk=chunk,
+                    execution=execution,
                 )
             ),
         )
@@ -118,7 +122,7 @@ def measure(job: PruneJob, pruned: Pruned, this: Run, *, steps: int) -> Measures
     kernels = attempt(
         "spectra of the kernels",
         lambda: compare_kernels(
-            *networks,
+            networks,
             inputs.some(SPECTRUM_SAMPLES),
             outputs=job.outputs,
             run_passes=run_passes,

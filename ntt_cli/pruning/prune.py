@@ -17,8 +17,7 @@ from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
-from ntt_cli.methods.ntt.loop import first_student
-from ntt_cli.methods.ntt.method import fixed_masks
+from ntt_cli.methods.ntt.method import transfer_of
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
@@ -130,7 +129,7 @@ def plan(
     if config.sparsity == 0:
         masks = context.dense()
     elif job.method.moves_weights:
-        student, estimate = _estimate(job, this, time.perf_counter() - begun)
+        student, estimate = _estimate(job, this, begun)
         masks = student.masks
     else:
         masks = job.method.masks(context)
@@ -153,7 +152,7 @@ def plan(
 def _run_of(job: PruneJob, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink) -> Run:
     settings = job.settings
     micro_batching = MicroBatching(settings.micro_batch, settings.batch_size, on_event, fixed=group.size > 1)
-    return Run(on_event, group, micro_batching, checkpointer)
+    return Run(on_event, checkpointer, micro_batching)
 
 
 def _prune(job: PruneJob, this: Run) -> Pruned:
@@ -163,26 +162,16 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     return job.method.prune(context)
 
 
-def _estimate(job: PruneJob, this: Run, before: float) -> tuple[Student, Estimate]:
+def _estimate(job: PruneJob, this: Run, begun: float) -> tuple[Student, Estimate]:
     assert job.inputs is not None
-    inputs, context = job.inputs, job.context(this)
-
-    def choose() -> Student:
-        return first_student(
-            job.teacher,
-            inputs,
-            job.names,
-            outputs=job.outputs,
-            settings=job.settings,
-            fixed_masks=fixed_masks(context),
-            micro_batching=this.micro_batching,
-        )
+    context = job.context(this)
 
     def finish(student: Student) -> None:
         measure(job, context.pruned(student.params, student.masks), this, steps=PROBE_STEPS)
 
-    with threads_for(job.teacher, inputs):
-        return estimate_run(job, this.micro_batching, choose=choose, finish=finish, before=before)
+    with threads_for(job.teacher, job.inputs):
+        transfer = transfer_of(context)
+        return estimate_run(transfer, this.micro_batching, finish=finish, before=time.perf_counter() - begun)
 
 
 def _of_first(

@@ -1,4 +1,4 @@
-"""Keeps the state of a run: now and then, when it is asked to end, and when its result cannot be written."""
+"""Saves the state of a run: now and then, when it is asked to end, and when its result cannot be written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ntt_cli.runtime.signals import Interrupted, Stop, reraise_as_interrupt
 
 
 def no_checkpoints() -> RunCheckpointer:
-    """A keeper for work that has no output: it never saves."""
+    """A checkpointer for work that has no output: it never saves."""
     nobody = RunRecord(
         config={}, model=ModelRecord(source="", sha256=None), weights_sha256=None, data_sha256=None, machine={}
     )
@@ -32,17 +32,17 @@ def no_checkpoints() -> RunCheckpointer:
 
 @dataclass
 class RunCheckpointer:
-    """What decides when a run's state is saved.
+    """Decides when the state of a run is saved.
 
     Attributes:
         path: of the state's file; `None`: nothing is saved.
         kind: of run.
         run: whose state it is.
-        every: seconds between two savings; 0 saves after each step.
+        every: seconds between two saves; 0 saves after each step.
         stop: whether the run was asked to end.
-        on_event: told when a state cannot be saved, and the run goes on without.
-        found: the state that an earlier run left; `None` to start from the beginning.
-        group: the processes of the run, which end after the same step; the first saves for all.
+        on_event: told when a state cannot be saved; the run goes on.
+        found: the state that an interrupted run left; `None` to start from the beginning.
+        group: the processes of the run, which end after the same step; the first process saves for all.
     """
 
     path: Path | None
@@ -78,7 +78,7 @@ class RunCheckpointer:
         try:
             self._save(state())
         except OutputError as error:
-            # The next time may do; a run that could still write its result must not end for this.
+            # The next save may succeed; a run that could still write its result must not end for this.
             self.on_event(Warned(f"{error}; the run goes on, and {self.kept}"))
         self._last = time.monotonic()
 
@@ -88,7 +88,7 @@ class RunCheckpointer:
 
     @contextlib.contextmanager
     def finishing(self) -> Generator[None]:
-        """While the result is measured and written; then the state is of no more use, and removed.
+        """Where the result is measured and written; then nobody needs the state any more, and it is removed.
 
         Yields:
             nothing.
@@ -108,7 +108,7 @@ class RunCheckpointer:
                 self._save_end()
             hint = error.hint if self._saved is None else f"{error.hint}; then go on with --resume, for {self.kept}"
             raise OutputError(error.where, error.what, hint=hint) from error
-        # Beside a whole result a state does no harm, so that failing to remove it is no failure.
+        # A state beside a complete result does no harm: a run does not fail because it cannot be removed.
         with contextlib.suppress(OutputError):
             if self.group.first and self.path is not None:
                 remove_durably(self.path)
@@ -119,13 +119,13 @@ class RunCheckpointer:
 
     @property
     def kept(self) -> str:
-        """What there is of the run on disk, in words."""
+        """What the run has on disk, in words."""
         return "nothing was written" if self._saved is None else f"{self.path} holds step {self._saved:,}"
 
     def _all_asked(self) -> bool:
-        """Whether every process knows that one was asked to end; a signal that comes meanwhile counts the next time."""
+        """Whether every process knows that one was asked to end; a signal that comes later counts at the next step."""
         if self.group.size > 1:
-            if not (asked := self.group.most(self.stop.asked or 0)):
+            if not (asked := self.group.maximum(self.stop.asked or 0)):
                 return False
             self.stop.asked = asked
         return True
@@ -137,7 +137,7 @@ class RunCheckpointer:
     def _save(self, state: State) -> None:
         if self.path is None or state.step == self._saved or not self.group.first:
             return
-        # What does not recover; an optimiser's squares may be infinite for a while.
+        # Parameters and statistics never recover from NaN; an optimiser's squares may be infinite for a while.
         statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}
         for name, value in (state.part("param") | statistics).items():
             frozen = isinstance(value, nn.Parameter) and not value.requires_grad

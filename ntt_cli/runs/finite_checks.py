@@ -1,4 +1,4 @@
-"""When a run looks at its losses, and what it does about one that is not finite."""
+"""Finite checks: when a run checks its losses, and what it does about one that is not finite."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 from ntt_cli.runs.checkpointer import RunCheckpointer
 
 CHECK_EVERY = 20
-"""Steps between two looks on an accelerator: at each, host and device wait for each other."""
+"""Steps between two finite checks on an accelerator: at each, host and device wait for each other."""
 
 
 def check_losses(losses: Sequence[Tensor], step: int, checkpointer: RunCheckpointer, *, last: bool, whose: str) -> None:
     """Stop the run at the first of the losses of the last steps that is not finite.
 
-    On a CPU, where a look costs nothing, that is at each step; on an accelerator at each 20th, for all of them, and at
-    the last.
+    On a CPU, where a check costs nothing, losses are checked at each step. On an accelerator they are checked at each
+    20th step, all together, and at the last step.
 
     Args:
         losses: scalars, one a step.
-        step: that of the last of them, from 1.
-        checkpointer: of the run's state.
-        last: there is no step behind it to look at these.
+        step: the step of the last loss, from 1.
+        checkpointer: of the run.
+        last: no step follows.
         whose: in words.
 
     Raises:
-        DivergedError: if there is one; it names its step.
+        DivergedError: if one is not finite; it names the step.
     """
     if losses[-1].device.type != "cpu" and step % CHECK_EVERY and not last:
         return

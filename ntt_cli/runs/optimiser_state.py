@@ -1,4 +1,4 @@
-"""What an optimiser remembers, from a state on disk that anyone may have edited."""
+"""The state of an optimiser, restored from a file that anyone may have edited."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ntt_cli.runtime.optimiser import expected_tensors, restore_optimiser
 
 
 def restore_from(state: State, optimiser: torch.optim.Optimizer) -> None:
-    """Let the optimiser remember what the state holds.
+    """Restore the optimiser's state.
 
     Raises:
-        ResumeError: if that is not what such an optimiser remembers of its parameters after so many steps.
+        ResumeError: if such an optimiser cannot have this state after so many steps.
     """
     numbers = {name.partition(".")[0] for name in state.part("optimiser")}
     indices = sorted(int(number) for number in numbers if number.isdecimal() and len(number) < 10)
@@ -27,5 +27,5 @@ def restore_from(state: State, optimiser: torch.optim.Optimizer) -> None:
 def _can_be(name: str, value: Tensor, steps: int) -> bool:
     if name == "step":
         return 1 <= float(value) <= steps and float(value).is_integer()
-    # Squares may be infinite for a while: a step by them is 0.
+    # Squares may be infinite for a while: they make the step 0.
     return not bool(value.isnan().any() or (name == "exp_avg_sq" and (value < 0).any()))

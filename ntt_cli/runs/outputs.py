@@ -113,7 +113,7 @@ def open_checkpointer(
     group: ProcessGroup,
     on_event: EventSink,
 ) -> RunCheckpointer:
-    """The keeper of a run that is about to start or, with `--resume`, to go on.
+    """The checkpointer of a run that is about to start or, with `--resume`, to go on.
 
     Raises:
         ResumeError: if the state there cannot be gone on from.

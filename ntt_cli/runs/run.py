@@ -1,4 +1,4 @@
-"""What a run carries along."""
+"""What a run carries along from its first function to its last."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import ProcessGroup
+from ntt_cli.runtime.signals import Stop
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run of `ntt prune` or `ntt finetune`.
 
     Attributes:
-        on_event: told of progress.
-        group: the processes that work on it.
+        on_event: told how the work goes.
+        checkpointer: saves the state of the run, and may hold one to go on from.
         micro_batching: how many samples go through the network at once.
-        checkpointer: of its state.
     """
 
     on_event: EventSink
-    group: ProcessGroup
-    micro_batching: MicroBatching
     checkpointer: RunCheckpointer
+    micro_batching: MicroBatching
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes of the run."""
+        return self.checkpointer.group
+
+    @property
+    def stop(self) -> Stop:
+        """Whether the run was asked to end."""
+        return self.checkpointer.stop

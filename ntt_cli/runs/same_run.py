@@ -1,4 +1,4 @@
-"""Whether all processes hold the same run: what follows `RANK`, a network or data, changes the result in silence."""
+"""Check that all processes do the same run: a network or data that depends on `RANK` would change the result unseen."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, *, step: int)
     }
     digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value, _ in what.values()]
     own = torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)
-    first = group.from_first({"digests": own.clone()})["digests"]
-    differ = group.sum({"differ": (own != first).any(dim=1).float()})["differ"]
+    first = group.broadcast({"digests": own.clone()})["digests"]
+    differ = group.all_reduce({"differ": (own != first).any(dim=1).float()})["differ"]
     for (name, (_, hint)), count in zip(what.items(), differ.tolist(), strict=True):
         if count:
             raise UsageError(name, f"not the same in all {group.size} processes", hint=hint)
-    return group.from_first(tensors)
+    return group.broadcast(tensors)

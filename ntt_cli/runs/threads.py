@@ -1,4 +1,4 @@
-"""How many threads a small network is worth."""
+"""One thread for small networks: they are slower with several."""
 
 from __future__ import annotations
 

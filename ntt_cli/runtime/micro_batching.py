@@ -1,16 +1,17 @@
-"""What to do when memory runs out: put fewer samples through the network at once, and say so."""
+"""Micro-batches: when memory runs out, work is tried again with fewer samples at once, and a warning says so."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.execution import Execution
 
 Result = TypeVar("Result")
 
@@ -20,45 +21,54 @@ class MicroBatching:
     """How many samples go through the network at once: a quarter as many from when memory first runs out.
 
     Attributes:
-        chunk: that many; `None` for half a batch.
+        micro_batch: number of samples; `None` for half a batch.
         batch_size: samples a step.
-        on_event: told when there are fewer.
-        fixed: there are never fewer; of processes that work together none may begin a step again.
+        on_event: told when the micro-batch becomes smaller.
+        fixed: the micro-batch never becomes smaller. No process of a group may begin a step again.
     """
 
-    chunk: int | None
+    micro_batch: int | None
     batch_size: int
     on_event: EventSink
     fixed: bool = False
     _lowered: bool = False
 
-    def run(self, work: Callable[[int | None], Result]) -> Result:
-        """Do some work that changes nothing before it is done, `work(chunk)`; again with less if memory runs out.
+    def run(self, work: Callable[[Execution], Result], execution: Execution = Execution()) -> Result:
+        """The result of `work(execution)`; if memory runs out, `work` is called again with a smaller micro-batch.
+
+        Args:
+            work: changes nothing before it is done.
+            execution: as it is to be, except for the micro-batch, which is set here.
 
         Raises:
             UsageError: if memory runs out once more.
         """
         try:
-            return work(self.chunk)
+            return work(replace(execution, micro_batch=self.micro_batch))
         except (RuntimeError, MemoryError) as error:
             self._lower(error)
         # Outside of the handler: the error's traceback holds on to the tensors that did not fit.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self.run(work)
+        return self.run(work, execution)
+
+    @property
+    def largest(self) -> int:
+        """Samples that go through the network at once, at most."""
+        return self.micro_batch or math.ceil(self.batch_size / 2)
 
     def state(self) -> dict[str, int | bool | None]:
-        """As JSON."""
-        return {"chunk": self.chunk, "lowered": self._lowered}
+        """As JSON, for the state of a run."""
+        return {"chunk": self.micro_batch, "lowered": self._lowered}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """As `state` told."""
-        self.chunk, self._lowered = state["chunk"], state["lowered"]
+        """Continue from what `state` returned."""
+        self.micro_batch, self._lowered = state["chunk"], state["lowered"]
 
     def _lower(self, error: Exception) -> None:
         if not is_out_of_memory(error):
             raise error
-        now = self.chunk or math.ceil(self.batch_size / 2)
+        now = self.largest
         if self._lowered or self.fixed or now == 1:
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             smaller = "a smaller --image-size" if now == 1 else f"--micro-batch {max(1, now // 4)}"
@@ -67,9 +77,9 @@ class MicroBatching:
                 f"does not fit into memory: {reason}",
                 hint=f"try {smaller} or another --device",
             ) from error
-        self.chunk = max(1, now // 4)
+        self.micro_batch = max(1, now // 4)
         self._lowered = True
-        self.on_event(Warned(f"memory ran out; going on with --micro-batch {self.chunk}"))
+        self.on_event(Warned(f"memory ran out; going on with --micro-batch {self.micro_batch}"))
 
 
 def is_out_of_memory(error: Exception) -> bool:

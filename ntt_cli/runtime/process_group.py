@@ -1,4 +1,4 @@
-"""The processes that `torchrun` starts for one run: each takes its share of a batch, and they add up what they found.
+"""The processes that `torchrun` starts for one run: each takes its share of every batch, and their results are summed.
 
 The network stays unwrapped: forward-mode derivatives do not pass through `DistributedDataParallel`.
 """
@@ -17,11 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ntt_cli.errors import LostError, UsageError
-from ntt_cli.runtime.sharing import Sum, alone
 from ntt_cli.tensors import Params
 
-PATIENCE = timedelta(minutes=30)
-"""For the first process to measure or save something while the others wait for it."""
+TIMEOUT = timedelta(minutes=30)
+"""How long processes wait for the first one, while it measures or saves something."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class ProcessGroup:
     """One of `size` processes that work on the same run.
 
     Attributes:
-        rank: which, from 0; the first chooses the masks and writes the files.
-        size: how many there are.
+        rank: its number, from 0; the first process chooses the masks and writes the files.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -38,11 +37,11 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process chooses and writes."""
+        """Whether this process chooses the masks and writes the files."""
         return self.rank == 0
 
     def require(self, samples: int) -> None:
-        """Refuse batches, or halves of them, that leave a process without a sample.
+        """Refuse batches, or halves of batches, that leave a process without a sample.
 
         Raises:
             UsageError: if there are fewer samples than processes.
@@ -62,11 +61,13 @@ class ProcessGroup:
             raise UsageError(option, "works in one process alone", hint="leave it out under torchrun")
 
     def share(self, values: Tensor) -> Tensor:
-        """This process's rows."""
+        """This process's share of the rows."""
         return values[self.rank :: self.size]
 
-    def sum(self, tensors: Params) -> Params:
+    def all_reduce(self, tensors: Params) -> Params:
         """Each tensor's sum over all processes, bit for bit the same in all of them.
+
+        All processes call it at the same places, in the same order. With one process it returns the same tensors.
 
         Raises:
             LostError: if another process has ended.
@@ -74,21 +75,16 @@ class ProcessGroup:
         if self.size == 1 or not tensors:
             return tensors
         flat = torch.cat([value.detach().reshape(-1) for value in tensors.values()])
-        self._together(partial(dist.all_reduce, flat))
+        self._communicate(partial(dist.all_reduce, flat))
         parts = flat.split([value.numel() for value in tensors.values()])
-        # In each one's own layout, channels last too: fused optimisers go through gradients as their memory lies.
+        # Each sum in the layout of its tensor, channels last too: fused optimisers read gradients in memory order.
         return {
             name: torch.empty_like(value).copy_(part.view(value.shape))
             for (name, value), part in zip(tensors.items(), parts, strict=True)
         }
 
-    @property
-    def total(self) -> Sum:
-        """`sum`, known to be that of one process where it is."""
-        return alone if self.size == 1 else self.sum
-
-    def from_first(self, tensors: Params) -> Params:
-        """The first process's tensors, in all of them.
+    def broadcast(self, tensors: Params) -> Params:
+        """The first process's tensors, in every process.
 
         Raises:
             LostError: if another process has ended.
@@ -97,15 +93,15 @@ class ProcessGroup:
             return tensors
         found = {}
         for name, value in tensors.items():
-            # In one layout, and as bytes: what travels is memory as it lies, and gloo does not know all types.
+            # In one layout, because memory is sent as it lies; as bytes, because gloo does not know all types.
             plain = value.detach().clone(memory_format=torch.contiguous_format)
             if plain.numel():
-                self._together(partial(dist.broadcast, plain.view(-1).view(torch.uint8), src=0))
+                self._communicate(partial(dist.broadcast, plain.view(-1).view(torch.uint8), src=0))
             found[name] = torch.empty_like(value).copy_(plain)
         return found
 
-    def most(self, number: int) -> int:
-        """The largest of the processes' numbers.
+    def maximum(self, number: int) -> int:
+        """The largest of the processes' numbers, in every process.
 
         Raises:
             LostError: if another process has ended.
@@ -113,12 +109,12 @@ class ProcessGroup:
         if self.size == 1:
             return number
         value = torch.tensor([number])
-        self._together(partial(dist.all_reduce, value, op=dist.ReduceOp.MAX))
+        self._communicate(partial(dist.all_reduce, value, op=dist.ReduceOp.MAX))
         return int(value)
 
     @contextlib.contextmanager
     def joined(self, device: torch.device) -> Generator[None]:
-        """While the processes work together.
+        """Connect the processes, and disconnect them in the end.
 
         Yields:
             nothing.
@@ -131,9 +127,9 @@ class ProcessGroup:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # gloo, for what is on the CPU, finds at once that a process has ended.
+        # gloo, which sends tensors of the CPU, notices at once that a process has ended.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        self._together(partial(dist.init_process_group, backend, timeout=PATIENCE))
+        self._communicate(partial(dist.init_process_group, backend, timeout=TIMEOUT))
         try:
             yield
         finally:
@@ -141,7 +137,7 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def starting(self) -> Generator[None]:
-        """While each process prepares its work: if that fails in one of them, the others end too.
+        """Where each process prepares its work: if that fails in one process, the others end too.
 
         Yields:
             nothing.
@@ -153,14 +149,14 @@ class ProcessGroup:
             yield
         except Exception:
             with contextlib.suppress(LostError):
-                self.most(1)
+                self.maximum(1)
             raise
-        if self.most(0):
+        if self.maximum(0):
             raise LostError(
                 f"process {self.rank} of {self.size}", "cannot start without the others", hint="see what those said"
             )
 
-    def _together(self, work: Callable[[], object]) -> None:
+    def _communicate(self, work: Callable[[], object]) -> None:
         try:
             work()
         except RuntimeError as error:
@@ -175,7 +171,7 @@ SINGLE = ProcessGroup()
 
 
 def this_process_group() -> ProcessGroup:
-    """What `torchrun` says in the environment; one process without it.
+    """The group that `torchrun` describes in the environment; without it, one process.
 
     Raises:
         UsageError: if the environment makes no sense.

@@ -1,4 +1,4 @@
-"""`ntt finetune`: supervised training of a sparse network, or of a dense one, with its zeros held."""
+"""`ntt finetune`: supervised training of a sparse network under its masks, or of a dense network."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
+from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
-from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
+from ntt_cli.runtime.execution import Execution
+from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
 from ntt_cli.training.progress import Best, Training
-from ntt_cli.training.step import LONGEST_GRADIENT, make_optimiser, training_step
+from ntt_cli.training.step import LONGEST_GRADIENT, SparseModule, make_optimiser, training_step
 
 EVALUATION_BATCH = 256
 
@@ -62,42 +65,50 @@ def finetune(
         Interrupted: if the run was asked to end.
     """
     output = None if config.output is None else Path(config.output)
-    group = this_process_group() if output else SINGLE
+    group, stop = this_process_group() if output else SINGLE, stop or Stop()
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
             if output:
                 claim.enter_context(output_lock(output, config, group, on_event))
             task = prepare(config, on_event, sources)
             group.require(min(config.batch_size, len(task.training)))
-            this = run_record(task)
-            if output and config.resume and (done := finished(output, this, FinetuneReport, on_event)):
+            record = run_record(task)
+            if output and config.resume and (done := finished(output, record, FinetuneReport, on_event)):
                 return Outcome(done, None)
             checkpointer = no_checkpoints()
             if output:
                 checkpointer = open_checkpointer(
-                    output, config, kind="finetune state", run=this, stop=stop or Stop(), group=group, on_event=on_event
+                    output,
+                    config,
+                    kind="finetune state",
+                    run=record,
+                    stop=stop or Stop(),
+                    group=group,
+                    on_event=on_event,
                 )
+        # Training takes whole batches: there are no micro-batches to make smaller.
+        this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:
-            _take_first(task.loaded.module, group, this, checkpointer)
+            _take_first(task.loaded.module, record, this)
         with checkpointer.finishing():
-            best, epochs = _train(task, checkpointer, on_event)
-            outcome = _outcome(output, task, this, best, epochs)
+            best, epochs = _train(task, this)
+            outcome = _outcome(output, task, record, best, epochs)
             if output and group.first:
                 outcome.write(output)
     return outcome
 
 
-def _take_first(module: nn.Module, group: ProcessGroup, this: RunRecord, checkpointer: RunCheckpointer) -> None:
+def _take_first(module: nn.Module, record: RunRecord, run: Run) -> None:
     """Give the network the first process's values."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    step = checkpointer.found.step if checkpointer.found else 0
+    step = run.checkpointer.found.step if run.checkpointer.found else 0
     with torch.no_grad():
-        for name, value in same_run(group, this, own, step=step).items():
+        for name, value in same_run(run.group, record, own, step=step).items():
             own[name].copy_(value)
 
 
 def _outcome(
-    output: Path | None, task: Task, this: RunRecord, best: Best, epochs: list[EpochSummary]
+    output: Path | None, task: Task, record: RunRecord, best: Best, epochs: list[EpochSummary]
 ) -> Outcome[FinetuneReport]:
     report = FinetuneReport(
         output="" if output is None else str(output),
@@ -117,10 +128,10 @@ def _outcome(
         masks=task.masks,
         kind="finetune",
         model=task.loaded.record,
-        config=this.config,
+        config=record.config,
         normalisation=task.training.normalisation,
         class_names=task.training.samples.class_names,
-        run_sha256=this.sha256,
+        run_sha256=record.sha256,
     )
     history = {"train_loss": [epoch.train_loss for epoch in epochs]}
     if len(task.validation):
@@ -128,7 +139,7 @@ def _outcome(
     return Outcome(report, contents, mask_tensors(task.masks) | history_tensors(history))
 
 
-def _train(task: Task, checkpointer: RunCheckpointer, on_event: EventSink) -> tuple[Best, list[EpochSummary]]:
+def _train(task: Task, run: Run) -> tuple[Best, list[EpochSummary]]:
     config, module = task.config, task.loaded.module
     optimiser = make_optimiser(
         config.optimiser,
@@ -139,68 +150,64 @@ def _train(task: Task, checkpointer: RunCheckpointer, on_event: EventSink) -> tu
     schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
     device = task.training.device
-    with global_draws_apart(device), checkpointer.stop.patiently():
-        if checkpointer.found is not None:
+    with global_draws_apart(device), run.stop.patiently():
+        if run.checkpointer.found is not None:
             training.restore(
-                checkpointer.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs
+                run.checkpointer.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs
             )
-        on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
+        run.on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
         for epoch in range(len(training.epochs) + 1, config.epochs + 1):
-            _train_epoch(task, training, checkpointer, on_event)
-            _end_epoch(task, training, epoch, checkpointer, on_event)
-        checkpointer.save_if_unfinished(training.state)
+            _train_epoch(task, training, run)
+            _end_epoch(task, training, epoch, run)
+        run.checkpointer.save_if_unfinished(training.state)
     assert training.best is not None
     return training.best, training.epochs
 
 
-def _train_epoch(task: Task, training: Training, checkpointer: RunCheckpointer, on_event: EventSink) -> None:
-    """What is left of the epoch's steps."""
+def _train_epoch(task: Task, training: Training, run: Run) -> None:
+    """The epoch's steps that are still to be taken."""
     module = training.module.train()
-    parameters = dict(module.named_parameters())
-    mask_bits = as_bits(task.masks, parameters)
+    network = SparseModule(module, as_bits(task.masks, dict(module.named_parameters())), task.loaded.select_outputs)
+    execution = Execution(group=run.group)
     batch_size, steps = division(task)
     shuffled = torch.randperm(len(task.training), generator=training.order)
-    for indices in map(
-        checkpointer.group.share, shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]
-    ):
-        seed_global_draws(task.config.seed, training.step, checkpointer.group.rank)
+    for batch in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
+        indices = run.group.share(batch)
+        seed_global_draws(task.config.seed, training.step, run.group.rank)
         x = task.training.batch(indices, (task.config.seed, training.step))
         labels = task.training.labels(indices)
         try:
             loss = training_step(
-                module,
+                network,
                 training.optimiser,
                 x,
                 labels,
-                select_outputs=task.loaded.select_outputs,
-                parameters=parameters,
-                mask_bits=mask_bits,
                 longest=LONGEST_GRADIENT[task.config.optimiser],
-                total=checkpointer.group.sum,
+                execution=execution,
             )
         except FloatingPointError as error:
-            raise checkpointer.diverged(f"step {training.step + 1}", str(error)) from error
+            raise run.checkpointer.diverged(f"step {training.step + 1}", str(error)) from error
         training.losses.append(loss)
         training.schedule.step()
         training.step += 1
         last = len(training.losses) == steps
-        check_losses(training.losses[-CHECK_EVERY:], training.step, checkpointer, last=last, whose="training")
+        check_losses(training.losses[-CHECK_EVERY:], training.step, run.checkpointer, last=last, whose="training")
         if len(training.losses) % CHECK_EVERY == 0 or last:
-            on_event(TrainingStepsDone(training.step, float(loss)))
-        checkpointer.maybe_save(training.state)
+            run.on_event(TrainingStepsDone(training.step, float(loss)))
+        run.checkpointer.maybe_save(training.state)
 
 
-def _end_epoch(task: Task, training: Training, epoch: int, checkpointer: RunCheckpointer, on_event: EventSink) -> None:
+def _end_epoch(task: Task, training: Training, epoch: int, run: Run) -> None:
     module = training.module
-    if checkpointer.group.size > 1:
+    if run.group.size > 1:
         # Batch-norm statistics are of each process's own samples.
-        module.load_state_dict(checkpointer.group.from_first(dict(module.named_buffers())), strict=False)
-    _check_finite(module, epoch, checkpointer)
-    accuracy, validation_loss = _validate(task, checkpointer, epoch) if checkpointer.group.first else (None, 0.0)
+        module.load_state_dict(run.group.broadcast(dict(module.named_buffers())), strict=False)
+    _check_finite(module, epoch, run.checkpointer)
+    accuracy, validation_loss = _validate(task, run.checkpointer, epoch) if run.group.first else (None, 0.0)
     train_loss = float(torch.stack(training.losses).double().mean())
     training.losses = []
     training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))
-    on_event(EpochDone(epoch, train_loss, accuracy))
+    run.on_event(EpochDone(epoch, train_loss, accuracy))
     # Without validation samples every epoch ties, and the last one counts.
     key = (accuracy or 0.0, -validation_loss)
     if training.best is None or key >= training.best.key:

@@ -28,7 +28,7 @@ from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import describe_machine
 from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.tensors import Masks
-from ntt_cli.training.step import default_learning_rate, make_optimiser, training_step
+from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
 
 PROBE_STEPS = 6
 
@@ -132,25 +132,15 @@ def warmup_steps(task: Task) -> int:
 
 def seconds_per_step(task: Task) -> float:
     """Measured on a few steps that move the task's module."""
-    module, parameters = task.loaded.module.train(), dict(task.loaded.module.named_parameters())
-    trained = [p for p in parameters.values() if p.requires_grad]
+    network = SparseModule(task.loaded.module.train(), {}, task.loaded.select_outputs)
+    trained = [p for p in network.parameters.values() if p.requires_grad]
     optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
     indices = torch.arange(division(task)[0])
     seconds = []
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
         x, labels = task.training.batch(indices), task.training.labels(indices)
-        float(
-            training_step(
-                module,
-                optimiser,
-                x,
-                labels,
-                select_outputs=task.loaded.select_outputs,
-                parameters=parameters,
-                mask_bits={},
-            )
-        )
+        float(training_step(network, optimiser, x, labels))  # waits for the device
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 

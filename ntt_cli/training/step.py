@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from ntt_cli.data.samples import IGNORED
 from ntt_cli.masks.masks import zero_pruned
 from ntt_cli.networks.outputs import SelectOutputs, label_loss, usual_logits
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
-from ntt_cli.runtime.sharing import Sum, alone
 from ntt_cli.tensors import Masks
 
 OptimiserName = Literal["adamw", "sgd"]
@@ -23,9 +24,9 @@ _DENSE_RATE = {"adamw": 1e-3, "sgd": 2e-2}
 _MOST = 10.0
 
 LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
-"""The norm over all kept weights to which an optimiser's gradients are cut; Adam divides by their size itself.
+"""The norm over all kept weights to which the gradients are clipped; Adam divides by their size itself.
 
-Without it, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/notebook/23-sgd.md).
+Without clipping, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/notebook/23-sgd.md).
 """
 
 
@@ -41,7 +42,7 @@ def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
 def make_optimiser(
     name: OptimiserName, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9; what cuts its gradients is the step."""
+    """AdamW, or SGD with momentum 0.9; `training_step` clips the gradients."""
     trained = list(parameters)
     # torch's fused optimisers are one kernel for all parameters; some devices have none.
     fused = all(p.device.type in {"cpu", "cuda"} for p in trained)
@@ -50,47 +51,64 @@ def make_optimiser(
     return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
+@dataclass(frozen=True)
+class SparseModule:
+    """A network in training, and which of its weights stay zero.
+
+    Attributes:
+        module: in training mode.
+        mask_bits: masks by parameter, from `as_bits`.
+        select_outputs: the logits among what the module returns.
+        parameters: the module's, by name.
+    """
+
+    module: nn.Module
+    mask_bits: Masks
+    select_outputs: SelectOutputs = usual_logits
+    parameters: dict[str, nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", dict(self.module.named_parameters()))
+
+
 def training_step(
-    module: nn.Module,
+    network: SparseModule,
     optimiser: torch.optim.Optimizer,
     x: Shaped[Tensor, "n *features"],
     labels: Int[Tensor, "n *positions"],
     *,
-    select_outputs: SelectOutputs = usual_logits,
-    parameters: Mapping[str, nn.Parameter],
-    mask_bits: Masks,
     longest: float | None = None,
-    total: Sum = alone,
+    execution: Execution = Execution(),
 ) -> Float[Tensor, ""]:
     """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
 
     Args:
-        module: in training mode.
+        network: moved in place.
         optimiser: of its parameters.
         x: inputs.
         labels: their classes.
-        select_outputs: the logits among what the module returns.
-        parameters: the module's.
-        mask_bits: masks by parameter, from `as_bits`.
-        longest: the gradient of a longer norm, over all that is not pruned, is scaled down to it.
-        total: sums over the processes that share the batch; all of them move the same network in the same way.
+        longest: the largest norm of the gradient over all kept entries; a longer gradient is scaled down to it.
+        execution: the processes that share the batch; all of them move the same network in the same way. Training
+            takes whole batches: a micro-batch is ignored.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
+    parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
-    count = total({"labels": (labels != IGNORED).sum()})["labels"]
-    loss = label_loss(select_outputs(module(x)), labels, reduction="sum") / count.clamp_min(1)
+    count = execution.all_reduce({"labels": (labels != IGNORED).sum()})["labels"]
+    logits = network.select_outputs(network.module(x))
+    loss = label_loss(logits, labels, reduction="sum") / count.clamp_min(1)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-    sums = total(moved | {"": loss.detach()})
+    sums = execution.all_reduce(moved | {"": loss.detach()})
     for name in moved:
         parameters[name].grad = sums[name]
     if longest is not None:
-        for name in moved.keys() & mask_bits.keys():
-            zero_pruned(sums[name], mask_bits[name])
+        for name in moved.keys() & network.mask_bits.keys():
+            zero_pruned(sums[name], network.mask_bits[name])
         nn.utils.clip_grad_norm_([parameters[name] for name in moved], longest)
     advance(optimiser)
-    for name, mask in mask_bits.items():
+    for name, mask in network.mask_bits.items():
         zero_pruned(parameters[name], mask)  # momentum and decay may have moved them
     return sums[""]

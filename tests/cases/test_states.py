@@ -24,6 +24,7 @@ from ntt_cli.files.state import State, read_state
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.methods.ntt.step import start_student
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.pruning import prune
@@ -34,6 +35,7 @@ from ntt_cli.training import finetune
 from ntt_cli.training.progress import Training
 from ntt_cli.training.step import make_optimiser
 from tests.comparison.test_compare import AfterLooks
+from tests.parts import inputs_of
 
 MODEL = """
 from torch import nn
@@ -160,7 +162,8 @@ def restored(name: str, state: State) -> None:
         names = ("1.weight", "4.weight")
         settings = settle(RUNS[name][1], teacher, names, samples=40, allocation=None, trained=False)
         fresh = Progress(start_student(teacher.bind(), teacher.params, names, learning_rate=1e-3), teacher.buffers)
-        student = restore_progress(fresh, state, teacher, MicroBatching(None, 8, lambda _: None), settings).student
+        transfer = Transfer(teacher, inputs_of(torch.zeros(1, 8, 8)), names, 10, settings)
+        student = restore_progress(fresh, state, transfer, MicroBatching(None, 8, lambda _: None)).student
         optimiser, parameters = student.optimiser, list(student.params.values())
     for p in parameters:
         p.grad = torch.ones_like(p)

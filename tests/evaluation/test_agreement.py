@@ -11,7 +11,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.samples import InMemory, Samples
 from ntt_cli.evaluation import agreement
 from ntt_cli.kernels.exact import exact_kernel
-from ntt_cli.kernels.product import KernelProduct
+from ntt_cli.kernels.product import OutputsAndProduct
 from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.outputs import usual_logits
@@ -43,30 +43,29 @@ def kernel(model: FunctionalModel, chosen: Tensor | None = None) -> Tensor:
 def compare(
     student: FunctionalModel, teacher: FunctionalModel, *, outputs: int, run_passes: int = 0
 ) -> agreement.KernelComparison:
-    networks = (student.bind(), student.params, teacher.bind(), teacher.params)
-    return agreement.compare_kernels(*networks, inputs(), outputs=outputs, run_passes=run_passes)
+    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
+    return agreement.compare_kernels(networks, inputs(), outputs=outputs, run_passes=run_passes)
 
 
 def test_distances_are_those_of_exact_kernels_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "KERNEL_BATCHES", 1500)
     student, teacher = network(1), network(2)
-    networks = (student.bind(), student.params, teacher.bind(), teacher.params)
-    found = agreement.measure_agreement(*networks, inputs(), classes=3, batch_size=8)
+    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
+    found = agreement.measure_agreement(networks, inputs(), classes=3, batch_size=8)
     ours, theirs = (model.bind()(model.params, X) for model in (student, teacher))
     assert found.logit_distance == pytest.approx(float((ours - theirs).square().sum() / theirs.square().sum()))
     assert found.top1_agreement == float((ours.argmax(1) == theirs.argmax(1)).double().mean())
     apart = ~torch.eye(len(X), dtype=torch.bool)  # the halves of a batch share no sample
     gap, norm = kernel(student) - kernel(teacher), kernel(teacher)
     exact = gap[apart].square().sum() / norm[apart].square().sum()
-    distance = agreement.measure_kernel_distance(*networks, inputs(), outputs=3, batch_size=8)
+    distance = agreement.measure_kernel_distance(networks, inputs(), outputs=3, batch_size=8)
     assert distance == pytest.approx(float(exact), rel=0.1)
 
 
 def test_one_position_is_one_choice() -> None:
     student, teacher = network(1, outputs=6), network(2, outputs=6)
-    found = agreement.measure_agreement(
-        student.bind(), student.params, teacher.bind(), teacher.params, inputs(), classes=3
-    )
+    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
+    found = agreement.measure_agreement(networks, inputs(), classes=3)
     ours, theirs = (model.bind()(model.params, X).view(-1, 2, 3).argmax(2) for model in (student, teacher))
     assert found.top1_agreement == pytest.approx(float((ours == theirs).double().mean()))
 
@@ -114,16 +113,16 @@ def test_kernels_take_a_share_of_the_run(monkeypatch: pytest.MonkeyPatch, flops:
     """Counted in operations, so that the same run finds the same figures."""
     monkeypatch.setattr(agreement, "KERNEL_FLOPS", flops)
     asked: list[int] = []
-    exact = agreement.kernel_product
+    exact = agreement.kernel_vector_product
 
-    def watched(apply: Apply, params: Params, x1: Tensor, x2: Tensor, *more: Any, **options: Any) -> KernelProduct:
+    def watched(apply: Apply, params: Params, x1: Tensor, x2: Tensor, *more: Any, **options: Any) -> OutputsAndProduct:
         asked.append(len(x1) + len(x2))
         return exact(apply, params, x1, x2, *more, **options)
 
-    monkeypatch.setattr(agreement, "kernel_product", watched)
+    monkeypatch.setattr(agreement, "kernel_vector_product", watched)
     student, teacher = network(1), network(2)
-    networks = (student.bind(), student.params, teacher.bind(), teacher.params)
-    agreement.measure_kernel_distance(*networks, inputs(), outputs=3)
+    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
+    agreement.measure_kernel_distance(networks, inputs(), outputs=3)
     few = min(24 * agreement.KERNEL_BATCHES, max(2, flops // (6 * 2 * (5 * 8 + 8 * 3))))
     assert few - 24 < sum(asked) / 2 <= few
     summary = compare(student, teacher, outputs=3).summary
@@ -135,14 +134,10 @@ def test_a_kernel_of_zeros_has_no_rank() -> None:
     student, teacher = network(1), network(2)
     nothing = {name: torch.zeros_like(p) for name, p in student.params.items()}
     frozen = replace(student, params=nothing)
-    kernel_free = agreement.compare_kernels(
-        lambda params, x: 0 * student.bind()(params, x),
-        frozen.params,
-        teacher.bind(),
-        teacher.params,
-        inputs(),
-        outputs=3,
-    ).summary
+    networks = agreement.Networks(
+        lambda params, x: 0 * student.bind()(params, x), frozen.params, teacher.bind(), teacher.params
+    )
+    kernel_free = agreement.compare_kernels(networks, inputs(), outputs=3).summary
     assert (kernel_free.alignment, kernel_free.effective_rank_student) == (None, None)
     assert kernel_free.ranks.startswith("none, the teacher's ")
 

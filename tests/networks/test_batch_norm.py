@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.kernels.product import kernel_product
+from ntt_cli.kernels.product import kernel_vector_product
 from ntt_cli.networks.batch_norm import (
     coupling_layers,
     estimate_statistics,
@@ -151,7 +151,7 @@ class Keeping(nn.Sequential):
 def test_a_network_may_keep_results_of_its_last_pass() -> None:
     model, data = functional_model(Keeping(*build())), batches([4])
     (x,) = data
-    kernel_product(model.bind(), model.params, x, x, torch.ones_like(model.bind()(model.params, x)))
+    kernel_vector_product(model.bind(), model.params, x, x, torch.ones_like(model.bind()(model.params, x)))
     found = estimate_statistics(model, model.params, model.buffers, data)
     expected = estimate_statistics(functional_model(build()), model.params, model.buffers, data)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

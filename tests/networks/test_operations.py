@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
-from ntt_cli.kernels.product import KernelProduct, answers_and_pullback
+from ntt_cli.kernels.product import OutputsAndProduct, outputs_and_pullback
 from ntt_cli.networks.functional import functional_model
 
 Operation = Callable[[Tensor], Tensor]
@@ -43,10 +43,10 @@ def both_ways(module: nn.Module, x1: Tensor, x2: Tensor) -> tuple[list[Tensor], 
         w = torch.autograd.grad(logits1, leaves, gamma, create_graph=True)
         inner = torch.stack([(a * b).sum() for a, b in zip(u, w, strict=True)]).sum()  # γᵀ J(x1) J(x2)ᵀ v
         theirs = torch.autograd.grad(inner, leaves, allow_unused=True)
-    products, pullback = answers_and_pullback(apply, model.params, x1, x2, v)
-    assert isinstance(products, KernelProduct)
+    products, pullback = outputs_and_pullback(apply, model.params, x1, x2, v)
+    assert isinstance(products, OutputsAndProduct)
     zeros1, zeros2 = torch.zeros_like(logits1), torch.zeros_like(logits2)
-    ours = pullback(KernelProduct(product=gamma, logits1=zeros1, logits2=zeros2))
+    ours = pullback(OutputsAndProduct(product=gamma, logits1=zeros1, logits2=zeros2))
     expected = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, theirs, strict=True)]
     return [(gamma * products.product).sum(), *ours.values()], [inner.detach(), *expected]
 

@@ -13,7 +13,7 @@ from torch.func import functional_call, jacrev
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntt_cli.kernels.product import answers_and_pullback
+from ntt_cli.kernels.product import outputs_and_pullback
 from ntt_cli.networks.functional import functional_model
 
 
@@ -41,7 +41,7 @@ def test_recurrent_layers_in_single_precision(kind: type[nn.RNNBase], options: d
     for dtype in (torch.float32, torch.float64):
         model = functional_model(module.to(dtype))
         x1, x2, probe = x1.to(dtype), x2.to(dtype), probe.to(dtype)
-        products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
+        products, pullback = outputs_and_pullback(model.bind(), model.params, x1, x2, probe)
         found.append([products.product, *pullback(products).values()])
     for single, double in zip(*found, strict=True):
         torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4 * float(double.detach().abs().max()))
@@ -52,7 +52,7 @@ def taken_apart(module: nn.Module, x1: Tensor, x2: Tensor) -> list[Tensor]:
     """The kernel's product, and its gradient by each parameter."""
     model = functional_model(module.double())
     probe = torch.randn(len(x2), 2, generator=torch.Generator().manual_seed(0)).double()
-    products, pullback = answers_and_pullback(model.bind(), model.params, x1, x2, probe)
+    products, pullback = outputs_and_pullback(model.bind(), model.params, x1, x2, probe)
     return [products.product, *pullback(products).values()]
 
 

@@ -23,22 +23,22 @@ pytestmark = pytest.mark.usefixtures("folder")
     ],
 )
 def test_a_step_that_does_not_fit_is_not_taken(there: int, advice: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = []
+    sizes = []
     step = estimate.take_step
 
-    def counted(student, batches, number, settings, micro_batching):
-        chunks.append(micro_batching.chunk or settings.batch_size // 2)
-        return step(student, batches, number, settings, micro_batching)
+    def counted(student, batches, number, micro_batching, execution):
+        sizes.append(micro_batching.largest)
+        return step(student, batches, number, micro_batching, execution)
 
     monkeypatch.setattr(estimate, "take_step", counted)
-    monkeypatch.setattr(estimate, "peak_memory_bytes", lambda _: 1_000 + 10 * max(chunks))
+    monkeypatch.setattr(estimate, "peak_memory_bytes", lambda _: 1_000 + 10 * max(sizes))
     monkeypatch.setattr(estimate, "memory_bytes", lambda _: there)
     model = write_network("plain", Path())
     plan = prune.plan(PruneConfig(model=model, sparsity=0.8, batch_size=128, device="cpu"), lambda _: None)
     assert plan.advice == advice
     assert (plan.peak_memory_bytes, plan.memory_bytes) == (1_640, there)
     assert (plan.seconds is None) == (advice is not None)
-    assert max(chunks) == (32 if advice else 64)
+    assert max(sizes) == (32 if advice else 64)
 
 
 def test_no_prediction_where_memory_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:

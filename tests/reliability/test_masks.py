@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ntt_cli.masks.allocation import allocate
 from ntt_cli.masks.masks import as_bits, choose_masks
-from ntt_cli.training.step import make_optimiser, training_step
+from ntt_cli.training.step import SparseModule, make_optimiser, training_step
 
 CASES = 2_000 if "NTT_TORTURE" in os.environ else 200
 
@@ -146,7 +146,7 @@ def test_zeros_stay_zero_after_every_step(training: Training, density: float) ->
 
     def step(mask_bits: dict[str, Tensor]) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=training.autocast):
-            training_step(module, optimiser, x, labels, parameters=parameters, mask_bits=mask_bits)
+            training_step(SparseModule(module, mask_bits), optimiser, x, labels)
 
     if training.resumed:  # from a state with momentum for every entry, those included that are pruned now
         for _ in range(3):

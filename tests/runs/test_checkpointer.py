@@ -226,11 +226,11 @@ def test_processes_end_after_the_same_step(
 ) -> None:
     asked: list[int] = []
 
-    def most(_: ProcessGroup, value: int) -> int:
+    def maximum(_: ProcessGroup, value: int) -> int:
         asked.append(value)
         return max(value, others)
 
-    monkeypatch.setattr(ProcessGroup, "most", most)
+    monkeypatch.setattr(ProcessGroup, "maximum", maximum)
     checkpointer = keeper_of(group=ProcessGroup(rank=0, size=2), stop=Stop(asked=own))
     if ends:
         with pytest.raises(Interrupted) as caught:

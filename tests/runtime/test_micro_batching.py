@@ -7,16 +7,17 @@ import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.runtime.events import Event, Warned
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
 
 ON_THE_CPU = "[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 
 
-def fits(most: int, error: Exception) -> Callable[[int | None], int]:
-    def work(chunk: int | None) -> int:
-        if (chunk or 32) > most:
+def fits(most: int, error: Exception) -> Callable[[Execution], int]:
+    def work(execution: Execution) -> int:
+        if (execution.micro_batch or 32) > most:
             raise error
-        return chunk or 32
+        return execution.micro_batch or 32
 
     return work
 
@@ -47,8 +48,8 @@ def test_one_sample_is_the_least() -> None:
 def test_what_else_goes_wrong_is_not_tried_again() -> None:
     calls = []
 
-    def work(chunk: int | None) -> None:
-        calls.append(chunk)
+    def work(execution: Execution) -> None:
+        calls.append(execution.micro_batch)
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):

@@ -148,11 +148,11 @@ def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: p
     """Else it would be forgotten, or one process would end and leave the others waiting for it."""
     checkpointer = replace(no_checkpoints(), group=ProcessGroup(rank=1, size=2))
 
-    def most(group: ProcessGroup, number: int) -> int:
+    def maximum(group: ProcessGroup, number: int) -> int:
         checkpointer.stop.asked = 15
         return number
 
-    monkeypatch.setattr(ProcessGroup, "most", most)
+    monkeypatch.setattr(ProcessGroup, "maximum", maximum)
     state = State(step=1, tensors={}, values={})
     checkpointer.maybe_save(lambda: state)
     with pytest.raises(Interrupted):
@@ -276,9 +276,9 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     assert this_process_group() == SINGLE
     tensors = {"a": torch.ones(2)}
-    assert SINGLE.sum(tensors) is tensors
-    assert SINGLE.from_first(tensors) is tensors
-    assert SINGLE.most(7) == 7
+    assert SINGLE.all_reduce(tensors) is tensors
+    assert SINGLE.broadcast(tensors) is tensors
+    assert SINGLE.maximum(7) == 7
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

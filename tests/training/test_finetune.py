@@ -21,7 +21,7 @@ from ntt_cli.results import FinetuneReport
 from ntt_cli.runtime.events import EpochDone, Event, Noted, TrainingStarted, TrainingStepsDone, Warned
 from ntt_cli.training import finetune
 from ntt_cli.training.job import prepare
-from ntt_cli.training.step import default_learning_rate, training_step
+from ntt_cli.training.step import SparseModule, default_learning_rate, training_step
 from tests.small_networks import write_network
 
 DENSE, SPARSE, TUNED = (Path(f"{name}.safetensors") for name in ("dense", "sparse", "tuned"))
@@ -220,9 +220,9 @@ def test_the_rate_follows_its_schedule(
 ) -> None:
     rates: list[float] = []
 
-    def step(module: nn.Module, used: torch.optim.Optimizer, *args: Any, **rest: Any) -> Tensor:
+    def step(network: SparseModule, used: torch.optim.Optimizer, *args: Any, **rest: Any) -> Tensor:
         rates.append(used.param_groups[0]["lr"] * 1000)
-        return training_step(module, used, *args, **rest)
+        return training_step(network, used, *args, **rest)
 
     monkeypatch.setattr(finetune, "training_step", step)
     run(**options, optimiser=optimiser, learning_rate=0.008, validation=0, batch_size=100, epochs=3)

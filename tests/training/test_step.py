@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from ntt_cli.data.samples import IGNORED
 from ntt_cli.masks.masks import as_bits
-from ntt_cli.runtime.sharing import Sum, alone
-from ntt_cli.training.step import OptimiserName, default_learning_rate, make_optimiser, training_step
+from ntt_cli.runtime.execution import Execution
+from ntt_cli.training.step import OptimiserName, SparseModule, default_learning_rate, make_optimiser, training_step
 from tests.kernel_cases import random_masks
 from tests.shares import in_shares
 
@@ -55,10 +55,10 @@ def test_pruned_weights_stay_zero_under_momentum_and_decay(name: OptimiserName) 
     masks = random_masks(module.state_dict())
     bits = as_bits(masks, parameters)
     optimiser = make_optimiser(name, module.parameters(), learning_rate=0.05, weight_decay=0.1)
-    training_step(module, optimiser, X, LABELS, parameters=parameters, mask_bits={})  # momentum everywhere
-    losses = []
+    training_step(SparseModule(module, {}), optimiser, X, LABELS)  # momentum everywhere
+    losses, network = [], SparseModule(module, bits)
     for _ in range(20):
-        losses.append(training_step(module, optimiser, X, LABELS, parameters=parameters, mask_bits=bits))
+        losses.append(training_step(network, optimiser, X, LABELS))
         for key, mask in masks.items():
             assert (parameters[key][~mask] == 0).all()
             assert (parameters[key][mask] != 0).all()
@@ -76,7 +76,7 @@ def test_one_step_by_hand(longest: float | None) -> None:
     mask = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
     bits = as_bits({"weight": mask}, parameters)
-    loss = training_step(module, optimiser, X, LABELS, parameters=parameters, mask_bits=bits, longest=longest)
+    loss = training_step(SparseModule(module, bits), optimiser, X, LABELS, longest=longest)
     torch.testing.assert_close(loss, torch.tensor(3.0).log())
     error = 1 / 3 - nn.functional.one_hot(LABELS).float()
     weight, bias = mask * (error.T @ X) / 16, error.mean(0)
@@ -92,16 +92,14 @@ def test_processes_that_share_the_batch_take_the_step_of_one() -> None:
     labels = LABELS.clone()
     labels[::5] = IGNORED
 
-    def steps(rank: int, total: Sum, size: int = 3) -> list[Tensor]:
+    def steps(execution: Execution) -> list[Tensor]:
         module = build()
         optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
-        parameters, (x, own) = dict(module.named_parameters()), (values[rank::size] for values in (X, labels))
-        losses = [
-            training_step(module, optimiser, x, own, parameters=parameters, mask_bits={}, total=total) for _ in range(2)
-        ]
-        return [*losses, *(p.detach() for p in parameters.values())]
+        network, (x, own) = SparseModule(module, {}), map(execution.group.share, (X, labels))
+        losses = [training_step(network, optimiser, x, own, execution=execution) for _ in range(2)]
+        return [*losses, *(p.detach() for p in network.parameters.values())]
 
-    whole = steps(0, alone, size=1)
+    whole = steps(Execution())
     expected = nn.functional.cross_entropy(build()(X), labels, ignore_index=IGNORED)
     torch.testing.assert_close(whole[0], expected.detach())
     for results in in_shares(steps, size=3):
@@ -112,7 +110,7 @@ def test_a_batch_without_a_label_that_counts_moves_nothing() -> None:
     module = build()
     optimiser = make_optimiser("sgd", module.parameters(), learning_rate=0.1, weight_decay=0.0)
     labels = torch.full_like(LABELS, IGNORED)
-    loss = training_step(module, optimiser, X, labels, parameters=dict(module.named_parameters()), mask_bits={})
+    loss = training_step(SparseModule(module, {}), optimiser, X, labels)
     assert loss == 0
     for name, value in build().state_dict().items():
         assert torch.equal(module.state_dict()[name], value)

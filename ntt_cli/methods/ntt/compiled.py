@@ -1,7 +1,7 @@
 """The passes of a step as one compiled function: traced through all their derivatives, then given to `torch.compile`.
 
-`torch.compile` by itself differentiates neither forward-mode derivatives nor what has been differentiated. What is
-traced has no derivatives left in it, only operations: it compiles as the forward pass of any network does.
+`torch.compile` by itself differentiates neither forward-mode derivatives nor gradients. The traced function contains
+no derivatives any more, only operations: it compiles as the forward pass of any network does.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from ntt_cli.kernels.product import Answers, KernelProduct, answers
+from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
 from ntt_cli.methods.ntt.objective import TransferLoss
-from ntt_cli.methods.ntt.step import Form, transfer_gradients
+from ntt_cli.methods.ntt.step import Batch, Form, transfer_gradients
 from ntt_cli.networks.functional import BoundModel, FunctionalModel
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Masks, Params
 
 OPTIONS: dict[str, Any] = {
-    "fx_graph_cache": False,  # it is of pickles
+    "fx_graph_cache": False,  # it reads pickles
     "layout_optimization": False,  # weights lie as they should already
     "compile_threads": 1,  # in this process: others would outlive an interruption
 }
 
 ON_CPU = {"max_fusion_size": 4}
-"""As fast as with more, and less is held for long: two thirds of the memory on ResNet-20, compiled in half the time."""
+"""As fast as with larger fusions, for two thirds of the memory on ResNet-20, and compiled in half the time."""
 
 
 class CompilationError(RuntimeError):
-    """A function could not be traced or compiled, in the words of what failed."""
+    """A function could not be traced or compiled; the message is that of the original error."""
 
 
 class Compiled:
-    """A function of trees of tensors, compiled for each kind of arguments: shapes, layouts, types, what is fixed.
+    """A function of trees of tensors, compiled once for each kind of arguments: shapes, layouts, types, fixed values.
 
-    The first call of a kind takes a minute or so. Numbers agree with those of the function up to rounding.
+    The first call of each kind takes a minute or so. Results agree with those of the function up to rounding.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -78,20 +79,20 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...]) -> tuple[Call
     traced.recompile()
     on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(trees))
     compiled = torch.compile(traced, dynamic=False, options=OPTIONS | (ON_CPU if on_cpu else {}))
-    # Its other cache is of pickles, too.
+    # The cache of autograd reads pickles, too.
     with torch.no_grad(), torch._functorch.config.patch(enable_autograd_cache=False):
         return compiled, compiled(*trees)
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what it began with; torch wraps its compilers' errors, with advice to its own developers."""
+    """The first line of the original error; torch wraps its compilers' errors in advice to its own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class CompiledGradients:
-    """`transfer_gradients` of a network, compiled, for whole batches."""
+    """`transfer_gradients` of a network, compiled, for one process and whole halves."""
 
     def __init__(self, model: FunctionalModel) -> None:
         self._model = model
@@ -102,71 +103,66 @@ class CompiledGradients:
         apply: Apply,
         params: Params,
         mask_bits: Masks,
-        x1: Tensor,
-        x2: Tensor,
+        batch: Batch,
         *,
-        probe: Tensor | None,
-        teacher: Answers,
         density: float,
         form: Form,
+        execution: Execution = Execution(),
     ) -> tuple[TransferLoss, Params]:
-        """As there, `apply` being the network at any buffers."""
+        """As `transfer_gradients`, where `apply` is the network at any buffers."""
         assert isinstance(apply, BoundModel)
+        assert execution.is_whole
         now = next(iter(params.values())).new_tensor(density)
+        x = _inputs(batch.x1, batch.x2, batch.probe)
         parts, gradients = self._compiled(
-            form, params, mask_bits, apply.buffers, _batch(x1, x2, probe), _parts(teacher), now
+            (form, execution), params, mask_bits, apply.buffers, x, _parts(batch.teacher), now
         )
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
     def _gradients(
         self,
-        form: Form,
+        fixed: tuple[Form, Execution],
         params: Params,
         mask_bits: Masks,
         buffers: Params,
-        batch: Params,
+        x: Params,
         teacher: Params,
         density: Tensor,
     ) -> tuple[Params, Params]:
+        form, execution = fixed
+        batch = Batch(x["x1"], x["x2"], x.get("probe"), _as_outputs(teacher))
+        apply = self._model.bind(buffers)
         loss, gradients = transfer_gradients(
-            self._model.bind(buffers),
-            params,
-            mask_bits,
-            batch["x1"],
-            batch["x2"],
-            probe=batch.get("probe"),
-            teacher=_as_answers(teacher),
-            density=density,
-            form=form,
+            apply, params, mask_bits, batch, density=density, form=form, execution=execution
         )
         return _parts(loss), gradients
 
 
-class CompiledAnswers:
-    """`answers` of a network, compiled, for whole batches."""
+class CompiledOutputs:
+    """`compute_outputs` of a network, compiled, for one process and whole halves."""
 
     def __init__(self, model: FunctionalModel) -> None:
         self._model = model
-        self._compiled = Compiled(self._answers)
+        self._compiled = Compiled(self._outputs)
 
-    def __call__(self, apply: Apply, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Answers:
-        """As there, `apply` being the network at any buffers."""
+    def __call__(self, apply: Apply, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Outputs:
+        """As `compute_outputs`, where `apply` is the network at any buffers."""
         assert isinstance(apply, BoundModel)
-        return _as_answers(self._compiled(None, params, apply.buffers, _batch(x1, x2, probe)))
+        return _as_outputs(self._compiled(None, params, apply.buffers, _inputs(x1, x2, probe)))
 
-    def _answers(self, fixed: None, params: Params, buffers: Params, batch: Params) -> Params:
-        return _parts(answers(self._model.bind(buffers), params, batch["x1"], batch["x2"], batch.get("probe")))
+    def _outputs(self, fixed: None, params: Params, buffers: Params, x: Params) -> Params:
+        return _parts(compute_outputs(self._model.bind(buffers), params, x["x1"], x["x2"], x.get("probe")))
 
 
-def _batch(x1: Tensor, x2: Tensor, probe: Tensor | None) -> Params:
+def _inputs(x1: Tensor, x2: Tensor, probe: Tensor | None) -> Params:
     return {"x1": x1, "x2": x2} | ({} if probe is None else {"probe": probe})
 
 
-def _parts(whole: Answers | TransferLoss) -> Params:
+def _parts(whole: Outputs | TransferLoss) -> Params:
     """The tensors that a dataclass is made of."""
     values = {field.name: getattr(whole, field.name) for field in fields(whole)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _as_answers(parts: Params) -> Answers:
-    return KernelProduct(**parts) if "product" in parts else Answers(**parts)
+def _as_outputs(parts: Params) -> Outputs:
+    return OutputsAndProduct(**parts) if "product" in parts else Outputs(**parts)

@@ -1,128 +1,97 @@
-"""The transfer from its first step to its last: batches, schedule and mask updates around `core.transfer`."""
+"""The transfer from its first step to its last: steps, the schedule and mask updates.
+
+The algorithm of Liu & Zenke 2020, arXiv 2006.08228: optimise the student's weights under its mask, and update the mask
+every `mask_update_every` steps.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.masks import apply_masks, layer_densities
+from ntt_cli.methods.base import Pruned
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
-from ntt_cli.methods.ntt.mask_update import choose
+from ntt_cli.methods.ntt.mask_update import update_masks
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
-from ntt_cli.methods.ntt.settings import TransferSettings
-from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, update_masks
+from ntt_cli.methods.ntt.step import Form, Student, start_student, transfer_step, under_masks
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.methods.ntt.validation import Validation, held_out
 from ntt_cli.networks.batch_norm import has_batch_norm, with_variances_of_at_least
-from ntt_cli.networks.flops import uses_weights_seldom
-from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
-from ntt_cli.runtime.events import EventSink, MasksUpdated, Noted, StepsDone, TransferStarted, Validated
+from ntt_cli.runs.run import Run
+from ntt_cli.runtime.events import MasksUpdated, Noted, StepsDone, TransferStarted, Validated
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import give_back_free_memory
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.tensors import Masks, Params
 
 LEAST_VARIANCE = 0.1
-"""Of a channel of the student, relative to the teacher's."""
+"""The least variance of a channel of the student, relative to the teacher's."""
 
 
-@dataclass(frozen=True)
-class TransferResult:
-    """The student after its last step.
-
-    Attributes:
-        params: `m ⊙ w`.
-        buffers: with the student's own batch-norm statistics.
-        masks: `True` = kept.
-        history: per step the parts of the loss; per mask update its step, density and changes.
-    """
-
-    params: Params
-    buffers: Params
-    masks: Masks
-    history: dict[str, Tensor]
-
-
-def run_transfer(
-    teacher: FunctionalModel,
-    inputs: Inputs,
-    names: tuple[str, ...],
-    *,
-    outputs: int,
-    settings: TransferSettings,
-    fixed_masks: Masks | None = None,
-    micro_batching: MicroBatching,
-    checkpointer: RunCheckpointer,
-    group: ProcessGroup = SINGLE,
-    on_event: EventSink,
-) -> TransferResult:
-    """Move a student from the teacher's weights to a sparse network of the same kernel and logits.
+def run_transfer(transfer: Transfer, run: Run) -> Pruned:
+    """Move a student from the teacher's weights to a sparse network of the same kernel and outputs.
 
     Args:
-        teacher: calibrated, on the inputs' device.
-        inputs: unlabelled.
-        names: the prunable weights.
-        outputs: number of logits.
-        settings: how.
-        fixed_masks: masks that another method chose, for weights alone to be moved; `None` to learn them.
-        micro_batching: how many samples go through the network at once.
-        checkpointer: of the state, which may hold one to go on from.
-        group: the processes that share each batch; masks are chosen once, by the first.
-        on_event: told about mask updates and steps.
+        transfer: from where, on which inputs and how.
+        run: its processes share each batch; the first process chooses the masks for all.
 
     Raises:
-        DivergedError: as soon as a look at the numbers finds one that is not finite.
+        DivergedError: as soon as a finite check fails.
         Interrupted: if the run is to end.
     """
-    plan = plan_transfer(settings, learned=fixed_masks is None)
-    training, validation = inputs, None
+    teacher, settings, group = transfer.teacher, transfer.settings, run.group
+    plan = plan_transfer(settings, learned=transfer.fixed_masks is None)
+    training, validation = transfer, None
     if settings.auto:
-        training, validation = held_out(inputs, teacher, outputs=outputs, settings=settings)
-    batches = Batches(teacher, training, outputs, settings, group)
-    progress = Progress(_start(teacher, inputs, names, settings), teacher.buffers)
-    if checkpointer.found is not None:
-        progress = restore_progress(progress, checkpointer.found, teacher, micro_batching, settings)
+        training, validation = held_out(transfer)
+    batches = Batches(training)
+    progress = Progress(_start(transfer), teacher.buffers)
+    execution = transfer.execution(group)
+    if run.checkpointer.found is not None:
+        progress = restore_progress(progress, run.checkpointer.found, transfer, run.micro_batching)
         plan = plan.after_validation(progress.history.validation)
-    on_event(TransferStarted(plan.steps, {name: teacher.params[name].numel() for name in names}, progress.step))
+    sizes = {name: teacher.params[name].numel() for name in transfer.names}
+    run.on_event(TransferStarted(plan.steps, sizes, progress.step))
     if settings.compiled and progress.step < plan.steps:
-        on_event(Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before"))
-    with global_draws_apart(inputs.device), checkpointer.stop.patiently():
+        run.on_event(
+            Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before")
+        )
+    with global_draws_apart(transfer.inputs.device), run.stop.patiently():
         while progress.step < plan.steps:
             step = progress.step
             seed_global_draws(settings.seed, step, group.rank)
             if validation is not None and plan.is_validation_step(step):
-                distance = _validate(progress, validation, checkpointer, micro_batching, group)
+                distance = _validate(progress, validation, run)
                 plan = plan.after_validation(progress.history.validation)
-                on_event(Validated(step, distance, None if plan.open else plan.steps))
+                run.on_event(Validated(step, distance, None if plan.open else plan.steps))
             if step in plan.updates:
-                _check_finite(progress.student.params, step, checkpointer)
+                _check_finite(progress.student.params, step, run.checkpointer)
                 give_back_free_memory()  # scores and steps leave gaps of sizes that the other cannot use
-                density, masks = settings.density, fixed_masks
+                density, masks = settings.density, transfer.fixed_masks
                 if masks is None:
                     density = plan.density(step)
                     masks = progress.student.masks
-                    if group.first:  # others might round a score to the other side of the last one kept
-                        masks = choose(progress.student, teacher, training, outputs, settings, density, micro_batching)
-                    masks = group.from_first(masks)
-                on_event(_update(progress, masks, density, teacher, training, group))
+                    if group.first:  # rounding may rank weights in another order in another process
+                        masks = update_masks(progress.student, training, density, run.micro_batching)
+                    masks = group.broadcast(masks)
+                run.on_event(_put_under_masks(progress, masks, density, training, run))
                 give_back_free_memory()
-            loss = _advance(progress, batches, settings, micro_batching, checkpointer)
-            _check_step(progress, loss, checkpointer, on_event, last=progress.step == plan.steps)
-            checkpointer.maybe_save(lambda: progress.state(teacher, micro_batching))
-        _check_finite(progress.student.params, plan.steps, checkpointer)
-        checkpointer.save_if_unfinished(lambda: progress.state(teacher, micro_batching))
-    return TransferResult(
+            loss = _advance(progress, batches, run, execution)
+            _check_step(progress, loss, run, last=progress.step == plan.steps)
+            run.checkpointer.maybe_save(lambda: progress.state(teacher, run.micro_batching))
+        _check_finite(progress.student.params, plan.steps, run.checkpointer)
+        run.checkpointer.save_if_unfinished(lambda: progress.state(teacher, run.micro_batching))
+    return Pruned(
         params=progress.student.masked_params,
         buffers=progress.buffers,
         masks=progress.student.masks,
@@ -131,94 +100,68 @@ def run_transfer(
 
 
 def take_step(
-    student: Student, batches: Batches, step: int, settings: TransferSettings, micro_batching: MicroBatching
+    student: Student, batches: Batches, step: int, micro_batching: MicroBatching, execution: Execution
 ) -> TransferLoss:
-    """Move the student on the step's batch, in place.
+    """Move the student on the batch of a step, in place.
 
     Raises:
         UsageError: if steps are to be compiled, and cannot be.
     """
+    settings = batches.transfer.settings
+    form = Form(settings.objective, active=settings.active)
 
-    def move(chunk: int | None) -> TransferLoss:
-        batch = batches.at(step, chunk=chunk)
-        return transfer_step(
-            student,
-            batch.x1,
-            batch.x2,
-            probe=batch.probe,
-            teacher=batch.teacher,
-            objective=settings.objective,
-            active=settings.active,
-            chunk=chunk,
-            total=batches.group.total,
-        )
+    def move(execution: Execution) -> TransferLoss:
+        return transfer_step(student, batches.at(step, execution), form, execution)
 
     try:
-        return micro_batching.run(move)
+        return micro_batching.run(move, execution)
     except CompilationError as error:
         raise UsageError(
             "--compile", f"failed: {error}", hint="run without it, or install a C++ compiler (on a GPU, Triton)"
         ) from error
 
 
-def _advance(
-    progress: Progress,
-    batches: Batches,
-    settings: TransferSettings,
-    micro_batching: MicroBatching,
-    checkpointer: RunCheckpointer,
-) -> TransferLoss:
+def _advance(progress: Progress, batches: Batches, run: Run, execution: Execution) -> TransferLoss:
     try:
-        loss = take_step(progress.student, batches, progress.step, settings, micro_batching)
+        loss = take_step(progress.student, batches, progress.step, run.micro_batching, execution)
     except FloatingPointError as error:
-        raise checkpointer.diverged(f"step {progress.step + 1}", str(error)) from error
+        raise run.checkpointer.diverged(f"step {progress.step + 1}", str(error)) from error
     progress.history.losses.append(loss)
     progress.step += 1
     return loss
 
 
-def first_student(
-    teacher: FunctionalModel,
-    inputs: Inputs,
-    names: tuple[str, ...],
-    *,
-    outputs: int,
-    settings: TransferSettings,
-    fixed_masks: Masks | None = None,
-    micro_batching: MicroBatching,
-) -> Student:
+def first_student(transfer: Transfer, micro_batching: MicroBatching) -> Student:
     """The student of a transfer that reaches its density at once, before its first step."""
-    student = _start(teacher, inputs, names, settings)
-    masks = fixed_masks or choose(student, teacher, inputs, outputs, settings, settings.density, micro_batching)
-    buffers = _student_buffers(teacher, student.params, masks, inputs)
-    return update_masks(student, masks, density=settings.density, apply=teacher.bind(buffers))
+    student, density = _start(transfer), transfer.settings.density
+    masks = transfer.fixed_masks or update_masks(student, transfer, density, micro_batching)
+    buffers = _student_buffers(transfer, student.params, masks)
+    return under_masks(student, masks, density=density, apply=transfer.teacher.bind(buffers))
 
 
-def _start(teacher: FunctionalModel, inputs: Inputs, names: tuple[str, ...], settings: TransferSettings) -> Student:
+def _start(transfer: Transfer) -> Student:
+    teacher, settings = transfer.teacher, transfer.settings
     return start_student(
         teacher.bind(),
         teacher.params,
-        names,
+        transfer.names,
         learning_rate=settings.learning_rate,
-        keep_graph=uses_weights_seldom(teacher.bind(), teacher.params, inputs.batch(torch.arange(1))),
         compiled=CompiledGradients(teacher) if settings.compiled else None,
     )
 
 
-def _student_buffers(teacher: FunctionalModel, params: Params, masks: Masks, inputs: Inputs) -> Params:
-    """Those of the student under these masks; the teacher's where there is no batch norm."""
-    estimated = estimate_buffers(teacher, apply_masks(params, masks), inputs)
-    return with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)
+def _student_buffers(transfer: Transfer, params: Params, masks: Masks) -> Params:
+    """The student's buffers under these masks; the teacher's where there is no batch norm."""
+    estimated = estimate_buffers(transfer.teacher, apply_masks(params, masks), transfer.inputs)
+    return with_variances_of_at_least(LEAST_VARIANCE, estimated, transfer.teacher.buffers)
 
 
-def _update(
-    progress: Progress, masks: Masks, density: float, teacher: FunctionalModel, inputs: Inputs, group: ProcessGroup
-) -> MasksUpdated:
+def _put_under_masks(progress: Progress, masks: Masks, density: float, transfer: Transfer, run: Run) -> MasksUpdated:
     """Put the student under these masks, with batch-norm statistics of its own."""
     buffers = progress.buffers
-    if has_batch_norm(teacher):
-        buffers = group.from_first(_student_buffers(teacher, progress.student.params, masks, inputs))
-    changes = progress.update(masks, density=density, buffers=buffers, teacher=teacher)
+    if has_batch_norm(transfer.teacher):
+        buffers = run.group.broadcast(_student_buffers(transfer, progress.student.params, masks))
+    changes = progress.update(masks, density=density, buffers=buffers, teacher=transfer.teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
 
 
@@ -227,30 +170,22 @@ def _check_finite(params: Params, step: int, checkpointer: RunCheckpointer) -> N
         raise checkpointer.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _validate(
-    progress: Progress,
-    validation: Validation,
-    checkpointer: RunCheckpointer,
-    micro_batching: MicroBatching,
-    group: ProcessGroup,
-) -> float:
+def _validate(progress: Progress, validation: Validation, run: Run) -> float:
     student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
-    if group.first:
-        distance += micro_batching.run(lambda chunk: validation.distance(student, chunk=chunk))
-    found = float(group.from_first({"distance": distance})["distance"])
+    if run.group.first:
+        distance += run.micro_batching.run(lambda execution: validation.distance(student, execution))
+    found = float(run.group.broadcast({"distance": distance})["distance"])
     if not math.isfinite(found):
-        raise checkpointer.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
+        raise run.checkpointer.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
     progress.history.validation[step] = found
     return found
 
 
-def _check_step(
-    progress: Progress, loss: TransferLoss, checkpointer: RunCheckpointer, on_event: EventSink, *, last: bool
-) -> None:
+def _check_step(progress: Progress, loss: TransferLoss, run: Run, *, last: bool) -> None:
     history, step = progress.history, progress.step
-    check_losses([loss.total for loss in history.losses], step, checkpointer, last=last, whose="transfer's")
+    check_losses([loss.total for loss in history.losses], step, run.checkpointer, last=last, whose="transfer's")
     if step % CHECK_EVERY == 0 or last:
         kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
-        on_event(StepsDone(step, kernel, float(loss.logit_distance)))
+        run.on_event(StepsDone(step, kernel, float(loss.logit_distance)))
         history.gather()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ntt_cli.config import NTTOptions, method_class
 from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.tensors import Masks
 
@@ -29,24 +30,19 @@ class NTT(Method):
             Interrupted: if the run is to end.
         """
         assert context.inputs is not None
-        run = context.run
         with threads_for(context.teacher, context.inputs):
-            moved = run_transfer(
-                context.teacher,
-                context.inputs,
-                context.names,
-                outputs=context.outputs,
-                settings=context.settings,
-                fixed_masks=fixed_masks(context),
-                micro_batching=run.micro_batching,
-                checkpointer=run.checkpointer,
-                group=run.group,
-                on_event=run.on_event,
-            )
-        return Pruned(moved.params, moved.buffers, moved.masks, moved.history)
+            return run_transfer(transfer_of(context), context.run)
 
 
-def fixed_masks(context: MethodContext) -> Masks | None:
+def transfer_of(context: MethodContext) -> Transfer:
+    """The problem that the transfer solves."""
+    assert context.inputs is not None
+    return Transfer(
+        context.teacher, context.inputs, context.names, context.outputs, context.settings, _fixed_masks(context)
+    )
+
+
+def _fixed_masks(context: MethodContext) -> Masks | None:
     """The masks of the method that `--mask` names; `None` to learn them."""
     mask = context.settings.mask
     return None if mask == "learned" else method_class(mask)().masks(context)

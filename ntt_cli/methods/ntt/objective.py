@@ -1,4 +1,8 @@
-"""What the transfer minimises: `L = λ_K · D_K + D_f + (λ_2 / d) · ‖m ⊙ w‖²`. Liu & Zenke 2020, arXiv 2006.08228."""
+"""What the transfer minimises: `L = λ_K · D_K + D_f + (λ_2 / d) · ‖m ⊙ w‖²`.
+
+The objective function of Liu & Zenke 2020, arXiv 2006.08228: `D_K` is the distance between the kernels of student and
+teacher, `D_f` that between their outputs. `paper` is its form there; `relative` has no units.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ntt_cli.kernels.product import Answers, KernelProduct
-from ntt_cli.runtime.sharing import Sum, alone
+from ntt_cli.kernels.product import Outputs, OutputsAndProduct
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Params
 
 ObjectiveName = Literal["relative", "paper"]
@@ -41,7 +45,7 @@ class TransferLoss:
         kernel_distance: `D_K`; `None` where no kernel product was taken.
         logit_distance: `D_f`.
         weight_penalty: `‖m ⊙ w‖² / d`.
-        alignment: no part of it: the cosine between `K_s v` and `K_t v`, an estimate of that between the kernels.
+        alignment: not minimised: the cosine between `K_s v` and `K_t v`, an estimate of that between the kernels.
     """
 
     total: Tensor
@@ -58,44 +62,45 @@ def squared_norm(params: Params, names: Iterable[str]) -> Float[Tensor, ""]:
 
 def transfer_loss(
     objective: Objective,
-    student: Answers,
-    teacher: Answers,
+    student: Outputs,
+    teacher: Outputs,
     *,
     params: Params,
     prunable: Iterable[str],
     density: float | Tensor,
-    total: Sum = alone,
+    execution: Execution = Execution(),
 ) -> TransferLoss:
-    """The loss of one batch from what student and teacher answer, with the same Gaussian probe.
+    """The loss of one batch from the outputs of student and teacher, with the same Gaussian probe.
 
     `relative` distances are `‖s − t‖² / ‖t‖²`, those of `paper` `mean((s − t)²)`. With kernel products, `‖A v‖²` for
-    `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; with the logits alone there is no kernel
+    `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; without a probe there is no kernel
     term.
 
     Args:
         objective: form and weights.
-        student: answers at the masked parameters, with their graph.
-        teacher: answers of the teacher.
+        student: the student's outputs at the masked parameters, with their graph.
+        teacher: the teacher's outputs.
         params: the student's masked parameters `m ⊙ w`.
         prunable: names of the parameters that the penalty is on.
         density: `d`, the kept fraction of them now.
-        total: sums over the processes that share the batch. Each has its own share of the distances, which add up.
+        execution: the processes that share the batch. Each process gets its own share of the distances, and these sum
+            to the distances of the whole batch.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
     parts = {"logits": (logits - target).square().sum()}
     sums = {"logits": _size(objective, target)}
-    if isinstance(student, KernelProduct) and isinstance(teacher, KernelProduct):
+    if isinstance(student, OutputsAndProduct) and isinstance(teacher, OutputsAndProduct):
         ours, theirs = student.product, teacher.product
         parts["kernel"] = (ours - theirs).square().sum()
         sums |= {"kernel": _size(objective, theirs), "columns": _count(student.logits2)}
         own = ours.detach()
         sums |= {"inner": (own * theirs).sum(), "student": own.square().sum(), "teacher": theirs.square().sum()}
-    sums = total(sums)
+    sums = execution.all_reduce(sums)
     # A teacher of zeros leaves the plain squared norm over the smallest number: large, never NaN.
     shares = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in parts.items()}
     if objective.name == "paper" and "kernel" in shares:
-        # The probe sums over the m·c columns of the kernel, whose mean is asked for.
+        # `‖A v‖²` sums over the m·c columns of the kernel; the paper's distance is their mean.
         shares["kernel"] = shares["kernel"] / sums["columns"]
     penalty = squared_norm(params, prunable) / density
     return _combined(objective, shares, penalty, _cosine(sums) if "kernel" in shares else None)
@@ -117,7 +122,7 @@ def _combined(
 
 
 def _size(objective: Objective, teacher: Tensor) -> Tensor:
-    """What a squared distance to it is divided by."""
+    """What a squared distance to the teacher is divided by: its squared norm, or its number of entries."""
     return teacher.square().sum() if objective.name == "relative" else _count(teacher)
 
 
@@ -130,19 +135,20 @@ def _cosine(sums: Params) -> Tensor:
     return sums["inner"] / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
-def answers_gradient(
+def outputs_gradient(
     objective: Objective,
-    student: Answers,
-    teacher: Answers,
+    student: Outputs,
+    teacher: Outputs,
     *,
     params: Params,
     prunable: Iterable[str],
     density: float | Tensor,
-    total: Sum = alone,
-) -> tuple[TransferLoss, Answers]:
-    """`transfer_loss` of the whole batch, detached, and its gradient by each of the student's answers.
+    execution: Execution = Execution(),
+) -> tuple[TransferLoss, Outputs]:
+    """`transfer_loss` of the whole batch, detached, and its gradient by each of the student's outputs.
 
-    The arguments are those of `transfer_loss`, without a graph. `penalty_slope` has the rest of its gradient.
+    The arguments are those of `transfer_loss`, without a graph. `penalty_slope` times the weights is the gradient of
+    the penalty.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
     loss = transfer_loss(
@@ -152,18 +158,18 @@ def answers_gradient(
         params=params,
         prunable=prunable,
         density=density,
-        total=total,
+        execution=execution,
     )
     gradients = torch.autograd.grad(loss.total, list(leaves.values()))
-    by_answers = replace(student, **dict(zip(leaves, gradients, strict=True)))
+    by_outputs = replace(student, **dict(zip(leaves, gradients, strict=True)))
     shares = {"logits": loss.logit_distance} | (
         {} if loss.kernel_distance is None else {"kernel": loss.kernel_distance}
     )
-    distances = total({name: share.detach() for name, share in shares.items()})
+    distances = execution.all_reduce({name: share.detach() for name, share in shares.items()})
     whole = _combined(objective, distances, loss.weight_penalty.detach(), loss.alignment)
-    return whole, by_answers
+    return whole, by_outputs
 
 
 def penalty_slope(objective: Objective, density: float | Tensor) -> float | Tensor:
-    """`2 λ_2 / d`: the penalty's gradient by a masked weight is that times the weight."""
+    """`2 λ_2 / d`: the penalty's gradient by a masked weight is this number times the weight."""
     return 2 * objective.weight_penalty / density

@@ -1,4 +1,4 @@
-"""The course of a transfer: when masks are chosen, at which density, and when it ends."""
+"""The plan of a transfer: when masks are updated, at which density, and when the transfer ends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class TransferPlan:
     """The steps of a transfer, as far as they are known.
 
     Attributes:
-        steps: after so many it ends; the most there can be while `open`.
-        updates: the steps before which masks are chosen.
+        steps: number of steps; while `open`, the largest number possible.
+        updates: the steps before which masks are updated.
         settings: of the transfer.
-        open: whether the end is still to be found, by looking at the validation distance.
+        open: the last step is not known yet: the validation distance decides it.
     """
 
     steps: int
@@ -26,19 +26,19 @@ class TransferPlan:
     open: bool
 
     def density(self, step: int) -> float:
-        """Of the masks chosen before a step."""
+        """Of the masks that are chosen before a step."""
         horizon = AUTO_HORIZON if self.settings.auto else self.steps
         return density_at(
             self.settings.schedule, step, updates=self.updates, steps=horizon, density=self.settings.density
         )
 
     def is_validation_step(self, step: int) -> bool:
-        """Whether the validation distance is wanted before a step: before masks change, once their density is final."""
+        """Whether the validation distance is measured before a step: at mask updates, once their density is final."""
         begun = AUTO_HORIZON // 2 + self.window if len(self.updates) > 1 else self.window
         return self.open and step >= begun and step % self.window == 0
 
     def after_validation(self, distances: Mapping[int, float]) -> TransferPlan:
-        """The course after looks before these steps: where the distances have flattened, one more window follows."""
+        """The plan after validation at these steps: once the distances have flattened, one more window follows."""
         if not self.open or not has_flattened(list(distances.values())):
             return self
         step = max(distances)
@@ -52,11 +52,11 @@ class TransferPlan:
 
 
 def plan_transfer(settings: TransferSettings, *, learned: bool) -> TransferPlan:
-    """The course before its first step.
+    """The plan before the first step.
 
     Args:
         settings: of the transfer.
-        learned: masks are chosen along the way, not held.
+        learned: masks are updated during the transfer; otherwise they are fixed.
     """
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     if not learned:

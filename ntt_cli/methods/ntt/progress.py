@@ -1,4 +1,4 @@
-"""How far a transfer has come: its student and its history, and both as a state on disk."""
+"""The progress of a transfer: its student and its history, and both as a state on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ntt_cli.files.state import State, prefixed
 from ntt_cli.masks.masks import as_bits, count_changes
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.settings import TransferSettings
-from ntt_cli.methods.ntt.step import Student, update_masks
+from ntt_cli.methods.ntt.step import Student, under_masks
+from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runs.optimiser_state import restore_from
 from ntt_cli.runtime.micro_batching import MicroBatching
@@ -34,12 +35,12 @@ class History:
     """What happened at each step and each mask update.
 
     Attributes:
-        earlier: the losses of steps by part, those of an earlier process included.
-        losses: of the steps since.
-        update_steps: steps before which masks were chosen.
-        densities: from then on.
-        changes: entries whose fate changed.
-        validation: by step, the distance on samples held out, where it is looked at.
+        earlier: the parts of the loss for the first steps, including those of a process that was interrupted.
+        losses: of the steps since then.
+        update_steps: steps before which masks were updated.
+        densities: from each mask update on.
+        changes: mask entries that changed at each update.
+        validation: by step, the distance on samples held out, where it was measured.
     """
 
     earlier: dict[str, Tensor] = field(default_factory=dict)
@@ -59,18 +60,18 @@ class History:
         return {name: torch.cat([self.earlier[name], values]) for name, values in recent.items()}
 
     def gather(self) -> None:
-        """Put the losses together: many small tensors among a step's large ones keep the memory between from use."""
+        """Join the losses: many small tensors between the large ones of the steps would fragment the memory."""
         self.earlier, self.losses = self.loss_tensors(), []
 
     def as_tensors(self) -> dict[str, Tensor]:
         """All of it, for the report."""
-        looks = {
+        validation = {
             "validation_step": torch.tensor(list(self.validation)),
             "validation_distance": torch.tensor(list(self.validation.values())),
         }
         return (
             self.loss_tensors()
-            | (looks if self.validation else {})
+            | (validation if self.validation else {})
             | {
                 "mask_update_step": torch.tensor(self.update_steps),
                 "density": torch.tensor(self.densities),
@@ -96,19 +97,19 @@ class Progress:
     history: History = field(default_factory=History)
 
     def update(self, masks: Masks, *, density: float, buffers: Params, teacher: FunctionalModel) -> int:
-        """Put the student under new masks, and return how many entries changed their fate."""
+        """Put the student under new masks, and return how many mask entries changed."""
         if buffers is not self.buffers:
             self.student = replace(self.student, apply=teacher.bind(buffers))
             self.buffers = buffers
         changes = count_changes(self.student.masks, masks)
-        self.student = update_masks(self.student, masks, density=density, apply=self.student.apply)
+        self.student = under_masks(self.student, masks, density=density, apply=self.student.apply)
         self.history.update_steps.append(self.step)
         self.history.densities.append(density)
         self.history.changes.append(changes)
         return changes
 
     def state(self, teacher: FunctionalModel, micro_batching: MicroBatching) -> State:
-        """Everything that the steps to come depend on."""
+        """Everything that the next steps depend on."""
         student, history = self.student, self.history
         own = {} if self.buffers is teacher.buffers else self.buffers
         return State(
@@ -130,14 +131,14 @@ class Progress:
 
 
 class MicroBatchingValues(Record):
-    """As `MicroBatching.state` tells."""
+    """What `MicroBatching.state` returns."""
 
     chunk: Annotated[int, Field(ge=1, lt=2**31)] | None
     lowered: bool
 
 
 class TransferValues(Record):
-    """What of a transfer's state is no tensor."""
+    """The part of a transfer's state that is not tensors."""
 
     density: Density
     update_steps: list[Count]
@@ -148,29 +149,27 @@ class TransferValues(Record):
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
-        looks = [step for step, _ in self.validation]
-        if any(steps != sorted(set(steps)) for steps in (self.update_steps, looks)):
+        validated = [step for step, _ in self.validation]
+        if any(steps != sorted(set(steps)) for steps in (self.update_steps, validated)):
             raise ValueError("steps are not in order")
         if not len(self.update_steps) == len(self.densities) == len(self.changes):
             raise ValueError("mask updates are not all there")
         return self
 
 
-def restore_progress(
-    fresh: Progress, state: State, teacher: FunctionalModel, micro_batching: MicroBatching, settings: TransferSettings
-) -> Progress:
+def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_batching: MicroBatching) -> Progress:
     """The progress whose `state` this is.
 
     Args:
         fresh: the same transfer before its first step; its parameters and optimiser are moved in place.
         state: as read.
-        teacher: of both.
-        micro_batching: set as it was.
-        settings: of the transfer.
+        transfer: whose progress it is.
+        micro_batching: set to what it was.
 
     Raises:
         ResumeError: if this transfer cannot have left it.
     """
+    teacher, settings = transfer.teacher, transfer.settings
     student, device = fresh.student, next(iter(fresh.student.params.values())).device
     values = state.values_as(TransferValues)
     if max([0, *values.update_steps, *(step for step, _ in values.validation)]) > state.step:
@@ -211,7 +210,7 @@ def restore_progress(
 
 
 def _expected_history(step: int, settings: TransferSettings, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A loss a step for each part that the objective has, in whichever precision it was."""
+    """One loss a step for each part of the objective, in the precision that it was saved in."""
     parts = [part.name for part in fields(TransferLoss)] if step else []
     if not settings.objective.kernel_weight:
         parts = [name for name in parts if name not in OF_KERNELS]

@@ -1,4 +1,4 @@
-"""NTT's own score: a weight's magnitude and its effect on the logits."""
+"""The score of a weight: its magnitude and its effect on the logits. The paper's is the magnitude alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.kernels.product import draw_probe, transposed_product
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
 
 ACROSS_LAYERS = 1 / 4
@@ -31,8 +32,8 @@ def saliency_scores(
 
     With an exponent of ½ it is how far the logits move, to first order, when the weight is removed: the root of optimal
     brain damage's saliency (LeCun et al. 1990) with the Gauss-Newton diagonal for its Hessian, on logits, so that no
-    label is needed. With 0 it would be the magnitude. All between know the paths: a weight into a unit that leads
-    nowhere scores zero.
+    label is needed. With 0 it would be the magnitude. Exponents between the two respect paths: a weight into a
+    unit without outputs scores zero.
 
     Args:
         params: the dense parameters, pruned entries at the values they would return with.
@@ -50,7 +51,7 @@ def logit_sensitivities(
     *,
     outputs: int,
     generator: torch.Generator,
-    chunk: int | None = None,
+    execution: Execution = Execution(),
 ) -> dict[str, Tensor]:
     """`E[(Jᵀ v)²]` over batches and one Gaussian `v` of shape `[n, c]` each: the diagonal of `Jᵀ J`, estimated.
 
@@ -60,15 +61,15 @@ def logit_sensitivities(
         batches: unlabelled inputs.
         outputs: `c`.
         generator: of the probes.
-        chunk: samples that go through the network at once; whole batches by default.
+        execution: of the passes, in this process alone.
     """
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
     for x in batches:
         probe = draw_probe((len(x), outputs), like=next(iter(params.values())), generator=generator)
-        gradients, _ = transposed_product(apply, params, x, probe, chunk=chunk)
+        gradients, _ = transposed_product(apply, params, x, probe, execution=execution)
         for name, gradient in gradients.items():
             total[name] += gradient.square()
-        del gradients  # before there are the next
+        del gradients  # before the next ones are computed
         count += len(x)
     return {name: value.div_(count) for name, value in total.items()}

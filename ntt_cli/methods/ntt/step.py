@@ -1,50 +1,63 @@
-"""One step of the transfer: move the student's weights so that its kernel and logits become the teacher's."""
+"""One step of the transfer: move the student's weights so that its kernel and outputs become the teacher's.
+
+The gradient of the objective at the masked weights `m ⊙ w`, then one step of Adam; the mask stays as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ntt_cli.kernels.product import Answers, answers_and_pullback
+from ntt_cli.kernels.product import Outputs, outputs_and_pullback
 from ntt_cli.masks.masks import apply_masks, as_bits, masked
-from ntt_cli.methods.ntt.objective import Objective, TransferLoss, answers_gradient, penalty_slope
+from ntt_cli.methods.ntt.objective import Objective, TransferLoss, outputs_gradient, penalty_slope
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
-from ntt_cli.runtime.sharing import Sum, alone
 from ntt_cli.tensors import Apply, Masks, Params
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        x1: first half of the samples, `[n, ...]`.
+        x2: second half, `[m, ...]`.
+        probe: Gaussian `v`, `[m, c]`; `None` to match the outputs alone.
+        teacher: the teacher's outputs for the same halves, with the same probe.
+    """
+
+    x1: Tensor
+    x2: Tensor
+    probe: Tensor | None
+    teacher: Outputs
+
+
+@dataclass(frozen=True)
 class Form:
-    """What stays the same from the first step to the last.
+    """The form of the loss, which is the same in all steps.
 
     Attributes:
         objective: what is minimised.
         active: take the student's kernel over kept entries only.
-        keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
     """
 
     objective: Objective
     active: bool = False
-    keep_graph: bool = False
 
 
 def transfer_gradients(
     apply: Apply,
     params: Params,
     mask_bits: Masks,
-    x1: Tensor,
-    x2: Tensor,
+    batch: Batch,
     *,
-    probe: Tensor | None,
-    teacher: Answers,
     density: float | Tensor,
     form: Form,
-    chunk: int | None = None,
-    total: Sum = alone,
+    execution: Execution = Execution(),
 ) -> tuple[TransferLoss, Params]:
     """`L`, detached, and its gradient by each parameter; that of a pruned entry is zero.
 
@@ -52,25 +65,28 @@ def transfer_gradients(
         apply: the student's function.
         params: its parameters, without a graph.
         mask_bits: its masks, from `as_bits`.
-        x1: first half of the batch, `[n, ...]`.
-        x2: second half, `[m, ...]`.
-        probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
-        teacher: the teacher's answers on the same halves with the same probe.
+        batch: this process's share of it.
         density: kept fraction of the prunable parameters.
         form: of the loss.
-        chunk: samples that go through the network at once; all of a half by default.
-        total: sums over the processes that share the batch.
+        execution: of the passes. Where several processes share the batch, each gets the loss and the gradient of the
+            whole batch.
     """
     weights = apply_masks(params, mask_bits)
     restriction = mask_bits if form.active else None
-    own, pullback = answers_and_pullback(
-        apply, weights, x1, x2, probe, active=restriction, keep_graph=form.keep_graph, chunk=chunk, total=total
+    own, pullback = outputs_and_pullback(
+        apply, weights, batch.x1, batch.x2, batch.probe, active=restriction, execution=execution
     )
-    loss, by_answers = answers_gradient(
-        form.objective, own, teacher, params=weights, prunable=mask_bits, density=density, total=total
+    loss, by_outputs = outputs_gradient(
+        form.objective,
+        own,
+        batch.teacher,
+        params=weights,
+        prunable=mask_bits,
+        density=density,
+        execution=execution,
     )
-    del weights  # the pullback frees them as it goes
-    gradients = pullback(by_answers)
+    del weights  # the pullback frees them on its way
+    gradients = pullback(by_outputs)
     slope = penalty_slope(form.objective, density)
     for name, mask in mask_bits.items():
         if form.objective.weight_penalty:
@@ -92,8 +108,7 @@ class Student:
         mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
-        keep_graph: keep a graph for longer, to be faster (`answers_and_pullback`).
-        compiled: the same as `transfer_gradients` of a whole batch, faster; `None` where there is no such thing.
+        compiled: a faster `transfer_gradients`, for one process and whole halves; `None` to use that itself.
     """
 
     apply: Apply
@@ -101,12 +116,11 @@ class Student:
     mask_bits: Masks
     density: float
     optimiser: torch.optim.Optimizer
-    keep_graph: bool = False
     compiled: Gradients | None = None
 
     @property
     def masks(self) -> Masks:
-        """Its masks as bools, made anew at each call, so that a step holds them once."""
+        """Its masks as bools; computed at each call, so that a step has only the bits in memory."""
         return {name: bits.bool() for name, bits in self.mask_bits.items()}
 
     @property
@@ -121,7 +135,6 @@ def start_student(
     prunable: Iterable[str],
     *,
     learning_rate: float,
-    keep_graph: bool = False,
     compiled: Gradients | None = None,
 ) -> Student:
     """A student that begins as the teacher: its parameters, nothing pruned."""
@@ -135,59 +148,40 @@ def start_student(
         mask_bits={name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable},
         density=1.0,
         optimiser=optimiser,
-        keep_graph=keep_graph,
         compiled=compiled,
     )
 
 
-def update_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
+def under_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
     """The same student under other masks, bound to other buffers if `apply` is another."""
     return replace(student, mask_bits=as_bits(masks, student.params), density=density, apply=apply)
 
 
-def transfer_step(
-    student: Student,
-    x1: Tensor,
-    x2: Tensor,
-    *,
-    probe: Tensor | None,
-    teacher: Answers,
-    objective: Objective,
-    active: bool,
-    chunk: int | None = None,
-    total: Sum = alone,
-) -> TransferLoss:
+def transfer_step(student: Student, batch: Batch, form: Form, execution: Execution = Execution()) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 
     The student's parameters and optimiser are advanced in place: copying them would double the memory of a step.
 
     Args:
         student: the student.
-        x1: first half of the batch, `[n, ...]`.
-        x2: second half, `[m, ...]`.
-        probe: Gaussian `v`, `[m, c]`; `None` to match the logits alone.
-        teacher: the teacher's answers on the same halves with the same probe.
-        objective: what is minimised.
-        active: take the student's kernel over kept entries only.
-        chunk: samples that go through the network at once; all of a half by default.
-        total: sums over the processes that share the batch; all of them move the same student in the same way.
+        batch: this process's share of it.
+        form: of the loss.
+        execution: of the passes. The processes that share the batch all move the same student in the same way.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
-    find: Gradients = partial(transfer_gradients, chunk=chunk, total=total)
-    if student.compiled is not None and chunk is None and total is alone:
-        find = student.compiled
-    loss, gradients = find(
+    compute: Gradients = transfer_gradients
+    if student.compiled is not None and execution.is_whole:
+        compute = student.compiled
+    loss, gradients = compute(
         student.apply,
         {name: p.detach() for name, p in student.params.items()},
         student.mask_bits,
-        x1,
-        x2,
-        probe=probe,
-        teacher=teacher,
+        batch,
         density=student.density,
-        form=Form(objective, active=active, keep_graph=student.keep_graph),
+        form=form,
+        execution=execution,
     )
     for name, gradient in gradients.items():
         student.params[name].grad = gradient

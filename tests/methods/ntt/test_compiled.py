@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.kernels.product import Answers, KernelProduct, answers
+from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
 from ntt_cli.masks.masks import as_bits
-from ntt_cli.methods.ntt.compiled import CompilationError, Compiled, CompiledAnswers, CompiledGradients
+from ntt_cli.methods.ntt.compiled import CompilationError, Compiled, CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Form, start_student, transfer_gradients, transfer_step
+from ntt_cli.methods.ntt.step import Batch, Form, start_student, transfer_gradients, transfer_step
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.runtime.sharing import alone
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
+from tests.shares import in_shares
 
 RELATIVE = Objective("relative", kernel_weight=0.5, weight_penalty=0.1)
 
@@ -61,18 +62,18 @@ def assert_same(one: Params, two: Params) -> None:
 
 
 @pytest.mark.usefixtures("traced_alone")
-@pytest.mark.parametrize("form", [Form(RELATIVE), Form(RELATIVE, active=True, keep_graph=True)], ids=["all", "active"])
-def test_gradients_are_those_that_are_not_compiled(form: Form) -> None:
+@pytest.mark.parametrize("active", [False, True], ids=["all", "active"])
+def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
+    form, execution = Form(RELATIVE, active=active), Execution(keep_graph=active)
     model = functional_model(network())
     masks, compiled = masks_of(model.params), CompiledGradients(model)
     for seed, density in ((1, 0.5), (2, 0.25)):  # other batches, buffers, masks and densities: not compiled again
         x1, x2, probe, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (2, 3), (3, 3), (2, 3), (3, 3), seed=seed)
         buffers = model.buffers | {"norm.running_mean": tensors((4,), seed=seed)[0]}
         chosen = {name: mask if seed == 1 else ~mask for name, mask in masks.items()}
-        teacher = KernelProduct(*values)
-        arguments = model.bind(buffers), model.params, chosen, x1, x2
-        expected = transfer_gradients(*arguments, probe=probe, teacher=teacher, density=density, form=form)
-        actual = compiled(*arguments, probe=probe, teacher=teacher, density=density, form=form)
+        arguments = model.bind(buffers), model.params, chosen, Batch(x1, x2, probe, OutputsAndProduct(*values))
+        expected = transfer_gradients(*arguments, density=density, form=form, execution=execution)
+        actual = compiled(*arguments, density=density, form=form, execution=execution)
         assert_same(vars(expected[0]), vars(actual[0]))
         assert_same(expected[1], actual[1])
     assert len(compiled._compiled._made) == 1
@@ -82,8 +83,8 @@ def test_gradients_are_those_that_are_not_compiled(form: Form) -> None:
 def test_gradients_of_the_logits_alone() -> None:
     model = functional_model(network())
     x1, x2, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (3, 3), (2, 3))
-    arguments = model.bind(), model.params, masks_of(model.params), x1, x2
-    options = {"probe": None, "teacher": Answers(*values), "density": 0.5, "form": Form(RELATIVE)}
+    arguments = model.bind(), model.params, masks_of(model.params), Batch(x1, x2, None, Outputs(*values))
+    options = {"density": 0.5, "form": Form(RELATIVE)}
     (loss, gradients), (own, others) = (
         CompiledGradients(model)(*arguments, **options),
         transfer_gradients(*arguments, **options),
@@ -94,13 +95,13 @@ def test_gradients_of_the_logits_alone() -> None:
 
 
 @pytest.mark.usefixtures("traced_alone")
-def test_answers_are_those_that_are_not_compiled_for_each_size_of_a_batch() -> None:
+def test_outputs_are_those_that_are_not_compiled_for_each_size_of_a_batch() -> None:
     model = functional_model(network())
-    compiled = CompiledAnswers(model)
+    compiled = CompiledOutputs(model)
     for n in (3, 2, 3):
         x1, x2, probe = tensors((n, 1, 4, 4), (2, 1, 4, 4), (2, 3), seed=n)
         found = compiled(model.bind(), model.params, x1, x2, probe)
-        assert_same(vars(answers(model.bind(), model.params, x1, x2, probe)), vars(found))
+        assert_same(vars(compute_outputs(model.bind(), model.params, x1, x2, probe)), vars(found))
     assert len(compiled._compiled._made) == 2
 
 
@@ -114,11 +115,11 @@ def test_steps_of_parts_and_of_shares_are_not_compiled() -> None:
         return transfer_gradients(*arguments, **options)
 
     student = start_student(model.bind(), model.params, ["head.weight"], learning_rate=0.1, compiled=compiled)
-    options = {"probe": probe, "teacher": KernelProduct(*values), "objective": RELATIVE, "active": False}
-    transfer_step(student, x1, x2, **options, chunk=2)
-    transfer_step(student, x1, x2, **options, total=lambda parts: alone(parts))
+    batch, form = Batch(x1, x2, probe, OutputsAndProduct(*values)), Form(RELATIVE)
+    transfer_step(student, batch, form, Execution(micro_batch=2))
+    in_shares(lambda execution: transfer_step(student, batch, form, execution), size=2)
     assert not asked
-    transfer_step(student, x1, x2, **options)
+    transfer_step(student, batch, form)
     assert len(asked) == 1
 
 

@@ -3,26 +3,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ntt_cli.kernels.product import Answers, KernelProduct, draw_probe, kernel_product
+from ntt_cli.kernels.product import Outputs, OutputsAndProduct, draw_probe, kernel_vector_product
 from ntt_cli.methods.ntt.objective import (
     Objective,
     ObjectiveName,
     TransferLoss,
-    answers_gradient,
+    outputs_gradient,
     squared_norm,
     transfer_loss,
 )
-from ntt_cli.runtime.sharing import Sum
+from ntt_cli.runtime.execution import Execution
 from tests.kernel_cases import MODEL_CASES, brute_force_kernel
 from tests.shares import in_shares
 
 # One row, two columns, two outputs: squared differences 1 + 9 in the products, 0 + 4, 9 + 1, 0 + 9 in the logits.
-STUDENT = KernelProduct(
+STUDENT = OutputsAndProduct(
     logits1=torch.tensor([[1.0, 2.0]]),
     logits2=torch.tensor([[3.0, 1.0], [0.0, 4.0]]),
     product=torch.tensor([[3.0, 4.0]]),
 )
-TEACHER = KernelProduct(
+TEACHER = OutputsAndProduct(
     logits1=torch.tensor([[1.0, 0.0]]),
     logits2=torch.tensor([[0.0, 2.0], [0.0, 1.0]]),
     product=torch.tensor([[2.0, 1.0]]),
@@ -30,7 +30,7 @@ TEACHER = KernelProduct(
 PARAMS = {"a": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([10.0]), "b": torch.tensor([[3.0]])}
 
 
-def loss_of(objective: Objective, student: Answers = STUDENT, teacher: Answers = TEACHER) -> TransferLoss:
+def loss_of(objective: Objective, student: Outputs = STUDENT, teacher: Outputs = TEACHER) -> TransferLoss:
     return transfer_loss(objective, student, teacher, params=PARAMS, prunable=["a", "b"], density=0.25)
 
 
@@ -52,8 +52,10 @@ def test_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
 
 @pytest.mark.parametrize(("name", "factor"), [("relative", 1.0), ("paper", 9.0)])
 def test_only_the_relative_form_has_no_units(name: ObjectiveName, factor: float) -> None:
-    def tripled(products: KernelProduct) -> KernelProduct:
-        return KernelProduct(logits1=3 * products.logits1, logits2=3 * products.logits2, product=3 * products.product)
+    def tripled(products: OutputsAndProduct) -> OutputsAndProduct:
+        return OutputsAndProduct(
+            logits1=3 * products.logits1, logits2=3 * products.logits2, product=3 * products.product
+        )
 
     objective = Objective(name=name, kernel_weight=1.0, weight_penalty=0.0)
     before, after = loss_of(objective), loss_of(objective, tripled(STUDENT), tripled(TEACHER))
@@ -64,7 +66,7 @@ def test_only_the_relative_form_has_no_units(name: ObjectiveName, factor: float)
 @pytest.mark.parametrize("name", ["relative", "paper"])
 def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
     objective = Objective(name=name, kernel_weight=100.0, weight_penalty=0.5)
-    loss = loss_of(objective, Answers(STUDENT.logits1, STUDENT.logits2), Answers(TEACHER.logits1, TEACHER.logits2))
+    loss = loss_of(objective, Outputs(STUDENT.logits1, STUDENT.logits2), Outputs(TEACHER.logits1, TEACHER.logits2))
     assert loss.kernel_distance is None
     assert loss.alignment is None
     assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
@@ -77,7 +79,7 @@ def test_squared_norm_by_hand() -> None:
 
 def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
     objective = Objective(name="relative", kernel_weight=1.0, weight_penalty=0.0)
-    zeros = KernelProduct(logits1=torch.zeros(1, 2), logits2=torch.zeros(2, 2), product=torch.zeros(1, 2))
+    zeros = OutputsAndProduct(logits1=torch.zeros(1, 2), logits2=torch.zeros(2, 2), product=torch.zeros(1, 2))
     assert loss_of(objective, zeros, zeros).total.item() == 0
     far = loss_of(objective, STUDENT, zeros)
     assert far.total.item() > 1e30
@@ -88,18 +90,18 @@ def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
 def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def answers() -> KernelProduct:
-        return KernelProduct(*(torch.randn(n, 2, generator=generator) for n in (3, 5, 3)))
+    def drawn() -> OutputsAndProduct:
+        return OutputsAndProduct(*(torch.randn(n, 2, generator=generator) for n in (3, 5, 3)))
 
-    def share(of: KernelProduct, rank: int) -> KernelProduct:
-        return KernelProduct(*(values[rank::2] for values in (of.logits1, of.logits2, of.product)))
+    def share(of: OutputsAndProduct, rank: int) -> OutputsAndProduct:
+        return OutputsAndProduct(*(values[rank::2] for values in (of.logits1, of.logits2, of.product)))
 
-    objective, student, teacher = Objective(name, kernel_weight=2.0, weight_penalty=0.5), answers(), answers()
+    objective, student, teacher = Objective(name, kernel_weight=2.0, weight_penalty=0.5), drawn(), drawn()
 
-    def loss(rank: int, total: Sum) -> TransferLoss:
-        own, theirs = share(student, rank), share(teacher, rank)
+    def loss(execution: Execution) -> TransferLoss:
+        own, theirs = share(student, execution.group.rank), share(teacher, execution.group.rank)
         weights = {"params": PARAMS, "prunable": ["a", "b"], "density": 0.25}
-        return answers_gradient(objective, own, theirs, **weights, total=total)[0]
+        return outputs_gradient(objective, own, theirs, **weights, execution=execution)[0]
 
     whole = loss_of(objective, student, teacher)
     for own in in_shares(loss):
@@ -117,7 +119,9 @@ def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:
     estimates = []
     for _ in range(300):
         probe = draw_probe((5, 3), like=x1, generator=generator)
-        student, teacher = (kernel_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs))
+        student, teacher = (
+            kernel_vector_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs)
+        )
         loss = transfer_loss(objective, student, teacher, params=ours.params, prunable=["0.weight"], density=1.0)
         estimates.append(loss.kernel_distance)
     sample = torch.stack(estimates)

@@ -7,6 +7,7 @@ from torch import nn
 from ntt_cli.masks.masks import apply_masks
 from ntt_cli.methods.ntt.saliency import logit_sensitivities, saliency_scores, within_layers
 from ntt_cli.networks.functional import functional_model
+from ntt_cli.runtime.execution import Execution
 from tests.kernel_cases import MODEL_CASES, ModelCase, every_model, jacobian, random_masks, snapshot, unchanged
 
 MLP = MODEL_CASES[0]
@@ -49,11 +50,13 @@ def test_one_layer_has_an_exponent_too() -> None:
 
 
 @every_model
-@pytest.mark.parametrize("chunk", [None, 2], ids=["whole", "chunks of two"])
-def test_sensitivities_equal_brute_force_with_the_same_probes(case: ModelCase, chunk: int | None) -> None:
+@pytest.mark.parametrize("micro_batch", [None, 2], ids=["whole", "micro-batches of two"])
+def test_sensitivities_equal_brute_force_with_the_same_probes(case: ModelCase, micro_batch: int | None) -> None:
     module, model, batches = case.module(), case.functional(), [case.inputs(3, seed=1), case.inputs(2, seed=2)]
     outputs = module(batches[0]).shape[1]
-    actual = logit_sensitivities(model.bind(), model.params, batches, outputs=outputs, generator=seeded(), chunk=chunk)
+    actual = logit_sensitivities(
+        model.bind(), model.params, batches, outputs=outputs, generator=seeded(), execution=Execution(micro_batch)
+    )
     generator = seeded()
     expected = {name: torch.zeros_like(p) for name, p in model.params.items()}
     for x in batches:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ntt_cli.kernels.product import KernelProduct, answers, draw_probe, kernel_product
+from ntt_cli.kernels.product import OutputsAndProduct, compute_outputs, draw_probe, kernel_vector_product
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.methods.ntt.objective import Objective, ObjectiveName
-from ntt_cli.methods.ntt.step import Form, Student, start_student, transfer_gradients, transfer_step, update_masks
+from ntt_cli.methods.ntt.step import Batch, Form, Student, start_student, transfer_gradients, transfer_step, under_masks
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.runtime.sharing import Sum, alone
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
 from tests.kernel_cases import MODEL_CASES, brute_force_kernel, random_masks, relative_error
 from tests.shares import in_shares
@@ -27,12 +28,12 @@ RELATIVE = Objective(name="relative", kernel_weight=1.0, weight_penalty=0.0)
 def masked_student(masks: Masks, *, learning_rate: float = 1e-2, seed: int = 7) -> Student:
     model = MLP.functional(seed)
     student = start_student(model.bind(), model.params, masks, learning_rate=learning_rate)
-    return update_masks(student, masks, density=0.5, apply=student.apply)
+    return under_masks(student, masks, density=0.5, apply=student.apply)
 
 
-def teacher_products(x1: Tensor, x2: Tensor, probe: Tensor) -> KernelProduct:
+def teacher_products(x1: Tensor, x2: Tensor, probe: Tensor) -> OutputsAndProduct:
     teacher = MLP.functional()
-    return kernel_product(teacher.bind(), teacher.params, x1, x2, probe)
+    return kernel_vector_product(teacher.bind(), teacher.params, x1, x2, probe)
 
 
 def gradient_by_brute_force(
@@ -60,8 +61,8 @@ def gradient_by_brute_force(
 
 @pytest.mark.parametrize("name", ["relative", "paper"])
 @pytest.mark.parametrize("active", [False, True], ids=["all", "active"])
-@pytest.mark.parametrize("chunk", [None, 1], ids=["whole", "one by one"])
-def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: bool, chunk: int | None) -> None:
+@pytest.mark.parametrize("micro_batch", [None, 1], ids=["whole", "one by one"])
+def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: bool, micro_batch: int | None) -> None:
     """Kingma & Ba 2015, algorithm 1, with a new probe each step."""
     objective = Objective(name=name, kernel_weight=0.7, weight_penalty=0.01)
     masks = random_masks(MLP.functional().params)
@@ -78,43 +79,36 @@ def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: 
             second[key] = 0.999 * second[key] + 0.001 * g**2
             unbiased = first[key] / (1 - 0.9**t), second[key] / (1 - 0.999**t)
             params[key] = params[key] - 1e-2 * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
-        products = teacher_products(X1, X2, probe)
-        transfer_step(student, X1, X2, probe=probe, teacher=products, objective=objective, active=active, chunk=chunk)
+        batch = Batch(X1, X2, probe, teacher_products(X1, X2, probe))
+        transfer_step(student, batch, Form(objective, active=active), Execution(micro_batch))
         for key in params:
             torch.testing.assert_close(student.params[key].detach(), params[key], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["relative", "paper"])
 @pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "logits alone"])
-@pytest.mark.parametrize("chunk", [None, 1], ids=["whole", "one by one"])
+@pytest.mark.parametrize("micro_batch", [None, 1], ids=["whole", "one by one"])
 def test_processes_that_share_the_batch_take_the_step_of_one(
-    name: ObjectiveName, kernel: bool, chunk: int | None
+    name: ObjectiveName, kernel: bool, micro_batch: int | None
 ) -> None:
     objective = Objective(name=name, kernel_weight=0.7, weight_penalty=0.01)
     masks, model = random_masks(MLP.functional().params), MLP.functional()
     x1, x2 = MLP.inputs(3, seed=1), MLP.inputs(5, seed=2)
     probe = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def steps(rank: int, total: Sum, size: int = 2) -> list[Tensor]:
+    def steps(execution: Execution) -> list[Tensor]:
         """The losses of three steps, and then the weights."""
         student, results = masked_student(masks), []
-        mine = [x[rank::size] for x in (x1, x2)]
-        own = probe[rank::size] if kernel else None
+        mine = [execution.group.share(x) for x in (x1, x2)]
+        own = execution.group.share(probe) if kernel else None
         for _ in range(3):
-            loss = transfer_step(
-                student,
-                *mine,
-                probe=own,
-                teacher=answers(model.bind(), model.params, *mine, own, total=total),
-                objective=objective,
-                active=True,
-                chunk=chunk,
-                total=total,
-            )
+            teacher = compute_outputs(model.bind(), model.params, *mine, own, execution=execution)
+            parts = replace(execution, micro_batch=micro_batch)
+            loss = transfer_step(student, Batch(*mine, own, teacher), Form(objective, active=True), parts)
             results.append(loss.total)
         return [*results, *(p.detach() for p in student.params.values())]
 
-    whole = steps(0, alone, size=1)
+    whole = steps(Execution())
     for results in in_shares(steps):
         torch.testing.assert_close(results, whole, rtol=1e-9, atol=1e-12)
 
@@ -124,9 +118,7 @@ def test_pruned_entries_stay_and_kept_ones_move() -> None:
     student = masked_student(masks)
     before = {name: student.params[name].detach().clone() for name in masks}
     probe = torch.ones(3, 3).double()
-    transfer_step(
-        student, X1, X2, probe=probe, teacher=teacher_products(X1, X2, probe), objective=RELATIVE, active=False
-    )
+    transfer_step(student, Batch(X1, X2, probe, teacher_products(X1, X2, probe)), Form(RELATIVE))
     for name, mask in masks.items():
         moved = student.params[name].detach() != before[name]
         assert not moved[~mask].any()
@@ -139,12 +131,10 @@ def test_the_kernel_of_active_entries_is_another_target() -> None:
     masks = random_masks(MLP.functional().params)
     dense = {name: torch.ones_like(mask) for name, mask in masks.items()}
     probe = torch.ones(3, 3).double()
-    products = teacher_products(X1, X2, probe)
+    batch = Batch(X1, X2, probe, teacher_products(X1, X2, probe))
 
     def distance(masks: Masks, *, active: bool) -> Tensor:
-        return transfer_step(
-            masked_student(masks), X1, X2, probe=probe, teacher=products, objective=RELATIVE, active=active
-        ).kernel_distance
+        return transfer_step(masked_student(masks), batch, Form(RELATIVE, active=active)).kernel_distance
 
     assert (distance(masks, active=True) - distance(masks, active=False)).abs() > 1e-3
     torch.testing.assert_close(distance(dense, active=True), distance(dense, active=False))
@@ -167,9 +157,7 @@ def test_steps_bring_a_pruned_copy_of_the_teacher_back_towards_its_kernel_and_lo
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         probe = draw_probe((16, 3), like=x1, generator=generator)
-        loss = transfer_step(
-            student, x1, x2, probe=probe, teacher=teacher_products(x1, x2, probe), objective=RELATIVE, active=False
-        )
+        loss = transfer_step(student, Batch(x1, x2, probe, teacher_products(x1, x2, probe)), Form(RELATIVE))
     assert not loss.total.requires_grad
     after = exact_distances()
     assert after[0] < 0.9 * before[0]
@@ -189,15 +177,8 @@ def test_a_student_begins_as_the_teacher_and_apart_from_it() -> None:
     }
     assert torch.equal(student.apply(student.masked_params, X1), MLP.module()(X1))
     probe = torch.ones(3, 3).double()
-    transfer_step(
-        student,
-        X1,
-        X2,
-        probe=probe,
-        teacher=teacher_products(X1, X2, probe),
-        objective=Objective(name="relative", kernel_weight=1.0, weight_penalty=1.0),
-        active=False,
-    )
+    form = Form(Objective(name="relative", kernel_weight=1.0, weight_penalty=1.0))
+    transfer_step(student, Batch(X1, X2, probe, teacher_products(X1, X2, probe)), form)
     assert not torch.equal(student.params["0.weight"].detach(), before["0.weight"])
     for name, value in teacher.params.items():
         assert torch.equal(value, before[name])
@@ -208,7 +189,7 @@ def test_new_masks_make_a_new_student_of_the_same_parameters() -> None:
     dense = start_student(model.bind(), model.params, ["0.weight"], learning_rate=0.1)
     masks = {"0.weight": random_masks(model.params)["0.weight"]}
     other = functional_model(nn.Linear(5, 3)).bind()
-    sparse = update_masks(dense, masks, density=0.5, apply=other)
+    sparse = under_masks(dense, masks, density=0.5, apply=other)
     assert (sparse.density, sparse.apply) == (0.5, other)
     assert sparse.masks.keys() == masks.keys()
     assert torch.equal(sparse.masks["0.weight"], masks["0.weight"])
@@ -222,13 +203,11 @@ def test_what_is_spent_is_freed_on_the_way() -> None:
     """Masked weights, `J(x2)ᵀ v` and the gradient are whole at once, or the gradient by `J(x2)ᵀ v` in its place."""
     model = functional_model(nn.Sequential(*(nn.Linear(256, 256) for _ in range(8))))
     x1, x2, probe = torch.randn(3, 2, 256, generator=torch.Generator().manual_seed(1))
-    teacher = kernel_product(model.bind(), model.params, x1, x2, probe)
+    teacher = kernel_vector_product(model.bind(), model.params, x1, x2, probe)
     masks = as_bits({name: p > 0 for name, p in model.params.items() if p.dim() > 1}, model.params)
     form = Form(Objective("relative", kernel_weight=1.0, weight_penalty=0.1))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        transfer_gradients(
-            model.bind(), model.params, masks, x1, x2, probe=probe, teacher=teacher, density=0.5, form=form
-        )
+        transfer_gradients(model.bind(), model.params, masks, Batch(x1, x2, probe, teacher), density=0.5, form=form)
     assert profiler.profiler is not None
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))

@@ -1,0 +1,39 @@
+"""How passes through a network are carried out: how many samples at once, in which processes, with which graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
+from ntt_cli.tensors import Params
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to carry out passes. It changes time and memory; results change by rounding alone.
+
+    Attributes:
+        micro_batch: samples that go through the network at once; `None` for all of a half of a batch.
+        group: the processes that share each batch.
+        keep_graph: hold the graph of one pass until it is needed again, for less time and more memory.
+    """
+
+    micro_batch: int | None = None
+    group: ProcessGroup = SINGLE
+    keep_graph: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one process takes each half of a batch in one pass."""
+        return self.micro_batch is None and self.group.size == 1
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The micro-batches of `x`, along its first axis."""
+        return torch.split(x, self.micro_batch or len(x))
+
+    def all_reduce(self, tensors: Params) -> Params:
+        """Each tensor's sum over the processes; the same tensors where there is one process."""
+        return self.group.all_reduce(tensors)
