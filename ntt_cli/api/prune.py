@@ -101,7 +101,7 @@ def prune(
     name, made = _method_of(method)
     if sources.model is not None and options.get("weights") is None:
         options["weights"] = weights_name(model) if sources.checkpoint else None
-    values = network | named | options | {"sparsity": sparsity, "method": name}
+    values = network | named | (dict(made.options) if made else {}) | options | {"sparsity": sparsity, "method": name}
     config = configured(PruneConfig, values).model_copy(update={"output": None if output is None else fspath(output)})
     with apart(progress) as (on_event, warnings):
         if dry_run:

@@ -24,6 +24,7 @@ from ntt_cli.config import (
     flag,
     in_a_file,
     in_words,
+    method_names,
     typed,
 )
 from ntt_cli.config.file import read_config_file
@@ -160,6 +161,10 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     required, shown = field.is_required(), field.default
     several, kinds = get_origin(field.annotation) is tuple, _kinds(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]
+    described = field.description
+    if name == "method":
+        words = list(method_names())
+        described = f"{described} There are {', '.join(words)}."
     kind: Any
     default: Any
     if field.annotation is bool:
@@ -172,7 +177,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     info = typer.Option(
         *names,
         metavar=metavar,
-        help=f"{field.description} Required." if required else field.description,
+        help=f"{described} Required." if required else described,
         rich_help_panel=str(_group(field)),
         show_default=not required and shown not in (None, ()) and shown is not False,
         autocompletion=(lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None,

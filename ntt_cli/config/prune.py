@@ -56,9 +56,8 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     method: Annotated[
         str,
         Field(
-            description="ntt learns mask and weights; the others choose a mask and stop. snip, iterative-snip and grasp"
-            " see labels. ntt-shuffled and ntt-fresh are sanity checks: NTT's mask shuffled within each layer, or on"
-            " other random weights. Options may follow the name, as in ntt:score=magnitude."
+            description="ntt learns mask and weights; most others choose a mask and stop. Options may follow the name, as"
+            " in ntt:score=magnitude."
         ),
         METHOD,
     ] = "ntt"

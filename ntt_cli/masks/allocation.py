@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import reduce
 
@@ -15,6 +15,9 @@ Shapes = Mapping[str, Sequence[int]]
 Counts = dict[str, int]
 Slices = Mapping[str, int]
 """The axis of each weight of which every slice along it keeps an entry; the others keep one in all."""
+
+Allocate = Callable[..., Counts]
+"""`f(scores, density=…, slices=…)`: how many weights each layer keeps."""
 
 
 def least_of(shapes: Shapes, slices: Slices | None) -> Counts:
@@ -76,17 +79,17 @@ def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: Sli
 
 
 def allocate(
-    allocation: str,
+    allocation: str | Allocate,
     scores: Mapping[str, Tensor],
     *,
     density: float,
     layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
 ) -> Counts:
-    """Counts by the allocation's name: `erk`, `layerwise` or `global`.
+    """Counts by an allocation: `erk`, `layerwise` or `global`, or a function that gives them.
 
     Args:
-        allocation: the name.
+        allocation: the name, or `f(scores, density=…, slices=…)`, which keeps `round(density · size)` weights in all.
         scores: by weight; only `global` looks at more than their shapes.
         density: over all weights together.
         layer_density: densities of single weights; the allocation shares what they leave among the others. Where that
@@ -108,6 +111,8 @@ def allocate(
         left = min(max(left, needed), room)
         counts = fixed | (allocate(allocation, others, density=left / room, slices=slices) if others else {})
         return {name: counts[name] for name in scores}
+    if not isinstance(allocation, str):
+        return allocation(scores, density=density, slices=slices)
     if allocation == "global":
         return allocate_global(scores, density=density, slices=slices)
     by_shape = {"erk": allocate_erk, "layerwise": allocate_layerwise}[allocation]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from ntt_cli.masks.allocation import Slices, allocate
+from ntt_cli.masks.allocation import Allocate, Slices, allocate
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.tensors import Masks
 
@@ -14,7 +14,7 @@ from ntt_cli.tensors import Masks
 def masks_at(
     scores: Mapping[str, Tensor],
     *,
-    allocation: str,
+    allocation: str | Allocate,
     density: float,
     layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
@@ -43,7 +43,7 @@ def prune_in_rounds(
     masks: Masks,
     *,
     rounds: int,
-    allocation: str,
+    allocation: str | Allocate,
     density: float,
     layer_density: Mapping[str, float],
     slices: Slices | None = None,

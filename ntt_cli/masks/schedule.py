@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 PATIENCE = 3
 IMPROVEMENT = 0.05
@@ -23,6 +23,12 @@ def constant_density(step: int, *, steps: int, density: float) -> float:
     return density
 
 
+Fall = Callable[..., float]
+"""`f(step, steps=…, density=…)`: the density at a step of so many, which ends at `density`."""
+
+SCHEDULES: dict[str, Fall] = {"cubic": cubic_density, "constant": constant_density}
+
+
 def mask_update_steps(*, steps: int, every: int) -> range:
     """The steps before which masks are chosen anew: 0 and each `every` steps, but not in the last such window.
 
@@ -32,7 +38,7 @@ def mask_update_steps(*, steps: int, every: int) -> range:
     return range(0, max(1, steps - every), every)
 
 
-def density_at(schedule: str, step: int, *, updates: range, steps: int, density: float) -> float:
+def density_at(schedule: str | Fall, step: int, *, updates: range, steps: int, density: float) -> float:
     """The density of the masks chosen before a step: the schedule's at the next update; of the last, `density` exactly.
 
     That at the step itself would start with a dense student, which has nothing to learn: Adam would make whole steps of
@@ -40,7 +46,7 @@ def density_at(schedule: str, step: int, *, updates: range, steps: int, density:
     """
     if step == updates[-1]:
         return density
-    fall = {"cubic": cubic_density, "constant": constant_density}[schedule]
+    fall = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
     return fall(step + updates.step, steps=steps, density=density)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -166,6 +166,8 @@ class Method:
         moves_weights: it trains the weights; other methods leave those that they keep as they are.
         reinitialises: it ends with another draw of the initialisation, which a network of trained weights has not.
         reads: the options of `ntt prune` that it reads, beside those that every method does.
+        options: those that it was made with, by name.
+        parts: objects that it was made with in the place of options; a checkpoint records their names.
     """
 
     name: ClassVar[str] = ""
@@ -176,6 +178,8 @@ class Method:
     moves_weights: ClassVar[bool] = False
     reinitialises: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()
+    options: Mapping[str, Any] = {}
+    parts: Mapping[str, Any] = {}
 
     def scores(self, context: MethodContext, masks: Masks) -> Mapping[str, Tensor]:
         """How much each weight is worth: higher scores are kept.

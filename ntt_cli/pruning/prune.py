@@ -17,7 +17,7 @@ from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
-from ntt_cli.methods.ntt.method import transfer_of
+from ntt_cli.methods.ntt.method import NTT
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
@@ -170,7 +170,8 @@ def _estimate(job: PruneJob, this: Run, begun: float) -> tuple[Student, Estimate
         measure(job, context.pruned(student.params, student.masks), this, steps=PROBE_STEPS)
 
     with threads_for(job.teacher, job.inputs):
-        transfer = transfer_of(context)
+        assert isinstance(job.method, NTT)
+        transfer = job.method.transfer_of(context)
         return estimate_run(transfer, this.micro_batching, finish=finish, before=time.perf_counter() - begun)
 
 
@@ -192,12 +193,17 @@ def _of_first(
 def _run_record(job: PruneJob) -> RunRecord:
     config, loaded = job.config, job.loaded
     return RunRecord(
-        config=recorded(config) | job.settings.recorded() | settled(loaded, job.inputs),
+        config=recorded(config) | job.settings.recorded() | _parts(job) | settled(loaded, job.inputs),
         model=loaded.record,
         weights_sha256=job.sources.weights_sha256(config.weights),
         data_sha256=None if job.inputs is None else data_sha256(job.inputs.samples),
         machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
     )
+
+
+def _parts(job: PruneJob) -> dict[str, str]:
+    """Objects that the method was made with, by name."""
+    return {name: getattr(part, "__qualname__", repr(part)) for name, part in job.method.parts.items()}
 
 
 def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None:

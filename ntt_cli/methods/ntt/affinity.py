@@ -28,14 +28,14 @@ def strongest(layers: int) -> float:
     return exponent if exponent >= 1 else 0.0
 
 
-def affinity_exponent(kept_per_unit: float, *, layers: int) -> float:
-    """`β = k − 10`, at least 0 and at most `strongest(layers)`, of a layer whose units keep `k` inputs on average.
+def affinity_exponent(kept_per_unit: float, *, most: float) -> float:
+    """`β = k − 10`, at least 0 and at most `most`, of a layer whose units keep `k` inputs on average.
 
     A unit whose inputs vary together sees one thing: with pixels for inputs, one place. Where there are weights enough,
     such units are better than ones whose inputs are anywhere; where there are few, worse
     (docs/notebook/20-inputs-alike.md).
     """
-    return min(max(kept_per_unit - FEW, 0.0), strongest(layers))
+    return min(max(kept_per_unit - FEW, 0.0), most)
 
 
 def affinity(correlations: Tensor, *, exponent: float) -> Tensor:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from ntt_cli.config import NTTOptions, method_class
+from ntt_cli.masks.allocation import Allocate
+from ntt_cli.masks.schedule import Fall
 from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.methods.ntt.loop import run_transfer
+from ntt_cli.methods.ntt.score import Score
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.tensors import Masks
@@ -17,6 +23,26 @@ class NTT(Method):
     allocation = None
     moves_weights = True
     reads = frozenset({"batch_size", "checkpoint_every", *NTTOptions.model_fields})
+
+    def __init__(
+        self,
+        *,
+        score: str | Score | None = None,
+        allocation: str | Allocate | None = None,
+        schedule: str | Fall | None = None,
+        **options: Any,
+    ) -> None:
+        """NTT with parts and options of its own.
+
+        Args:
+            score: which weights stay: `saliency`, `magnitude`, or a `Score`.
+            allocation: how the density is spread: `erk`, `layerwise`, `global`, or `f(scores, density=…, slices=…)`.
+            schedule: how the density falls: `cubic`, `constant`, or `f(step, steps=…, density=…)`.
+            **options: all other options of NTT: `steps=500`.
+        """
+        parts = {"score": score, "allocation": allocation, "schedule": schedule}
+        self.options = options | {name: part for name, part in parts.items() if isinstance(part, str)}
+        self.parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
     def prune(self, context: MethodContext) -> Pruned:
         """The student after its last step."""
@@ -31,15 +57,15 @@ class NTT(Method):
         """
         assert context.inputs is not None
         with threads_for(context.teacher, context.inputs):
-            return run_transfer(transfer_of(context), context.run)
+            return run_transfer(self.transfer_of(context), context.run)
 
-
-def transfer_of(context: MethodContext) -> Transfer:
-    """The problem that the transfer solves."""
-    assert context.inputs is not None
-    return Transfer(
-        context.teacher, context.inputs, context.names, context.outputs, context.settings, _fixed_masks(context)
-    )
+    def transfer_of(self, context: MethodContext) -> Transfer:
+        """The problem that the transfer solves."""
+        assert context.inputs is not None
+        settings = replace(context.settings, **self.parts)
+        return Transfer(
+            context.teacher, context.inputs, context.names, context.outputs, settings, _fixed_masks(context)
+        )
 
 
 def _fixed_masks(context: MethodContext) -> Masks | None:

@@ -12,6 +12,8 @@ from torch import nn
 
 from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed, method_class
 from ntt_cli.errors import UsageError
+from ntt_cli.masks.allocation import Allocate
+from ntt_cli.masks.schedule import Fall
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
 
@@ -36,6 +38,7 @@ class TransferSettings:
         objective: form and weights of the loss.
         affinity: with saliency, units prefer inputs that vary together.
         active: take the kernel over kept entries only.
+        score: a name, or a `Score`; so are allocation and schedule a name or a function.
         compiled: steps of whole batches are compiled.
         layer_density: densities of the weights that `--layer-density` names.
         slices: the axis of each weight that must not lose a whole slice along it.
@@ -46,10 +49,10 @@ class TransferSettings:
     density: float
     objective: Objective
     mask: str
-    score: str
+    score: Any
     affinity: bool
-    allocation: str
-    schedule: str
+    allocation: str | Allocate
+    schedule: str | Fall
     active: bool
     batch_size: int
     batches: int | None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntt_cli.methods.ntt import affinity as subject
-from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations
+from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, strongest
 from ntt_cli.networks.functional import functional_model
 from tests.kernel_cases import snapshot, unchanged
 
@@ -31,7 +31,7 @@ from tests.kernel_cases import snapshot, unchanged
     ],
 )
 def test_exponent_by_hand(kept: float, layers: int, exponent: float) -> None:
-    assert affinity_exponent(kept, layers=layers) == exponent
+    assert affinity_exponent(kept, most=strongest(layers)) == exponent
 
 
 def test_affinity_by_hand() -> None:
