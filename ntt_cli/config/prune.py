@@ -56,8 +56,8 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     method: Annotated[
         str,
         Field(
-            description="ntt learns mask and weights; most others choose a mask and stop. Options may follow the name, as"
-            " in ntt:score=magnitude."
+            description="ntt learns mask and weights; most others choose a mask and stop. Options may follow the name,"
+            " as in ntt:score=magnitude."
         ),
         METHOD,
     ] = "ntt"
