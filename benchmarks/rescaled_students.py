@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ntt_cli.config import FinetuneConfig, ModelOptions
-from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ntt_cli.files.checkpoint import Checkpoint, Origin, read_checkpoint, write_checkpoint
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.training import finetune
 
@@ -58,10 +58,12 @@ def main() -> None:
                         start,
                         tensors,
                         checkpoint.masks,
-                        kind="prune",
-                        model=loaded.record,
-                        config={},
-                        normalisation=checkpoint.normalisation,
+                        Origin(
+                            kind="prune",
+                            model=loaded.record,
+                            config={},
+                            normalisation=checkpoint.normalisation,
+                        ),
                     )
                     config = FinetuneConfig(
                         model=grid.model,

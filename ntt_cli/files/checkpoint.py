@@ -97,19 +97,30 @@ def masked_state(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]
     return tensors
 
 
-def write_checkpoint(
-    path: Path,
-    state: Mapping[str, Tensor],
-    masks: Masks,
-    *,
-    kind: Literal["prune", "finetune"],
-    model: ModelRecord,
-    config: dict[str, Any],
-    normalisation: Normalisation | None,
-    class_names: tuple[str, ...] | None = None,
-    weights: str | None = None,
-    run_sha256: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint records of the run that wrote it.
+
+    Attributes:
+        kind: of run.
+        model: the source of the network.
+        config: the options.
+        normalisation: of the network's inputs, where that is known.
+        class_names: what the network's outputs stand for, where that is known.
+        weights: the file of the dense weights.
+        run_sha256: of the run's record.
+    """
+
+    kind: Literal["prune", "finetune"]
+    model: ModelRecord
+    config: dict[str, Any]
+    normalisation: Normalisation | None
+    class_names: tuple[str, ...] | None = None
+    weights: str | None = None
+    run_sha256: str | None = None
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Tensor], masks: Masks, origin: Origin) -> None:
     """Write a state dict under its masks, with its record.
 
     Raises:
@@ -117,16 +128,16 @@ def write_checkpoint(
     """
     tensors = masked_state(state, masks)
     record = CheckpointRecord(
-        kind=kind,
-        model=model,
-        config=config,
+        kind=origin.kind,
+        model=origin.model,
+        config=origin.config,
         layers=layer_records(masks),
-        standardisation=_mean_std_record(normalisation),
-        standardisation_source=None if normalisation is None else normalisation.source,
-        class_names=class_names,
-        weights=weights,
+        standardisation=_mean_std_record(origin.normalisation),
+        standardisation_source=None if origin.normalisation is None else origin.normalisation.source,
+        class_names=origin.class_names,
+        weights=origin.weights,
         versions={"ntt": __version__, "torch": torch.__version__},
-        run_sha256=run_sha256,
+        run_sha256=origin.run_sha256,
         tensors=tensor_hashes(tensors),
     )
     write_hashed(path, tensors, record)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ntt_cli.config import PruneConfig, recorded
 from ntt_cli.data import data_sha256
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import write_checkpoint
+from ntt_cli.files.checkpoint import Origin, write_checkpoint
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors, write_report
 from ntt_cli.files.shards import find_weights
@@ -101,12 +101,14 @@ def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> P
                 output,
                 task.teacher.state_dict(student.params, student.buffers),
                 student.masks,
-                kind="prune",
-                model=task.loaded.record,
-                config=this.config,
-                normalisation=task.normalisation,
-                class_names=task.class_names,
-                run_sha256=this.sha256,
+                Origin(
+                    kind="prune",
+                    model=task.loaded.record,
+                    config=this.config,
+                    normalisation=task.normalisation,
+                    class_names=task.class_names,
+                    run_sha256=this.sha256,
+                ),
             )
             measures = measure(task, student.params, student.buffers, carried, steps=task.settings.steps)
             report = _report(task, student, measures)

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import write_checkpoint
+from ntt_cli.files.checkpoint import Origin, write_checkpoint
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors, write_report
 from ntt_cli.masks.masks import as_bits
@@ -108,12 +108,14 @@ def _write(output: Path, task: Task, record: RunRecord, best: Best, report: Fine
         output,
         best.state,
         task.masks,
-        kind="finetune",
-        model=task.loaded.record,
-        config=record.config,
-        normalisation=task.training.normalisation,
-        class_names=task.training.samples.class_names,
-        run_sha256=record.sha256,
+        Origin(
+            kind="finetune",
+            model=task.loaded.record,
+            config=record.config,
+            normalisation=task.training.normalisation,
+            class_names=task.training.samples.class_names,
+            run_sha256=record.sha256,
+        ),
     )
     history = {"train_loss": [epoch.train_loss for epoch in report.epochs]}
     if len(task.validation):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.checkpoint import (
+    Origin,
     layer_records,
     masked_state,
     pack_mask,
@@ -50,7 +51,7 @@ def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, T
         "config": {"sparsity": 0.25, "seed": 0},
         "normalisation": Normalisation(MeanStd(mean=(0.5,), std=(0.25,)), "--mean and --std"),
     }
-    write_checkpoint(path, state, dict(masks), **(options | changes))
+    write_checkpoint(path, state, dict(masks), Origin(**(options | changes)))
     return path
 
 
