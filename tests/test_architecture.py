@@ -71,6 +71,37 @@ def test_rooms_import_only_what_comes_before_them(path: Path) -> None:
     assert ours <= allowed
 
 
+MOST_PARAMETERS = 7
+"""More are a dataclass that nobody has named yet."""
+
+LIKE_TORCH = {
+    "networks/layer_calls.py": {"_conv2d", "_embedding"},
+    "networks/second_order.py": {"_attention", "_batch_norm", "_instance_norm"},
+}
+"""Functions that stand for torch's own, and take what these take."""
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> list[str]:
+    arguments = function.args
+    named = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return [name for name in named if name not in {"self", "cls"}]
+
+
+@every_module
+def test_functions_take_few_parameters(path: Path) -> None:
+    """Not in `api/`, whose functions take every option by its name."""
+    if room_of(path) == "api":
+        return
+    exempt = LIKE_TORCH.get(str(path.relative_to(PACKAGE)), set())
+    many = {
+        getattr(node, "name", "lambda"): len(parameters(node))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        and len(parameters(node)) > MOST_PARAMETERS
+    }
+    assert many.keys() == exempt
+
+
 def test_every_room_is_looked_at() -> None:
     assert {room_of(path) for path in MODULES} - {"__init__", "resources"} == set(ROOMS)
 

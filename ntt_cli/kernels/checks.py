@@ -1,4 +1,4 @@
-"""Whether a network has the derivatives that products with its kernel need, and whether they are right."""
+"""Check that a network has the derivatives that products with its kernel need, and that they are right."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Params
 
 DIFFERENT = 1e-3
-"""How far apart two ways to a gradient may be, relative to it: by trial on 45 networks of timm and transformers
-rounding makes 7e-6 at most, and wrong formulas most often 0.02 and more."""
+"""The largest difference between two computations of a gradient, relative to its norm. On 45 networks of timm and
+transformers rounding makes 7e-6 at most; wrong formulas mostly make 0.02 and more."""
 
 DIFFERENT_ROUNDED = 0.05
-"""The same where numbers may have fewer bits: bfloat16, whose rounding makes 6e-3 by trial, and NVIDIA's TF32."""
+"""The same for numbers of fewer bits: bfloat16, whose rounding makes 6e-3, and NVIDIA's TF32."""
 
 PAIRS = 20
-"""A wrong formula is wrong on all samples. On some, rounding puts a unit on the other side of its threshold: by trial a
-third of all pairs in torchvision's ResNet-50, where that makes 3e-3 to 3e-2."""
+"""Pairs of samples on which the two computations must differ. A wrong formula is wrong on all samples; on some samples
+rounding puts a unit on the other side of its threshold. In torchvision's ResNet-50 that happens on a third of pairs,
+and makes 3e-3 to 3e-2."""
 
 ROUNDED = 1e-3
-"""Of the largest gradient: what is smaller is mostly rounding."""
+"""Gradients below this part of the largest one are mostly rounding."""
 
 
 def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:
-    """Take one product with the network's kernel, and if it is to be trained, the product's derivative, in two ways.
+    """Compute one product with the network's kernel and, if `trainable`, the product's gradient, in two ways.
 
     Raises:
         ModelError: if an operation of the network lacks a derivative that this needs, or has one that is not finite, or
@@ -55,10 +56,10 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
 def _kernel_differs(
     model: FunctionalModel, x1: Tensor, x2: Tensor, *, outputs: int, trainable: bool, where: str, instead: str
 ) -> str | None:
-    """A parameter by which the two ways differ on these samples.
+    """A parameter whose gradients by the two computations differ on these samples; `None` if there is none.
 
     Raises:
-        ModelError: as `check_kernel`, of missing derivatives and such as are not finite.
+        ModelError: as `check_kernel`, for derivatives that are missing or not finite.
     """
     random = torch.Generator().manual_seed(0)
     probe, direction = (torch.randn(1, outputs, generator=random).to(x1.device) for _ in range(2))
@@ -100,7 +101,7 @@ def _otherwise(
     product: Tensor,
     gradients: Params,
 ) -> str | None:
-    """A parameter by which `γᵀ K v` has another gradient where all derivatives are taken backwards."""
+    """A parameter by which the gradient of `γᵀ K v` differs from that with backward passes alone."""
     leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
     apply, values = model.bind(), list(leaves.values())
     try:
@@ -110,9 +111,9 @@ def _otherwise(
             inner = torch.stack([(a * b).sum() for a, b in zip(u, w, strict=True)]).sum()
             again = torch.autograd.grad(inner, values, materialize_grads=True)
     except RuntimeError:
-        return None  # there is no derivative this way, which nobody needs
+        return None  # backward passes alone cannot compute it, and the transfer does not need them to
     if (inner - (direction * product).sum()).abs() > DIFFERENT_ROUNDED * direction.norm() * product.norm():
-        return None  # the network is random
+        return None  # the network draws random numbers
     sizes = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     precise = probe.device.type == "cpu" and product.dtype in {torch.float32, torch.float64}
     limit = DIFFERENT if precise else DIFFERENT_ROUNDED
@@ -125,10 +126,10 @@ def _otherwise(
 def find_kernel(
     model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, outputs: int, matched: bool, where: str
 ) -> bool:
-    """Whether products with the network's kernel can be taken; without them a warning says why.
+    """Whether products with the network's kernel can be computed; if not, a warning says why.
 
     Raises:
-        ModelError: if they cannot, and the kernel is to be `matched`.
+        ModelError: if they cannot, and the transfer needs them because the kernel is `matched`.
     """
     try:
         check_kernel(model, inputs, outputs=outputs, trainable=matched, where=where)

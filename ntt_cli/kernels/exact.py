@@ -1,10 +1,10 @@
 """The exact neural tangent kernel, all outputs, for reports, spectra, tests and small models.
 
-Each sample goes through the network alone, so nothing is assumed about where a layer keeps its batch axis, and nothing
-is asked of the network but a first derivative. Each parameter adds its share to the kernel in the cheaper of two ways:
-from its rows of the Jacobian or, for the weight of a Linear, Conv2d or Embedding layer, from the layer's inputs and
-output gradients (Novak et al. 2022, "Fast Finite Width Neural Tangent Kernel", arXiv 2206.08720). A norm has only rows:
-they are no longer than its activations have channels.
+Each sample goes through the network alone, so a layer may have its batch axis anywhere, and only first derivatives are
+needed. The kernel is a sum over parameters. Each term is computed in the cheaper of two ways: from the parameter's rows
+of the Jacobian or, for the weight of a Linear, Conv2d or Embedding layer, from the layer's inputs and
+output gradients (Novak et al. 2022, "Fast Finite Width Neural Tangent Kernel", arXiv 2206.08720). Normalisation
+layers use rows: these have as few entries as there are channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Masks, Params
 
 PASS_FLOPS = 2**26
-"""Operations in the time that torch needs to begin and end a pass."""
+"""Operations that take as long as torch needs to begin and end a pass."""
 
 
 def exact_kernel(
@@ -46,9 +46,9 @@ def exact_kernel(
         params: the point at which the kernel is taken.
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
-        active: restrict the derivative to the entries where these masks are `True`; unnamed parameters count whole.
-        memory_bytes: what derivatives may occupy at one time, the kernel not counted. With less, samples are visited
-            again and again; one sample's derivative by one parameter is held whatever the limit.
+        active: restrict the derivative to the entries where these masks are `True`; other parameters count whole.
+        memory_bytes: of derivatives at one time, the kernel not counted. With less memory, samples go through the
+            network more often. One sample's derivative by one parameter is in memory whatever the limit.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     symmetric = x1 is x2
@@ -122,7 +122,7 @@ class _Derivative:
 
 @dataclass(frozen=True)
 class _Part:
-    """How the derivative by one parameter is held: as rows, or as a layer's or embedding's factors with `positions`."""
+    """How the derivative by one parameter is stored: as rows or, with `positions`, as the factors of a layer."""
 
     name: str
     leaf: Tensor
@@ -133,7 +133,7 @@ class _Part:
 
     @property
     def elements(self) -> int:
-        """Numbers to hold for a sample, the intermediate results of the product included."""
+        """Numbers in memory for a sample, the intermediate results of the product included."""
         if self.positions is None:
             return self.outputs * self._row_length
         fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
@@ -172,7 +172,7 @@ class _Part:
 
 
 def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tuple[list[_Part], Tensor]:
-    """Choose how to hold each derivative, for all samples alike; a sample's logits come along for their shape."""
+    """Choose how to store each derivative, the same for all samples; also a sample's logits, for their shape."""
     positions: Counter[str] = Counter()
     embeddings: set[str] = set()
     as_rows = set(active)
@@ -204,7 +204,7 @@ def _by_factors(shape: Sequence[int], positions: int, outputs: int, embeds: bool
 
 
 def _fans(shape: Sequence[int], embeds: bool) -> tuple[int, int]:
-    """Numbers that a layer gives and takes at a position; a row of an embedding is one number."""
+    """Numbers that leave a layer, and enter it, at a position; the index of an embedding's row is one number."""
     return (shape[1], 1) if embeds else (shape[0], math.prod(shape[1:]))
 
 
@@ -216,15 +216,15 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _groups(parts: Iterable[_Part], limit: int) -> list[list[_Part]]:
-    """Parameters to treat together, so that one sample's derivatives by them stay within `limit` numbers."""
+    """Groups of parameters whose derivatives for one sample stay within `limit` numbers."""
     groups: list[list[_Part]] = []
-    room = 0
+    left = 0
     for part in parts:
-        if not groups or part.elements > room:
+        if not groups or part.elements > left:
             groups.append([])
-            room = limit
+            left = limit
         groups[-1].append(part)
-        room -= part.elements
+        left -= part.elements
     return groups
 
 
@@ -234,7 +234,9 @@ def _derivatives(
     derivatives = [part.zeros(len(x)) for part in parts]
     for i, sample in enumerate(x.split(1)):
         recorded = record_calls(apply, leaves, sample)
-        slots = [slot for part, held in zip(parts, derivatives, strict=True) for slot in part.slots(held, i, recorded)]
+        slots = [
+            slot for part, stored in zip(parts, derivatives, strict=True) for slot in part.slots(stored, i, recorded)
+        ]
         sources = [slot.source for slot in slots]
         for k, cotangent in enumerate(torch.eye(recorded.logits.shape[1]).to(recorded.logits)):
             grads = torch.autograd.grad(recorded.logits, sources, cotangent[None], retain_graph=True, allow_unused=True)

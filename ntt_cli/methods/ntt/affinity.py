@@ -1,4 +1,4 @@
-"""Which inputs of a unit belong together: those that vary as the input of its strongest weight does."""
+"""The affinity: a factor of the score, for inputs of a unit that vary as the input of its strongest weight does."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Params
 
 FEW = 10.0
-"""Inputs of a unit that are not chosen for their likeness: with so few, each is to tell it something else."""
+"""Units with so few inputs get no affinity: each of their inputs should carry other information."""
 
 AT_ONCE = 2**24
-"""Numbers of a layer's inputs that are looked at together: 64 MiB."""
+"""Numbers of a layer's inputs that are in memory at one time: 64 MiB."""
 
 
 def strongest(layers: int) -> float:
     """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
 
-    Deep networks lose where every layer's units see one thing (docs/notebook/20-inputs-alike.md). Below 1 it would be
-    worth less than its correlations cost, and is 0.
+    Deep networks become less accurate if the inputs of every unit vary together (docs/notebook/20-inputs-alike.md). An exponent
+    below 1 is not worth the cost of the correlations, and becomes 0.
     """
     exponent = min(10.0, 30.0 / max(1, layers - 1))
     return exponent if exponent >= 1 else 0.0
@@ -31,15 +31,14 @@ def strongest(layers: int) -> float:
 def affinity_exponent(kept_per_unit: float, *, most: float) -> float:
     """`β = k − 10`, at least 0 and at most `most`, of a layer whose units keep `k` inputs on average.
 
-    A unit whose inputs vary together sees one thing: with pixels for inputs, one place. Where there are weights enough,
-    such units are better than ones whose inputs are anywhere; where there are few, worse
-    (docs/notebook/20-inputs-alike.md).
+    A unit whose inputs vary together sees one feature; of an image, one place. With enough weights such units are
+    better than units whose inputs are anywhere; with few weights they are worse (docs/notebook/20-inputs-alike.md).
     """
     return min(max(kept_per_unit - FEW, 0.0), most)
 
 
 def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
-    """`exp(−β (1 − r))`: by what a weight's score is multiplied.
+    """`exp(−β (1 − r))`: the factor of a weight's score.
 
     Args:
         correlations: `r`, of `input_correlations`.
@@ -53,14 +52,14 @@ def input_correlations(
 ) -> dict[str, Float[Tensor, "o *i"]]:
     """How each input of a unit correlates with that of the unit's strongest weight, over samples and positions.
 
-    Of weights that act through Linear and Conv2d layers alone; others are left out, and those that make the logits,
-    which are to see as much as there is. An input that does not vary correlates with nothing but itself.
+    Only for weights of Linear and Conv2d layers. The layers that compute the logits are left out too: they should see
+    all features. An input that does not vary correlates with nothing but itself.
 
     Args:
         apply: the network.
         params: its parameters; the strongest weight of a unit is that of largest magnitude, ties by lowest index.
-        names: the weights to look at, `[o, i...]`.
-        batches: unlabelled inputs; fewer go through the network at once where all of a layer's would take much memory.
+        names: the weights, `[o, i...]`.
+        batches: unlabelled inputs; they are split where the inputs of a layer would take much memory.
 
     Returns:
         `r`, from -1 to 1, by weight.
@@ -95,7 +94,7 @@ def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterabl
 
 
 class _Moments:
-    """Sums over rows of inputs, as far from the first rows' mean, so that large means cost no digits."""
+    """Sums over rows of inputs, minus the mean of the first rows, so that large means cost no precision."""
 
     def __init__(self, rows: Float[Tensor, "t i"], strongest: Tensor) -> None:
         self._strongest, self._origin = strongest, rows.mean(dim=0)
@@ -112,7 +111,7 @@ class _Moments:
         self._products.addmm_(rows[:, self._strongest].T, rows)
 
     def correlations(self) -> Float[Tensor, "o i"]:
-        """In place of the sums."""
+        """The correlations, computed in the memory of the sums."""
         mean = self._sum / self._count
         variance = (self._squares / self._count - mean.square()).clamp_min(0)
         rounding = (self._origin + mean).square() * 1e-10

@@ -14,7 +14,7 @@ from ntt_cli.methods.ntt.step import Batch, Form, start_student, transfer_gradie
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
-from tests.shares import in_shares
+from tests.shares import RecordedGroup
 
 RELATIVE = Objective("relative", kernel_weight=0.5, weight_penalty=0.1)
 
@@ -117,7 +117,7 @@ def test_steps_of_parts_and_of_shares_are_not_compiled() -> None:
     student = start_student(model.bind(), model.params, ["head.weight"], learning_rate=0.1, compiled=compiled)
     batch, form = Batch(x1, x2, probe, OutputsAndProduct(*values)), Form(RELATIVE)
     transfer_step(student, batch, form, Execution(micro_batch=2))
-    in_shares(lambda execution: transfer_step(student, batch, form, execution), size=2)
+    transfer_step(student, batch, form, Execution(group=RecordedGroup(rank=0, size=2)))
     assert not asked
     transfer_step(student, batch, form)
     assert len(asked) == 1
