@@ -21,8 +21,8 @@ AT_ONCE = 2**24
 def strongest(layers: int) -> float:
     """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
 
-    Deep networks become less accurate if the inputs of every unit vary together (docs/notebook/20-inputs-alike.md). An exponent
-    below 1 is not worth the cost of the correlations, and becomes 0.
+    Deep networks become less accurate if the inputs of every unit vary together (docs/notebook/20-inputs-alike.md).
+    An exponent below 1 is not worth the cost of the correlations, and becomes 0.
     """
     exponent = min(10.0, 30.0 / max(1, layers - 1))
     return exponent if exponent >= 1 else 0.0
