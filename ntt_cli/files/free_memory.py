@@ -42,12 +42,23 @@ def _of_machine() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else UNKNOWN
 
 
-def _of_container() -> int:
+def container_limit() -> int | None:
+    """The memory that this process's container may take, in bytes; `None` without a container or a limit."""
     try:
         most = (GROUP / "memory.max").read_text(encoding="ascii").strip()
+    except OSError:  # in none, or one of cgroups' first version
+        return None
+    return int(most) if most.isdigit() else None
+
+
+def _of_container() -> int:
+    limit = container_limit()
+    if limit is None:
+        return 2**63
+    try:
         used = int((GROUP / "memory.current").read_text(encoding="ascii"))
         cached = (GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-    except OSError:  # in none, or one of the first version
-        return 2**63
+    except OSError:
+        return limit
     given_back = sum(int(line.split()[1]) for line in cached if line.startswith(("active_file ", "inactive_file ")))
-    return 2**63 if most == "max" else max(0, int(most) - used + given_back)
+    return max(0, limit - used + given_back)

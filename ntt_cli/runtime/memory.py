@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
+from ntt_cli.files.free_memory import container_limit
+
 STATUS = Path("/proc/self/status")
 
 
@@ -20,8 +21,7 @@ def memory_bytes(device: torch.device) -> int | None:
     if sys.platform == "win32":
         return None
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = CONTAINER.read_text().strip() if CONTAINER.exists() else ""
-    return min(machine, int(limit)) if limit.isdigit() else machine
+    return min(machine, container_limit() or machine)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ntt_cli.files import free_memory
 from ntt_cli.runtime import memory
 
 CPU = torch.device("cpu")
@@ -16,9 +17,9 @@ CPU = torch.device("cpu")
 def test_a_container_has_its_own_limit(
     limit: str | None, there: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
+    monkeypatch.setattr(free_memory, "GROUP", tmp_path)
     if limit is not None:
-        memory.CONTAINER.write_text(limit)
+        (tmp_path / "memory.max").write_text(limit)
     found = memory.memory_bytes(CPU)
     assert found is not None
     assert found == there if there else found > 2**26
