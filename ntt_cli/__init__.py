@@ -20,6 +20,7 @@ _WHERE = {
     "NttError": "errors",
     "PruneResult": "api.network",
     "SparseNetwork": "api.network",
+    "Task": "tasks.base",
     "compare": "api.compare",
     "empirical_ntk": "api.kernels",
     "evaluate": "api.evaluate",
@@ -44,6 +45,7 @@ __all__ = [
     "NttError",
     "PruneResult",
     "SparseNetwork",
+    "Task",
     "__version__",
     "compare",
     "empirical_ntk",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from ntt_cli.methods.base import Method, MethodContext
     from ntt_cli.methods.ntt.method import NTT
     from ntt_cli.results import EvaluateReport
+    from ntt_cli.tasks.base import Task
 
 
 def __getattr__(name: str) -> object:

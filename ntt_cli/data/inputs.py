@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data import Reading, Samples
+from ntt_cli.data.batch import to_device
 from ntt_cli.data.normalise import normalise
 from ntt_cli.files.metadata import MeanStd, Normalisation
 
@@ -34,7 +35,8 @@ class Inputs:
 
     def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
         """The inputs at `indices`, `[b, ...]`; random ones as they are drawn in this reading."""
-        return normalise(self.samples.inputs(indices, reading), self.standardisation).to(self.device)
+        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.standardisation), self.device)
+        return x
 
     def labels(self, indices: Tensor) -> Tensor:
         """The labels at `indices`, `[b]`."""

@@ -25,7 +25,7 @@ from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, check_labels, require_samples
+from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.open import (
@@ -36,13 +36,13 @@ from ntt_cli.networks.loading.open import (
     warn_of_filled_zeros,
 )
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
-from ntt_cli.networks.outputs import counted_rows, label_loss
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
+from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
 from ntt_cli.tasks.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.tensors import Masks
 
@@ -87,7 +87,7 @@ def run(
     inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
     labelled = inputs.samples.labels is not None
     if labelled or config.min_accuracy is not None:
-        check_labels(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
+        CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
         if known_names is None:
             warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     elif config.teacher is None:
@@ -181,7 +181,7 @@ def _accuracy(model: FunctionalModel, inputs: Inputs, classes: int, batch_size: 
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(batch_size):
             logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
-            loss += float(label_loss(logits, labels, reduction="sum"))
+            loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
             rows, counted = counted_rows(logits, labels)
             first.append(top_k_correct(rows, counted, k=1))
             fifth.append(top_k_correct(rows, counted, k=5))

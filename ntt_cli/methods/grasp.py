@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.methods.snip import Batch, leaves_of
-from ntt_cli.networks.outputs import label_loss
 from ntt_cli.networks.second_order import twice_differentiable
+from ntt_cli.tasks.classification import label_loss
 from ntt_cli.tensors import Apply, Masks, Params
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.networks.outputs import label_loss
+from ntt_cli.tasks.classification import label_loss
 from ntt_cli.tensors import Apply, Masks, Params
 
 Batch = tuple[Tensor, Tensor]

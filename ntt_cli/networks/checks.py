@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.data.samples import IGNORED
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.functional import FunctionalModel
@@ -17,9 +16,6 @@ from ntt_cli.networks.outputs import NoSuchOutput, SelectOutputs, kind_of, tenso
 from ntt_cli.networks.prepare import named_gradients
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, global_state
-
-LABELS_A_CLASS = 20
-"""Where classes have no names, so many labels must be there for each output before one without a class is reported."""
 
 SAME = 1e-4
 """Up to which two passes over the same samples may differ by rounding, and the sum of probabilities from 1."""
@@ -107,46 +103,6 @@ def check_training(
         )
     with named_gradients(where):
         logits.sum().backward()
-
-
-def check_labels(inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
-    """Refuse data without labels, or with labels that the network has no output for; warn of outputs without a class.
-
-    Args:
-        inputs: the data.
-        on_event: told the warning.
-        shape: of one sample's logits, `(*positions, classes)`.
-        purpose: what the labels are for.
-
-    Raises:
-        DataError: if labels are missing, out of range, or not one for each row of logits.
-    """
-    labels, spec = inputs.samples.labels, inputs.samples.spec
-    if labels is None:
-        raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
-    *positions, classes = shape
-    if list(labels.shape[1:]) != positions:
-        raise DataError(
-            spec,
-            f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
-            hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
-        )
-    wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
-    if wrong.any():
-        first = tuple(int(i) for i in wrong.nonzero()[0])
-        raise DataError(
-            spec,
-            f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
-            hint="mend the labels, or build the model with more outputs (--model-arg)",
-        )
-    if (labels == IGNORED).all():
-        raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
-    names = inputs.samples.class_names
-    if names is None and (labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes):
-        return
-    known = int(labels.max()) + 1 if names is None else len(names)
-    if known < classes:
-        on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
 
 
 def require_samples(inputs: Inputs, n: int) -> None:

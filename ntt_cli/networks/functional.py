@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ntt_cli.data.batch import arguments, map_batch
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
@@ -58,7 +59,8 @@ class FunctionalModel:
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
         with _without_fast_path(), once_differentiable():
             # A copy: others look at the same inputs, and the forward pass may write into them.
-            return functional_call(self.module, self.placed(params, buffers), (x.clone(),), tie_weights=False)
+            positional, named = arguments(map_batch(Tensor.clone, x))
+            return functional_call(self.module, self.placed(params, buffers), positional, named, tie_weights=False)
 
     def placed(self, params: Params, buffers: Params) -> Params:
         """These values by their places, for `functional_call` without `tie_weights`.

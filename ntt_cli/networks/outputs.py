@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from jaxtyping import Float, Int, Shaped
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from ntt_cli.data.samples import IGNORED
 
 SelectOutputs = Callable[[Any], Any]
 """From what a network returns to its logits."""
@@ -56,32 +52,6 @@ def kind_of(outputs: Any) -> str:
 def tensor_fields(outputs: Any) -> list[str]:
     """Names of the fields that are tensors."""
     return [name for name, value in _fields(outputs).items() if isinstance(value, Tensor)]
-
-
-def label_loss(
-    logits: Shaped[Tensor, "n *more"],
-    labels: Int[Tensor, "n *positions"],
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-) -> Float[Tensor, ""]:
-    """The cross-entropy over all labels that are not `IGNORED`.
-
-    Args:
-        logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
-        labels: classes.
-        reduction: over labels.
-    """
-    rows = logits.reshape(labels.numel(), -1)
-    return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
-
-
-def counted_rows(
-    logits: Shaped[Tensor, "n *more"], labels: Int[Tensor, "n *positions"]
-) -> tuple[Float[Tensor, "r c"], Int[Tensor, "r"]]:
-    """The rows of logits whose labels are not `IGNORED`, and those labels."""
-    rows, flat = logits.reshape(labels.numel(), -1), labels.flatten()
-    counted = flat != IGNORED
-    return rows[counted], flat[counted]
 
 
 def _fields(outputs: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ntt_cli.masks.allocation import allocate, layer_sizes, least_of, total_to_k
 from ntt_cli.methods.base import Method, MethodContext
 from ntt_cli.methods.ntt.settings import TransferSettings, settle
 from ntt_cli.networks.batch_norm import has_untrained_statistics
-from ntt_cli.networks.checks import check_forward, check_labels, require_samples
+from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
@@ -37,6 +37,7 @@ from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Params
 
 FRESH_SEED = 1_000_003
@@ -161,7 +162,7 @@ def prepare(
             inputs, samples=by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
         )
         class_names = inputs.samples.class_names
-        check_labels(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
+        CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
     settings = settle(
         config,
         teacher,

@@ -19,7 +19,6 @@ from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.outputs import counted_rows, label_loss
 from ntt_cli.results import EpochSummary, FinetuneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
@@ -35,6 +34,7 @@ from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
 from ntt_cli.training.progress import Best, Training
 from ntt_cli.training.step import LONGEST_GRADIENT, SparseModule, make_optimiser, training_step
@@ -248,10 +248,9 @@ def _evaluate(
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
             logits, labels = loaded.select_outputs(module(inputs.batch(indices))), inputs.labels(indices)
-            rows, counted = counted_rows(logits, labels)
-            hits += int((rows.argmax(dim=1) == counted).sum())
-            count += len(counted)
-            loss += float(label_loss(logits, labels, reduction="sum"))
+            hits += CLASSIFICATION.correct(logits, labels)
+            count += int(CLASSIFICATION.count(labels))
+            loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
     if not math.isfinite(loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
     return (hits / count, loss / count) if count else (None, 0.0)

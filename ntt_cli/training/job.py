@@ -16,7 +16,7 @@ from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, check_labels, check_training, require_samples
+from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import held_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
@@ -27,6 +27,7 @@ from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import describe_machine
 from ntt_cli.runtime.process_group import this_process_group
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
 
@@ -76,7 +77,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     shape = check_forward(model, inputs, on_event, where=config.model)
     class_names = weights.class_names
     inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
-    check_labels(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
+    CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
     if class_names is None and weights.from_elsewhere:
         warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     if takes_channels_last(model, inputs):

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from ntt_cli.data.samples import IGNORED
 from ntt_cli.masks.masks import zero_pruned
-from ntt_cli.networks.outputs import SelectOutputs, label_loss, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
+from ntt_cli.tasks.base import Task
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Masks
 
 OptimiserName = Literal["adamw", "sgd"]
@@ -59,12 +60,14 @@ class SparseModule:
         module: in training mode.
         mask_bits: masks by parameter, from `as_bits`.
         select_outputs: the logits among what the module returns.
+        task: what it is trained for.
         parameters: the module's, by name.
     """
 
     module: nn.Module
     mask_bits: Masks
     select_outputs: SelectOutputs = usual_logits
+    task: Task = CLASSIFICATION
     parameters: dict[str, nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ def training_step(
     longest: float | None = None,
     execution: Execution = Execution(),
 ) -> Float[Tensor, ""]:
-    """One step on the cross-entropy, in place; returns the loss before it. Pruned entries are zero afterwards.
+    """One step on the task's loss, in place; returns the loss before it. Pruned entries are zero afterwards.
 
     Args:
         network: moved in place.
@@ -96,9 +99,9 @@ def training_step(
     """
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
-    count = execution.all_reduce({"labels": (labels != IGNORED).sum()})["labels"]
+    count = execution.all_reduce({"labels": network.task.count(labels)})["labels"]
     logits = network.select_outputs(network.module(x))
-    loss = label_loss(logits, labels, reduction="sum") / count.clamp_min(1)
+    loss = network.task.loss(logits, labels, "sum") / count.clamp_min(1)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     sums = execution.all_reduce(moved | {"": loss.detach()})

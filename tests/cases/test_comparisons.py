@@ -125,9 +125,9 @@ def test_what_changes_between_the_trials(what: str, late: bool, monkeypatch: pyt
     first, second = prepare(chosen, lambda _: None, write=True)
     done = run_trial(chosen, first)
     where, change = CHANGES[what]
-    tune = finetune.run
+    tune = finetune.finetune
     if late:
-        monkeypatch.setattr(finetune, "run", lambda *given: (tune(*given), change())[0])
+        monkeypatch.setattr(finetune, "finetune", lambda *given: (tune(*given), change())[0])
     else:
         change()
     with pytest.raises(

@@ -87,7 +87,7 @@ def test_an_interrupt_goes_through_as_it_is(interrupt: KeyboardInterrupt, monkey
     chosen = config(seeds=(1, 2))
     begun: list[Trial] = []
 
-    def interrupted(_: CompareConfig, trial: Trial) -> None:
+    def interrupted(_: CompareConfig, trial: Trial, **_sources: object) -> None:
         begun.append(trial)
         raise interrupt
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError, NttError
-from ntt_cli.networks.checks import check_forward, check_labels, check_training, require_samples
+from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.outputs import NoSuchOutput, usual_logits
-from ntt_cli.runtime.events import Event, Warned
 from tests.parts import apart, inputs_of, loaded, refusal
 
 OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
@@ -174,89 +173,6 @@ def test_outputs_without_tensors(digits: Inputs) -> None:
     network = replace(apart("plain"), select_outputs=lambda _: 3)
     error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
     assert told(error) == ("net.py: returns an int, not one tensor of logits", f"return them, or {PICK}")
-
-
-@pytest.mark.parametrize(
-    ("labels", "shape"),
-    [
-        ([0, 1, 2, 2], (3,)),
-        ([0, -100, 2, -100], (3,)),
-        ([[0, 1], [2, -100], [0, 0], [1, 1]], (2, 3)),
-    ],
-)
-def test_labels_that_fit(labels: list[int], shape: tuple[int, ...]) -> None:
-    heard: list[Event] = []
-    check_labels(inputs_of(torch.zeros(4, 2), torch.tensor(labels)), heard.append, shape=shape, purpose="")
-    assert heard == []
-
-
-@pytest.mark.parametrize(
-    ("names", "labels", "warned"),
-    [
-        (("cat", "dog"), [0, 1] * 30, "2"),
-        (("cat", "dog"), [0, 1], "2"),  # names are no guess
-        (("cat", "dog", "eel"), [0, 1] * 30, None),
-        (None, [0, 1] * 30, "2"),
-        (None, [0, 1] * 29, None),
-        (None, [0, 2] * 30, None),
-    ],
-)
-def test_outputs_without_a_class_are_a_warning(
-    names: tuple[str, ...] | None, labels: list[int], warned: str | None
-) -> None:
-    inputs = inputs_of(torch.zeros(len(labels), 2), torch.tensor(labels))
-    heard: list[Event] = []
-    named = replace(inputs, samples=replace(inputs.samples, class_names=names))
-    check_labels(named, heard.append, shape=(3,), purpose="")
-    expected = f"some data has {warned} classes, and the network 3 outputs: some have no class"
-    assert heard == ([] if warned is None else [Warned(expected)])
-
-
-@pytest.mark.parametrize(
-    ("labels", "shape", "what", "hint"),
-    [
-        (
-            [0, 1, 3, 4],
-            (3,),
-            "label 3 of sample 2 is out of range: the model has 3 outputs",
-            "mend the labels, or build the model with more outputs (--model-arg)",
-        ),
-        (
-            [0, 1, 1, -1],
-            (3,),
-            "label -1 of sample 3 is out of range: the model has 3 outputs",
-            "mend the labels, or build the model with more outputs (--model-arg)",
-        ),
-        (
-            [[0, 1], [1, 9], [9, 1], [0, 0]],
-            (2, 3),
-            "label 9 of sample 1 is out of range: the model has 3 outputs",
-            "mend the labels, or build the model with more outputs (--model-arg)",
-        ),
-        (
-            [[0, 1], [1, 0], [0, 0], [1, 1]],
-            (3,),
-            "has labels of shape [4, 2] for logits of shape [4, 3]",
-            "save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
-        ),
-        (
-            [-100, -100, -100, -100],
-            (3,),
-            "has no label but -100, which counts for nothing",
-            "name labelled data",
-        ),
-        (
-            None,
-            (3,),
-            "has no labels; they are needed",
-            "use one folder a class, or arrays with a key y",
-        ),
-    ],
-)
-def test_labels_that_do_not_fit(labels: list[int] | None, shape: tuple[int, ...], what: str, hint: str) -> None:
-    inputs = inputs_of(torch.zeros(4, 2), None if labels is None else torch.tensor(labels))
-    error = refusal(DataError, check_labels, inputs, lambda _: None, shape=shape, purpose="they are needed")
-    assert told(error) == (f"some data: {what}", hint)
 
 
 def test_too_few_samples() -> None:

@@ -1,0 +1,107 @@
+"""Classification: one class for each sample, or for each position of a sample such as a token or a pixel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.samples import IGNORED
+from ntt_cli.errors import DataError
+from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.tasks.base import Reduction, Task
+
+LABELS_A_CLASS = 20
+"""Where classes have no names, so many labels must be there for each output before one without a class is reported."""
+
+
+class Classification(Task):
+    """Cross-entropy, and the highest logit as the choice."""
+
+    name = "classification"
+
+    def loss(
+        self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"], reduction: Reduction = "mean"
+    ) -> Float[Tensor, ""]:
+        """The cross-entropy."""
+        return label_loss(outputs, targets, reduction=reduction)
+
+    def count(self, targets: Int[Tensor, "n *positions"]) -> Int[Tensor, ""]:
+        """All labels but those that are ignored."""
+        return (targets != IGNORED).sum()
+
+    def correct(self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"]) -> int:
+        """How often the highest logit is that of the label."""
+        rows, counted = counted_rows(outputs, targets)
+        return int((rows.argmax(dim=1) == counted).sum())
+
+    def check(self, inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
+        """Refuse data without labels, or with labels without an output; warn of outputs without a class.
+
+        Args:
+            inputs: the data.
+            on_event: told the warning.
+            shape: of one sample's logits, `(*positions, classes)`.
+            purpose: what the labels are for.
+
+        Raises:
+            DataError: if labels are missing, out of range, or not one for each row of logits.
+        """
+        labels, spec = inputs.samples.labels, inputs.samples.spec
+        if labels is None:
+            raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
+        *positions, classes = shape
+        if list(labels.shape[1:]) != positions:
+            raise DataError(
+                spec,
+                f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
+                hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
+            )
+        wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
+        if wrong.any():
+            first = tuple(int(i) for i in wrong.nonzero()[0])
+            raise DataError(
+                spec,
+                f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
+                hint="mend the labels, or build the model with more outputs (--model-arg)",
+            )
+        if (labels == IGNORED).all():
+            raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
+        names = inputs.samples.class_names
+        if names is None and (labels.ndim > 1 or len(labels) < LABELS_A_CLASS * classes):
+            return
+        known = int(labels.max()) + 1 if names is None else len(names)
+        if known < classes:
+            on_event(Warned(f"{spec} has {known:,} classes, and the network {classes:,} outputs: some have no class"))
+
+
+CLASSIFICATION = Classification()
+
+
+def label_loss(
+    logits: Shaped[Tensor, "n *more"],
+    labels: Int[Tensor, "n *positions"],
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, ""]:
+    """The cross-entropy over all labels that are not `IGNORED`.
+
+    Args:
+        logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
+        labels: classes.
+        reduction: over labels.
+    """
+    rows = logits.reshape(labels.numel(), -1)
+    return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def counted_rows(
+    logits: Shaped[Tensor, "n *more"], labels: Int[Tensor, "n *positions"]
+) -> tuple[Float[Tensor, "r c"], Int[Tensor, "r"]]:
+    """The rows of logits whose labels are not `IGNORED`, and those labels."""
+    rows, flat = logits.reshape(labels.numel(), -1), labels.flatten()
+    counted = flat != IGNORED
+    return rows[counted], flat[counted]
