@@ -217,9 +217,10 @@ def _check_origin(
         UsageError: if the method would draw other weights, and there is one set alone.
     """
     if method.reinitialises and (weights.origin == "factory" or sources.model is not None):
+        only = "is one network alone" if sources.model is not None else "says TRAINED: it always builds the same"
         raise UsageError(
             f"--method {config.method}",
-            f"puts the mask on other random weights, and {config.model} has one set of them alone",
+            f"puts the mask on other random weights, and {config.model} {only}",
             hint="choose another method",
         )
     if sources.model is not None or weights.origin != "random":

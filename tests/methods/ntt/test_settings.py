@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ntt_cli.config import ModelOptions, PruneConfig
+from ntt_cli.config import ModelOptions, PruneConfig, method_class
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.networks.loading.models import load_model
