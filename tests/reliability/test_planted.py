@@ -24,68 +24,68 @@ class Mistake:
     test: str
 
 
-IN_RESUMED = "workflows/test_resume.py::test_the_same_bytes_wherever_it_is_interrupted"
+IN_RESUMED = "runs/test_resume.py::test_the_same_bytes_wherever_it_is_interrupted"
 MISTAKES = {
     "no fsync": Mistake(
-        "io/files.py",
+        "files/atomic.py",
         "os.fsync(number)",
         "pass",
-        "io/test_files.py::test_data_reach_the_disk_before_the_name_and_the_name_before_the_end",
+        "files/test_atomic.py::test_data_reach_the_disk_before_the_name_and_the_name_before_the_end",
     ),
     "no fsync, and a power cut": Mistake(
-        "io/files.py",
+        "files/atomic.py",
         "os.fsync(number)",
         "pass",
         "reliability/test_kills.py::test_killed_at_every_call[prune-tear]",
     ),
     "written in place": Mistake(
-        "io/files.py",
+        "files/atomic.py",
         'temporary.open("xb")',
         '(temporary := path).open("wb")',
         "reliability/test_kills.py::test_killed_at_every_call[prune-kill]",
     ),
     "generator not restored": Mistake(
-        "workflows/training_progress.py",
+        "training/progress.py",
         "torch.randperm(samples, generator=self.order)",
         "pass",
         f"{IN_RESUMED}[finetune]",
     ),
-    "moments not restored": Mistake("core/optimiser.py", '{"state": state}', "{}", f"{IN_RESUMED}[prune]"),
+    "moments not restored": Mistake("runtime/optimiser.py", '{"state": state}', "{}", f"{IN_RESUMED}[prune]"),
     "dropout drawn on": Mistake(
-        "workflows/finetune.py",
-        "seed_global_draws(task.config.seed, training.step, keeper.world.rank)",
+        "training/finetune.py",
+        "seed_global_draws(task.config.seed, training.step, run.group.rank)",
         "pass",
         f"{IN_RESUMED}[finetune dropout]",
     ),
     "only gradients masked": Mistake(
-        "core/training.py",
+        "training/step.py",
         "zero_pruned(parameters[name], mask)",
         "zero_pruned(parameters[name].grad, mask)",
-        "core/test_training.py::test_pruned_weights_stay_zero_under_momentum_and_decay",
+        "training/test_step.py::test_pruned_weights_stay_zero_under_momentum_and_decay",
     ),
     ">= for exact counts": Mistake(
-        "core/masks.py",
+        "masks/masks.py",
         "mask = flat > lowest",
         "mask = flat >= lowest",
-        "core/test_masks.py::test_keeps_what_sorting_by_score_and_index_keeps",
+        "masks/test_masks.py::test_keeps_what_sorting_by_score_and_index_keeps",
     ),
     "seal not compared": Mistake(
-        "io/metadata.py",
+        "files/metadata.py",
         "digest.hexdigest() == record.file_sha256",
         "True",
         "reliability/test_damage.py",
     ),
     "weights not looked at": Mistake(
-        "workflows/runs/keeper.py",
+        "runs/checkpointer.py",
         "not value.isfinite().all()",
         "False",
-        "workflows/runs/test_keeper.py::test_numbers_that_are_not_finite_are_never_saved",
+        "runs/test_checkpointer.py::test_numbers_that_are_not_finite_are_never_saved",
     ),
     "losses not looked at": Mistake(
-        "workflows/runs/looks.py",
+        "runs/finite_checks.py",
         "not all(finite)",
         "False",
-        "workflows/test_resume.py::test_the_last_good_state_is_kept",
+        "runs/test_resume.py::test_the_last_good_state_is_kept",
     ),
 }
 
