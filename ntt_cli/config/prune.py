@@ -24,7 +24,7 @@ from ntt_cli.config.options import (
     SavingSeconds,
     unread,
 )
-from ntt_cli.config.words import advice, joined, typed
+from ntt_cli.config.words import joined, not_one_of
 
 BY_METHOD = "by method"
 """Field metadata: methods read the option that say so. All of NTT's own are of this kind."""
@@ -137,7 +137,7 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     @classmethod
     def _known_method(cls, method: str) -> str:
         if method not in method_names():
-            raise ValueError(f"{typed(method)} is no method; {advice(method, method_names())}")
+            raise ValueError(not_one_of(method, method_names()))
         return method
 
     @model_validator(mode="after")

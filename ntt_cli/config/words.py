@@ -108,6 +108,12 @@ def advice(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
+def not_one_of(word: str, known: Sequence[str]) -> str:
+    """That a word is none of those known, with the nearest."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"is not one of {', '.join(known)}" + "".join(f"; did you mean {one}?" for one in near)
+
+
 def _one(problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
@@ -116,5 +122,4 @@ def _one(problem: ErrorDetails) -> str:
 
 def _choice(problem: ErrorDetails) -> str:
     known = [word.strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-    near = difflib.get_close_matches(str(problem["input"]), known, n=1)
-    return f"is not one of {', '.join(known)}" + "".join(f"; did you mean {word}?" for word in near)
+    return not_one_of(str(problem["input"]), known)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
-from ntt_cli.data import Samples
+from ntt_cli.config import EvaluateConfig
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.data.labels import by_name, warn_of_order
-from ntt_cli.errors import DataError, UsageError
 from ntt_cli.evaluation.agreement import (
     Networks,
     measure_agreement,
@@ -21,25 +17,22 @@ from ntt_cli.evaluation.agreement import (
     warn_if_disconnected,
     warned_of,
 )
+from ntt_cli.evaluation.job import EvaluateJob, prepare
 from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.open import (
     Weights,
     describe_sparse_teacher,
-    held_masks,
     open_weights,
     warn_of_filled_zeros,
 )
-from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import to_functional
-from ntt_cli.results import Accuracy, EvaluateReport
+from ntt_cli.results import Accuracy, Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
@@ -54,7 +47,7 @@ def run(
     class_names: tuple[str, ...] | None = None,
     sources: Sources = AS_NAMED,
 ) -> EvaluateReport:
-    """Evaluate a checkpoint.
+    """Evaluate a network.
 
     Args:
         config: as the user gave it.
@@ -68,64 +61,16 @@ def run(
         NttError: if any other input is unusable.
     """
     seed_as_users_do(config.seed)
-    device = pick_device(config.device)
-    loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
-    masks = held_masks(weights, loaded.module, config, on_event)
-    model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
-    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    samples = sources.load_samples(config, loaded, split=config.split)
-    inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
-    if inputs.samples.normalised and config.mean is not None:
-        raise UsageError("--mean", f"does nothing to {inputs.samples.spec}", hint="leave out --mean and --std")
-    if inputs.samples.split is None and config.gives("split"):
-        what = f"the data {inputs.samples.spec} is not divided into parts"
-        raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
-    require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
-    shape = check_forward(model, inputs, on_event, where=config.model)
-    known_names = class_names or weights.class_names
-    inputs = replace(inputs, samples=by_name(inputs.samples, known_names, on_event, purpose="accuracy is over"))
-    labelled = inputs.samples.labels is not None
-    if labelled or config.min_accuracy is not None:
-        CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
-        if known_names is None:
-            warn_of_order(inputs.samples, on_event, outputs=shape[-1])
-    elif config.teacher is None:
-        raise DataError(
-            inputs.samples.spec,
-            f"has no labels{_alone(inputs.samples)}, and there is no teacher to compare with",
-            hint="name labelled data with --data, or the dense weights with --teacher",
-        )
-    classes = number_of_choices(shape, loaded, inputs)
-    if warn_if_disconnected(model.bind(), model.params, inputs, on_event):
-        classes = None
-    agreement = None
-    if config.teacher is not None:
-        teacher_weights = open_weights(sources.teacher or config.teacher, loaded, on_event, role="teacher")
-        describe_sparse_teacher(teacher_weights, on_event)
-        _compare_records(config, weights, teacher_weights, inputs, on_event)
-        teacher = to_functional(
-            loaded.module, device, lambda _: None, select_outputs=loaded.select_outputs
-        )  # what there is to say has been said
-        networks = Networks(model.bind(), model.params, teacher.bind(), teacher.params)
-        agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
-        outputs = math.prod(shape)
-        if config.kernels and find_kernel(
-            teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
-        ):
-            distance = warned_of(
-                "distance between the kernels",
-                lambda: measure_kernel_distance(networks, inputs, outputs=outputs, batch_size=config.batch_size),
-                on_event,
-            )
-            agreement = agreement.model_copy(update={"kernel_distance": distance})
-    accuracy = _accuracy(model, inputs, shape[-1], config.batch_size, on_event) if labelled else None
-    masks = {name: mask.to(device) for name, mask in masks.items()}
+    job = prepare(config, on_event, class_names, sources)
+    model, inputs = job.model, job.inputs
+    agreement = _agreement(job, on_event)
+    accuracy = _accuracy(job, on_event) if inputs.samples.labels is not None else None
+    masks = {name: mask.to(inputs.device) for name, mask in job.masks.items()}
     counted = without_biases(masks)
     kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
     warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
-    gate = config.min_accuracy
+    path, gate = sources.weights_of(config.checkpoint), config.min_accuracy
     return EvaluateReport(
         checkpoint=config.checkpoint,
         model=config.model,
@@ -140,18 +85,39 @@ def run(
         density=kept / prunable if prunable else None,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
-        file_bytes=find_weights(Path(config.checkpoint)).bytes
-        if isinstance(sources.weights_of(config.checkpoint), str)
-        else None,
+        file_bytes=find_weights(Path(path)).bytes if isinstance(path, str) else None,
         sparse_bytes=_sparse_bytes(model, masks),
         min_accuracy=gate,
         passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
     )
 
 
-def _alone(samples: Samples) -> str:
-    folder = samples.only_folder
-    return "" if folder is None else f" (its one sub-folder, {folder}, is no class that the network is known to have)"
+def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
+    """How well the network agrees with its teacher, where there is one."""
+    config, inputs = job.config, job.inputs
+    classes = number_of_choices(job.shape, job.loaded, inputs)
+    if warn_if_disconnected(job.model.bind(), job.model.params, inputs, on_event):
+        classes = None
+    if config.teacher is None:
+        return None
+    weights = open_weights(job.sources.teacher or config.teacher, job.loaded, on_event, role="teacher")
+    describe_sparse_teacher(weights, on_event)
+    _compare_records(config, job.weights, weights, inputs, on_event)
+    # Without events: what there is to say of the network has been said.
+    teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
+    networks = Networks(job.model.bind(), job.model.params, teacher.bind(), teacher.params)
+    agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
+    outputs = math.prod(job.shape)
+    if not config.kernels or not find_kernel(
+        teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
+    ):
+        return agreement
+    distance = warned_of(
+        "distance between the kernels",
+        lambda: measure_kernel_distance(networks, inputs, outputs=outputs, batch_size=config.batch_size),
+        on_event,
+    )
+    return agreement.model_copy(update={"kernel_distance": distance})
 
 
 def _compare_records(
@@ -175,11 +141,12 @@ def _compare_records(
         )
 
 
-def _accuracy(model: FunctionalModel, inputs: Inputs, classes: int, batch_size: int, on_event: EventSink) -> Accuracy:
+def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:
+    model, inputs, classes = job.model, job.inputs, job.shape[-1]
     apply, loss = model.bind(), 0.0
     first, fifth, classes_of = [], [], []
     with torch.no_grad():
-        for indices in torch.arange(len(inputs)).split(batch_size):
+        for indices in torch.arange(len(inputs)).split(job.config.batch_size):
             logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
             loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
             rows, counted = counted_rows(logits, labels)

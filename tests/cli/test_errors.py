@@ -279,7 +279,7 @@ def test_options(ntt: Ntt, arguments: list[str], error: str, hint: str) -> None:
         (["prune", MODEL, "extra", *PRUNE], "extra"),
         (["prune", MODEL, "--sparsity"], "--sparsity: needs a value"),
         (["prune", MODEL, "--sparsity", "lots"], "--sparsity lots: is not a number"),
-        (["prune", MODEL, *PRUNE, "--method", "magic"], "magic: is not one of ntt, ntt-shuffled, ntt-fresh"),
+        (["prune", MODEL, *PRUNE, "--method", "magic"], "magic: is not one of ntt, grasp, iterative-snip"),
         (["prune", MODEL, "--sparsity", "0.9", "--steps", "1.5"], "--steps 1.5: is not a whole number or auto"),
         (["inspect"], "FILE: is required"),
         (["prune", MODEL, *PRUNE, "--compile=3"], "--compile: takes no value"),
