@@ -90,7 +90,8 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
     @property
     def named_output(self) -> str:
         """The output, or its default."""
-        return self.output or ("dense.safetensors" if self.checkpoint is None else "tuned.safetensors")
+        default = "dense.safetensors" if self.checkpoint is None else "tuned.safetensors"
+        return default if self.output is None else self.output
 
 
 class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):

@@ -224,8 +224,8 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
     kept, prunable = count_kept(pruned.masks), sum(job.sizes.values())
     output = job.config.output
     return PruneReport(
-        output=str(Path(output)) if output else "",
-        report=str(report_path(Path(output))) if output else "",
+        output=str(Path(output)) if output is not None else "",
+        report=str(report_path(Path(output))) if output is not None else "",
         model=job.config.model,
         method=job.config.method,
         teacher=_teacher(job),
