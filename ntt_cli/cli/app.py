@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from ntt_cli import __version__
-from ntt_cli.cli.bad_usage import BAD_USAGE, tell_bad_usage
 from ntt_cli.runtime.signals import leaving
+
+BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
+"""The parser's own error; typer exports some of its kinds alone."""
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             code = make_app(given)(given, prog_name="ntt", obj=given, standalone_mode=False)
         except BAD_USAGE as error:
+            from ntt_cli.cli.bad_usage import tell_bad_usage  # imports the options, which `ntt --help` does not need
+
             code = tell_bad_usage(error, " ".join(["ntt", *_named(given)]))
         except SystemExit as exit:
             # Rich and typer end so where nobody reads the help to its end. That is no failure.

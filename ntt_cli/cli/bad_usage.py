@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import typer
-
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import advice, typed
 from ntt_cli.errors import UsageError
-
-BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
-"""The parser's own error; typer exports some of its kinds alone."""
 
 
 def tell_bad_usage(error: Any, command: str) -> int:
