@@ -164,7 +164,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     described = field.description
     if name == "method":
         words = list(method_names())
-        described = f"{described} There are {', '.join(words)}."
+        behind = ", ".join(one.replace("_", "-") for one in sorted(BEHIND_METHOD))
+        described = f"{described} Methods: {', '.join(words)}. Only behind ntt: {behind}."
     kind: Any
     default: Any
     if field.annotation is bool:

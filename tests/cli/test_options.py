@@ -6,7 +6,7 @@ import pytest
 
 from ntt_cli import __version__
 from ntt_cli.cli.options import flag
-from ntt_cli.config import COMMANDS
+from ntt_cli.config import BEHIND_METHOD, COMMANDS
 from tests.cli.conftest import MODEL, Ntt
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -18,7 +18,8 @@ def test_every_setting_is_an_option(ntt: Ntt, command: str, monkeypatch: pytest.
     result = ntt(command, "--help")
     assert (result.code, result.err) == (0, "")
     for name in COMMANDS[command].model_fields:
-        assert (flag(name) if name != "model" else "MODEL") in result.out
+        shown = name.replace("_", "-") if name in BEHIND_METHOD else flag(name) if name != "model" else "MODEL"
+        assert shown in result.out
     for name in ("--config", "--json", "--quiet", "--debug", "Examples:", f"ntt {command} model.py"):
         assert name in result.out
 
@@ -79,7 +80,7 @@ def test_the_length_given_goes_before_the_other_length_in_the_file(
         ("sparsity = 'high'", "sparsity = high: is not a number", "0.95 keeps 5%"),
         ("sparsity = 2", "sparsity = 2: should be less than 1", "0.95 keeps 5%"),
         ("sparsity = 0.5\nsteps = 2.5", "steps = 2.5: is not a whole number or auto", "Transfer steps"),
-        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: is not one of ntt, ntt-shuffled", "ntt learns"),
+        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: is not one of ntt, grasp", "ntt learns"),
         ("sparsity = 0.5\nexclude = 'fc*'", "exclude = 'fc*': should be a list", "pattern"),
         ("sparsity = 0.5\n[prune]\nmethod = 'random'\nsteps = 5", "steps = 5: method random does not read it", "leave"),
         ("sparsity = []", "sparsity = []: is not a number", "0.95"),
