@@ -7,8 +7,10 @@ from os import PathLike, fspath
 from typing import Any, Literal, overload
 
 from ntt_cli.api.calls import Progress, apart, configured
-from ntt_cli.api.network import Model, PruneResult, data_of, network_of, result_of, weights_name
-from ntt_cli.config import PruneConfig, method_class
+from ntt_cli.api.methods import name_of
+from ntt_cli.api.network import Model, PruneResult, data_of, network_of, own_weights, result_of
+from ntt_cli.api.words import told_in_python
+from ntt_cli.config import PruneConfig
 from ntt_cli.errors import UsageError
 from ntt_cli.methods.base import Method
 from ntt_cli.pruning import prune as pruning
@@ -52,7 +54,7 @@ def prune(
     model: Model,
     data: object = None,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
     method: str | Method | type[Method] = "ntt",
     trained: bool = True,
     output: str | PathLike[str] | None = None,
@@ -71,7 +73,7 @@ def prune(
         data: inputs, float32 `[n, ...]` as the network takes them, uint8 images `[n, c, h, w]`, or int64 tokens
             `[n, t]`: a tensor, a `Dataset`, a `DataLoader` (its samples are drawn anew), or a name as on the command
             line. Labels are not looked at, but by the methods that need them.
-        sparsity: fraction of the prunable weights to remove, from 0 to below 1.
+        sparsity: fraction of the prunable weights to remove, from 0 to below 1; it has no default.
         method: the name of a method, its class, or one made with options of its own.
         trained: the weights of a network object are trained. NTT matches outputs alone then; of other weights the
             kernel, too.
@@ -99,17 +101,17 @@ def prune(
     named, objects = data_of(data)
     sources = replace(sources, data=objects)
     name, made = _method_of(method)
-    if sources.model is not None and options.get("weights") is None:
-        options["weights"] = weights_name(model) if sources.checkpoint else None
+    options["weights"] = own_weights(model, "weights", options)
     values = network | named | options | {"sparsity": sparsity, "method": name}
     config = configured(PruneConfig, values).model_copy(update={"output": None if output is None else fspath(output)})
-    with apart(progress) as (on_event, warnings):
+    with apart(progress, sources) as (on_event, warnings):
         if dry_run:
             return pruning.plan(config, on_event, sources, made)
         outcome = pruning.prune(config, on_event, stop, sources, made)
     return result_of(PruneResult, outcome, warnings, sources, values)
 
 
+@told_in_python()
 def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]:
     """The name of a method, and the method where it is made already.
 
@@ -121,8 +123,4 @@ def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]
     kind = method if isinstance(method, type) else type(method)
     if not issubclass(kind, Method):
         raise UsageError("method", f"is a value of type {kind.__name__}", hint="give a name, or a subclass of Method")
-    if not kind.name or method_class(kind.name) is not kind:
-        raise UsageError(
-            f"method={kind.__name__}", "is not registered", hint='put @ntt_cli.register_method("name") before the class'
-        )
-    return kind.name, None if isinstance(method, type) else method
+    return name_of(kind), None if isinstance(method, type) else method

@@ -166,6 +166,23 @@ class Method:
         moves_weights: it trains the weights; other methods leave those that they keep as they are.
         reinitialises: it ends with another draw of the initialisation, which a network of trained weights has not.
         reads: the options of `ntt prune` that it reads, beside those that every method does.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> @ntt.register_method("gradient")
+        ... class Gradient(ntt.Method):
+        ...     needs, allocation = "inputs", "erk"
+        ...
+        ...     def __init__(self, power=1.0):
+        ...         self.power = power
+        ...
+        ...     def scores(self, context, masks):
+        ...         params = context.masked(masks)
+        ...         loss = lambda params: context.apply(params, next(context.batches())).square().mean()
+        ...         gradients = torch.func.grad(loss)(params)
+        ...         return {name: (params[name] * gradients[name]).abs() ** self.power for name in context.names}
+        >>> ntt.prune(torch.nn.Linear(4, 8), torch.randn(32, 4), sparsity=0.5, method=Gradient(power=2)).report.method
+        'gradient'
     """
 
     name: ClassVar[str] = ""
