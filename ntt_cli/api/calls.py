@@ -67,6 +67,16 @@ def _as_option(value: object, kind: type[Options], name: str) -> object:
     return (value,) if one and isinstance(kind.model_fields[name].default, tuple) else value
 
 
+@told_in_python()
+def _shown(progress: Progress | None) -> Callable[[Event], None] | None:
+    if progress is True:
+        return progress_lines()
+    if progress and not callable(progress):
+        what = f"is a value of type {type(progress).__name__}"
+        raise UsageError("progress", what, hint="give True for lines on stderr, or a function that takes an event")
+    return progress or None
+
+
 @contextlib.contextmanager
 def apart(progress: Progress = False, sources: Sources = AS_NAMED) -> Generator[tuple[EventSink, list[str]]]:
     """Do the work with torch as ntt expects it, and leave everything as the caller had it.
@@ -84,11 +94,8 @@ def apart(progress: Progress = False, sources: Sources = AS_NAMED) -> Generator[
     Raises:
         UsageError: if `progress` is nothing that can be told.
     """
-    if progress is not None and not isinstance(progress, bool) and not callable(progress):
-        what = f"is a value of type {type(progress).__name__}"
-        raise UsageError("progress", what, hint="give True for lines on stderr, or a function that takes an event")
     told: list[str] = []
-    show = progress_lines() if progress is True else progress or None
+    show = _shown(progress)
 
     def on_event(event: Event) -> None:
         if sources.in_memory and isinstance(event, Noted | Warned):

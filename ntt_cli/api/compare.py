@@ -99,12 +99,12 @@ def compare(
     if (test_name := test_named.get("data")) is not None:
         values["test_data"] = test_name
     config = configured(CompareConfig, values)
-    if objects is not None and test_objects is None and config.test_data is None:
-        hint = "give inputs and labels to test on as test_data"
-        raise DataError("test_data", "is missing, and data that is an object has no test part", hint=hint)
     sources = replace(sources, data=objects, test_data=test_objects)
     here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
     with apart(progress, sources) as (on_event, _):
+        if objects is not None and test_objects is None and config.test_data is None:
+            hint = "give inputs and labels to test on as test_data"
+            raise DataError("test_data", "is missing, and data that is an object has no test part", hint=hint)
         if plan:
             return comparison.plan(config, on_event, sources)
         return comparison.run(config, on_event, in_process=here, sources=sources)

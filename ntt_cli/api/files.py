@@ -31,7 +31,7 @@ def inspect(path: str | PathLike[str]) -> Inspection:
         >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
         >>> saved = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.75, method="magnitude", output=path)
         >>> ntt.inspect(path).tensors["weight"].shape
-        [8, 4]
+        (8, 4)
     """
     with told_in_python():
         return inspection.run(Path(path))
@@ -76,7 +76,7 @@ def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> Mode
     Example:
         >>> import tempfile, ntt_cli as ntt
         >>> path = ntt.init(tempfile.mkdtemp() + "/model.py").output
-        >>> ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity
+        >>> round(ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity, 3)
         0.9
     """
     with told_in_python():

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from ntt_cli.api.words import told_in_python
 from ntt_cli.config import method_class
 from ntt_cli.config import register_method as register
 from ntt_cli.errors import DivergedError, UsageError
@@ -61,6 +62,7 @@ def register_method(name: str) -> Callable[[M], M]:
     return take
 
 
+@told_in_python()
 def name_of(kind: type[Method]) -> str:
     """The name that a class is registered under.
 
