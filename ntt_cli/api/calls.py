@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import logging
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, TypeVar
@@ -29,12 +29,16 @@ LOGGER = logging.getLogger("ntt_cli")
 """Warnings go here; nobody sees them unless the caller sets logging up."""
 LOGGER.addHandler(logging.NullHandler())
 
+OF_SHAPE = {"image_size", "input_shape"}
+OF_FILES = ("force", "resume", "allow_mismatch", "checkpoint_every")
+"""Options by what they are about."""
+
 C = TypeVar("C", bound=Options)
 
 
 @told_in_python(objects=True)
 def configured(kind: type[C], values: dict[str, Any]) -> C:
-    """The configuration of these options. `None` leaves one out, and a list of one thing may be the thing itself.
+    """The configuration of these options. `None` leaves one out.
 
     Raises:
         UsageError: if one is unknown, missing, of the wrong type or out of bounds, or nothing reads it.
@@ -61,10 +65,33 @@ def configured(kind: type[C], values: dict[str, Any]) -> C:
 
 
 def _as_option(value: object, kind: type[Options], name: str) -> object:
+    """A value as the command line would have it: one thing for a list, `3x32` for a shape, `KEY=VALUE` for a dict."""
+    field = kind.model_fields[name]
+    several, number = isinstance(field.default, tuple), isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, PathLike):
         return fspath(value)
-    one = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return (value,) if one and isinstance(kind.model_fields[name].default, tuple) else value
+    if several and isinstance(value, Mapping):
+        return tuple(f"{key}={of_it}" for key, of_it in value.items())
+    if several and (number or isinstance(value, str)):
+        return (value,)
+    if field.annotation in {str, str | None}:
+        if isinstance(value, list | tuple):
+            return ("x" if name in OF_SHAPE else ",").join(map(str, value))
+        return str(value) if number else value
+    return value
+
+
+@told_in_python()
+def require_output(output: object, options: Mapping[str, Any]) -> None:
+    """Refuse options about files where none is written.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    for name in OF_FILES:
+        if output is None and options.get(name):
+            what = "nothing is written, so that nothing reads it"
+            raise UsageError(f"{name}={options[name]}", what, hint="give output, or leave it out")
 
 
 @told_in_python()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
-from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.calls import Progress, apart, configured, require_output
 from ntt_cli.api.network import FinetuneResult, Model, data_of, network_of, own_weights, result_of
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.runtime.signals import Stop
@@ -53,6 +53,7 @@ def finetune(
         >>> bool((tuned.model[0].weight[~tuned.masks["0.weight"]] == 0).all())
         True
     """
+    require_output(output, options)
     network, sources = network_of(model)
     named, objects = data_of(data)
     sources = replace(sources, data=objects)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Literal, overload
 
-from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.calls import Progress, apart, configured, require_output
 from ntt_cli.api.methods import name_of
 from ntt_cli.api.network import Model, PruneResult, data_of, network_of, own_weights, result_of
 from ntt_cli.api.words import told_in_python
@@ -81,7 +81,8 @@ def prune(
         progress: `True` writes lines to stderr now and then; a function is given each event.
         stop: asks for the end from outside.
         dry_run: do nothing, and return what would be done, with its time and memory.
-        **options: all other options of `ntt prune`, with underscores: `steps=500`, `exclude=("fc.*",)`.
+        **options: all other options of `ntt prune`, with underscores: `steps=500`, `exclude=("conv1.*", "fc.*")`,
+            `layer_density={"fc.weight": 0.2}`, `mean=(0.5, 0.4, 0.4)`.
 
     Returns:
         the sparse network (`.model`, `.masks`, `.report`, `.save(path)`); a plan, if asked for a dry run.
@@ -97,6 +98,7 @@ def prune(
         >>> result.report.kept, sorted(result.masks), type(result.model)
         (28, ['0.weight', '2.weight'], <class 'torch.nn.modules.container.Sequential'>)
     """
+    require_output(output, options)
     network, sources = network_of(model, trained=trained)
     named, objects = data_of(data)
     sources = replace(sources, data=objects)

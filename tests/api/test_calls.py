@@ -169,7 +169,7 @@ def test_unknown_options_name_the_nearest() -> None:
         ({"device": "gpu"}, "device=gpu: there is no such device here"),
         ({"exclude": "3.*", "method": "magnitude"}, "exclude="),
         ({"exclude": "*"}, "has no prunable weights"),
-        ({"allow_mismatch": True}, "it is read with resume=True alone"),
+        ({"allow_mismatch": True, "output": "a.safetensors"}, "it is read with resume=True alone"),
         ({"compile": True, "micro_batch": 4}, "give either compile or micro_batch"),
     ],
     ids=str,
@@ -255,6 +255,26 @@ def test_numbers_and_paths_of_other_kinds() -> None:
     first.save("a.safetensors")
     again = ntt.prune(network(5), weights=Path("a.safetensors"), **options)
     assert equal(again.masks, first.masks)
+
+
+def test_options_as_python_has_them() -> None:
+    images = torch.arange(20 * 3 * 8 * 8, dtype=torch.uint8).view(20, 3, 8, 8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.Linear(8, 3))
+    common: dict[str, Any] = {"sparsity": 0.5, "method": "wanda", "image_size": 4}
+    typed = ntt.prune(net, images, layer_density=("2.weight=0.4",), mean="0.5,0.4,0.3", std="0.2,0.2,0.1", **common)
+    meant = ntt.prune(net, images, layer_density={"2.weight": 0.4}, mean=(0.5, 0.4, 0.3), std=[0.2, 0.2, 0.1], **common)
+    assert equal(meant.masks, typed.masks)
+    assert typed.report.layers[1].density == pytest.approx(0.4, abs=0.02)
+    sized = ntt.prune(net, "noise:20", input_shape=(3, 4, 4), sparsity=0.5, method="magnitude", exclude="2.*")
+    assert sized.report.prunable == 8 * 3 * 4 * 4
+
+
+def test_options_about_files_that_are_not_written() -> None:
+    for name, value in {"force": True, "resume": True, "checkpoint_every": 1.0}.items():
+        for work in (_prune, _finetune):
+            said = refusal(ntt.NttError, work, network(), **{name: value})
+            assert said.startswith(f"{name}={value}: nothing is written")
+            assert said.endswith("give output, or leave it out")
 
 
 def test_signals_of_the_caller_are_heard() -> None:
