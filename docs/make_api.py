@@ -79,6 +79,7 @@ def page() -> str:
     parts = [HEAD, "## Functions\n", *(_function(name) for name in FUNCTIONS)]
     parts += ["## Networks and errors\n", *(_class(name) for name in CLASSES)]
     parts += ["## Methods of your own\n", *(_function(n) if n == METHODS[0] else _class(n) for n in METHODS)]
+    parts += [_class(name) for name in ntt.__all__ if name not in public() and name != "__version__"]
     parts += ["## Kernels\n", *(_function(name) for name in KERNELS)]
     parts += [
         "## Reports\n",
@@ -89,7 +90,7 @@ def page() -> str:
 
 
 def public() -> set[str]:
-    """The names that the page has."""
+    """The names that have their place on the page; others that are public stand behind the methods."""
     return {*FUNCTIONS, *KERNELS, *CLASSES, *METHODS, *(kind.__name__ for kind in REPORTS)}
 
 

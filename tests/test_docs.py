@@ -107,12 +107,15 @@ def test_the_page_of_python_is_what_the_docstrings_say(monkeypatch: pytest.Monke
 
 
 def test_the_page_of_python_has_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {*ntt_cli.__all__} - {"__version__"} <= make_api(monkeypatch).public()
+    page = make_api(monkeypatch).page()
+    assert not [name for name in ntt_cli.__all__ if f"### `{name}`" not in page and name != "__version__"]
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*ntt_cli.__all__} - {"EvaluateReport", "MethodContext", "NttError", "SparseNetwork", "__version__"})
-)
+WITHOUT_EXAMPLE = {"EvaluateReport", "MethodContext", "NttError", "SparseNetwork", "Task", "__version__"}
+"""Nobody makes one by hand."""
+
+
+@pytest.mark.parametrize("name", sorted({*ntt_cli.__all__} - WITHOUT_EXAMPLE))
 def test_examples_of_public_names_print_what_they_say(name: str, folder: Path) -> None:
     found = getattr(ntt_cli, name)
     tests = [test for test in doctest.DocTestFinder(recurse=True).find(found, name, globs={}) if test.examples]
