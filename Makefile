@@ -35,6 +35,7 @@ mutants: .venv/installed
 # Writes what the documents quote: the commands' --help, and a picture of the progress panel.
 docs: .venv/installed
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_panel.py
 
 .venv/installed: pyproject.toml $(CONSTRAINTS)

@@ -30,7 +30,7 @@ _WHERE = {
     "kernel_vector_product": "api.kernels",
     "load": "api.load",
     "prune": "api.prune",
-    "register_method": "config",
+    "register_method": "api.methods",
     "report": "api.report",
     "verify": "api.files",
 }
@@ -68,10 +68,10 @@ if TYPE_CHECKING:
     from ntt_cli.api.finetune import finetune
     from ntt_cli.api.kernels import empirical_ntk, kernel_vector_product
     from ntt_cli.api.load import load
+    from ntt_cli.api.methods import register_method
     from ntt_cli.api.network import FinetuneResult, PruneResult, SparseNetwork
     from ntt_cli.api.prune import prune
     from ntt_cli.api.report import report
-    from ntt_cli.config import register_method
     from ntt_cli.errors import NttError
     from ntt_cli.methods.base import Method, MethodContext
     from ntt_cli.methods.ntt.method import NTT

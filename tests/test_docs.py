@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import doctest
+import io
+import os
 import re
 import shlex
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+import ntt_cli
 from ntt_cli.config import DataOptions
 from ntt_cli.data import load_samples
 
@@ -89,6 +94,53 @@ def test_the_reference_is_what_help_prints() -> None:
         [sys.executable, "docs/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def make_api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return import_module("make_api")
+
+
+def test_the_page_of_python_is_what_the_docstrings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_api(monkeypatch)
+    assert made.PAGE.read_text() == made.page(), "make docs"
+
+
+def test_the_page_of_python_has_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = make_api(monkeypatch).page()
+    assert not [name for name in ntt_cli.__all__ if f"### `{name}`" not in page and name != "__version__"]
+
+
+WITHOUT_EXAMPLE = {"EvaluateReport", "MethodContext", "NttError", "SparseNetwork", "Task", "__version__"}
+"""Nobody makes one by hand."""
+
+
+@pytest.mark.parametrize("name", sorted({*ntt_cli.__all__} - WITHOUT_EXAMPLE))
+def test_examples_of_public_names_print_what_they_say(name: str, folder: Path) -> None:
+    found = getattr(ntt_cli, name)
+    tests = [test for test in doctest.DocTestFinder(recurse=True).find(found, name, globs={}) if test.examples]
+    assert tests, f"{name} has no example"
+    runner = doctest.DocTestRunner()
+    for test in tests:
+        torch.manual_seed(0)
+        said = io.StringIO()
+        assert runner.run(test, out=said.write).failed == 0, said.getvalue()
+
+
+def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
+    section = README.split("## From Python\n", 1)[1]
+    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert block
+    assert len(block[1].splitlines()) <= 25
+    (tmp_path / "script.py").write_text(block[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    sparse, *accuracies = done.stdout.splitlines()
+    assert re.fullmatch(r"<PruneResult of .*SqueezeNet: 72,467 of 724,672 prunable weights kept> [\d.]+", sparse)
+    assert [re.sub(r" [\d.]+%", "", line) for line in accuracies] == ["ntt:steps=5:", "row-norm:"]
+    assert {path.name for path in tmp_path.iterdir()} > {"sparse.safetensors", "comparison"}
 
 
 def _printed(script: str, *options: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

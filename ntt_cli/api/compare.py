@@ -7,10 +7,12 @@ from os import PathLike, fspath
 from typing import Any, Literal, overload
 
 from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.methods import name_of
 from ntt_cli.api.network import Model, data_of, network_of
 from ntt_cli.comparison import compare as comparison
 from ntt_cli.comparison.results import ComparePlan, CompareReport
 from ntt_cli.config import CompareConfig, built_in_methods
+from ntt_cli.errors import DataError
 
 
 @overload
@@ -61,7 +63,7 @@ def compare(
         output: folder of the results; what is there already is not done again.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         plan: train nothing, and return the trials with a time for those that are left.
-        **options: all other options of `ntt compare`, with underscores: `methods=("ntt", "mine")`,
+        **options: all other options of `ntt compare`, with underscores: `methods=("ntt", Mine)`, names or classes;
             `sparsities=(0.9, 0.95)`, `seeds=(1, 2, 3)`, `epochs=10`.
 
     Returns:
@@ -69,18 +71,40 @@ def compare(
 
     Raises:
         UsageError: if an option is wrong, or nothing reads it.
-        NttError: if the network, the data or the folder is unusable.
+        DataError: if there is no labelled data to train or to test on.
+        NttError: if the network, the data or the folder is unusable. A trial that fails ends no others: `.failed`.
+
+    Example:
+        >>> import tempfile, torch, ntt_cli as ntt
+        >>> x, y = torch.randn(80, 4), torch.arange(80) % 3
+        >>> report = ntt.compare(
+        ...     torch.nn.Linear(4, 3),
+        ...     (x[:64], y[:64]),
+        ...     test_data=(x[64:], y[64:]),
+        ...     methods=("magnitude", "random"),
+        ...     sparsities=0.5,
+        ...     seeds=(1, 2),
+        ...     epochs=1,
+        ...     output=tempfile.mkdtemp() + "/comparison",
+        ... )
+        >>> [(row.method, row.sparsity, row.seeds) for row in report.rows]
+        [('magnitude', 0.5, 2), ('random', 0.5, 2)]
     """
     network, sources = network_of(model)
     named, objects = data_of(data)
     test_named, test_objects = data_of(test_data)
     values = network | named | options | {"output": fspath(output)}
+    if isinstance(methods := options.get("methods"), list | tuple):
+        values["methods"] = [name_of(method) if isinstance(method, type) else method for method in methods]
     if (test_name := test_named.get("data")) is not None:
         values["test_data"] = test_name
     config = configured(CompareConfig, values)
     sources = replace(sources, data=objects, test_data=test_objects)
     here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
-    with apart(progress) as (on_event, _):
+    with apart(progress, sources) as (on_event, _):
+        if objects is not None and test_objects is None and config.test_data is None:
+            hint = "give inputs and labels to test on as test_data"
+            raise DataError("test_data", "is missing, and data that is an object has no test part", hint=hint)
         if plan:
             return comparison.plan(config, on_event, sources)
         return comparison.run(config, on_event, in_process=here, sources=sources)

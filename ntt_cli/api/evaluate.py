@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 from torch import nn
 
 from ntt_cli.api.calls import Progress, apart, configured
-from ntt_cli.api.network import Model, SparseNetwork, data_of, network_of, values_of, weights_name
+from ntt_cli.api.network import Model, SparseNetwork, data_of, network_of, own_weights, teacher_of
 from ntt_cli.config import EvaluateConfig
 from ntt_cli.evaluation import evaluate as evaluation
 from ntt_cli.results import EvaluateReport
@@ -27,7 +27,7 @@ def evaluate(
 
     Args:
         model: what `prune`, `finetune` or `load` returned; a `torch.nn.Module`, which is dense; or a name as on the
-            command line, with `checkpoint="tuned.safetensors"`.
+            command line. A file of weights for the latter two is `checkpoint="tuned.safetensors"`.
         data: inputs with labels, or without them if there is a teacher; as `finetune` takes them.
         teacher: the network to compare with, of the same architecture: an object, or a file of its weights.
         progress: `True` writes lines to stderr now and then; a function is given each event.
@@ -50,13 +50,9 @@ def evaluate(
     network, sources = network_of(model)
     named, objects = data_of(data)
     sources = replace(sources, data=objects)
-    if (own := weights_name(model)) is not None:
-        options["checkpoint"] = own
-    if isinstance(teacher, SparseNetwork):
-        sources = replace(sources, teacher=teacher.checkpoint)
-    elif isinstance(teacher, nn.Module):
-        sources = replace(sources, teacher=values_of(teacher.state_dict()))
-    named_teacher = fspath(teacher) if isinstance(teacher, str | PathLike) else teacher and "the teacher"
+    options["checkpoint"] = own_weights(model, "checkpoint", options, required=True)
+    named_teacher, values = teacher_of(teacher)
+    sources = replace(sources, teacher=values)
     config = configured(EvaluateConfig, network | named | options | {"teacher": named_teacher})
-    with apart(progress) as (on_event, _):
+    with apart(progress, sources) as (on_event, _):
         return evaluation.run(config, on_event, sources=sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from ntt_cli.api.words import told_in_python
 from ntt_cli.files import inspect as inspection
 from ntt_cli.files import template
 from ntt_cli.files import verify as verification
@@ -16,28 +17,67 @@ from ntt_cli.results import ModelFile
 def inspect(path: str | PathLike[str]) -> Inspection:
     """What a checkpoint or a report says about itself.
 
+    Args:
+        path: the file.
+
+    Returns:
+        its tensors by name, with their types and shapes, and the record that ntt wrote into it.
+
     Raises:
         CheckpointError: if it is neither, or damaged.
+
+    Example:
+        >>> import tempfile, torch, ntt_cli as ntt
+        >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
+        >>> saved = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.75, method="magnitude", output=path)
+        >>> ntt.inspect(path).tensors["weight"].shape
+        (8, 4)
     """
-    return inspection.run(Path(path))
+    with told_in_python():
+        return inspection.run(Path(path))
 
 
 def verify(path: str | PathLike[str]) -> Verification:
     """Check every bit of a checkpoint or a report that ntt wrote.
+
+    Args:
+        path: the file.
 
     Returns:
         its kind, size in bytes, number of tensors and SHA-256.
 
     Raises:
         CheckpointError: if a bit has changed, or ntt did not write the file.
+
+    Example:
+        >>> import tempfile, torch, ntt_cli as ntt
+        >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
+        >>> saved = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.75, method="magnitude", output=path)
+        >>> ntt.verify(path).tensors
+        2
     """
-    return verification.run(Path(path))
+    with told_in_python():
+        return verification.run(Path(path))
 
 
 def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> ModelFile:
     """Write a commented model file that every command takes as it is.
 
+    Args:
+        path: of the file, which ends in `.py`.
+        force: overwrite a file that is there.
+
+    Returns:
+        what was written: `.output` is its path.
+
     Raises:
         OutputError: if the file is there already and `force` is not set, or cannot be written.
+
+    Example:
+        >>> import tempfile, ntt_cli as ntt
+        >>> path = ntt.init(tempfile.mkdtemp() + "/model.py").output
+        >>> round(ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity, 3)
+        0.9
     """
-    return template.run(Path(path), force=force)
+    with told_in_python():
+        return template.run(Path(path), force=force)

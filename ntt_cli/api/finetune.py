@@ -6,10 +6,9 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
-from ntt_cli.api.calls import Progress, apart, configured
-from ntt_cli.api.network import FinetuneResult, Model, SparseNetwork, data_of, network_of, result_of
+from ntt_cli.api.calls import Progress, apart, configured, require_output
+from ntt_cli.api.network import FinetuneResult, Model, data_of, network_of, own_weights, result_of
 from ntt_cli.config import FinetuneConfig
-from ntt_cli.runs.sources import OWN
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune as training
 
@@ -29,8 +28,8 @@ def finetune(
     threads and signal handlers.
 
     Args:
-        model: what `prune` or `load` returned; a `torch.nn.Module`, which is dense; or a name as on the command line,
-            with `checkpoint="sparse.safetensors"` for its weights.
+        model: what `prune` or `load` returned; a `torch.nn.Module`, which is dense; or a name as on the command line.
+            A file of weights for the latter two is `checkpoint="sparse.safetensors"`.
         data: inputs and labels: a pair of tensors `[n, ...]` and int64 `[n]`, a `Dataset` or a `DataLoader` of such
             pairs (its samples are drawn anew), or a name as on the command line.
         output: write the checkpoint here, and a report beside it; `None` writes nothing.
@@ -54,13 +53,13 @@ def finetune(
         >>> bool((tuned.model[0].weight[~tuned.masks["0.weight"]] == 0).all())
         True
     """
+    require_output(output, options)
     network, sources = network_of(model)
     named, objects = data_of(data)
     sources = replace(sources, data=objects)
-    if isinstance(model, SparseNetwork):
-        options["checkpoint"] = OWN
+    options["checkpoint"] = own_weights(model, "checkpoint", options)
     values = network | named | options | {"output": None if output is None else fspath(output)}
     config = configured(FinetuneConfig, values)
-    with apart(progress) as (on_event, warnings):
+    with apart(progress, sources) as (on_event, warnings):
         outcome = training.finetune(config, on_event, stop, sources)
     return result_of(FinetuneResult, outcome, warnings, sources, values)

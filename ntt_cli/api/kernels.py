@@ -7,6 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ntt_cli.api.calls import apart
+from ntt_cli.api.network import SparseNetwork, module_of
 from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.kernels.product import kernel_vector_product as product_of
 from ntt_cli.networks.functional import functional_model
@@ -14,7 +15,7 @@ from ntt_cli.runtime.execution import Execution
 
 
 def kernel_vector_product(
-    model: nn.Module,
+    model: nn.Module | SparseNetwork,
     x1: Shaped[Tensor, "n *features"],
     x2: Shaped[Tensor, "m *features"],
     v: Float[Tensor, "m c"],
@@ -28,7 +29,7 @@ def kernel_vector_product(
     `E‖K v‖² = ‖K‖²_F`. Jacot et al. 2018, arXiv 1806.07572; Liu & Zenke 2020, arXiv 2006.08228.
 
     Args:
-        model: the network, which is left as it is.
+        model: the network or the result of a function here, which is left as it is.
         x1: inputs of the kernel's rows, on the network's device.
         x2: inputs of the kernel's columns.
         v: the vector.
@@ -44,13 +45,14 @@ def kernel_vector_product(
         tensor([[6.],
                 [7.]])
     """
-    network = functional_model(model)
-    with apart(progress=False):
+    module = module_of(model)
+    with apart():
+        network = functional_model(module)
         return product_of(network.bind(), network.params, x1, x2, v, execution=Execution(micro_batch)).product
 
 
 def empirical_ntk(
-    model: nn.Module,
+    model: nn.Module | SparseNetwork,
     x1: Shaped[Tensor, "n *features"],
     x2: Shaped[Tensor, "m *features"] | None = None,
     *,
@@ -62,7 +64,7 @@ def empirical_ntk(
     from their inputs and output gradients, without a tensor of the weight's size. Novak et al. 2022, arXiv 2206.08720.
 
     Args:
-        model: the network, which is left as it is; its outputs are `[batch, c]`.
+        model: the network or the result of a function here, which is left as it is; its outputs are `[batch, c]`.
         x1: inputs of the kernel's rows, on the network's device.
         x2: inputs of the kernel's columns; by default `x1`.
         memory_bytes: what derivatives may take at one time.
@@ -74,7 +76,8 @@ def empirical_ntk(
         tensor([[ 6.,  7.],
                 [ 7., 10.]])
     """
-    network = functional_model(model)
-    with apart(progress=False), torch.no_grad():
+    module = module_of(model)
+    with apart(), torch.no_grad():
+        network = functional_model(module)
         others = x1 if x2 is None else x2
         return exact_kernel(network.bind(), network.params, x1, others, memory_bytes=memory_bytes)

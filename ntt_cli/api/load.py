@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ntt_cli.api.calls import Progress, apart
-from ntt_cli.api.network import OF_MODEL, SparseNetwork, network_of
+from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.network import SparseNetwork, network_of
 from ntt_cli.config import ModelOptions
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.networks.loading.open import open_weights
@@ -31,15 +32,28 @@ def load(
         the network with these weights: `.model` and `.masks`.
 
     Raises:
+        UsageError: if an option is wrong.
         CheckpointError: if the file cannot be read, is damaged, or belongs to another network.
         ModelError: if there is no such network.
+
+    Example:
+        >>> import tempfile, torch, ntt_cli as ntt
+        >>> net = torch.nn.Linear(4, 8)
+        >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
+        >>> saved = ntt.prune(net, sparsity=0.75, method="magnitude", output=path)
+        >>> ntt.load(path, net)
+        <SparseNetwork of torch.nn.modules.linear.Linear: 8 of 32 prunable weights kept>
     """
     network, sources = network_of(model)
-    named = network | {name: value for name, value in options.items() if name in OF_MODEL}
-    with apart(progress) as (on_event, _):
+    config = configured(ModelOptions, network | options)
+    with apart(progress, sources) as (on_event, _):
         checkpoint = read_checkpoint(Path(path))
-        loaded = sources.load_model(ModelOptions(**named), seed=0)
+        loaded = sources.load_model(config, seed=0)
         weights = open_weights(checkpoint, loaded, on_event)
     state = {name: value.detach().cpu() for name, value in loaded.module.state_dict().items()}
     found = Checkpoint(path=checkpoint.path, tensors=state, masks=weights.masks, record=checkpoint.record)
-    return SparseNetwork(read=lambda: found, architecture=sources, options=named)
+    return SparseNetwork(read=partial(_same, found), architecture=sources, options=config.given())
+
+
+def _same(checkpoint: Checkpoint) -> Checkpoint:
+    return checkpoint

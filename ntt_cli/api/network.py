@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from ntt_cli.config import ModelOptions
+from ntt_cli.api.calls import apart
+from ntt_cli.api.words import told_in_python
+from ntt_cli.config import ModelOptions, typed
 from ntt_cli.errors import OutputError, UsageError
 from ntt_cli.files.atomic import check_outputs
-from ntt_cli.files.checkpoint import Checkpoint, Contents, checkpoint_of, read_checkpoint
+from ntt_cli.files.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
+from ntt_cli.masks.masks import count_kept
 from ntt_cli.networks.loading.objects import sparse_copy
 from ntt_cli.results import FinetuneReport, PruneReport, Summary
 from ntt_cli.runs.outcome import Outcome
@@ -25,12 +28,16 @@ S = TypeVar("S", bound=Summary)
 
 OF_MODEL = tuple(ModelOptions.model_fields)
 IN_MEMORY = Path("the network")
+TEACHER = Path("the teacher")
 """In the place of a checkpoint's path."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SparseNetwork:
-    """A network with its weights and masks, from a file.
+    """A network with its weights and masks.
+
+    `prune`, `finetune` and `load` return one, and all functions take it where they take a network. It can be pickled
+    where its network can.
 
     Attributes:
         read: its tensors and masks, and what their file says about itself.
@@ -42,10 +49,20 @@ class SparseNetwork:
     architecture: Sources
     options: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        kept, size = count_kept(self.masks), sum(mask.numel() for mask in self.masks.values())
+        what = f"{kept:,} of {size:,} prunable weights kept" if size else "dense"
+        return f"<{type(self).__name__} of {_name(self)}: {what}>"
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The network as its file holds it."""
-        return self.read()
+        """The network as its file holds it.
+
+        Raises:
+            CheckpointError: if it is in a file that was not read yet, and cannot be read now.
+        """
+        with told_in_python():
+            return self.read()
 
     @property
     def masks(self) -> Masks:
@@ -64,17 +81,18 @@ class SparseNetwork:
         Raises:
             ModelError: if the network that a name stands for can no longer be built.
         """
-        module = self.architecture.model
-        if module is None:
-            module = self.architecture.load_model(ModelOptions(**self.options), seed=0).module
-        return sparse_copy(module, self.checkpoint.tensors)
+        with apart(sources=self.architecture):
+            module = self.architecture.model
+            if module is None:
+                module = self.architecture.load_model(ModelOptions(**self.options), seed=0).module
+            return sparse_copy(module, self.checkpoint.tensors)
 
     def sources(self, **objects: Any) -> Sources:
         """This network as the source of a run."""
         return replace(self.architecture, checkpoint=self.checkpoint, **objects)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(SparseNetwork, Generic[S]):
     """What a run made.
 
@@ -94,23 +112,52 @@ class Result(SparseNetwork, Generic[S]):
             path: of the checkpoint; the report is `NAME.report.safetensors`.
             force: overwrite files that are there.
 
+        Returns:
+            the checkpoint's path.
+
         Raises:
             OutputError: if there is a file already, or it cannot be written.
+
+        Example:
+            >>> import tempfile, torch, ntt_cli as ntt
+            >>> net = torch.nn.Linear(4, 8)
+            >>> result = ntt.prune(net, sparsity=0.5, method="magnitude")
+            >>> path = result.save(tempfile.mkdtemp() + "/sparse.safetensors")
+            >>> ntt.load(path, net).masks["weight"].sum()
+            tensor(16)
         """
         output = Path(path)
-        if self.outcome is None or self.outcome.contents is None:
-            raise OutputError(output, "the network is in a file already", hint=f"copy {self.checkpoint.path}")
-        check_outputs(output, force=force)
-        self.outcome.write(output)
+        with told_in_python(objects=True):
+            if self.outcome is None or self.outcome.contents is None:
+                raise OutputError(output, "the network is in a file already", hint=f"copy {self.checkpoint.path}")
+            check_outputs(output, force=force)
+            self.outcome.write(output)
         return output
 
 
 class PruneResult(Result[PruneReport]):
-    """A network that `prune` made sparse."""
+    """A network that `prune` made sparse.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> result = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.5, method="magnitude")
+        >>> result
+        <PruneResult of torch.nn.modules.linear.Linear: 16 of 32 prunable weights kept>
+        >>> type(result.model), result.masks["weight"].dtype, result.report.density
+        (<class 'torch.nn.modules.linear.Linear'>, torch.bool, 0.5)
+    """
 
 
 class FinetuneResult(Result[FinetuneReport]):
-    """A network that `finetune` trained."""
+    """A network that `finetune` trained: that of the epoch with the best accuracy on the samples held out.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> x, y = torch.randn(64, 4), torch.arange(64) % 3
+        >>> result = ntt.finetune(torch.nn.Linear(4, 3), (x, y), epochs=2)
+        >>> result, len(result.report.epochs)
+        (<FinetuneResult of torch.nn.modules.linear.Linear: dense>, 2)
+    """
 
 
 R = TypeVar("R", PruneResult, FinetuneResult)
@@ -120,15 +167,8 @@ def result_of(
     kind: type[R], outcome: Outcome[Any], warnings: list[str], architecture: Sources, options: Mapping[str, Any]
 ) -> R:
     """The result of a run, which wrote its files or holds what they would."""
-    contents: Contents | None = outcome.contents
-
-    def read() -> Checkpoint:
-        if contents is None:  # the same run was here before, or another process wrote it
-            return read_checkpoint(Path(outcome.report.output))
-        return checkpoint_of(contents, IN_MEMORY)
-
     return kind(
-        read=read,
+        read=partial(_read, outcome),
         architecture=Sources(model=architecture.model, trained=True),
         options={name: options[name] for name in OF_MODEL if name in options},
         report=outcome.report,
@@ -137,10 +177,17 @@ def result_of(
     )
 
 
+def _read(outcome: Outcome[Any]) -> Checkpoint:
+    if outcome.contents is None:  # the same run was here before, or another process wrote it
+        return read_checkpoint(Path(outcome.report.output))
+    return checkpoint_of(outcome.contents, IN_MEMORY)
+
+
 Model = str | PathLike[str] | nn.Module | SparseNetwork
 """A name as on the command line, a network, or what a function here returned."""
 
 
+@told_in_python()
 def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
     """The options and the source of a network.
 
@@ -167,14 +214,61 @@ def data_of(data: object) -> tuple[dict[str, Any], object | None]:
     return {}, data
 
 
-def weights_name(model: Model) -> str | None:
-    """What stands in a configuration for the weights of a network in memory."""
-    return None if isinstance(model, str | PathLike) else OWN
+@told_in_python()
+def own_weights(model: Model, option: str, options: Mapping[str, Any], *, required: bool = False) -> Any:
+    """What the option for a file of weights is set to, where the network may have weights of its own.
+
+    Args:
+        model: the network.
+        option: its name.
+        options: as the caller gave them.
+        required: it cannot be left out.
+
+    Raises:
+        UsageError: if there are two sets of weights.
+    """
+    given = options.get(option)
+    if isinstance(model, SparseNetwork):
+        if given is not None:
+            hint = "leave it out, or give the torch.nn.Module in the place of the result"
+            raise UsageError(f"{option}={typed(given)}", "the network has weights and masks of its own", hint=hint)
+        return OWN
+    return OWN if given is None and required and isinstance(model, nn.Module) else given
 
 
-def values_of(tensors: Mapping[str, Tensor]) -> Checkpoint:
-    """A state dict as a checkpoint that nobody wrote."""
-    return Checkpoint(path=IN_MEMORY, tensors=dict(tensors), masks={}, record=None)
+@told_in_python()
+def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
+    """The name of a teacher's weights, and the weights where they are in memory.
+
+    Raises:
+        UsageError: if it is something else.
+    """
+    if teacher is None:
+        return None, None
+    if isinstance(teacher, str | PathLike):
+        return fspath(teacher), None
+    if isinstance(teacher, SparseNetwork):
+        return str(TEACHER), replace(teacher.checkpoint, path=TEACHER)
+    if isinstance(teacher, nn.Module):
+        values = {name: value.detach().cpu() for name, value in teacher.state_dict().items()}
+        return str(TEACHER), Checkpoint(path=TEACHER, tensors=values, masks={}, record=None)
+    what = f"is a value of type {type(teacher).__name__}"
+    raise UsageError("teacher", what, hint="give a network, or a file of its weights")
+
+
+@told_in_python()
+def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
+    """The network itself.
+
+    Raises:
+        UsageError: if it is something else.
+    """
+    if isinstance(model, SparseNetwork):
+        return model.model
+    if isinstance(model, nn.Module):
+        return model
+    hint = "give a torch.nn.Module, or what prune, finetune or load returned"
+    raise UsageError("model", f"is a value of type {type(model).__name__}", hint=hint)
 
 
 def _name(network: SparseNetwork) -> str:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Literal, overload
 
-from ntt_cli.api.calls import Progress, apart, configured
-from ntt_cli.api.network import Model, PruneResult, data_of, network_of, result_of, weights_name
-from ntt_cli.config import PruneConfig, method_class
+from ntt_cli.api.calls import Progress, apart, configured, require_output
+from ntt_cli.api.methods import name_of
+from ntt_cli.api.network import Model, PruneResult, data_of, network_of, own_weights, result_of
+from ntt_cli.api.words import told_in_python
+from ntt_cli.config import PruneConfig
 from ntt_cli.errors import UsageError
 from ntt_cli.methods.base import Method
 from ntt_cli.pruning import prune as pruning
@@ -52,7 +54,7 @@ def prune(
     model: Model,
     data: object = None,
     *,
-    sparsity: float,
+    sparsity: float | None = None,
     method: str | Method | type[Method] = "ntt",
     trained: bool = True,
     output: str | PathLike[str] | None = None,
@@ -71,7 +73,7 @@ def prune(
         data: inputs, float32 `[n, ...]` as the network takes them, uint8 images `[n, c, h, w]`, or int64 tokens
             `[n, t]`: a tensor, a `Dataset`, a `DataLoader` (its samples are drawn anew), or a name as on the command
             line. Labels are not looked at, but by the methods that need them.
-        sparsity: fraction of the prunable weights to remove, from 0 to below 1.
+        sparsity: fraction of the prunable weights to remove, from 0 to below 1; it has no default.
         method: the name of a method, its class, or one made with options of its own.
         trained: the weights of a network object are trained. NTT matches outputs alone then; of other weights the
             kernel, too.
@@ -79,7 +81,8 @@ def prune(
         progress: `True` writes lines to stderr now and then; a function is given each event.
         stop: asks for the end from outside.
         dry_run: do nothing, and return what would be done, with its time and memory.
-        **options: all other options of `ntt prune`, with underscores: `steps=500`, `exclude=("fc.*",)`.
+        **options: all other options of `ntt prune`, with underscores: `steps=500`, `exclude=("conv1.*", "fc.*")`,
+            `layer_density={"fc.weight": 0.2}`, `mean=(0.5, 0.4, 0.4)`.
 
     Returns:
         the sparse network (`.model`, `.masks`, `.report`, `.save(path)`); a plan, if asked for a dry run.
@@ -92,24 +95,25 @@ def prune(
         >>> import torch, ntt_cli as ntt
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         >>> result = ntt.prune(net, torch.randn(32, 4), sparsity=0.5, steps=5)
-        >>> result.report.kept, {name: int(mask.sum()) for name, mask in result.masks.items()}
-        (28, {'0.weight': 14, '2.weight': 14})
+        >>> result.report.kept, sorted(result.masks), type(result.model)
+        (28, ['0.weight', '2.weight'], <class 'torch.nn.modules.container.Sequential'>)
     """
+    require_output(output, options)
     network, sources = network_of(model, trained=trained)
     named, objects = data_of(data)
     sources = replace(sources, data=objects)
     name, made = _method_of(method)
-    if sources.model is not None and options.get("weights") is None:
-        options["weights"] = weights_name(model) if sources.checkpoint else None
+    options["weights"] = own_weights(model, "weights", options)
     values = network | named | (dict(made.options) if made else {}) | options | {"sparsity": sparsity, "method": name}
     config = configured(PruneConfig, values).model_copy(update={"output": None if output is None else fspath(output)})
-    with apart(progress) as (on_event, warnings):
+    with apart(progress, sources) as (on_event, warnings):
         if dry_run:
             return pruning.plan(config, on_event, sources, made)
         outcome = pruning.prune(config, on_event, stop, sources, made)
     return result_of(PruneResult, outcome, warnings, sources, values)
 
 
+@told_in_python()
 def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]:
     """The name of a method, and the method where it is made already.
 
@@ -121,8 +125,4 @@ def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]
     kind = method if isinstance(method, type) else type(method)
     if not issubclass(kind, Method):
         raise UsageError("method", f"is a value of type {kind.__name__}", hint="give a name, or a subclass of Method")
-    if not kind.name or method_class(kind.name) is not kind:
-        raise UsageError(
-            f"method={kind.__name__}", "is not registered", hint='put @ntt_cli.register_method("name") before the class'
-        )
-    return kind.name, None if isinstance(method, type) else method
+    return name_of(kind), None if isinstance(method, type) else method

@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from ntt_cli.api.words import told_in_python
 from ntt_cli.comparison.page import comparison_page
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.pages.figures import Page
@@ -24,12 +25,23 @@ def report(
         png: write a picture of each figure beside the page.
         force: overwrite a file that is no such page.
 
+    Returns:
+        what was written: `.output` is the page, `.figures` are the names of its plots.
+
     Raises:
         OutputError: if there is no comparison in the folder, or the output exists and is no page of ntt's.
         CheckpointError: if the file is no report and has none beside it.
+
+    Example:
+        >>> import tempfile, torch, ntt_cli as ntt
+        >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
+        >>> saved = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.75, method="magnitude", output=path)
+        >>> ntt.report(path).figures
+        ['layers']
     """
-    page, default = _page(Path(path))
-    return write_page(page, Path(output) if output is not None else default, png=png, force=force)
+    with told_in_python():
+        page, default = _page(Path(path))
+        return write_page(page, Path(output) if output is not None else default, png=png, force=force)
 
 
 def _page(path: Path) -> tuple[Page, Path]:

@@ -168,6 +168,23 @@ class Method:
         reads: the options of `ntt prune` that it reads, beside those that every method does.
         options: those that it was made with, by name.
         parts: objects that it was made with in the place of options; a checkpoint records their names.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> @ntt.register_method("gradient")
+        ... class Gradient(ntt.Method):
+        ...     needs, allocation = "inputs", "erk"
+        ...
+        ...     def __init__(self, power=1.0):
+        ...         self.power = power
+        ...
+        ...     def scores(self, context, masks):
+        ...         params = context.masked(masks)
+        ...         loss = lambda params: context.apply(params, next(context.batches())).square().mean()
+        ...         gradients = torch.func.grad(loss)(params)
+        ...         return {name: (params[name] * gradients[name]).abs() ** self.power for name in context.names}
+        >>> ntt.prune(torch.nn.Linear(4, 8), torch.randn(32, 4), sparsity=0.5, method=Gradient(power=2)).report.method
+        'gradient'
     """
 
     name: ClassVar[str] = ""

@@ -12,6 +12,7 @@ from torch import nn
 from ntt_cli.config import DataOptions, ModelOptions, Split
 from ntt_cli.data import Samples, load_samples
 from ntt_cli.data.sources.objects import samples_of
+from ntt_cli.errors import DataError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.hashed import tensor_hashes
@@ -65,6 +66,9 @@ class Sources:
         """
         if self.data is not None:
             return samples_of(self.data, options=options, labelled=labelled)
+        if self.model is not None and options.data is None:
+            hint = "give inputs, or inputs and labels, behind the network: tensors, a Dataset, a DataLoader or a name"
+            raise DataError("data", "is missing", hint=hint)
         return load_samples(
             options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
         )

@@ -18,7 +18,14 @@ from ntt_cli.tensors import Masks
 
 @register_method("ntt")
 class NTT(Method):
-    """Neural Tangent Transfer: weights and masks are learnt, so that kernel and outputs stay the teacher's."""
+    """Neural Tangent Transfer: weights and masks are learnt, so that kernel and outputs stay the teacher's.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> ntt.prune(net, torch.randn(32, 4), sparsity=0.5, method=ntt.NTT, steps=5, kernel_weight=1).report.steps
+        5
+    """
 
     allocation = None
     moves_weights = True
