@@ -1,4 +1,4 @@
-"""Check that a network has the derivatives that products with its kernel need, and that they are right."""
+"""Check that PyTorch has the derivatives that products with a network's kernel need, and that they are right."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ DIFFERENT = 1e-3
 transformers rounding makes 7e-6 at most; wrong formulas mostly make 0.02 and more."""
 
 DIFFERENT_ROUNDED = 0.05
-"""The same for numbers of fewer bits: bfloat16, whose rounding makes 6e-3, and NVIDIA's TF32."""
+"""The same for lower precision: bfloat16, whose rounding makes 6e-3, and NVIDIA's TF32."""
 
 PAIRS = 20
-"""Pairs of samples on which the two computations must differ. A wrong formula is wrong on all samples; on some samples
-rounding puts a unit on the other side of its threshold. In torchvision's ResNet-50 that happens on a third of pairs,
-and makes 3e-3 to 3e-2."""
+"""The number of pairs of samples. A network is refused if the two computations differ on all of them.
+
+A wrong formula is wrong on all samples. On some samples, rounding moves a unit to the other side of its threshold: in
+torchvision's ResNet-50 this happens on a third of pairs, and makes 3e-3 to 3e-2.
+"""
 
 ROUNDED = 1e-3
-"""Gradients below this part of the largest one are mostly rounding."""
+"""Gradients whose norm is below this fraction of the largest are mostly rounding."""
 
 
 def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, trainable: bool, where: str) -> None:
@@ -66,7 +68,7 @@ def _kernel_differs(
     gradients: Params = {}
     try:
         if trainable:
-            keep = uses_weights_seldom(model.bind(), model.params, x1)  # as the transfer will take its gradient
+            keep = uses_weights_seldom(model.bind(), model.params, x1)  # as in the transfer
             execution = Execution(keep_graph=keep)
             products, pullback = outputs_and_pullback(model.bind(), model.params, x1, x2, probe, execution=execution)
             assert isinstance(products, OutputsAndProduct)
@@ -89,10 +91,12 @@ def _kernel_differs(
                 f"has an operation with a derivative that is not finite: {what} is NaN or infinite",
                 hint=f"look behind it for a norm or a square root of zero, and add a small number inside{instead}",
             )
-    return _otherwise(model, x1, x2, probe, direction, products.product, gradients) if trainable else None
+    if not trainable:
+        return None
+    return _differs_from_backward_passes(model, x1, x2, probe, direction, products.product, gradients)
 
 
-def _otherwise(
+def _differs_from_backward_passes(
     model: FunctionalModel,
     x1: Tensor,
     x2: Tensor,
@@ -101,14 +105,17 @@ def _otherwise(
     product: Tensor,
     gradients: Params,
 ) -> str | None:
-    """A parameter by which the gradient of `γᵀ K v` differs from that with backward passes alone."""
+    """A parameter whose gradient of `γᵀ K v` differs from the one by backward passes alone; `None` if there is none.
+
+    Backward passes give `u = J(x2)ᵀ v` and `z = J(x1)ᵀ γ`, then the gradient of `zᵀ u = γᵀ K v`.
+    """
     leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
     apply, values = model.bind(), list(leaves.values())
     try:
         with twice_differentiable():
             u = torch.autograd.grad(apply(leaves, x2), values, probe, create_graph=True, materialize_grads=True)
-            w = torch.autograd.grad(apply(leaves, x1), values, direction, create_graph=True, materialize_grads=True)
-            inner = torch.stack([(a * b).sum() for a, b in zip(u, w, strict=True)]).sum()
+            z = torch.autograd.grad(apply(leaves, x1), values, direction, create_graph=True, materialize_grads=True)
+            inner = torch.stack([(a * b).sum() for a, b in zip(u, z, strict=True)]).sum()
             again = torch.autograd.grad(inner, values, materialize_grads=True)
     except RuntimeError:
         return None  # backward passes alone cannot compute it, and the transfer does not need them to

@@ -25,7 +25,7 @@ from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Masks, Params
 
 PASS_FLOPS = 2**26
-"""Operations that take as long as torch needs to begin and end a pass."""
+"""The number of floating-point operations that take as long as PyTorch's overhead of one pass."""
 
 
 def exact_kernel(
@@ -47,8 +47,9 @@ def exact_kernel(
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         active: restrict the derivative to the entries where these masks are `True`; other parameters count whole.
-        memory_bytes: of derivatives at one time, the kernel not counted. With less memory, samples go through the
-            network more often. One sample's derivative by one parameter is in memory whatever the limit.
+        memory_bytes: the most memory for derivatives at a time, without the kernel. With less memory, samples go
+            through the network more often. One sample's derivative with respect to one parameter is in memory whatever
+            the limit.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     symmetric = x1 is x2
@@ -72,7 +73,7 @@ def exact_kernel(
 
 
 def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"], *, samples: int, outputs: int) -> int:
-    """About how many floating-point operations the kernel of so many samples and outputs with itself takes.
+    """About how many floating-point operations the kernel between `samples` samples and themselves takes.
 
     Each backward pass, of one sample and output, counts `PASS_FLOPS` at least, however small the network.
     """
@@ -83,7 +84,7 @@ def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"],
         least = outputs**2 * leaf.numel()
         if calls := recorded.calls.get(name):
             positions, embeds = sum(call.positions for call in calls), any(call.embeds for call in calls)
-            least = min(least, _by_factors(leaf.shape, positions, outputs, embeds))
+            least = min(least, _factor_products(leaf.shape, positions, outputs, embeds))
         pair += 2 * least
     forward = count_flops(apply, params, x, {}).dense
     return samples * (samples + 1) // 2 * pair + samples * outputs * (3 * forward + PASS_FLOPS)
@@ -99,10 +100,11 @@ class _Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class _Derivative:
-    """The derivative by one parameter: rows of the Jacobian, `grads[n,c,p]` without `inputs`, or their factors.
+    """The derivative with respect to one parameter, as rows of the Jacobian or as their two factors.
 
-    The factors give `J[n,c,o,i] = Σ_t grads[n,c,t,o] inputs[n,t,i]` over a layer's positions `t`. Of an embedding the
-    inputs are the rows it takes, `[n,t]`, -1 for none, which stand for vectors of a single 1 and for zeros.
+    Without `inputs`, the rows are `grads[n,c,p]`. With `inputs`, `J[n,c,o,i] = Σ_t grads[n,c,t,o] inputs[n,t,i]` over a
+    layer's positions `t`. An embedding's inputs are one-hot vectors, stored as their indices `[n,t]`; −1 stands for
+    zeros.
     """
 
     grads: Tensor
@@ -122,7 +124,7 @@ class _Derivative:
 
 @dataclass(frozen=True)
 class _Part:
-    """How the derivative by one parameter is stored: as rows or, with `positions`, as the factors of a layer."""
+    """How the derivative with respect to one parameter is stored: as rows, or with `positions` as factors."""
 
     name: str
     leaf: Tensor
@@ -133,7 +135,7 @@ class _Part:
 
     @property
     def elements(self) -> int:
-        """Numbers in memory for a sample, the intermediate results of the product included."""
+        """The numbers in memory for one sample, with the intermediate results of `_Derivative.times`."""
         if self.positions is None:
             return self.outputs * self._row_length
         fan_out, fan_in = _fans(self.leaf.shape, self.embeds)
@@ -172,7 +174,7 @@ class _Part:
 
 
 def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tuple[list[_Part], Tensor]:
-    """Choose how to store each derivative, the same for all samples; also a sample's logits, for their shape."""
+    """How to store each derivative, the same for all samples; and one sample's logits, for their shape."""
     positions: Counter[str] = Counter()
     embeddings: set[str] = set()
     as_rows = set(active)
@@ -194,17 +196,17 @@ def _plan(passes: Iterable[RecordedPass], leaves: Params, active: Masks) -> tupl
 
 
 def _factors_are_cheaper(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> bool:
-    return _by_factors(shape, positions, outputs, embeds) < outputs**2 * math.prod(shape)
+    return _factor_products(shape, positions, outputs, embeds) < outputs**2 * math.prod(shape)
 
 
-def _by_factors(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> int:
+def _factor_products(shape: Sequence[int], positions: int, outputs: int, embeds: bool) -> int:
     """Multiplications for a pair of samples, as `_Derivative.times` makes them."""
     fan_out, fan_in = _fans(shape, embeds)
     return positions * (positions * (fan_in + outputs * fan_out) + outputs**2 * fan_out)
 
 
 def _fans(shape: Sequence[int], embeds: bool) -> tuple[int, int]:
-    """Numbers that leave a layer, and enter it, at a position; the index of an embedding's row is one number."""
+    """The numbers of a layer's outputs and inputs at one position; an embedding's input is one index."""
     return (shape[1], 1) if embeds else (shape[0], math.prod(shape[1:]))
 
 

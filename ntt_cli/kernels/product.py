@@ -1,7 +1,14 @@
 """Matrix-free products with the neural tangent kernel: one `vjp` and one `jvp`, no Jacobian.
 
 `K = J(x1) J(x2)ᵀ` is the neural tangent kernel between the halves of a batch (Jacot et al. 2018, arXiv 1806.07572).
-Liu & Zenke 2020, arXiv 2006.08228, match that of the student with that of the teacher. Here it is never formed.
+Liu & Zenke 2020, arXiv 2006.08228, match the student's kernel with the teacher's. They compute both; here neither is
+formed. Both are multiplied by one random probe `v`: `E‖A v‖² = ‖A‖²_F` for any matrix `A`, so for `A = K_s − K_t` too.
+
+In shapes, `n` and `m` count the samples of `x1` and `x2`, and `c` the outputs of the network. All outputs have a kernel
+together: `K v` sums over `m` and over the second `c`.
+
+`networks/second_order.py` replaces operations inside these passes whose derivatives PyTorch lacks, gets wrong or takes
+slowly. Nothing else here depends on it.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class OutputsAndProduct(Outputs):
-    """`K v`, and the outputs, which the two passes for it compute as well.
+    """`K v`, and the outputs: the two passes that give `K v` compute them as well.
 
     Attributes:
         product: `K v`, `[n, c]`.
@@ -46,7 +53,8 @@ class OutputsAndProduct(Outputs):
 
 
 Pullback = Callable[[Outputs], Params]
-"""From the gradient of a scalar by each of the outputs to its gradient by each parameter."""
+"""From the gradient of a scalar with respect to each field of the outputs to its gradient with respect to each
+parameter."""
 
 
 def kernel_vector_product(
@@ -69,8 +77,8 @@ def kernel_vector_product(
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         probe: `v`.
-        active: restrict the derivative to the entries that these masks keep, bools or bits; other parameters count
-            whole.
+        active: take the derivatives `J` with respect to the entries that these masks keep alone; the masks are bools or
+            bits (`as_bits`). Parameters without a mask count whole. `None`: all entries, pruned ones too.
         execution: of the passes. Where several processes share `x1` and `x2`, each process gets the outputs and the
             rows of `K v` for its own share.
     """
@@ -109,22 +117,28 @@ def outputs_and_pullback(
     active: Masks | None = None,
     execution: Execution = Execution(),
 ) -> tuple[Outputs, Pullback]:
-    """`compute_outputs`, and a function, to be called once, from gradients by the outputs to those by the parameters.
+    """`compute_outputs`, and its pullback, which may be called once.
 
-    With `γ` the gradient by the product `p = J(x1) J(x2)ᵀ v`, that by the parameters is
-    `∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) w`, where `u = J(x2)ᵀ v` and `w = J(x1)ᵀ γ` count as constants. Each term is one
-    forward-mode pass and the backward pass through it, so the graph of one half at a time is in memory, and nothing is
-    differentiated backwards twice. Both terms are sums over samples: micro-batches of either half, and the shares of
-    several processes, add up to them exactly. With more than one micro-batch of `x1` its forward-mode passes are
-    computed twice. The pullback frees `u`, `w` and the parameters weight by weight, unless the caller still holds them.
+    The pullback of `K v = J(x1) J(x2)ᵀ v` follows from the product rule. Let `γ` be the gradient with respect to `K v`.
+    Then the gradient with respect to the parameters is
 
-    With `execution.keep_graph` the graph of `u` is kept until it is differentiated backwards by `w`, which gives the
-    second term too: one pass over `x2` less, for the memory of both halves' graphs. It needs all of `x2` in one
-    micro-batch, and is ignored otherwise.
+        ∂/∂θ γᵀ J(x1) u + ∂/∂θ vᵀ J(x2) z, with u = J(x2)ᵀ v and z = J(x1)ᵀ γ held constant.
+
+    Each term takes one forward-mode pass and the backward pass through it. So only one half's graph is in memory at a
+    time, and nothing is differentiated backwards twice. `z` is the gradient of the first term with respect to `u`, so
+    the backward pass of the first term computes it.
+
+    Both terms are sums over samples. Micro-batches of either half, and the shares of several processes, add up to them
+    exactly. With more than one micro-batch of `x1`, its forward-mode passes are computed twice. The pullback frees `u`,
+    `z` and the parameters one by one, unless the caller still holds them.
+
+    With `execution.keep_graph`, the graph of `u` is kept. Its backward pass from `z` gives the second term too. This
+    saves one pass over `x2`, and needs the memory of both halves' graphs. It is ignored where `x2` is more than one
+    micro-batch.
 
     Args:
-        apply: as for `kernel_vector_product`, and the others alike.
-        params: the point.
+        apply: the network, as for `kernel_vector_product`.
+        params: the point at which the kernel is taken.
         x1: inputs of the kernel's rows.
         x2: inputs of the kernel's columns.
         probe: `v`; `None` for the outputs alone.
@@ -134,28 +148,30 @@ def outputs_and_pullback(
     leaves = _leaves(params)
     if probe is None:
         inputs = torch.cat([x1, x2])
-        replay, (logits,) = _with_graph(lambda x: (apply(leaves, x),), inputs, execution)
+        backward, (logits,) = _values_and_backward(lambda x: (apply(leaves, x),), inputs, execution)
         logits1, logits2 = logits.split([len(x1), len(x2)])
 
         def pull_logits(gradients: Outputs) -> Params:
-            replay((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
+            backward((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
             return execution.all_reduce(_gradients(leaves))
 
         return Outputs(logits1=logits1, logits2=logits2), pull_logits
 
     if execution.keep_graph and len(execution.split(x2)) == 1:
-        tangents, logits2, pull_second = _second_half_kept(apply, leaves, x2, probe)
+        u, logits2, pull_second = _second_half_with_kept_graph(apply, leaves, x2, probe)
     else:
-        tangents, logits2, pull_second = _second_half(apply, leaves, x2, probe, execution)
-    tangents = _leaves(_restricted(execution.all_reduce(tangents), active))
-    replay, (logits1, product) = _with_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, execution)
+        u, logits2, pull_second = _second_half(apply, leaves, x2, probe, execution)
+    u = _leaves(_restricted(execution.all_reduce(u), active))
+    backward, (logits1, product) = _values_and_backward(
+        lambda x: _forward_mode(apply, leaves, tangents=u, x=x), x1, execution
+    )
 
     def pull(gradients: Outputs) -> Params:
         assert isinstance(gradients, OutputsAndProduct)
-        replay((gradients.logits1, gradients.product), leaves.values(), tangents.values())
-        others = _restricted(execution.all_reduce(_gradients(tangents)), active)
-        tangents.clear()
-        pull_second(gradients.logits2, others)
+        backward((gradients.logits1, gradients.product), leaves.values(), u.values())
+        z = _restricted(execution.all_reduce(_gradients(u)), active)
+        u.clear()
+        pull_second(gradients.logits2, z)
         return execution.all_reduce(_gradients(leaves))
 
     return OutputsAndProduct(product=product, logits1=logits1, logits2=logits2), pull
@@ -169,7 +185,7 @@ def transposed_product(
     *,
     execution: Execution = Execution(),
 ) -> tuple[Params, Float[Tensor, "n c"]]:
-    """`J(x)ᵀ v`, one backward pass, and the logits; of these samples alone, not summed over processes."""
+    """`J(x)ᵀ v`, by one backward pass, and the logits. It sums over the samples of this process alone."""
     leaves = _leaves(params)
     total: Params = {}
     logits = []
@@ -184,33 +200,39 @@ def transposed_product(
 
 
 SecondHalf = tuple[Params, Tensor, Callable[[Tensor, Params], None]]
-"""`u = J(x2)ᵀ v`, the logits, and a function that adds `∂/∂θ vᵀ J(x2) w` and the logits' share to `.grad` of `θ`."""
+"""`u = J(x2)ᵀ v`, `f(x2)`, and a function of the gradient with respect to `f(x2)` and of `z`.
+
+That function adds the second half's part of the gradient to `.grad` of `θ`: `∂/∂θ vᵀ J(x2) z`, and what flows back
+through `f(x2)`. It empties `z`.
+"""
 
 
 def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, execution: Execution) -> SecondHalf:
-    products, logits = transposed_product(apply, leaves, x2, probe, execution=execution)
+    """Without a graph of `u`: the pullback goes through `x2` once more, in forward mode."""
+    u, logits = transposed_product(apply, leaves, x2, probe, execution=execution)
 
-    def pull(by_logits: Tensor, others: Params) -> None:
-        parts = list(zip(*map(execution.split, (x2, by_logits, probe)), strict=True))
+    def pull(logits_gradient: Tensor, z: Params) -> None:
+        parts = list(zip(*map(execution.split, (x2, logits_gradient, probe)), strict=True))
         for number, (x, gradient, v) in enumerate(parts, 1):
             with torch.enable_grad():
-                results = _forward_mode(apply, leaves, others, x)
+                logits_and_product = _forward_mode(apply, leaves, tangents=z, x=x)
             if last := number == len(parts):
-                others.clear()
-            _backward(results, (gradient, v), leaves.values(), spent=leaves.values() if last else ())
+                z.clear()
+            _backward(logits_and_product, (gradient, v), leaves.values(), free=leaves.values() if last else ())
 
-    return products, logits, pull
+    return u, logits, pull
 
 
-def _second_half_kept(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor) -> SecondHalf:
+def _second_half_with_kept_graph(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor) -> SecondHalf:
+    """With the graph of `u`, which the pullback differentiates backwards: `zᵀ u = vᵀ J(x2) z`."""
     with torch.enable_grad(), twice_differentiable():
         logits = apply(leaves, x2)
-        products = torch.autograd.grad(logits, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
+        values = torch.autograd.grad(logits, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
 
-    def pull(by_logits: Tensor, others: Params) -> None:
-        _backward((logits, *products), [by_logits, *others.values()], leaves.values())
+    def pull(logits_gradient: Tensor, z: Params) -> None:
+        _backward((logits, *values), [logits_gradient, *z.values()], leaves.values())
 
-    return {name: u.detach() for name, u in zip(leaves, products, strict=True)}, logits.detach(), pull
+    return {name: u.detach() for name, u in zip(leaves, values, strict=True)}, logits.detach(), pull
 
 
 def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -220,26 +242,31 @@ def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator
 
 def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> tuple[Tensor, Tensor]:
     """The logits, and `J(x)` times the tangents."""
-    # `forward_ad` itself costs less, but the gradient of its softmax fails (pytorch/pytorch#162350).
+    # `torch.autograd.forward_ad` costs less than `jvp`, but its softmax has no gradient (pytorch/pytorch#162350).
     with twice_differentiable():
         logits, product = jvp(lambda p: apply(p, x), (params,), (tangents,))[:2]
     return logits, product
 
 
 Tensors = tuple[Tensor, ...]
-Replay = Callable[[Tensors, Iterable[Tensor], Iterable[Tensor]], None]
+Backward = Callable[[Tensors, Iterable[Tensor], Iterable[Tensor]], None]
+"""`backward(gradients, inputs, free)`: the backward pass from the gradients with respect to some results.
+
+It adds to `.grad` of `inputs` and of `free`, and then frees the values of `free`.
+"""
 
 
 def _without_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> Tensors:
+    """The results of `run` for all micro-batches."""
     with torch.no_grad():
         return tuple(torch.cat(parts) for parts in zip(*map(run, execution.split(x)), strict=True))
 
 
-def _with_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> tuple[Replay, Tensors]:
-    """The results of `run` for all micro-batches, detached, and a function for their backward passes.
+def _values_and_backward(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> tuple[Backward, Tensors]:
+    """A function for the backward passes through `run`, and the results of `run` for all micro-batches, detached.
 
-    That function adds the gradient to `.grad` of its inputs. It is called once, and frees the graph. Its last argument
-    are inputs that nobody needs afterwards: their memory is freed.
+    The graph of a single micro-batch is kept from here to its backward pass. With more micro-batches no graph is kept,
+    and the backward function runs each of them again. It may be called once.
     """
     micro_batches = execution.split(x)
     graphs: list[Tensors] = []
@@ -250,24 +277,24 @@ def _with_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Executio
     else:
         values = _without_graph(run, x, execution)
 
-    def replay(gradients: Tensors, inputs: Iterable[Tensor], spent: Iterable[Tensor]) -> None:
-        into = [*inputs, *spent]
+    def backward(gradients: Tensors, inputs: Iterable[Tensor], free: Iterable[Tensor]) -> None:
+        into = [*inputs, *free]
         for i, part in enumerate(micro_batches):
             with torch.enable_grad():
                 results = graphs.pop() if graphs else run(part)
             last = i == len(micro_batches) - 1
-            _backward(results, [execution.split(g)[i] for g in gradients], into, spent=spent if last else ())
+            _backward(results, [execution.split(g)[i] for g in gradients], into, free=free if last else ())
 
-    return replay, values
+    return backward, values
 
 
 def _backward(
-    results: Tensors, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, spent: Iterable[Tensor] = ()
+    results: Tensors, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, free: Iterable[Tensor] = ()
 ) -> None:
-    """Add to `.grad` of the inputs; the values of `spent` are freed, each as soon as its gradient is complete."""
-    for leaf in spent:
+    """Add to `.grad` of the inputs. Those in `free` lose their values, each as soon as its gradient is complete."""
+    for leaf in free:
         leaf.register_post_accumulate_grad_hook(_free)
-    # A tangent of a network that is linear in its parameters depends on none of them.
+    # A network that is linear in its parameters has a constant Jacobian: its products have no graph.
     dependent = [(result, g) for result, g in zip(results, gradients, strict=True) if result.requires_grad]
     if dependent:
         leaves = list(inputs)
@@ -303,4 +330,5 @@ def _gradients(leaves: Params) -> Params:
 
 
 def _restricted(tangents: Params, active: Masks | None) -> Params:
+    """The tangents, zero at pruned entries: so these take no part in the products with `J`."""
     return tangents | {name: masked(tangents[name], mask) for name, mask in (active or {}).items()}

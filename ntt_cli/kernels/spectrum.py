@@ -1,4 +1,4 @@
-"""What a neural tangent kernel says about learning: its spectrum, its rank, and how like another it is."""
+"""What a neural tangent kernel says about learning: its spectrum, its effective rank, its alignment with another."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def kernel_spectrum(kernel: Float[Tensor, "n n c c"]) -> Float[Tensor, " n*c"]:
-    """Eigenvalues of a kernel of samples with themselves, as the matrix `[n·c, n·c]`, largest first."""
+    """Eigenvalues of a kernel between samples and themselves, seen as a matrix `[n·c, n·c]`, largest first."""
     samples, _, outputs, _ = kernel.shape
-    kernel = kernel.to(torch.promote_types(kernel.dtype, torch.float32))  # there is no eigh of fewer bits
+    kernel = kernel.to(torch.promote_types(kernel.dtype, torch.float32))  # eigvalsh has no half precision
     matrix = kernel.transpose(1, 2).reshape(samples * outputs, samples * outputs)
     ascending: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
     return ascending.flip(0)
@@ -34,7 +34,8 @@ def effective_rank(eigenvalues: Float[Tensor, " k"]) -> Float[Tensor, ""]:
 def predicted_residuals(eigenvalues: Float[Tensor, " k"], times: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
     """The share of a random target's squared error that gradient flow leaves after each time, `mean_i exp(−2 λ_i τ)`.
 
-    Of the network linearised where it is, on these samples and the sum of squared errors; the targets are Gaussian and
-    independent, so that no label is needed. Jacot et al. 2018, arXiv 1806.07572; Lee et al. 2019, arXiv 1902.06720.
+    It holds for the network linearised at its parameters, on these samples, for the sum of squared errors. The targets
+    are Gaussian and independent, so that no label is needed. Jacot et al. 2018, arXiv 1806.07572; Lee et al. 2019,
+    arXiv 1902.06720.
     """
     return torch.exp(-2 * times[:, None] * eigenvalues.clamp_min(0)[None, :]).mean(dim=1)

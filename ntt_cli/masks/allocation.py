@@ -1,4 +1,4 @@
-"""How many weights each layer keeps: a density becomes one exact count a layer."""
+"""Allocations: how many weights each layer keeps. A density over all layers becomes an exact count for each layer."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ntt_cli.masks.masks import best_of_slices, keep_top
 Shapes = Mapping[str, Sequence[int]]
 Counts = dict[str, int]
 Slices = Mapping[str, int]
-"""The axis of each weight of which every slice along it keeps an entry; the others keep one in all."""
+"""By weight, the axis along which every slice keeps an entry. Weights that are not named keep at least one in all."""
 
 Allocate = Callable[..., Counts]
-"""`f(scores, density=…, slices=…)`: how many weights each layer keeps."""
+"""An allocation as a function: `f(scores, density=…, slices=…)` gives the count of each layer."""
 
 
 def least_of(shapes: Shapes, slices: Slices | None) -> Counts:
-    """How many weights each layer keeps at least."""
+    """The smallest count of each layer: one weight, or one in each slice."""
     return {name: shape[slices[name]] if slices and name in slices else 1 for name, shape in shapes.items()}
 
 
@@ -29,7 +29,7 @@ def total_to_keep(sizes: Mapping[str, int], *, density: float, least: Mapping[st
     """`round(density · prunable)`, the number of weights kept over all layers.
 
     Raises:
-        ValueError: if `density` is outside (0, 1] or leaves fewer weights than each layer keeps at `least`.
+        ValueError: if `density` is outside (0, 1], or keeps fewer weights than the layers' smallest counts `least`.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density must be above 0 and at most 1, got {density}")
@@ -59,12 +59,12 @@ def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None
 
 
 def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: Slices | None = None) -> Counts:
-    """The layer counts of the highest scores over all layers together, at least one a layer."""
+    """The counts of the highest scores over all layers together; each layer keeps at least one weight."""
     sizes = {name: score.numel() for name, score in scores.items()}
     along = slices or {}
     least = least_of({name: score.shape for name, score in scores.items()}, slices)
     n_keep = total_to_keep(sizes, density=density, least=least)
-    # Every layer's best weight, or every slice's, is kept first; what is left goes to the highest scores anywhere.
+    # The best weight of each layer, or of each slice, is kept first. All others compete for what is left.
     others = [size - least[name] for name, size in sizes.items()]
     widest = reduce(torch.promote_types, (score.dtype for score in scores.values()))
     rest = next(iter(scores.values())).new_empty(sum(others), dtype=widest)
@@ -86,18 +86,18 @@ def allocate(
     layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
 ) -> Counts:
-    """Counts by an allocation: `erk`, `layerwise` or `global`, or a function that gives them.
+    """The counts of an allocation: `erk`, `layerwise` or `global`, or a function.
 
     Args:
         allocation: the name, or `f(scores, density=…, slices=…)`, which keeps `round(density · size)` weights in all.
         scores: by weight; only `global` looks at more than their shapes.
         density: over all weights together.
-        layer_density: densities of single weights; the allocation shares what they leave among the others. Where that
-            is nothing or everything, their rounded counts may miss the total by one each.
-        slices: of which weights every slice keeps an entry.
+        layer_density: densities of single weights; the allocation divides what they leave among the others. If that is
+            nothing or everything, the total may be missed, by one for each weight here: their counts are rounded.
+        slices: the weights in which every slice keeps an entry.
 
     Raises:
-        ValueError: if `density` or what is left of it cannot be met.
+        ValueError: if `density` cannot be met, over all weights or over those that `layer_density` leaves.
     """
     if layer_density:
         sizes = {name: score.numel() for name, score in scores.items()}
@@ -129,17 +129,17 @@ def allocate_global_with_shares(
 ) -> Counts:
     """As `global`, but each layer keeps at least this share of what ERK would keep, rounded down.
 
-    What layers are given that fall short of it, the others lose by their scores.
+    Weights added to layers below this minimum are taken from the others, lowest scores first.
 
     Args:
         scores: by weight.
         density: over all weights together.
-        layer_density: densities of single weights, which need no such share.
+        layer_density: densities of single weights, to which the minimum does not apply.
         share: from 0 to 1.
-        slices: of which weights every slice keeps an entry.
+        slices: the weights in which every slice keeps an entry.
 
     Raises:
-        ValueError: if `density` or what is left of it cannot be met.
+        ValueError: if `density` cannot be met, over all weights or over those that `layer_density` leaves.
     """
     erk = allocate("erk", scores, density=density, layer_density=layer_density, slices=slices)
     fixed = dict(layer_density)
@@ -159,9 +159,9 @@ def layer_sizes(shapes: Shapes) -> dict[str, int]:
 def _apportion(
     sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int, least: Mapping[str, int]
 ) -> Counts:
-    """Split `n_keep` in proportion to `density_ratio · size`, within `least` and the layer's size, exactly.
+    """Divide `n_keep` in proportion to `density_ratio · size`; each count lies between `least` and the layer's size.
 
-    Fractions are settled by largest remainder, ties by layer order (Hamilton's method).
+    Counts are rounded by largest remainder, ties by layer order (Hamilton's method), so that their sum is exact.
     """
     fixed: Counts = {}
     free = list(sizes)
@@ -175,8 +175,9 @@ def _apportion(
         starved = {name: least[name] for name in free if quota[name] < least[name]}
         if not full and not starved:
             break
-        # Full layers hand weights back, starved ones take some. The scale ends above the present one if more are handed
-        # back than taken, so that full layers stay full, and else below, so that starved ones stay starved.
+        # A full layer's quota is above its size: the surplus goes to others. A starved layer's is below its least: it
+        # takes from others. If the surplus is the larger, the final scale is above this one: layers that are full now
+        # stay full, and can be fixed. Otherwise it is below, and starved layers can be fixed.
         bound = full if sum(quota[name] for name in full | starved) > sum((full | starved).values()) else starved
         fixed |= bound
         free = [name for name in free if name not in bound]

@@ -1,4 +1,4 @@
-"""Boolean masks, `True` = kept, with exact counts."""
+"""Boolean masks, `True` = kept: made by exact counts, applied to weights, counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ntt_cli.tensors import Masks, Params
 
 PART = 2**20
-"""Scores that are looked at together."""
+"""The number of scores that `keep_top` searches for ties at a time."""
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -29,10 +29,10 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
     flat = scores.flatten()
     if n_keep == 0:
         return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    lowest = _in_order(flat, flat.numel() - n_keep)
+    lowest = _kth_smallest(flat, flat.numel() - n_keep)
     mask = flat > lowest
     missing = n_keep - _count(mask)
-    # Where most scores are zero, their indices all at once would take twice the memory of the scores.
+    # Part by part: the indices of all ties could take twice the memory of the scores, as where most scores are zero.
     for part, kept in zip(flat.split(PART), mask.split(PART), strict=True):
         if missing == 0:
             break
@@ -42,15 +42,15 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
     return mask.view(scores.shape)
 
 
-def _in_order(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
-    """The value with `k` smaller ones, if they were sorted."""
+def _kth_smallest(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
+    """The value at index `k` in ascending order."""
     # Selection is several times faster than sorting, and a method of 100 rounds does little else.
     if values.device.type == "cuda":
         return values.kthvalue(k + 1).values
-    # As fast as torch's, without the number of each value, which takes twice the memory of the values.
-    there = values.detach().to("cpu", torch.float32 if values.dtype == torch.bfloat16 else values.dtype, copy=True)
-    there.numpy().partition(k)  # in place, on the tensor's own memory; numpy has no bfloat16
-    return there[k].to(values)
+    # As fast as torch's, which also returns indices; these take twice the memory of the values.
+    on_cpu = values.detach().to("cpu", torch.float32 if values.dtype == torch.bfloat16 else values.dtype, copy=True)
+    on_cpu.numpy().partition(k)  # in place, on the tensor's own memory; numpy has no bfloat16
+    return on_cpu[k].to(values)
 
 
 def choose_masks(
@@ -61,7 +61,7 @@ def choose_masks(
     Args:
         scores: by weight.
         counts: by weight.
-        slices: of weights of which every slice along this axis is to keep its best entry, the axis.
+        slices: by weight, the axis along which every slice keeps its best entry; weights without one keep any entries.
     """
     along = slices or {}
     return {
@@ -73,10 +73,10 @@ def choose_masks(
 
 
 def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, axis: int) -> Bool[Tensor, "*shape"]:
-    """The best entry of each slice along `axis`, and then the highest others, `n_keep` together.
+    """Keep the best entry of each slice along `axis` and the highest of all others, `n_keep` in all.
 
     Raises:
-        ValueError: if there are more slices than that.
+        ValueError: if there are more slices than `n_keep`.
     """
     if n_keep < scores.shape[axis]:
         raise ValueError(f"cannot keep {n_keep} weights in {scores.shape[axis]} slices")
@@ -86,7 +86,7 @@ def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, axis: in
 
 
 def best_of_slices(scores: Float[Tensor, "*shape"], axis: int) -> Bool[Tensor, "*shape"]:
-    """Where the highest score of each slice along `axis` is, of equal ones the first."""
+    """A mask of the highest score in each slice along `axis`, ties by lowest index."""
     moved = scores.movedim(axis, 0)
     best = torch.zeros(moved.shape, dtype=torch.bool, device=scores.device).flatten(1)
     best.scatter_(1, moved.flatten(1).argmax(dim=1, keepdim=True), True)
@@ -94,10 +94,10 @@ def best_of_slices(scores: Float[Tensor, "*shape"], axis: int) -> Bool[Tensor, "
 
 
 def as_bits(masks: Masks, params: Mapping[str, Tensor]) -> Masks:
-    """The masks as numbers of 8 bits, all of them set where kept, in their parameters' layout.
+    """The masks as 8-bit integers in their parameters' memory layout: all bits set (−1) where kept, else none (0).
 
-    For arithmetic on every weight: several times as fast as bools, in plain and in compiled steps. As fast are masks of
-    floats, which take four times the memory.
+    A bitwise "and" applies them: several times as fast as bools, in plain and in compiled steps. Float masks are as
+    fast but need four times the memory.
     """
     return {name: torch.empty_like(params[name], dtype=torch.int8).copy_(mask).neg_() for name, mask in masks.items()}
 
@@ -105,29 +105,30 @@ def as_bits(masks: Masks, params: Mapping[str, Tensor]) -> Masks:
 def apply_masks(params: Params, masks: Masks) -> Params:
     """`m ⊙ w`: new parameters with pruned entries zero; the gradient of a pruned entry is zero.
 
-    Masks are bools, or if no gradient is asked for, bits.
+    Masks are bools, or bits from `as_bits`. With bits, the result has no graph.
     """
     return {name: masked(p, masks[name]) if name in masks else p for name, p in params.items()}
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """One of `apply_masks`."""
+    """`m ⊙ w` of one parameter, as in `apply_masks`."""
     if mask.dtype is torch.bool:
         return torch.where(mask, values, 0)
     return (_bits(values) & mask).view(values.dtype)
 
 
 def zero_pruned(values: Tensor, mask: Int8[Tensor, "*shape"]) -> None:
-    """Set pruned entries to zero, in place, by a mask of bits."""
+    """Set pruned entries to zero, in place, by a mask from `as_bits`."""
     _bits(values).bitwise_and_(mask)
 
 
 def _bits(values: Tensor) -> Tensor:
+    """The memory of the values as integers of the same width; −1 and 0 of 8 bits extend to any width."""
     return values.detach().view(_INTEGERS[values.itemsize])
 
 
 def without_biases(masks: Masks) -> Masks:
-    """The masks of prunable weights: a file from elsewhere may have some of vectors, too, which ntt never prunes."""
+    """The masks of weights. Files from elsewhere may also hold masks of vectors, such as biases."""
     return {name: mask for name, mask in masks.items() if mask.ndim > 1}
 
 
@@ -142,9 +143,9 @@ def count_kept(masks: Masks) -> int:
 
 
 def count_changes(before: Masks, after: Masks) -> int:
-    """Entries whose fate differs between two sets of masks."""
+    """The number of entries that differ between two sets of masks."""
     return sum(_count(before[name] ^ mask) for name, mask in after.items())
 
 
 def _count(mask: Bool[Tensor, "*shape"]) -> int:
-    return int(mask.count_nonzero())  # `sum` makes whole numbers of 8 bytes first
+    return int(mask.count_nonzero())  # `sum` would first convert every entry to 8 bytes

@@ -1,4 +1,4 @@
-"""Masks at a density, at once or in rounds."""
+"""From scores to masks at a density, at once or in rounds."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ def masks_at(
         scores: by weight.
         allocation: `erk`, `layerwise` or `global`.
         density: over all weights.
-        layer_density: densities of single weights, which the allocation leaves alone.
-        slices: of which weights every slice keeps an entry.
+        layer_density: densities of single weights, which the allocation does not change.
+        slices: the weights in which every slice keeps an entry.
     """
     counts = allocate(allocation, scores, density=density, layer_density=layer_density, slices=slices)
     return choose_masks(scores, counts, slices=slices)
 
 
-def on_the_way(layer_density: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
-    """Densities set by hand while the whole is at `density`, as far on their way from 1 as it is on its to `target`."""
+def scheduled_layer_density(layer_density: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
+    """The densities of single weights while the density of all weights falls from 1 to `target`, and is `density` now.
+
+    They fall from 1 to `layer_density`, by the same fraction of the way as the density of all weights has fallen.
+    """
     done = (1 - density) / (1 - target) if target < 1 else 1.0
     return {name: end * done + (1 - done) for name, end in layer_density.items()}
 
@@ -51,16 +54,16 @@ def prune_in_rounds(
     """Score and prune alternately, the density falling geometrically from 1: `d^(r / rounds)` after round `r`.
 
     Args:
-        score: of the masks so far; zero for a pruned entry, so that it does not return.
-        masks: to begin with.
-        rounds: how often.
+        score: gives the scores under the masks so far; zero for a pruned entry, so that it does not return.
+        masks: the masks to begin with.
+        rounds: the number of rounds.
         allocation: `erk`, `layerwise` or `global`.
         density: `d`, reached exactly in the last round.
         layer_density: final densities of single weights.
-        slices: of which weights every slice keeps an entry.
+        slices: the weights in which every slice keeps an entry.
     """
     for r in range(1, rounds + 1):
         now = density ** (r / rounds)
-        densities = on_the_way(layer_density, density=now, target=density)
+        densities = scheduled_layer_density(layer_density, density=now, target=density)
         masks = masks_at(score(masks), allocation=allocation, density=now, layer_density=densities, slices=slices)
     return masks

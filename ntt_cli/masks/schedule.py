@@ -1,4 +1,4 @@
-"""How the density falls during the transfer, and when masks are chosen anew."""
+"""Schedules: how the density falls during the transfer, at which steps masks are updated, and when it may end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 PATIENCE = 3
 IMPROVEMENT = 0.05
-"""What the best of the last `PATIENCE` distances has to be below the best before them, for a fall to go on."""
+"""Distances still fall if the best of the last `PATIENCE` is at least this fraction below the best before these."""
 
 
 def cubic_density(step: int, *, steps: int, density: float) -> float:
@@ -23,35 +23,35 @@ def constant_density(step: int, *, steps: int, density: float) -> float:
     return density
 
 
-Fall = Callable[..., float]
-"""`f(step, steps=…, density=…)`: the density at a step of so many, which ends at `density`."""
+Schedule = Callable[..., float]
+"""A schedule as a function: `f(step, steps=…, density=…)` gives the density at a step, and falls to `density`."""
 
-SCHEDULES: dict[str, Fall] = {"cubic": cubic_density, "constant": constant_density}
+SCHEDULES: dict[str, Schedule] = {"cubic": cubic_density, "constant": constant_density}
 
 
 def mask_update_steps(*, steps: int, every: int) -> range:
-    """The steps before which masks are chosen anew: 0 and each `every` steps, but not in the last such window.
+    """The steps before which masks are updated: every `every` steps from 0, but not in the last such window.
 
-    A run of fewer than ten windows gets ten shorter ones, so that the density falls in as many moves.
+    A transfer shorter than `10 · every` steps gets ten shorter windows, so that its density falls in small steps too.
     """
     every = min(every, max(1, steps // 10))
     return range(0, max(1, steps - every), every)
 
 
-def density_at(schedule: str | Fall, step: int, *, updates: range, steps: int, density: float) -> float:
-    """The density of the masks chosen before a step: the schedule's at the next update; of the last, `density` exactly.
+def density_at(schedule: str | Schedule, step: int, *, updates: range, steps: int, density: float) -> float:
+    """The density of the masks chosen before a step: the schedule's at the next update; `density` at the last update.
 
-    That at the step itself would start with a dense student, which has nothing to learn: Adam would make whole steps of
-    what rounding leaves of its gradient.
+    The schedule's density at the step itself would be 1 at step 0. A dense student equals its teacher, so its gradient
+    is rounding, which Adam would scale up to whole steps.
     """
     if step == updates[-1]:
         return density
-    fall = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    return fall(step + updates.step, steps=steps, density=density)
+    function = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    return function(step + updates.step, steps=steps, density=density)
 
 
 def has_flattened(distances: Sequence[float]) -> bool:
-    """Whether distances, measured in equal steps, have stopped falling: the last three are no 5% below all before."""
+    """Whether distances at equal intervals no longer fall: none of the last 3 is 5% below the best before them."""
     if len(distances) <= PATIENCE:
         return False
     return min(distances[-PATIENCE:]) > (1 - IMPROVEMENT) * min(distances[:-PATIENCE])

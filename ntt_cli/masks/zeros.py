@@ -6,10 +6,10 @@ from jaxtyping import Num
 from torch import Tensor
 
 FEW, SHARE = 4, 0.01
-"""Zeros, and of a weight's entries, that training and rounding may leave.
+"""The number of exact zeros, and their share of a weight's entries, that training and rounding may leave.
 
-Neither makes an exact zero by more than chance: float32 and bfloat16 have smaller numbers than any that matters, and of
-weights of deviation 0.01, float16 rounds one in 100,000 to zero.
+Both leave exact zeros by chance alone. The smallest numbers of float32 and bfloat16 are smaller than any weight that
+matters. float16 rounds one in 100,000 weights to zero if their standard deviation is 0.01.
 """
 
 FACTOR = 4

@@ -1,4 +1,7 @@
-"""What a method of pruning is, and what it may look at. One file a method lies beside this one."""
+"""What a pruning method is: a `Method`, what it is given, a `MethodContext`, and what it returns, a `Pruned`.
+
+Each file beside this one holds one method; the folder `ntt/` holds Neural Tangent Transfer.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ __all__ = ["ROUNDS", "Method", "MethodContext", "Needs", "Pruned", "register_met
 
 Needs = Literal["nothing", "shape", "inputs", "labels"]
 ROUNDS = 100
-"""Of methods that score and prune alternately."""
+"""The number of rounds of methods that score and prune alternately."""
 
 BATCHES = 10
-"""Batches that a score by gradients is averaged over."""
+"""The number of batches that `MethodContext.batches` and `labelled` give."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Pruned:
 
     Attributes:
         params: its parameters, pruned entries zero.
-        buffers: with batch-norm statistics of its own.
+        buffers: its buffers; batch-norm statistics are estimated for the sparse network.
         masks: bool, `True` = kept, by the name of their weight.
-        history: what happened on the way, for the report; per step or per mask update.
+        history: for the report, values of each step or of each mask update, by name.
     """
 
     params: Params
@@ -51,18 +54,18 @@ class Pruned:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may look at.
+    """What a method is given.
 
     Attributes:
         teacher: the dense network; `params`, `weights` and `apply` are what most methods need of it.
-        names: its prunable weights.
-        inputs: `None` where the method needs none and none were named.
-        shape: of one sample, where that is known.
-        outputs: number of the network's outputs for one sample; 0 without inputs.
-        settings: batch size, seed, density and how it is spread over the layers.
-        generator: of everything random.
-        run: what the run carries along: micro-batches, processes, checkpoints and who is told of progress.
-        fresh: makes parameters from another draw of the initialisation.
+        names: of its prunable weights.
+        inputs: the unlabelled samples, with labels for methods that need them; `None` if there is no data.
+        shape: of one sample; `None` if it is not known.
+        outputs: the number of the network's outputs for one sample; 0 without inputs.
+        settings: every option of the run: batch size, seed, density, allocation and, for NTT, the transfer's.
+        generator: for the method's random draws.
+        run: the run's micro-batches, processes, checkpoints and event sink.
+        fresh: a function that initialises the network's parameters anew.
     """
 
     teacher: FunctionalModel
@@ -82,7 +85,7 @@ class MethodContext:
 
     @property
     def weights(self) -> Params:
-        """The prunable ones of them."""
+        """The prunable parameters by name."""
         return {name: self.teacher.params[name] for name in self.names}
 
     @property
@@ -95,11 +98,11 @@ class MethodContext:
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
 
     def masked(self, masks: Masks) -> Params:
-        """All parameters, the prunable ones under these masks."""
+        """All parameters; pruned entries are zero."""
         return apply_masks(self.teacher.params, masks)
 
     def pruned(self, params: Params, masks: Masks, history: Mapping[str, Tensor] | None = None) -> Pruned:
-        """The network with these parameters under these masks, its batch-norm statistics estimated anew."""
+        """The sparse network of these parameters and masks. With inputs, its batch-norm statistics are estimated."""
         masked = apply_masks(params, masks)
         buffers = self.teacher.buffers
         if self.inputs is not None:
@@ -107,11 +110,11 @@ class MethodContext:
         return Pruned(masked, buffers, masks, dict(history or {}))
 
     def batches(self) -> Iterator[Tensor]:
-        """Some inputs, `[n, ...]` a batch, the same in every call."""
+        """`BATCHES` random batches of inputs, `[n, ...]` each, the same in every call."""
         return (self._inputs.batch(indices, reading) for indices, reading in self._draws())
 
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some inputs with their labels, `[n, ...]` and `[n]`; for methods that need labels."""
+        """The same batches with their labels, `[n, ...]` and `[n]`, for methods that need labels."""
         return (
             (self._inputs.batch(indices, reading), self._inputs.labels(indices)) for indices, reading in self._draws()
         )
@@ -125,7 +128,7 @@ class MethodContext:
         return sample.double() if sample.is_floating_point() else sample
 
     def reinitialised(self) -> tuple[Params, Tensor]:
-        """New random weights, and a batch of Gaussian inputs, or of real ones where the network takes integers."""
+        """New random weights, and a batch of Gaussian inputs, or of samples if the network takes integers."""
         params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
             real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
@@ -147,27 +150,26 @@ class MethodContext:
         return self.inputs
 
     def _draws(self) -> Iterator[tuple[Tensor, Reading]]:
-        # The same samples in every round: rounds differ by their masks alone.
+        # A new generator in each call, so that every round has the same samples: rounds differ by their masks alone.
         generator, shape = torch.Generator().manual_seed(self.settings.seed), (self.settings.batch_size,)
         for number in range(BATCHES):
             yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
 
 
 class Method:
-    """A method of pruning. A subclass gives `scores`; one that does more than choose masks gives `prune` instead.
+    """A pruning method. A subclass defines `scores`; one that does more than choose masks defines `prune` instead.
 
     Attributes:
-        name: under which it is registered.
-        needs: what of the data it sees: `nothing`, the `shape` of one sample, `inputs`, or inputs and `labels`.
-        allocation: how the density is spread over the layers unless the user says: `erk`, `layerwise`, `global`;
-            `None` leaves it to the network.
-        rounds: how often it scores and prunes; the density falls geometrically.
+        name: the name that it is registered under.
+        needs: the data that it needs: `nothing`, the `shape` of one sample, `inputs`, or inputs and `labels`.
+        allocation: its default allocation: `erk`, `layerwise` or `global`; `None`: by the network.
+        rounds: the number of times that it scores and prunes; the density falls geometrically over the rounds.
         rescaled: kept weights are divided by the square root of their layer's density.
-        moves_weights: it trains the weights; other methods leave those that they keep as they are.
-        reinitialises: it ends with another draw of the initialisation, which a network of trained weights has not.
-        reads: the options of `ntt prune` that it reads, beside those that every method does.
-        options: those that it was made with, by name.
-        parts: objects that it was made with in the place of options; a checkpoint records their names.
+        moves_weights: it changes the values of kept weights.
+        reinitialises: it returns newly initialised weights, so it does not apply to trained weights.
+        reads: the options of `ntt prune` that it reads, beside those that every method reads.
+        options: the options that it was made with, by name.
+        parts: objects that it was made with in place of options, by option; a checkpoint records their names.
 
     Example:
         >>> import torch, ntt_cli as ntt
@@ -199,11 +201,11 @@ class Method:
     parts: Mapping[str, Any] = {}
 
     def scores(self, context: MethodContext, masks: Masks) -> Mapping[str, Tensor]:
-        """How much each weight is worth: higher scores are kept.
+        """How much each weight is worth: the highest scores are kept.
 
         Args:
-            context: what there is to look at.
-            masks: of this round, all `True` in the first; where they are `False` the score should be zero.
+            context: the network, the data and the settings.
+            masks: the masks so far, all `True` in the first round. Where they are `False`, scores should be zero.
 
         Returns:
             a tensor of scores, finite and of the weight's shape, for each of `context.names`.
@@ -236,7 +238,7 @@ class Method:
         )
 
     def prune(self, context: MethodContext) -> Pruned:
-        """The network under `masks`, its weights as they were, or rescaled.
+        """The sparse network of `masks`, with the teacher's weights, or with these rescaled.
 
         Raises:
             DivergedError: if a number is not finite.

@@ -1,4 +1,4 @@
-"""GraSP: how much each weight matters for the gradient's norm. Wang et al. 2020, arXiv 2002.07376."""
+"""GraSP: the effect of each weight on the norm of the gradient. Wang et al. 2020, arXiv 2002.07376."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @register_method("grasp")
 class GraSP(Method):
-    """One look at the Hessian times the gradient."""
+    """`w · (H g)` for the gradient `g` and Hessian `H` of the loss, in one round."""
 
     needs = "labels"
     reads = frozenset({"batch_size"})
@@ -38,7 +38,7 @@ def grasp_scores(
     """`w · (H g)`, with `g` and `H` the gradient and Hessian of the cross-entropy of `f(x) / temperature`.
 
     To first order `−2 w · (H g)` is the change of `‖g‖²` when the weight is removed, so that the highest scores keep
-    the most gradient. Derivatives are by the named weights alone. Wang et al. 2020, arXiv 2002.07376. Needs labels.
+    the most gradient. Derivatives are with respect to the named weights alone. Needs labels.
     """
     kept = list(batches)
     total = sum(len(x) for x, _ in kept)

@@ -1,4 +1,4 @@
-"""SNIP in many rounds, which score and prune alternately. De Jorge et al. 2021, arXiv 2006.09081."""
+"""SNIP in 100 rounds, which score and prune alternately. De Jorge et al. 2021, arXiv 2006.09081."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from ntt_cli.methods.snip import Snip
 
 @register_method("iterative-snip")
 class IterativeSnip(Snip):
-    """SNIP, 100 times."""
+    """SNIP, in 100 rounds."""
 
     rounds = ROUNDS

@@ -1,4 +1,4 @@
-"""LAMP: magnitude, made comparable between layers. Lee et al. 2021, arXiv 2010.07611."""
+"""LAMP: magnitudes, made comparable between layers. Lee et al. 2021, arXiv 2010.07611."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntt_cli.tensors import Masks
 
 @register_method("lamp")
 class Lamp(Method):
-    """The largest scores of all layers together stay."""
+    """`w²` over the sum of all `w²` in its layer that are as large or larger."""
 
     needs = "nothing"
 

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.methods.snip import effects
+from ntt_cli.methods.snip import weight_times_gradient
 from ntt_cli.tensors import Apply, Masks, Params
 
 
 @register_method("logit-snip")
 class LogitSnip(Method):
-    """One look at the gradient of the logits' size."""
+    """`|w · ∂R/∂w|` for the mean squared norm `R` of the logits, in one round."""
 
     reads = frozenset({"batch_size"})
 
@@ -27,7 +27,7 @@ def logit_snip_scores(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
     """`|w · ∂R/∂w|` with `R = ½ E‖f(x)‖²`: SNIP without labels, after the baseline of Liu & Zenke 2020."""
-    return effects(params, names, lambda at: ((half_squared_norm(apply(at, x)), len(x)) for x in batches))
+    return weight_times_gradient(params, names, lambda at: ((half_squared_norm(apply(at, x)), len(x)) for x in batches))
 
 
 def half_squared_norm(logits: Float[Tensor, "n c"]) -> Float[Tensor, ""]:

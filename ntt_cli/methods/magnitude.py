@@ -1,4 +1,4 @@
-"""Magnitude: the largest weights stay. Han et al. 2015, arXiv 1506.02626."""
+"""Magnitude: the largest weights are kept. Han et al. 2015, arXiv 1506.02626."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntt_cli.tensors import Masks, Params
 
 @register_method("magnitude")
 class Magnitude(Method):
-    """The weights alone."""
+    """`|w|`, in one round."""
 
     needs = "nothing"
     allocation = "erk"

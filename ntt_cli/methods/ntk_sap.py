@@ -1,4 +1,4 @@
-"""NTK-SAP: how much each mask entry matters for the trace of the kernel, over random weights."""
+"""NTK-SAP: the effect of each mask entry on the trace of the kernel, over random weights. Wang et al. 2023."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @register_method("ntk-sap")
 class NTKSAP(Method):
-    """The trace of the kernel over random weights, in many rounds."""
+    """The derivative of the kernel's trace with respect to the mask, over random weights, in 100 rounds."""
 
     needs = "shape"
     rounds = ROUNDS
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """How much each mask entry matters for the trace of the kernel."""
+        """`ntk_sap_scores` of one draw of random weights and inputs a round."""
         return ntk_sap_scores(context.apply, masks, [context.reinitialised()], generator=context.generator)
 
 

@@ -8,11 +8,11 @@ from ntt_cli.methods.ntt.method import NTT
 
 @register_method("ntt-fresh")
 class NTTFresh(NTT):
-    """How much depends on the mask, and not on the weights that it was learnt with."""
+    """It tells how much NTT's mask is worth without the weights that it was learnt with."""
 
     reinitialises = True
 
     def prune(self, context: MethodContext) -> Pruned:
         """Reinitialised weights under NTT's masks."""
-        moved = self.transfer(context)
-        return context.pruned(context.fresh(), moved.masks, moved.history)
+        student = self.transfer(context)
+        return context.pruned(context.fresh(), student.masks, student.history)

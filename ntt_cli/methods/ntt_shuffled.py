@@ -16,18 +16,18 @@ from ntt_cli.tensors import Masks
 
 @register_method("ntt-shuffled")
 class NTTShuffled(NTT):
-    """How much depends on how many weights each layer keeps, and not on which."""
+    """It tells how much NTT's layer counts are worth without its choice within each layer."""
 
     def prune(self, context: MethodContext) -> Pruned:
         """The teacher's weights under the shuffled masks."""
-        moved = self.transfer(context)
+        student = self.transfer(context)
         generator = torch.Generator().manual_seed(context.settings.seed)
-        masks = shuffled(moved.masks, slices=context.settings.slices, generator=generator)
-        return context.pruned(context.params, masks, moved.history)
+        masks = shuffled(student.masks, slices=context.settings.slices, generator=generator)
+        return context.pruned(context.params, masks, student.history)
 
 
 def shuffled(masks: Masks, *, slices: Slices, generator: torch.Generator) -> Masks:
-    """Each layer's mask with its entries in random order; of `slices` every one keeps an entry."""
+    """Each layer's mask with its entries in random order. Weights in `slices` keep an entry in every slice."""
     drawn = {
         name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view(mask.shape)
         for name, mask in masks.items()

@@ -1,4 +1,4 @@
-"""Chance: a random mask at the allocation's counts."""
+"""A random mask, with the allocation's count in each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ntt_cli.tensors import Masks, Params
 
 @register_method("random")
 class Random(Method):
-    """No look at anything."""
+    """A random mask, the baseline of every method."""
 
     needs = "nothing"
     allocation = "erk"

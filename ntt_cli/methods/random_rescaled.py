@@ -1,4 +1,4 @@
-"""A random mask, whose kept weights grow so that what comes out of a layer keeps its variance."""
+"""A random mask whose kept weights are rescaled, so that the outputs of each layer keep their variance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from ntt_cli.methods.random import Random
 
 @register_method("random-rescaled")
 class RandomRescaled(Random):
-    """Chance, with weights over the square root of their layer's density."""
+    """A random mask, with kept weights divided by the square root of their layer's density."""
 
     rescaled = True

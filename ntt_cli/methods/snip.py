@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 @register_method("snip")
 class Snip(Method):
-    """One look at the gradient of the loss."""
+    """`|w · ∂L/∂w|` for the loss `L`, in one round."""
 
     needs = "labels"
     reads = frozenset({"batch_size"})
@@ -32,18 +32,19 @@ def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Ite
 
     At masked parameters the score of a pruned entry is zero. Needs labels.
     """
-    return effects(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
+    return weight_times_gradient(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
 
 
-def effects(
+def weight_times_gradient(
     params: Params, names: Sequence[str], losses: Callable[[Params], Iterable[tuple[Tensor, int]]]
 ) -> dict[str, Tensor]:
     """`|w · ∂L/∂w|` for each named weight, with `L` the mean of the losses over their samples.
 
     Args:
-        params: the point.
+        params: the point at which the gradient is taken.
         names: the weights to score.
-        losses: from parameters with a graph to the mean loss of each batch and its number of samples.
+        losses: a function of the parameters; for each batch it gives the mean loss, with a graph, and the number of
+            samples.
     """
     leaves = leaves_of(params)
     weights = [leaves[name] for name in names]
@@ -61,4 +62,5 @@ def effects(
 
 
 def leaves_of(params: Params) -> Params:
+    """The parameters as leaves of a new graph; values are shared."""
     return {name: p.detach().requires_grad_() for name, p in params.items()}

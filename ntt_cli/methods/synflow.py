@@ -1,4 +1,4 @@
-"""SynFlow: the flow through each weight, without data."""
+"""SynFlow: the share of each weight in the network's output for ones, without data. Tanaka et al. 2020."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @register_method("synflow")
 class SynFlow(Method):
-    """The flow of ones through the network, in many rounds."""
+    """`|w · ∂R/∂w|` for the output `R` of the network of absolute weights, in 100 rounds."""
 
     needs = "shape"
     rounds = ROUNDS

@@ -1,4 +1,4 @@
-"""Wanda: magnitude times the size of what comes in, for a trained network."""
+"""Wanda: magnitude times the norm of the weight's input, for trained networks. Sun et al. 2023, arXiv 2306.11695."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @register_method("wanda")
 class Wanda(Method):
-    """Magnitude times the size of what comes in."""
+    """`|w_oi| · ‖x_i‖`, compared within each output."""
 
     allocation = "layerwise"
     reads = frozenset({"batch_size"})
@@ -60,7 +60,7 @@ def layer_input_norms(
         for name in names:
             for call in calls.get(name, []):
                 if call.embeds:
-                    continue  # what comes in are numbers of rows, which have no size
+                    continue  # its inputs are indices, which have no norm
                 squared = call.inputs().double().square().sum(dim=0).view(params[name].shape[1:])
                 total[name] = total[name] + squared if name in total else squared
     return {name: value.sqrt() for name, value in total.items()}

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from ntt_cli.cli import progress as module
 from ntt_cli.cli.progress import Board, LivePanel, progress
 from ntt_cli.cli.streams import Streams
+from ntt_cli.runtime import progress as module
 from ntt_cli.runtime.events import (
     EpochDone,
     Evaluated,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ntt_cli.masks.allocation import allocate, total_to_keep
 from ntt_cli.masks.masks import count_kept
-from ntt_cli.masks.rounds import masks_at, on_the_way, prune_in_rounds
+from ntt_cli.masks.rounds import masks_at, prune_in_rounds, scheduled_layer_density
 
 SCORES = {"a": torch.arange(20.0).view(4, 5), "b": torch.arange(60.0, 0, -1).view(6, 10), "c": torch.ones(10, 2)}
 
@@ -28,8 +28,8 @@ def test_rounds_fall_geometrically_and_end_exactly() -> None:
 
 @pytest.mark.parametrize(("density", "expected"), [(1.0, 1.0), (0.2, 0.3), (0.6, 0.65)])
 def test_densities_by_hand_keep_pace(density: float, expected: float) -> None:
-    assert on_the_way({"a": 0.3}, density=density, target=0.2) == {"a": pytest.approx(expected)}
-    assert on_the_way({"a": 0.3}, density=1.0, target=1.0) == {"a": 0.3}
+    assert scheduled_layer_density({"a": 0.3}, density=density, target=0.2) == {"a": pytest.approx(expected)}
+    assert scheduled_layer_density({"a": 0.3}, density=1.0, target=1.0) == {"a": 0.3}
 
 
 @pytest.mark.parametrize("allocation", ["erk", "layerwise", "global"])

@@ -15,7 +15,7 @@ from ntt_cli.config import ModelOptions, PruneConfig
 from ntt_cli.errors import CheckpointError, DataError, DivergedError, ModelError, NttError, OutputError, UsageError
 from ntt_cli.files.checkpoint import read_checkpoint
 from ntt_cli.files.metadata import MeanStd, Normalisation, ReportRecord, read_header
-from ntt_cli.methods.ntt import mask_update
+from ntt_cli.methods.ntt import score as ntt_score
 from ntt_cli.networks.loading.models import load_model
 from ntt_cli.pruning import measures as prune_measures
 from ntt_cli.pruning import prune
@@ -249,8 +249,8 @@ def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation:
     generator = torch.Generator().manual_seed(0)
     made_up = {name: torch.randn(size.shape, generator=generator).exp() ** 8 for name, size in sizes.items()}
     related = {name: torch.rand(sizes[name].shape, generator=generator) for name in ("fc1.weight", "first.weight")}
-    monkeypatch.setattr(mask_update, "logit_sensitivities", lambda *_, **__: made_up)
-    monkeypatch.setattr(mask_update, "input_correlations", lambda *_: dict(related))
+    monkeypatch.setattr(ntt_score, "logit_sensitivities", lambda *_, **__: made_up)
+    monkeypatch.setattr(ntt_score, "input_correlations", lambda *_: dict(related))
     run("four layers", steps=1, allocation=allocation)
     masks = read_checkpoint(Path(OUT)).masks
     within = {name: sizes[name] * made_up[name] ** (1 / 6) for name in masks}
@@ -273,7 +273,7 @@ def test_inputs_that_vary_together_count_for_random_weights_alone(monkeypatch: p
         asked.append(about)
         return {}
 
-    monkeypatch.setattr(mask_update, "input_correlations", none_found)
+    monkeypatch.setattr(ntt_score, "input_correlations", none_found)
     save_file(network(seed=7).state_dict(), "dense.safetensors")
     run(weights="dense.safetensors")
     assert not asked

@@ -1,4 +1,10 @@
-"""The affinity: a factor of the score, for inputs of a unit that vary as the input of its strongest weight does."""
+"""The affinity: a factor of the score by which units prefer inputs that vary together. It is not in the paper.
+
+Each unit has a strongest weight, that of largest magnitude. Let `r` be the correlation, over samples, of an input of
+the unit with the strongest weight's input. The score of the input's weight is multiplied by `exp(−β (1 − r))`. On
+images such units see one place each, although nobody told the network which inputs are neighbours
+(docs/notebook/20-inputs-alike.md).
+"""
 
 from __future__ import annotations
 
@@ -11,37 +17,38 @@ from torch import Tensor
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Params
 
-FEW = 10.0
-"""Units with so few inputs get no affinity: each of their inputs should carry other information."""
+FEW_INPUTS = 10.0
+"""Units that keep so few inputs or fewer get no affinity: each of their inputs should carry other information."""
 
-AT_ONCE = 2**24
-"""Numbers of a layer's inputs that are in memory at one time: 64 MiB."""
+NUMBERS_AT_ONCE = 2**24
+"""Numbers of one layer's inputs that are in memory at a time: 64 MiB of single precision."""
 
 
-def strongest(layers: int) -> float:
-    """The largest exponent, of `L` layers, at least two: 10, and in all at most 30 over the `L − 1` before the last.
+def largest_affinity_exponent(layers: int) -> float:
+    """The largest `β`, for `L` layers: `min(10, 30 / (L − 1))`, and 0 where that is below 1.
 
-    Deep networks become less accurate if the inputs of every unit vary together (docs/notebook/20-inputs-alike.md).
-    An exponent below 1 is not worth the cost of the correlations, and becomes 0.
+    The exponents of the `L − 1` layers before the last sum to 30 at most: deep networks become less accurate if the
+    inputs of every unit vary together (docs/notebook/20-inputs-alike.md). An exponent below 1 is not worth the cost of
+    the correlations.
     """
     exponent = min(10.0, 30.0 / max(1, layers - 1))
     return exponent if exponent >= 1 else 0.0
 
 
 def affinity_exponent(kept_per_unit: float, *, most: float) -> float:
-    """`β = k − 10`, at least 0 and at most `most`, of a layer whose units keep `k` inputs on average.
+    """`β = k − 10`, at least 0 and at most `most`, for a layer whose units keep `k` inputs on average.
 
-    A unit whose inputs vary together sees one feature; of an image, one place. With enough weights such units are
-    better than units whose inputs are anywhere; with few weights they are worse (docs/notebook/20-inputs-alike.md).
+    Units whose inputs vary together are better where they have many weights, and worse where they have few
+    (docs/notebook/20-inputs-alike.md).
     """
-    return min(max(kept_per_unit - FEW, 0.0), most)
+    return min(max(kept_per_unit - FEW_INPUTS, 0.0), most)
 
 
 def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
     """`exp(−β (1 − r))`: the factor of a weight's score.
 
     Args:
-        correlations: `r`, of `input_correlations`.
+        correlations: `r`, from `input_correlations`.
         exponent: `β`.
     """
     return (correlations - 1).mul_(exponent).exp_()
@@ -50,10 +57,11 @@ def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
 def input_correlations(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Float[Tensor, "o *i"]]:
-    """How each input of a unit correlates with that of the unit's strongest weight, over samples and positions.
+    """How each input of a unit correlates with the input of the unit's strongest weight, over samples and positions.
 
-    Only for weights of Linear and Conv2d layers. The layers that compute the logits are left out too: they should see
-    all features. An input that does not vary correlates with nothing but itself.
+    Weights that act in another way than in Linear and Conv2d layers are left out. So are the layers that compute the
+    logits: they should see all features. The correlation with an input that does not vary is 0, that of the strongest
+    weight's input with itself 1.
 
     Args:
         apply: the network.
@@ -65,12 +73,12 @@ def input_correlations(
         `r`, from -1 to 1, by weight.
     """
     moments: dict[str, _Moments] = {}
-    asked: list[str] | None = None
+    hidden: list[str] | None = None
     for recorded in _passes(apply, params, names, batches):
-        if asked is None:
+        if hidden is None:
             output_layers = recorded.output_layers()
-            asked = [name for name in names if name not in output_layers]
-        for name in asked:
+            hidden = [name for name in names if name not in output_layers]
+        for name in hidden:
             for call in recorded.calls.get(name, []):
                 if call.embeds:
                     continue
@@ -82,6 +90,11 @@ def input_correlations(
 
 
 def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]) -> Iterator[RecordedPass]:
+    """Forward passes over all batches. The first is of one sample: it shows how many samples fit into memory.
+
+    Yields:
+        what each pass recorded.
+    """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     at_once = 1
     for x in batches:
@@ -90,13 +103,22 @@ def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterabl
             yield recorded
         calls = ((params[name][0].numel(), call) for name in names for call in recorded.calls.get(name, []))
         sizes = [size * call.positions // len(part) for size, call in calls]
-        at_once = max(1, AT_ONCE // max(sizes, default=AT_ONCE))
+        at_once = max(1, NUMBERS_AT_ONCE // max(sizes, default=NUMBERS_AT_ONCE))
 
 
 class _Moments:
-    """Sums over rows of inputs, minus the mean of the first rows, so that large means cost no precision."""
+    """Sums over rows of a layer's inputs, one row a sample and position.
+
+    The mean of the first rows, the origin, is subtracted from all rows, so that large means cost no precision.
+    """
 
     def __init__(self, rows: Float[Tensor, "t i"], strongest: Tensor) -> None:
+        """Sums of nothing yet.
+
+        Args:
+            rows: the first rows, for the origin.
+            strongest: for each unit, the index of its strongest weight's input, `[o]`.
+        """
         self._strongest, self._origin = strongest, rows.mean(dim=0)
         self._count = 0
         self._sum = torch.zeros_like(self._origin)
@@ -114,6 +136,7 @@ class _Moments:
         """The correlations, computed in the memory of the sums."""
         mean = self._sum / self._count
         variance = (self._squares / self._count - mean.square()).clamp_min(0)
+        # A variance so small beside the mean is rounding. An infinite deviation makes the correlation 0.
         rounding = (self._origin + mean).square() * 1e-10
         deviation = variance.sqrt().masked_fill(variance <= rounding, torch.inf)
         covariance = self._products.div_(self._count).addr_(mean[self._strongest], mean, alpha=-1)

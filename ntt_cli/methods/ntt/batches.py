@@ -16,16 +16,19 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.generators import seeded
 
 REMEMBERED_BYTES = 2**28
-"""How much of the teacher's outputs is kept for the next time that their batch is drawn."""
+"""The most memory for the teacher's outputs that are kept for samples or batches that return."""
 
 
 @dataclass
 class Batches:
     """The batches that a transfer learns from. A batch depends on the seed and its number alone.
 
-    The teacher never changes, so its outputs for samples that return are computed once. Without a kernel term these are
-    the outputs for all samples; with one, those for whole batches with their probes, where `settings.batches` recur.
-    Inputs that are random differ from batch to batch, and are the same where a batch recurs.
+    A batch's number is its step, or with `settings.batches = B` the step modulo `B`: then the first `B` batches return.
+
+    The teacher never changes, so its outputs are computed once where they are needed again. Without a kernel term,
+    these are its outputs for each sample. With one, they depend on the probe, too, so they can be kept only for batches
+    that return. Random inputs, such as augmented ones, are drawn anew for each batch; a batch that returns has the
+    same.
 
     Attributes:
         transfer: whose teacher, inputs and settings these are.
@@ -53,27 +56,33 @@ class Batches:
             return Batch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))
         whole = draw_probe((len(second), self.transfer.outputs), like=self._like, generator=generator)
         probe = group.share(whole)
-        known = self._outputs.get(number)
-        if known is None:
+        outputs = self._outputs.get(number)
+        if outputs is None:
             teacher = self.transfer.teacher
             uncompiled = partial(compute_outputs, execution=execution)
             compute = self._compiled if self._compiled and execution.is_whole else uncompiled
-            known = compute(teacher.bind(), teacher.params, x1, x2, probe)
-            self._remember(number, known)
-        return Batch(x1, x2, probe, known)
+            outputs = compute(teacher.bind(), teacher.params, x1, x2, probe)
+            self._remember(number, outputs)
+        return Batch(x1, x2, probe, outputs)
 
     @property
     def _like(self) -> Tensor:
+        """A tensor of the teacher's precision, on its device."""
         return next(iter(self.transfer.teacher.params.values()))
 
     def _remember(self, number: int, new: Outputs) -> None:
+        """Keep the outputs for a batch, if the batch returns and there is room."""
         size = sum(getattr(new, part.name).nbytes for part in fields(new))
-        recurs = self.transfer.settings.batches is not None and self.transfer.inputs.samples.changes != "always"
-        if recurs and self._remembered + size <= REMEMBERED_BYTES:
+        returns = self.transfer.settings.batches is not None and self.transfer.inputs.samples.changes != "always"
+        if returns and self._remembered + size <= REMEMBERED_BYTES:
             self._outputs[number] = new
             self._remembered += size
 
     def _logits_of(self, indices: Tensor, x1: Tensor, x2: Tensor, execution: Execution) -> Outputs:
+        """The teacher's outputs without a kernel product, from those for all samples, or computed for this batch.
+
+        Outputs for all samples do not pay if the transfer draws fewer samples than there are.
+        """
         teacher, inputs, settings = self.transfer.teacher, self.transfer.inputs, self.transfer.settings
         drawn = settings.steps * settings.batch_size
         size = len(inputs) * self.transfer.outputs * self._like.element_size()

@@ -1,7 +1,8 @@
 """The passes of a step as one compiled function: traced through all their derivatives, then given to `torch.compile`.
 
-`torch.compile` by itself differentiates neither forward-mode derivatives nor gradients. The traced function contains
-no derivatives any more, only operations: it compiles as the forward pass of any network does.
+`torch.compile` alone cannot compile a gradient of a forward-mode derivative or of another gradient. So `make_fx` runs
+the function once and writes down every operation, those of the derivatives too. What it wrote down takes no derivatives
+any more, and compiles as the forward pass of any network does.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Masks, Params
 
 OPTIONS: dict[str, Any] = {
-    "fx_graph_cache": False,  # it reads pickles
-    "layout_optimization": False,  # weights lie as they should already
-    "compile_threads": 1,  # in this process: others would outlive an interruption
+    "fx_graph_cache": False,  # it reads pickles, which may run code
+    "layout_optimization": False,  # weights have their best memory format already
+    "compile_threads": 1,  # with more, worker processes would outlive an interruption
 }
 
 ON_CPU = {"max_fusion_size": 4}
@@ -39,9 +40,10 @@ class CompilationError(RuntimeError):
 
 
 class Compiled:
-    """A function of trees of tensors, compiled once for each kind of arguments: shapes, layouts, types, fixed values.
+    """A function of trees of tensors, compiled once for each kind of arguments.
 
-    The first call of each kind takes a minute or so. Results agree with those of the function up to rounding.
+    The kind is every tensor's shape, strides, type and device, and the argument `fixed`. The first call of each kind
+    takes about a minute. Results agree with the function's up to rounding.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -52,7 +54,7 @@ class Compiled:
         """`function(fixed, *trees)`, without a graph.
 
         Args:
-            fixed: hashable.
+            fixed: hashable; compiled in as a constant.
             trees: dicts of tensors, with the same keys whenever `fixed` is the same, or tensors.
 
         Raises:
@@ -79,7 +81,7 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...]) -> tuple[Call
     traced.recompile()
     on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(trees))
     compiled = torch.compile(traced, dynamic=False, options=OPTIONS | (ON_CPU if on_cpu else {}))
-    # The cache of autograd reads pickles, too.
+    # The cache of autograd also reads pickles.
     with torch.no_grad(), torch._functorch.config.patch(enable_autograd_cache=False):
         return compiled, compiled(*trees)
 
@@ -92,7 +94,7 @@ def _reason(error: BaseException) -> str:
 
 
 class CompiledGradients:
-    """`transfer_gradients` of a network, compiled, for one process and whole halves."""
+    """`transfer_gradients` of a network, compiled, for one process that takes each half of a batch in one pass."""
 
     def __init__(self, model: FunctionalModel) -> None:
         self._model = model
@@ -109,13 +111,13 @@ class CompiledGradients:
         form: Form,
         execution: Execution = Execution(),
     ) -> tuple[TransferLoss, Params]:
-        """As `transfer_gradients`, where `apply` is the network at any buffers."""
+        """As `transfer_gradients`, where `apply` is the network bound to any buffers."""
         assert isinstance(apply, BoundModel)
         assert execution.is_whole
-        now = next(iter(params.values())).new_tensor(density)
+        density_now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
         x = _inputs(batch.x1, batch.x2, batch.probe)
         parts, gradients = self._compiled(
-            (form, execution), params, mask_bits, apply.buffers, x, _parts(batch.teacher), now
+            (form, execution), params, mask_bits, apply.buffers, x, _parts(batch.teacher), density_now
         )
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
@@ -139,14 +141,14 @@ class CompiledGradients:
 
 
 class CompiledOutputs:
-    """`compute_outputs` of a network, compiled, for one process and whole halves."""
+    """`compute_outputs` of a network, compiled, for one process that takes each half of a batch in one pass."""
 
     def __init__(self, model: FunctionalModel) -> None:
         self._model = model
         self._compiled = Compiled(self._outputs)
 
     def __call__(self, apply: Apply, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Outputs:
-        """As `compute_outputs`, where `apply` is the network at any buffers."""
+        """As `compute_outputs`, where `apply` is the network bound to any buffers."""
         assert isinstance(apply, BoundModel)
         return _as_outputs(self._compiled(None, params, apply.buffers, _inputs(x1, x2, probe)))
 
@@ -159,7 +161,7 @@ def _inputs(x1: Tensor, x2: Tensor, probe: Tensor | None) -> Params:
 
 
 def _parts(whole: Outputs | TransferLoss) -> Params:
-    """The tensors that a dataclass is made of."""
+    """The fields of a dataclass by name, without those that are `None`: compiled functions take and return dicts."""
     values = {field.name: getattr(whole, field.name) for field in fields(whole)}
     return {name: value for name, value in values.items() if value is not None}
 

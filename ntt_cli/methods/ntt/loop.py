@@ -1,7 +1,11 @@
 """The transfer from its first step to its last: steps, the schedule and mask updates.
 
 The algorithm of Liu & Zenke 2020, arXiv 2006.08228: optimise the student's weights under its mask, and update the mask
-every `mask_update_every` steps.
+every `mask_update_every` steps. `run_transfer` is the loop; all else here is a part of it.
+
+What it calls, and this folder explains later: a `TransferPlan` knows the steps before which masks are updated;
+`Batches` draws the samples and the probe of a step; `Progress` is the student and its history; `Validation` ends the
+transfer with `--steps auto`.
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
 from ntt_cli.methods.ntt.mask_update import update_masks
 from ntt_cli.methods.ntt.objective import TransferLoss
-from ntt_cli.methods.ntt.plan import plan_transfer
+from ntt_cli.methods.ntt.plan import TransferPlan, plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.step import Form, Student, start_student, transfer_step, under_masks
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.methods.ntt.validation import Validation, held_out
+from ntt_cli.methods.ntt.validation import Validation, hold_out
 from ntt_cli.networks.batch_norm import has_batch_norm, with_variances_of_at_least
 from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runs.checkpointer import RunCheckpointer
@@ -35,26 +39,28 @@ from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.tensors import Masks, Params
 
 LEAST_VARIANCE = 0.1
-"""The least variance of a channel of the student, relative to the teacher's."""
+"""The least batch-norm variance of a student's channel, relative to the teacher's (docs/notebook/14-batch-norm.md).
+
+A channel without kept weights has a variance of 0, and would be divided by the square root of `eps` alone."""
 
 
 def run_transfer(transfer: Transfer, run: Run) -> Pruned:
-    """Move a student from the teacher's weights to a sparse network of the same kernel and outputs.
+    """Move a student from the teacher's weights to a sparse network with the teacher's kernel and outputs.
 
     Args:
-        transfer: from where, on which inputs and how.
-        run: its processes share each batch; the first process chooses the masks for all.
+        transfer: the problem.
+        run: its processes share each batch. Its checkpointer may hold the state of an interrupted run to continue.
 
     Raises:
-        DivergedError: as soon as a finite check fails.
-        Interrupted: if the run is to end.
+        DivergedError: if a loss, a weight or a validation distance is no longer finite.
+        Interrupted: if the run was asked to end.
     """
     teacher, settings, group = transfer.teacher, transfer.settings, run.group
     plan = plan_transfer(settings, learned=transfer.fixed_masks is None)
-    training, validation = transfer, None
+    on_training_samples, validation = transfer, None
     if settings.auto:
-        training, validation = held_out(transfer)
-    batches = Batches(training)
+        on_training_samples, validation = hold_out(transfer)
+    batches = Batches(on_training_samples)
     progress = Progress(_start(transfer), teacher.buffers)
     execution = transfer.execution(group)
     if run.checkpointer.found is not None:
@@ -66,26 +72,17 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
         run.on_event(
             Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before")
         )
+    # The caller's random state is left alone. A signal lets the running step end: the run stops after it.
     with global_draws_apart(transfer.inputs.device), run.stop.patiently():
         while progress.step < plan.steps:
             step = progress.step
-            seed_global_draws(settings.seed, step, group.rank)
+            seed_global_draws(settings.seed, step, group.rank)  # so that a continued run draws the same numbers
             if validation is not None and plan.is_validation_step(step):
                 distance = _validate(progress, validation, run)
                 plan = plan.after_validation(progress.history.validation)
-                run.on_event(Validated(step, distance, None if plan.open else plan.steps))
+                run.on_event(Validated(step, distance, None if plan.undecided else plan.steps))
             if step in plan.updates:
-                _check_finite(progress.student.params, step, run.checkpointer)
-                give_back_free_memory()  # scores and steps leave gaps of sizes that the other cannot use
-                density, masks = settings.density, transfer.fixed_masks
-                if masks is None:
-                    density = plan.density(step)
-                    masks = progress.student.masks
-                    if group.first:  # rounding may rank weights in another order in another process
-                        masks = update_masks(progress.student, training, density, run.micro_batching)
-                    masks = group.broadcast(masks)
-                run.on_event(_put_under_masks(progress, masks, density, training, run))
-                give_back_free_memory()
+                run.on_event(_update(progress, on_training_samples, plan, run))
             loss = _advance(progress, batches, run, execution)
             _check_step(progress, loss, run, last=progress.step == plan.steps)
             run.checkpointer.maybe_save(lambda: progress.state(teacher, run.micro_batching))
@@ -102,7 +99,7 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
 def take_step(
     student: Student, batches: Batches, step: int, micro_batching: MicroBatching, execution: Execution
 ) -> TransferLoss:
-    """Move the student on the batch of a step, in place.
+    """Take one step on its batch. The student's parameters and optimiser move in place.
 
     Raises:
         UsageError: if steps are to be compiled, and cannot be.
@@ -122,6 +119,7 @@ def take_step(
 
 
 def _advance(progress: Progress, batches: Batches, run: Run, execution: Execution) -> TransferLoss:
+    """Take the next step, and note its loss."""
     try:
         loss = take_step(progress.student, batches, progress.step, run.micro_batching, execution)
     except FloatingPointError as error:
@@ -132,7 +130,7 @@ def _advance(progress: Progress, batches: Batches, run: Run, execution: Executio
 
 
 def first_student(transfer: Transfer, micro_batching: MicroBatching) -> Student:
-    """The student of a transfer that reaches its density at once, before its first step."""
+    """The student before the first step, at the final density already: `--dry-run` times its steps."""
     student, density = _start(transfer), transfer.settings.density
     masks = transfer.fixed_masks or update_masks(student, transfer, density, micro_batching)
     buffers = _student_buffers(transfer, student.params, masks)
@@ -151,13 +149,28 @@ def _start(transfer: Transfer) -> Student:
 
 
 def _student_buffers(transfer: Transfer, params: Params, masks: Masks) -> Params:
-    """The student's buffers under these masks; the teacher's where there is no batch norm."""
+    """The student's batch-norm statistics under these masks; the teacher's buffers where there is no batch norm."""
     estimated = estimate_buffers(transfer.teacher, apply_masks(params, masks), transfer.inputs)
     return with_variances_of_at_least(LEAST_VARIANCE, estimated, transfer.teacher.buffers)
 
 
+def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run) -> MasksUpdated:
+    """Put the student under new masks, or under the fixed ones, and estimate its batch-norm statistics anew."""
+    _check_finite(progress.student.params, progress.step, run.checkpointer)
+    give_back_free_memory()  # the scores cannot use the gaps in memory that steps leave, nor steps those of the scores
+    density, masks = transfer.settings.density, transfer.fixed_masks
+    if masks is None:
+        density = plan.density(progress.step)
+        masks = progress.student.masks
+        if run.group.first:  # rounding may rank weights in another order in another process
+            masks = update_masks(progress.student, transfer, density, run.micro_batching)
+        masks = run.group.broadcast(masks)
+    event = _put_under_masks(progress, masks, density, transfer, run)
+    give_back_free_memory()
+    return event
+
+
 def _put_under_masks(progress: Progress, masks: Masks, density: float, transfer: Transfer, run: Run) -> MasksUpdated:
-    """Put the student under these masks, with batch-norm statistics of its own."""
     buffers = progress.buffers
     if has_batch_norm(transfer.teacher):
         buffers = run.group.broadcast(_student_buffers(transfer, progress.student.params, masks))
@@ -171,6 +184,7 @@ def _check_finite(params: Params, step: int, checkpointer: RunCheckpointer) -> N
 
 
 def _validate(progress: Progress, validation: Validation, run: Run) -> float:
+    """Measure the validation distance in the first process, and note it."""
     student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
     if run.group.first:
@@ -183,6 +197,7 @@ def _validate(progress: Progress, validation: Validation, run: Run) -> float:
 
 
 def _check_step(progress: Progress, loss: TransferLoss, run: Run, *, last: bool) -> None:
+    """Check that the loss is finite and, every `CHECK_EVERY` steps, tell how far the transfer is."""
     history, step = progress.history, progress.step
     check_losses([loss.total for loss in history.losses], step, run.checkpointer, last=last, whose="transfer's")
     if step % CHECK_EVERY == 0 or last:

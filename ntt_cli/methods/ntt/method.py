@@ -1,4 +1,4 @@
-"""NTT as a method of `ntt prune`."""
+"""NTT as a method of `ntt prune`: from what any method is given (`methods/base.py`) to a transfer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ntt_cli.config import NTTOptions, method_class
 from ntt_cli.masks.allocation import Allocate
-from ntt_cli.masks.schedule import Fall
+from ntt_cli.masks.schedule import Schedule
 from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.methods.ntt.loop import run_transfer
 from ntt_cli.methods.ntt.score import Score
@@ -18,7 +18,7 @@ from ntt_cli.tensors import Masks
 
 @register_method("ntt")
 class NTT(Method):
-    """Neural Tangent Transfer: weights and masks are learnt, so that kernel and outputs stay the teacher's.
+    """Neural Tangent Transfer: it learns weights and masks with which kernel and outputs stay the teacher's.
 
     Example:
         >>> import torch, ntt_cli as ntt
@@ -27,7 +27,7 @@ class NTT(Method):
         5
     """
 
-    allocation = None
+    allocation = None  # by the network: see `settings.py`
     moves_weights = True
     reads = frozenset({"batch_size", "checkpoint_every", *NTTOptions.model_fields})
 
@@ -36,23 +36,24 @@ class NTT(Method):
         *,
         score: str | Score | None = None,
         allocation: str | Allocate | None = None,
-        schedule: str | Fall | None = None,
+        schedule: str | Schedule | None = None,
         **options: Any,
     ) -> None:
-        """NTT with parts and options of its own.
+        """NTT with exchanged parts and with options.
 
         Args:
-            score: which weights stay: `saliency`, `magnitude`, or a `Score`.
-            allocation: how the density is spread: `erk`, `layerwise`, `global`, or `f(scores, density=…, slices=…)`.
+            score: how weights are scored: `saliency`, `magnitude`, or a `Score`.
+            allocation: how many weights each layer keeps: `erk`, `layerwise`, `global`, or
+                `f(scores, density=…, slices=…)`.
             schedule: how the density falls: `cubic`, `constant`, or `f(step, steps=…, density=…)`.
-            **options: all other options of NTT: `steps=500`.
+            **options: other options of NTT, such as `steps=500`.
         """
         parts = {"score": score, "allocation": allocation, "schedule": schedule}
         self.options = options | {name: part for name, part in parts.items() if isinstance(part, str)}
         self.parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
     def prune(self, context: MethodContext) -> Pruned:
-        """The student after its last step."""
+        """The student after its last step. Methods that use NTT's masks in another way replace this one."""
         return self.transfer(context)
 
     def transfer(self, context: MethodContext) -> Pruned:

@@ -1,7 +1,12 @@
 """What the transfer minimises: `L = λ_K · D_K + D_f + (λ_2 / d) · ‖m ⊙ w‖²`.
 
-The objective function of Liu & Zenke 2020, arXiv 2006.08228: `D_K` is the distance between the kernels of student and
-teacher, `D_f` that between their outputs. `paper` is its form there; `relative` has no units.
+The objective function of Liu & Zenke 2020, arXiv 2006.08228. `D_K` is the distance between the kernels `K_s` and `K_t`
+of student and teacher, `D_f` the distance between their outputs `f_s` and `f_t`. There are two objectives:
+
+- `paper`: `D_K = mean (K_s − K_t)²` and `D_f = mean (f_s − f_t)²`, as in the paper;
+- `relative`: `D_K = ‖K_s − K_t‖²_F / ‖K_t‖²_F` and `D_f = ‖f_s − f_t‖² / ‖f_t‖²`, which have no units.
+
+The kernels are never formed: with a Gaussian probe `v`, `‖K v‖²` estimates `‖K‖²_F` (`kernels/product.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +28,12 @@ ObjectiveName = Literal["relative", "paper"]
 
 @dataclass(frozen=True)
 class Objective:
-    """The terms' form and weights.
+    """Which distances are minimised, and the factors of the terms.
 
     Attributes:
-        name: `relative` (distances over the teacher's norm, without units) or `paper` (mean squared differences).
-        kernel_weight: λ_K.
-        weight_penalty: λ_2.
+        name: `relative` or `paper`, see above.
+        kernel_weight: λ_K; with 0 there is no kernel term, and no probe is drawn.
+        weight_penalty: λ_2, the factor. The sum that it multiplies is `TransferLoss.weight_penalty`.
     """
 
     name: ObjectiveName
@@ -38,14 +43,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class TransferLoss:
-    """The loss and its parts, each a scalar; the parts are unweighted.
+    """The loss and its terms, each a scalar, the terms without their factors.
 
     Attributes:
-        total: what is minimised.
-        kernel_distance: `D_K`; `None` where no kernel product was taken.
+        total: `L`.
+        kernel_distance: `D_K`; `None` without a kernel term.
         logit_distance: `D_f`.
         weight_penalty: `‖m ⊙ w‖² / d`.
-        alignment: not minimised: the cosine between `K_s v` and `K_t v`, an estimate of that between the kernels.
+        alignment: the cosine between `K_s v` and `K_t v`, which estimates the cosine between the kernels. It is
+            reported, not minimised. `None` without a kernel term.
     """
 
     total: Tensor
@@ -70,45 +76,50 @@ def transfer_loss(
     density: float | Tensor,
     execution: Execution = Execution(),
 ) -> TransferLoss:
-    """The loss of one batch from the outputs of student and teacher, with the same Gaussian probe.
+    """The loss of one batch, from the outputs and kernel products of student and teacher with the same probe `v`.
 
-    `relative` distances are `‖s − t‖² / ‖t‖²`, those of `paper` `mean((s − t)²)`. With kernel products, `‖A v‖²` for
-    `A = K_s − K_t` stands for `‖A‖²_F`, its expectation over the probe `v`; without a probe there is no kernel
-    term.
+    `D_K` of `paper` is `‖K_s v − K_t v‖² / (n m c²)`, whose expectation over `v` is exact. `D_K` of `relative` is
+    `‖K_s v − K_t v‖² / ‖K_t v‖²`: numerator and denominator are both estimates, by the same probe.
 
     Args:
-        objective: form and weights.
-        student: the student's outputs at the masked parameters, with their graph.
-        teacher: the teacher's outputs.
+        objective: which distances, and the factors of the terms.
+        student: the student's outputs at the masked parameters; with a graph if the loss is to have one.
+        teacher: the teacher's outputs. Without kernel products in both, there is no kernel term.
         params: the student's masked parameters `m ⊙ w`.
-        prunable: names of the parameters that the penalty is on.
-        density: `d`, the kept fraction of them now.
+        prunable: names of the parameters in the penalty.
+        density: `d`, the kept fraction of them now; a tensor in compiled steps, so that another density compiles
+            nothing anew.
         execution: the processes that share the batch. Each process gets its own share of the distances, and these sum
-            to the distances of the whole batch.
+            to the distances of the whole batch. The penalty is whole in each.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
-    parts = {"logits": (logits - target).square().sum()}
-    sums = {"logits": _size(objective, target)}
+    numerators = {"logits": (logits - target).square().sum()}
+    # Divisors and the cosine's sums are of the whole batch: they are added up over the processes in one call.
+    sums = {"logits": _divisor(objective, target)}
     if isinstance(student, OutputsAndProduct) and isinstance(teacher, OutputsAndProduct):
-        ours, theirs = student.product, teacher.product
-        parts["kernel"] = (ours - theirs).square().sum()
-        sums |= {"kernel": _size(objective, theirs), "columns": _count(student.logits2)}
-        own = ours.detach()
-        sums |= {"inner": (own * theirs).sum(), "student": own.square().sum(), "teacher": theirs.square().sum()}
+        numerators["kernel"] = (student.product - teacher.product).square().sum()
+        sums |= {"kernel": _divisor(objective, teacher.product), "columns": _count(student.logits2)}
+        detached = student.product.detach()
+        sums |= {
+            "inner": (detached * teacher.product).sum(),
+            "student": detached.square().sum(),
+            "teacher": teacher.product.square().sum(),
+        }
     sums = execution.all_reduce(sums)
-    # A teacher of zeros leaves the plain squared norm over the smallest number: large, never NaN.
-    shares = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in parts.items()}
-    if objective.name == "paper" and "kernel" in shares:
-        # `‖A v‖²` sums over the m·c columns of the kernel; the paper's distance is their mean.
-        shares["kernel"] = shares["kernel"] / sums["columns"]
+    # If the teacher's outputs are all zero, the relative distance is large, but not NaN.
+    distances = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in numerators.items()}
+    if objective.name == "paper" and "kernel" in distances:
+        # So far divided by the n·c entries of `K v`. Each of them sums over m·c columns of `K`: divide by these too.
+        distances["kernel"] = distances["kernel"] / sums["columns"]
     penalty = squared_norm(params, prunable) / density
-    return _combined(objective, shares, penalty, _cosine(sums) if "kernel" in shares else None)
+    return _weighted_sum(objective, distances, penalty, _cosine(sums) if "kernel" in distances else None)
 
 
-def _combined(
+def _weighted_sum(
     objective: Objective, distances: Mapping[str, Tensor], penalty: Tensor, alignment: Tensor | None
 ) -> TransferLoss:
+    """`L = λ_K · D_K + D_f + λ_2 · penalty`, with its terms."""
     loss = distances["logits"] + objective.weight_penalty * penalty
     if "kernel" in distances:
         loss = loss + objective.kernel_weight * distances["kernel"]
@@ -121,8 +132,8 @@ def _combined(
     )
 
 
-def _size(objective: Objective, teacher: Tensor) -> Tensor:
-    """What a squared distance to the teacher is divided by: its squared norm, or its number of entries."""
+def _divisor(objective: Objective, teacher: Tensor) -> Tensor:
+    """What a squared distance to the teacher's values is divided by: their squared norm, or their number."""
     return teacher.square().sum() if objective.name == "relative" else _count(teacher)
 
 
@@ -145,10 +156,12 @@ def outputs_gradient(
     density: float | Tensor,
     execution: Execution = Execution(),
 ) -> tuple[TransferLoss, Outputs]:
-    """`transfer_loss` of the whole batch, detached, and its gradient by each of the student's outputs.
+    """`transfer_loss` of the whole batch, detached, and its gradient with respect to the student's outputs.
 
-    The arguments are those of `transfer_loss`, without a graph. `penalty_slope` times the weights is the gradient of
-    the penalty.
+    This is the first half of the chain rule: `∂L/∂f_s(x1)`, `∂L/∂f_s(x2)` and `∂L/∂(K_s v)`. `outputs_and_pullback`
+    carries them on to the parameters. The penalty does not go through the outputs: see `penalty_slope`.
+
+    The arguments are those of `transfer_loss`; the student's outputs need no graph.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
     loss = transfer_loss(
@@ -161,15 +174,15 @@ def outputs_gradient(
         execution=execution,
     )
     gradients = torch.autograd.grad(loss.total, list(leaves.values()))
-    by_outputs = replace(student, **dict(zip(leaves, gradients, strict=True)))
+    outputs_gradients = replace(student, **dict(zip(leaves, gradients, strict=True)))
     shares = {"logits": loss.logit_distance} | (
         {} if loss.kernel_distance is None else {"kernel": loss.kernel_distance}
     )
     distances = execution.all_reduce({name: share.detach() for name, share in shares.items()})
-    whole = _combined(objective, distances, loss.weight_penalty.detach(), loss.alignment)
-    return whole, by_outputs
+    whole = _weighted_sum(objective, distances, loss.weight_penalty.detach(), loss.alignment)
+    return whole, outputs_gradients
 
 
 def penalty_slope(objective: Objective, density: float | Tensor) -> float | Tensor:
-    """`2 λ_2 / d`: the penalty's gradient by a masked weight is this number times the weight."""
+    """`2 λ_2 / d`: the gradient of `(λ_2 / d) · ‖m ⊙ w‖²` is this number times `m ⊙ w`."""
     return 2 * objective.weight_penalty / density

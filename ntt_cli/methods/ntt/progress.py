@@ -1,4 +1,4 @@
-"""The progress of a transfer: its student and its history, and both as a state on disk."""
+"""The progress of a transfer: its student and its history, in memory and as a state on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ntt_cli.runtime.optimiser import optimiser_tensors
 from ntt_cli.tensors import Masks, Params
 
 OF_KERNELS = ("kernel_distance", "alignment")
-"""The parts of a loss that only a kernel term has."""
+"""The terms of a loss that are `None` without a kernel term."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Density = Annotated[float, Field(gt=0, le=1)]
@@ -35,12 +35,13 @@ class History:
     """What happened at each step and each mask update.
 
     Attributes:
-        earlier: the parts of the loss for the first steps, including those of a process that was interrupted.
-        losses: of the steps since then.
-        update_steps: steps before which masks were updated.
-        densities: from each mask update on.
-        changes: mask entries that changed at each update.
-        validation: by step, the distance on samples held out, where it was measured.
+        earlier: the terms of the loss over the first steps, `[steps]` each; after `--resume`, also over the steps
+            before the interruption.
+        losses: the losses of the steps since, one by one.
+        update_steps: the steps before which masks were updated.
+        densities: the density from each mask update on.
+        changes: the number of mask entries that changed at each update.
+        validation: the validation distance by step, where it was measured.
     """
 
     earlier: dict[str, Tensor] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class History:
     validation: dict[int, float] = field(default_factory=dict)
 
     def loss_tensors(self) -> dict[str, Tensor]:
-        """Each part of the loss over all steps, `[steps]`, on the CPU."""
+        """Each term of the loss over all steps, `[steps]`, on the CPU."""
         parts = {part.name: [getattr(loss, part.name) for loss in self.losses] for part in fields(TransferLoss)}
         taken = {name: values for name, values in parts.items() if values and values[0] is not None}
         recent = {name: torch.stack(values).detach().cpu() for name, values in taken.items()}
@@ -60,7 +61,7 @@ class History:
         return {name: torch.cat([self.earlier[name], values]) for name, values in recent.items()}
 
     def gather(self) -> None:
-        """Join the losses: many small tensors between the large ones of the steps would fragment the memory."""
+        """Move `losses` into `earlier`: many small tensors between the large ones of the steps fragment the memory."""
         self.earlier, self.losses = self.loss_tensors(), []
 
     def as_tensors(self) -> dict[str, Tensor]:
@@ -85,9 +86,9 @@ class Progress:
     """A transfer between two steps.
 
     Attributes:
-        student: its parameters and optimiser move in place; everything else is replaced.
-        buffers: the student's; the teacher's own until the first mask update.
-        step: steps done.
+        student: a step changes its parameters and optimiser in place; a mask update makes a new `Student` around them.
+        buffers: the student's batch-norm statistics; the teacher's own until the first mask update.
+        step: the number of steps done.
         history: of these steps.
     """
 
@@ -138,7 +139,7 @@ class MicroBatchingValues(Record):
 
 
 class TransferValues(Record):
-    """The part of a transfer's state that is not tensors."""
+    """The values in a transfer's state: all that is not tensors."""
 
     density: Density
     update_steps: list[Count]
@@ -158,16 +159,16 @@ class TransferValues(Record):
 
 
 def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_batching: MicroBatching) -> Progress:
-    """The progress whose `state` this is.
+    """The progress that `Progress.state` made this state of.
 
     Args:
-        fresh: the same transfer before its first step; its parameters and optimiser are moved in place.
-        state: as read.
+        fresh: the same transfer before its first step; its parameters and optimiser are overwritten.
+        state: as read from the disk.
         transfer: whose progress it is.
-        micro_batching: set to what it was.
+        micro_batching: gets the micro-batch of the interrupted run.
 
     Raises:
-        ResumeError: if this transfer cannot have left it.
+        ResumeError: if this transfer cannot have left such a state.
     """
     teacher, settings = transfer.teacher, transfer.settings
     student, device = fresh.student, next(iter(fresh.student.params.values())).device
@@ -210,7 +211,7 @@ def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_ba
 
 
 def _expected_history(step: int, settings: TransferSettings, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One loss a step for each part of the objective, in the precision that it was saved in."""
+    """The names and shapes of `History.loss_tensors` after so many steps, in the precision of those found."""
     parts = [part.name for part in fields(TransferLoss)] if step else []
     if not settings.objective.kernel_weight:
         parts = [name for name in parts if name not in OF_KERNELS]

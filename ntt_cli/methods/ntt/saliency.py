@@ -1,4 +1,8 @@
-"""The score of a weight: its magnitude and its effect on the logits. The paper's is the magnitude alone."""
+"""The saliency of a weight: its magnitude times a power of its sensitivity. The paper's score is the magnitude alone.
+
+The sensitivity is the mean square of the derivative of the outputs with respect to the weight: how much they react to
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,18 @@ from ntt_cli.kernels.product import draw_probe, transposed_product
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
 
-ACROSS_LAYERS = 1 / 4
-"""The exponent of the sensitivities where layers compete, and scores say how many weights each keeps."""
+EXPONENT_ACROSS_LAYERS = 1 / 4
+"""The exponent of the sensitivities across layers, where scores say how many weights each layer keeps. Smaller
+ones do nothing or harm (docs/notebook/16-random-masks.md, 18-depth.md)."""
 
 
-def within_layers(layers: int) -> float:
-    """`1 / 2(L − 1)`: the exponent among a layer's own weights, of `L` layers, at least two.
+def exponent_within_layers(layers: int) -> float:
+    """`1 / (2 (L − 1))`: the exponent within layers, for `L` layers. One layer gets the exponent of two.
 
-    The root of a sensitivity goes with the product of the `L − 1` other weights on a path, and this power of it
-    with their geometric mean: together they count for one weight, at any depth. With a larger exponent deep networks
-    keep too few units (docs/notebook/18-depth.md). Layers side by side are counted as if in a row.
+    A path from the inputs to the outputs has `L` weights. The square root of a weight's sensitivity grows with the
+    product of the other `L − 1` weights on its paths. Its power `1 / (L − 1)` grows with their geometric mean. So the
+    score is the weight times an average of the others, at any depth. With a larger exponent, deep networks keep too few
+    units (docs/notebook/18-depth.md). Parallel layers count as if each followed the other.
     """
     return 1 / (2 * max(1, layers - 1))
 
@@ -28,16 +34,16 @@ def within_layers(layers: int) -> float:
 def saliency_scores(
     params: Params, sensitivities: Mapping[str, Tensor], names: Iterable[str], *, exponent: float
 ) -> dict[str, Tensor]:
-    """`|w| · E[(∂(v·f)/∂w)²]^exponent`.
+    """`|w| · sensitivity^exponent`, with the sensitivity `E[(∂(v·f)/∂w)²]` over samples and Gaussian `v`.
 
-    With an exponent of ½ it is how far the logits move, to first order, when the weight is removed: the root of optimal
-    brain damage's saliency (LeCun et al. 1990) with the Gauss-Newton diagonal for its Hessian, on logits, so that no
-    label is needed. With 0 it would be the magnitude. Exponents between the two respect paths: a weight into a
-    unit without outputs scores zero.
+    With an exponent of 1/2, it is the distance by which the outputs move, to first order, when the weight is removed.
+    That is the square root of optimal brain damage's saliency (LeCun et al. 1990), up to a factor, with the diagonal of
+    the Gauss-Newton matrix of the outputs as Hessian. It needs no labels. With an exponent of 0, it would be the
+    magnitude. With any exponent above 0, a weight into a unit without outgoing weights scores zero.
 
     Args:
-        params: the dense parameters, pruned entries at the values they would return with.
-        sensitivities: of `logit_sensitivities`.
+        params: the parameters before masking: a pruned entry has the value that it would return with.
+        sensitivities: what `logit_sensitivities` returned.
         names: the weights to score.
         exponent: above 0.
     """
@@ -53,11 +59,14 @@ def logit_sensitivities(
     generator: torch.Generator,
     execution: Execution = Execution(),
 ) -> dict[str, Tensor]:
-    """`E[(Jᵀ v)²]` over batches and one Gaussian `v` of shape `[n, c]` each: the diagonal of `Jᵀ J`, estimated.
+    """`Σ (J(x)ᵀ v)² / N` over batches `x` of `N` samples in all, with one Gaussian `v`, `[n, c]`, for each batch.
+
+    This estimates the diagonal of `J(x)ᵀ J(x)`, averaged over samples.
 
     Args:
         apply: the network.
-        params: where the Jacobian is taken, pruned entries at zero; they have a derivative all the same.
+        params: the point at which the Jacobian is taken, pruned entries at zero. These have a derivative too: it says
+            whether they should return.
         batches: unlabelled inputs.
         outputs: `c`.
         generator: of the probes.

@@ -1,6 +1,11 @@
 """NTT's score as an exchangeable part: how much each weight is worth at a mask update.
 
-A score answers twice: across layers, to say how many weights each layer keeps, and within a layer, to say which.
+There are two kinds of scores. Scores across layers say how many weights each layer keeps, if the allocation is
+`global`. Scores within layers say which weights a layer keeps. For magnitudes, the paper's score, the two are the same.
+For ours they differ: `|w| · sensitivity^exponent` has another exponent in each, and within layers an affinity as a
+factor.
+
+`score(context)` makes the scores of one mask update. `mask_update.py` asks these for both kinds, in this order.
 """
 
 from __future__ import annotations
@@ -13,32 +18,40 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.magnitude import magnitude_scores
-from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, strongest
-from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, logit_sensitivities, saliency_scores, within_layers
+from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
+from ntt_cli.methods.ntt.saliency import (
+    EXPONENT_ACROSS_LAYERS,
+    exponent_within_layers,
+    logit_sensitivities,
+    saliency_scores,
+)
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
 
 LEAST_SHARE = 0.1
-"""Of what ERK would keep, the least that each of the competing layers keeps. Without it the last layers of ResNet-50
-kept one weight each."""
+"""With the allocation `global`, each layer keeps at least this share of what ERK would give it. Without it the last
+layers of ResNet-50 kept one weight each (docs/notebook/20-inputs-alike.md)."""
 
 SALIENCY_BATCHES = 10
+"""Batches, with one probe each, that sensitivities are averaged over."""
+
 AFFINITY_SAMPLES = 1000
+"""Samples that correlations are computed from, at most."""
 
 Scores = dict[str, Tensor]
-"""By weight, in its shape; higher scores are kept."""
+"""The scores of each weight by its name, in its shape; the highest are kept."""
 
 
 @dataclass(frozen=True)
-class MaskUpdate:
+class ScoreContext:
     """What a score may look at.
 
     Attributes:
         student: as it is now; pruned entries have the values that they would return with.
         transfer: its teacher, inputs and settings.
-        density: that the masks are to have, over all weights.
+        density: of the masks to be chosen, over all prunable weights.
         micro_batching: `run(work)` calls `work(execution)`, again with smaller micro-batches if memory runs out.
     """
 
@@ -53,28 +66,29 @@ class MaskUpdate:
         return list(self.student.mask_bits)
 
 
-class ScoredUpdate(Protocol):
+class MaskScores(Protocol):
     """The scores of one mask update."""
 
     def across_layers(self) -> Scores:
-        """Scores to compare between layers; asked for first."""
+        """Scores to compare weights of different layers by. Called first."""
 
     def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        """Scores to compare within each layer, which keeps so many; asked for last."""
+        """Scores to compare weights of the same layer by, which keeps `counts[name]` of them. Called last."""
 
 
 class Score(Protocol):
     """How weights are scored.
 
     Attributes:
-        least_share: where layers compete, each keeps at least this share of what ERK would give it; 0: one weight.
+        least_share: with the allocation `global`, each layer keeps at least this share of what ERK would give it. With
+            0 it keeps at least one weight.
     """
 
     @property
     def least_share(self) -> float: ...
 
-    def __call__(self, update: MaskUpdate) -> ScoredUpdate:
-        """Look at the student, and be ready to score."""
+    def __call__(self, context: ScoreContext) -> MaskScores:
+        """The scores of one mask update."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,9 @@ class MagnitudeScore:
 
     least_share: float = 0.0
 
-    def __call__(self, update: MaskUpdate) -> ScoredUpdate:
-        """The same scores in both roles."""
-        return _SameScores(magnitude_scores(update.student.params, update.names))
+    def __call__(self, context: ScoreContext) -> MaskScores:
+        """The same scores across layers and within them."""
+        return _SameScores(magnitude_scores(context.student.params, context.names))
 
 
 @dataclass(frozen=True)
@@ -101,47 +115,50 @@ class _SameScores:
 
 @dataclass(frozen=True)
 class Saliency:
-    """`|w| · sensitivity^exponent`, within layers times the affinity of a unit's inputs. See `saliency`, `affinity`.
+    """`|w| · sensitivity^exponent`, within layers times the affinity. See `saliency.py` and `affinity.py`.
 
     Attributes:
         across: the exponent across layers.
-        within: the exponent within layers; `None`: by the number of layers, as `within_layers` says.
-        most_affinity: the largest exponent of the affinity; `None`: by the number of layers, as `strongest` says.
-        least_share: as of every score.
+        within: the exponent within layers; `None`: `exponent_within_layers` of the number of layers.
+        most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the number of
+            layers.
+        least_share: see `Score`.
     """
 
-    across: float = ACROSS_LAYERS
+    across: float = EXPONENT_ACROSS_LAYERS
     within: float | None = None
     most_affinity: float | None = None
     least_share: float = LEAST_SHARE
 
-    def __call__(self, update: MaskUpdate) -> ScoredUpdate:
-        """Take the sensitivities of the outputs."""
-        return _SalientUpdate(self, update, update.micro_batching.run(lambda e: _sensitivities(update, e)))
+    def __call__(self, context: ScoreContext) -> MaskScores:
+        """The scores by the sensitivities of the student's outputs."""
+        return _SaliencyScores(self, context, context.micro_batching.run(lambda e: _sensitivities(context, e)))
 
 
 @dataclass
-class _SalientUpdate:
+class _SaliencyScores:
     score: Saliency
-    update: MaskUpdate
+    context: ScoreContext
     sensitivities: Scores
 
     def across_layers(self) -> Scores:
-        params, names = self.update.student.params, self.update.names
+        params, names = self.context.student.params, self.context.names
         return saliency_scores(params, self.sensitivities, names, exponent=self.score.across)
 
     def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        params, names, settings = self.update.student.params, self.update.names, self.update.transfer.settings
-        exponent = within_layers(len(names)) if self.score.within is None else self.score.within
+        params, names, settings = self.context.student.params, self.context.names, self.context.transfer.settings
+        exponent = exponent_within_layers(len(names)) if self.score.within is None else self.score.within
         scores = saliency_scores(params, self.sensitivities, names, exponent=exponent)
-        self.sensitivities = {}  # before the correlations are computed
+        self.sensitivities = {}  # frees their memory for the correlations
         if not settings.affinity:
             return scores
-        most = strongest(len(names)) if self.score.most_affinity is None else self.score.most_affinity
-        kept = {name: counts[name] * settings.density / self.update.density for name in names}  # in the end
-        exponents = {name: affinity_exponent(kept[name] / len(scores[name]), most=most) for name in names}
-        asked = [name for name in names if exponents[name]]
-        correlations = self.update.micro_batching.run(lambda e: _correlations(self.update.transfer, asked, e))
+        most = largest_affinity_exponent(len(names)) if self.score.most_affinity is None else self.score.most_affinity
+        # The affinity depends on how many inputs a unit keeps when the density has fallen to its final value.
+        kept_at_end = {name: counts[name] * settings.density / self.context.density for name in names}
+        kept_per_unit = {name: kept_at_end[name] / len(scores[name]) for name in names}  # the first axis is the units
+        exponents = {name: affinity_exponent(kept_per_unit[name], most=most) for name in names}
+        with_affinity = [name for name in names if exponents[name]]
+        correlations = self.context.micro_batching.run(lambda e: _correlations(self.context.transfer, with_affinity, e))
         for name in list(correlations):
             scores[name] *= affinity(correlations.pop(name), exponent=exponents[name])
         return scores
@@ -152,24 +169,25 @@ SCORES: dict[str, Score] = {"saliency": Saliency(), "magnitude": MagnitudeScore(
 
 
 def _correlations(transfer: Transfer, names: list[str], execution: Execution) -> Scores:
-    """Of the teacher: what the student's units have in common is what earlier masks left them."""
+    """The correlations of inputs in the teacher: in the student they would depend on the masks before."""
     at_once = execution.micro_batch or transfer.settings.batch_size // 2
     batches = transfer.inputs.some(AFFINITY_SAMPLES).in_order(at_once) if names else []
     return input_correlations(transfer.teacher.bind(), transfer.teacher.params, names, batches)
 
 
-def _sensitivities(update: MaskUpdate, execution: Execution) -> Scores:
-    inputs, settings = update.transfer.inputs, update.transfer.settings
+def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
+    """The sensitivities of the student's outputs, at its masked weights."""
+    inputs, settings = context.transfer.inputs, context.transfer.settings
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     batches = (
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
         for number in range(SALIENCY_BATCHES)
     )
     return logit_sensitivities(
-        update.student.apply,
-        update.student.masked_params,
+        context.student.apply,
+        context.student.masked_params,
         batches,
-        outputs=update.transfer.outputs,
+        outputs=context.transfer.outputs,
         generator=generator,
         execution=execution,
     )

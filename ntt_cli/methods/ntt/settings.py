@@ -1,4 +1,7 @@
-"""The transfer's settings: what the user gave, and a default for everything else that depends on model and data."""
+"""The transfer's settings: the user's options, and the defaults that depend on the model, its weights and the data.
+
+All other defaults are in `config/`. docs/experiments.md gives the measurements behind them.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,41 @@ from torch import nn
 from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed, method_class
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.allocation import Allocate
-from ntt_cli.masks.schedule import Fall
+from ntt_cli.masks.schedule import Schedule
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
 
 STEPS, BATCH_SIZE = 3000, 64
-AUTO_HORIZON = 1000
-"""With `--steps auto` masks fall to their density as in a run of so many steps: over the first half of them."""
+"""The defaults with a kernel term (docs/notebook/12-transfer-length.md)."""
 
-MOST_AUTO_UPDATE = AUTO_HORIZON // 10
-"""Most steps between two mask updates then."""
+AUTO_HORIZON = 1000
+"""With `--steps auto` the density falls as in a run of so many steps: over the first half of them."""
+
+LONGEST_AUTO_WINDOW = AUTO_HORIZON // 10
+"""With `--steps auto`, the largest number of steps between two mask updates."""
 
 LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
-"""Without a kernel term a step costs a third, and more of them gave the more accurate network."""
+"""The defaults without a kernel term. There a step costs a third, and more steps gave a more accurate network
+(docs/notebook/01-trained-weights.md)."""
 
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """What a run needs of the configuration, every default settled.
+    """What a run needs of the configuration, with every default filled in.
 
-    Attributes that are not options of the same name:
-        steps: so many, or with `auto` at most.
-        auto: the transfer ends when the validation distance has flattened.
-        objective: form and weights of the loss.
-        affinity: with saliency, units prefer inputs that vary together.
-        active: take the kernel over kept entries only.
-        score: a name, or a `Score`; so are allocation and schedule a name or a function.
-        compiled: steps of whole batches are compiled.
-        layer_density: densities of the weights that `--layer-density` names.
-        slices: the axis of each weight that must not lose a whole slice along it.
+    Attributes that are no options, or mean something else than the option of their name:
+        steps: the number of steps; with `auto` the largest possible.
+        auto: the transfer ends when the validation distance no longer falls (`--steps auto`).
+        density: `d`, the kept fraction of the prunable weights in the end.
+        objective: the distances, and the factors of the loss's terms.
+        mask: `learned`, or the method whose masks stay fixed.
+        score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
+        affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
+        active: the student's kernel is taken over kept entries alone.
+        batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
+        compiled: steps are compiled where a batch goes through the network as a whole.
+        layer_density: densities by weight, from the patterns of `--layer-density`.
+        slices: by weight, the axis along which every slice must keep an entry.
     """
 
     steps: int
@@ -52,7 +61,7 @@ class TransferSettings:
     score: Any
     affinity: bool
     allocation: str | Allocate
-    schedule: str | Fall
+    schedule: str | Schedule
     active: bool
     batch_size: int
     batches: int | None
@@ -65,7 +74,7 @@ class TransferSettings:
     slices: dict[str, int] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
-        """The options that had no value of their own, under their names in the configuration."""
+        """Options whose defaults were filled in, under their names in the configuration, for the checkpoint."""
         return {
             "steps": "auto" if self.auto else self.steps,
             "epochs": None,
@@ -85,15 +94,17 @@ def settle(
     trained: bool,
     allocation: str | None,
 ) -> TransferSettings:
-    """The settings of a run.
+    """The settings of a run: the user's options, with defaults filled in.
+
+    Trained weights get no kernel term by default (docs/notebook/13-trained-convolutions.md).
 
     Args:
-        config: as the user gave it.
+        config: the user's options.
         teacher: the dense network.
         names: its prunable weights.
-        samples: how many there are to learn from; 0 where there are none.
-        trained: the teacher's weights are more than a draw of the initialisation.
-        allocation: the method's default; `None` for the network's.
+        samples: the number of samples to learn from; 0 without data.
+        trained: the teacher has trained weights, not a draw of the initialisation.
+        allocation: the method's default; `None` to choose by the network: `global` with convolutions, else `erk`.
 
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
@@ -110,9 +121,9 @@ def settle(
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
-    if auto and config.mask_update_every > MOST_AUTO_UPDATE:
-        what = f"with --steps auto masks change every {MOST_AUTO_UPDATE} steps at least"
-        raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {MOST_AUTO_UPDATE} or less")
+    if auto and config.mask_update_every > LONGEST_AUTO_WINDOW:
+        what = f"with --steps auto masks change every {LONGEST_AUTO_WINDOW} steps at least"
+        raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {LONGEST_AUTO_WINDOW} or less")
     if isinstance(config.steps, int):
         steps = config.steps
     if config.epochs is not None:
@@ -124,8 +135,8 @@ def settle(
         objective=Objective(config.objective, kernel_weight, penalty),
         mask=config.mask,
         score=config.score,
-        affinity=not trained,  # trained weights know what belongs together
-        allocation=config.allocation or _of_mask(config) or allocation or _allocation(teacher),
+        affinity=not trained,  # training has chosen each unit's inputs already
+        allocation=config.allocation or _mask_allocation(config) or allocation or _network_allocation(teacher),
         schedule=config.schedule,
         active=config.kernel_params == "active",
         batch_size=batch_size,
@@ -140,19 +151,20 @@ def settle(
 
 
 def _weight_penalty(config: PruneConfig, teacher: FunctionalModel, *, trained: bool) -> float:
+    """The default of λ_2: the paper's with `--preset paper`, 1e-5 with convolutions and else 1e-4; otherwise 0."""
     if config.preset != "paper" or trained:
         return 0.0
     return 1e-5 if _convolves(teacher) else 1e-4
 
 
-def _of_mask(config: PruneConfig) -> str | None:
-    """The default of the method that fixes the masks."""
+def _mask_allocation(config: PruneConfig) -> str | None:
+    """The default allocation of the method that `--mask` names."""
     found: str | None = None if config.mask == "learned" else method_class(config.mask).allocation
     return found
 
 
-def _allocation(teacher: FunctionalModel) -> str:
-    # ERK counts weights, not how often each is used: it starves convolutions, whose weights are used everywhere.
+def _network_allocation(teacher: FunctionalModel) -> str:
+    # ERK counts a convolution's weight once, although every position uses it: convolutions would keep too few weights.
     return "global" if _convolves(teacher) else "erk"
 
 

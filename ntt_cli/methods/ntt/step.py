@@ -1,6 +1,9 @@
 """One step of the transfer: move the student's weights so that its kernel and outputs become the teacher's.
 
-The gradient of the objective at the masked weights `m ⊙ w`, then one step of Adam; the mask stays as it is.
+The gradient of the loss at the masked weights `m ⊙ w`, then one step of Adam. The mask stays as it is.
+
+Masks are 8-bit integers here, all bits set where an entry is kept (−1) and none where it is pruned (0): a bitwise "and"
+with a weight is several times as fast as a choice by bools. `as_bits` makes them, `apply_masks` reads them.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from.
+    """What one step learns from. Where several processes share a step, each has its share of both halves.
 
     Attributes:
         x1: first half of the samples, `[n, ...]`.
         x2: second half, `[m, ...]`.
-        probe: Gaussian `v`, `[m, c]`; `None` to match the outputs alone.
+        probe: Gaussian `v`, `[m, c]`; `None` to match the outputs alone, without a kernel term.
         teacher: the teacher's outputs for the same halves, with the same probe.
     """
 
@@ -38,11 +41,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the loss, which is the same in all steps.
+    """The part of the loss that is the same in all steps.
 
     Attributes:
         objective: what is minimised.
-        active: take the student's kernel over kept entries only.
+        active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
+            entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
     """
 
     objective: Objective
@@ -59,43 +63,44 @@ def transfer_gradients(
     form: Form,
     execution: Execution = Execution(),
 ) -> tuple[TransferLoss, Params]:
-    """`L`, detached, and its gradient by each parameter; that of a pruned entry is zero.
+    """`L`, detached, and its gradient with respect to each parameter; the gradient of a pruned entry is zero.
 
     Args:
         apply: the student's function.
-        params: its parameters, without a graph.
-        mask_bits: its masks, from `as_bits`.
-        batch: this process's share of it.
-        density: kept fraction of the prunable parameters.
-        form: of the loss.
+        params: its parameters `w`, not yet masked, without a graph.
+        mask_bits: its masks `m`, from `as_bits`.
+        batch: this process's share of the step's batch.
+        density: `d`, the kept fraction of the prunable parameters.
+        form: the objective, and whose kernel.
         execution: of the passes. Where several processes share the batch, each gets the loss and the gradient of the
             whole batch.
     """
     weights = apply_masks(params, mask_bits)
     restriction = mask_bits if form.active else None
-    own, pullback = outputs_and_pullback(
+    outputs, pullback = outputs_and_pullback(
         apply, weights, batch.x1, batch.x2, batch.probe, active=restriction, execution=execution
     )
-    loss, by_outputs = outputs_gradient(
+    loss, outputs_gradients = outputs_gradient(
         form.objective,
-        own,
+        outputs,
         batch.teacher,
         params=weights,
         prunable=mask_bits,
         density=density,
         execution=execution,
     )
-    del weights  # the pullback frees them on its way
-    gradients = pullback(by_outputs)
+    del weights  # so that the pullback can free them, one by one
+    gradients = pullback(outputs_gradients)
     slope = penalty_slope(form.objective, density)
     for name, mask in mask_bits.items():
         if form.objective.weight_penalty:
-            gradients[name] += params[name] * slope
+            gradients[name] += params[name] * slope  # of `w` for `m ⊙ w`: the next line masks both
         gradients[name] = masked(gradients[name], mask)
     return loss, gradients
 
 
 Gradients = Callable[..., tuple[TransferLoss, Params]]
+"""`transfer_gradients`, or a compiled function of the same arguments."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class Student:
         mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
-        compiled: a faster `transfer_gradients`, for one process and whole halves; `None` to use that itself.
+        compiled: `transfer_gradients` as a compiled function. It is used where one process takes each half of a batch
+            in one pass. `None`: nothing is compiled.
     """
 
     apply: Apply
@@ -137,15 +143,15 @@ def start_student(
     learning_rate: float,
     compiled: Gradients | None = None,
 ) -> Student:
-    """A student that begins as the teacher: its parameters, nothing pruned."""
+    """A student that begins as the teacher: the teacher's parameters, nothing pruned."""
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
-    # torch's fused Adam is one kernel for all parameters; it has none for some devices and for double precision there.
+    # Fused Adam updates all parameters in one kernel. Other devices than these lack it, or lack it in double precision.
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
     optimiser = torch.optim.Adam(params.values(), lr=learning_rate, fused=fused)
     return Student(
         apply=apply,
         params=params,
-        mask_bits={name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable},
+        mask_bits={name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable},  # all bits set
         density=1.0,
         optimiser=optimiser,
         compiled=compiled,
@@ -153,7 +159,7 @@ def start_student(
 
 
 def under_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
-    """The same student under other masks, bound to other buffers if `apply` is another."""
+    """The same student with these masks, and with `apply` as its function: that is bound to its buffers."""
     return replace(student, mask_bits=as_bits(masks, student.params), density=density, apply=apply)
 
 
@@ -163,9 +169,9 @@ def transfer_step(student: Student, batch: Batch, form: Form, execution: Executi
     The student's parameters and optimiser are advanced in place: copying them would double the memory of a step.
 
     Args:
-        student: the student.
-        batch: this process's share of it.
-        form: of the loss.
+        student: as it is before the step.
+        batch: this process's share of the step's batch.
+        form: the objective, and whose kernel.
         execution: of the passes. The processes that share the batch all move the same student in the same way.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The problem that a transfer solves: which network, on which inputs, how sparse, and how."""
+"""What a transfer is given: the teacher, the unlabelled inputs, the prunable weights and the settings."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from ntt_cli.tensors import Masks
 
 @dataclass(frozen=True)
 class Transfer:
-    """From the teacher's weights to a sparse network of the same kernel and outputs.
+    """The problem that a transfer solves: find a sparse student with the teacher's kernel and outputs.
 
     Attributes:
-        teacher: calibrated, on the inputs' device.
-        inputs: unlabelled.
-        names: the prunable weights.
-        outputs: number of outputs, `c`.
-        settings: of the transfer, every default settled.
-        fixed_masks: masks that another method chose, under which only the weights move; `None` to learn the masks.
+        teacher: the dense network on the inputs' device; its batch-norm statistics are those of the inputs.
+        inputs: the unlabelled samples.
+        names: of the prunable weights.
+        outputs: the number of outputs, `c`.
+        settings: every option of the transfer, with its default filled in.
+        fixed_masks: masks that another method chose; then the transfer moves weights alone. `None`: it learns the
+            masks.
     """
 
     teacher: FunctionalModel
@@ -36,6 +37,10 @@ class Transfer:
     fixed_masks: Masks | None = None
 
     def execution(self, group: ProcessGroup = SINGLE) -> Execution:
-        """How steps are carried out: the graph is kept where the network uses each weight seldom."""
+        """How steps are carried out. For one sample, the network runs once.
+
+        The graph of a batch's second half is kept between two passes if the network uses each weight seldom, as
+        perceptrons do: there activations need little memory. Networks with many convolutions compute it twice.
+        """
         one = self.inputs.batch(torch.arange(1))
         return Execution(group=group, keep_graph=uses_weights_seldom(self.teacher.bind(), self.teacher.params, one))

@@ -15,17 +15,18 @@ from ntt_cli.runtime.execution import Execution
 
 SAMPLES = 512
 SHARE = 0.1
-"""How many of the samples are held out, at most."""
+"""At most so many samples are held out, and at most this share of all; but at least two."""
 
 BATCHES = 8
+"""The number of batches that a validation distance is averaged over."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The same few batches and probes each time, so that distances can be compared.
+    """The validation distance. Batches and probes are the same each time, so that distances can be compared.
 
     Attributes:
-        batches: of samples held out; the teacher's outputs for each are computed once.
+        batches: of the samples held out; the teacher's outputs for each are computed once.
     """
 
     batches: Batches
@@ -38,23 +39,28 @@ class Validation:
         losses = []
         for number in range(BATCHES):
             batch = self.batches.at(number, execution)
-            own = compute_outputs(
+            outputs = compute_outputs(
                 student.apply, params, batch.x1, batch.x2, batch.probe, active=active, execution=execution
             )
             with torch.no_grad():
                 loss = transfer_loss(
-                    objective, own, batch.teacher, params=params, prunable=student.mask_bits, density=student.density
+                    objective,
+                    outputs,
+                    batch.teacher,
+                    params=params,
+                    prunable=student.mask_bits,
+                    density=student.density,
                 )
             losses.append(loss.total)
         return float(torch.stack(losses).mean())
 
 
-def held_out(transfer: Transfer) -> tuple[Transfer, Validation]:
-    """The transfer without some of its samples, and a validation on these; both have two samples at least."""
+def hold_out(transfer: Transfer) -> tuple[Transfer, Validation]:
+    """The transfer on most of its samples, and a validation on the others; each has at least two."""
     inputs, settings = transfer.inputs, transfer.settings
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(settings.seed))
-    first, rest = order.tensor_split([max(2, min(SAMPLES, int(SHARE * len(inputs))))])
-    others, training = (
-        replace(transfer, inputs=replace(inputs, samples=inputs.samples.subset(part))) for part in (first, rest)
+    parts = order.tensor_split([max(2, min(SAMPLES, int(SHARE * len(inputs))))])
+    held_out, training = (
+        replace(transfer, inputs=replace(inputs, samples=inputs.samples.subset(part))) for part in parts
     )
-    return training, Validation(Batches(replace(others, settings=replace(settings, batches=BATCHES))))
+    return training, Validation(Batches(replace(held_out, settings=replace(settings, batches=BATCHES))))

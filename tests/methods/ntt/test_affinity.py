@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntt_cli.methods.ntt import affinity as subject
-from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, strongest
+from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
 from ntt_cli.networks.functional import functional_model
 from tests.kernel_cases import snapshot, unchanged
 
@@ -31,7 +31,7 @@ from tests.kernel_cases import snapshot, unchanged
     ],
 )
 def test_exponent_by_hand(kept: float, layers: int, exponent: float) -> None:
-    assert affinity_exponent(kept, most=strongest(layers)) == exponent
+    assert affinity_exponent(kept, most=largest_affinity_exponent(layers)) == exponent
 
 
 def test_affinity_by_hand() -> None:
@@ -85,7 +85,7 @@ def inputs(n: int = 50) -> Tensor:
 
 @pytest.mark.parametrize("at_once", [2**24, 1, 500], ids=["whole batches", "one by one", "some at a time"])
 def test_correlations_equal_numpys(network: Network, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(subject, "AT_ONCE", at_once)
+    monkeypatch.setattr(subject, "NUMBERS_AT_ONCE", at_once)
     model, x = functional_model(network), inputs()
     before = snapshot(model, {}, x)
     names = [name for name, p in network.named_parameters() if p.dim() > 1]
@@ -116,7 +116,7 @@ def test_an_input_that_does_not_vary_belongs_to_nothing() -> None:
 
 def test_few_samples_go_through_at_a_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """One, then as many as the layer with most inputs, `4 · 18` numbers a sample, lets there be."""
-    monkeypatch.setattr(subject, "AT_ONCE", 72 * 8 + 1)
+    monkeypatch.setattr(subject, "NUMBERS_AT_ONCE", 72 * 8 + 1)
     model, sizes = functional_model(network), []
 
     def apply(params: dict[str, Tensor], x: Tensor) -> Tensor:

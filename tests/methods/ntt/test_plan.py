@@ -42,7 +42,7 @@ def test_flattened_distances_leave_one_window() -> None:
     falling = {600: 1.0, 700: 0.8, 800: 0.6, 900: 0.5}
     assert open_.after_validation(falling) == open_
     flat = open_.after_validation(falling | {1000: 0.49, 1100: 0.48, 1200: 0.52})
-    assert (flat.steps, flat.updates[-1], flat.open) == (1300, 1200, False)
+    assert (flat.steps, flat.updates[-1], flat.undecided) == (1300, 1200, False)
     assert not looks(flat)
     assert flat.after_validation({1300: 1.0}) == flat
     assert flat.density(1200) == pytest.approx(0.1)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ntt_cli.masks.masks import apply_masks
-from ntt_cli.methods.ntt.saliency import logit_sensitivities, saliency_scores, within_layers
+from ntt_cli.methods.ntt.saliency import exponent_within_layers, logit_sensitivities, saliency_scores
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from tests.kernel_cases import MODEL_CASES, ModelCase, every_model, jacobian, random_masks, snapshot, unchanged
@@ -38,7 +38,7 @@ def test_within_layers_a_path_counts_by_its_geometric_mean(layers: int) -> None:
         model.bind(), model.params, [torch.ones(1, 1).double()], outputs=1, generator=seeded()
     )
     probe = torch.randn(1, 1, generator=seeded(), dtype=torch.float64)
-    exponent = within_layers(layers)
+    exponent = exponent_within_layers(layers)
     scores = saliency_scores(model.params, sensitivities, model.params, exponent=exponent)
     for i, score in enumerate(scores.values()):
         others = (size.prod() / size[i]) ** (1 / (layers - 1))
@@ -46,7 +46,7 @@ def test_within_layers_a_path_counts_by_its_geometric_mean(layers: int) -> None:
 
 
 def test_one_layer_has_an_exponent_too() -> None:
-    assert within_layers(1) == 1 / 2
+    assert exponent_within_layers(1) == 1 / 2
 
 
 @every_model

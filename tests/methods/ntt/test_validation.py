@@ -19,7 +19,7 @@ from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.methods.ntt.validation import Validation, held_out
+from ntt_cli.methods.ntt.validation import Validation, hold_out
 from ntt_cli.pages.curves import transfer_figures
 from ntt_cli.pruning import prune
 from ntt_cli.pruning.job import PruneJob, prepare
@@ -39,7 +39,7 @@ def fixed_masks(**values: Any) -> tuple[PruneJob, Inputs, Validation]:
     task = prepare(config(**values), lambda _: None)
     assert task.inputs is not None
     transfer = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
-    training, validation = held_out(transfer)
+    training, validation = hold_out(transfer)
     return task, training.inputs, validation
 
 
