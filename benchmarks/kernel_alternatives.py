@@ -22,17 +22,16 @@ import time
 from collections.abc import Callable
 
 import torch
+from networks import build
 from rich.console import Console
 from rich.table import Table
 from steps import ZOO
 from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 
-from ntt_cli.config import ModelOptions
 from ntt_cli.kernels.product import KernelProduct, answers_and_pullback, draw_probe, kernel_product
 from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.prepare import channels_last
 from ntt_cli.networks.second_order import twice_differentiable
 from ntt_cli.runtime.memory import peak_memory_bytes
@@ -99,7 +98,7 @@ def _distance(kernel: Callable[[Params], Tensor], student: Params, teacher: Para
 def measure(name: str, samples: int) -> tuple[float, float]:
     """Processor seconds of a step, the median of a few, and the MiB that it adds to the process's peak."""
     torch.set_num_threads(1)
-    model = functional_model(load_model(ModelOptions(model=ZOO["LeNet-5"].model), seed=0).module)
+    model = functional_model(build(ZOO["LeNet-5"].model, seed=0))
     teacher = model.params
     if name == "ntt":
         teacher = channels_last(teacher)  # as `ntt prune` lays them out

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from networks import build
 from torch import nn
 
-from ntt_cli.config import ModelOptions
 from ntt_cli.kernels.product import Answers, answers, draw_probe
 from ntt_cli.masks.allocation import allocate
 from ntt_cli.masks.masks import choose_masks
@@ -20,7 +20,6 @@ from ntt_cli.methods.ntt.step import Gradients, start_student, transfer_step, up
 from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.prepare import channels_last
 from ntt_cli.networks.prunable import prunable_names
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
@@ -155,11 +154,7 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
 
 
 def _module(case: Case) -> nn.Module:
-    return load_model(ModelOptions(model=case.model, model_arg=_args(case)), seed=0).module.train().to(case.device)
-
-
-def _args(case: Case) -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in case.args.items())
+    return build(case.model, seed=0, **case.args).train().to(case.device)
 
 
 def _batch(case: Case) -> tuple[torch.Tensor, torch.Generator]:
