@@ -17,29 +17,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from fashion_mnist import training_images
 from grid import GRIDS, WARMUP
 from torch.nn import functional
 
-from ntt_cli.config import DataOptions, EvaluateConfig, FinetuneConfig, PruneConfig, method_class, method_of
-from ntt_cli.data import load_samples
-from ntt_cli.evaluation import evaluate
-from ntt_cli.pruning import prune
-from ntt_cli.training import finetune
+import ntt_cli as ntt
 
 TRAINING, HELD_OUT = 10_000, 20_000
 RATE = 1e-2
 ENTRIES = "ntt:allocation=global,ntt:allocation=erk,synflow,random"
+TRANSFERS = {"ntt", "ntt-shuffled", "ntt-fresh"}
+"""Methods that take steps."""
 
 
 def write_data(path: Path, *, pixels: int = 28) -> None:
     """Training images in two parts, as arrays; fewer pixels are means of several."""
-    samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
-    assert samples.labels is not None
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(7))
+    all_images, labels = training_images()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(7))
     arrays: dict[str, Any] = {}
     for part, chosen in (("train", order[:TRAINING]), ("test", order[TRAINING:][:HELD_OUT])):
-        images = functional.avg_pool2d(samples.inputs(chosen), 28 // pixels)
-        arrays |= {f"x_{part}": images.numpy(), f"y_{part}": samples.labels[chosen].numpy()}
+        images = functional.avg_pool2d(all_images[chosen].float() / 255, 28 // pixels)
+        arrays |= {f"x_{part}": images.numpy(), f"y_{part}": labels[chosen].numpy()}
     np.savez(path, **arrays)
 
 
@@ -49,56 +47,44 @@ def model_of(network: str) -> dict[str, Any]:
     return {"model": f"sample_models/{network}.py"} | {k: v for k, v in changes.items() if k in {"model", "model_arg"}}
 
 
-def _on_data(model: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return model | {"data": str(folder / "data.npz"), "device": "cpu"}
-
-
 def trained_accuracy(model: dict[str, Any], sparse: str, seed: int, folder: Path, *, warmup: float = WARMUP) -> float:
     """In %, on the images held out, of a sparse network after its training with labels."""
-    same = _on_data(model, folder)
-    tuned = str(folder / "tuned.safetensors")
-    training: dict[str, Any] = {
-        "checkpoint": sparse,
-        "learning_rate": RATE,
-        "warmup": warmup,
-        "validation": 0,
-        "output": tuned,
-    }
-    finetune.run(FinetuneConfig(**same, **training, seed=seed, force=True), lambda _: None)
-    return measured_accuracy(model, tuned, folder)
+    tuned = ntt.finetune(
+        **model,
+        data=folder / "data.npz",
+        checkpoint=sparse,
+        learning_rate=RATE,
+        warmup=warmup,
+        validation=0,
+        seed=seed,
+        device="cpu",
+    )
+    return measured_accuracy(tuned, folder)
 
 
-def measured_accuracy(model: dict[str, Any], checkpoint: str, folder: Path) -> float:
+def measured_accuracy(network: ntt.SparseNetwork, folder: Path) -> float:
     """In %, on the images held out."""
-    same = _on_data(model, folder)
-    report = evaluate.run(EvaluateConfig(**same, checkpoint=checkpoint, split="test"), lambda _: None)
+    report = ntt.evaluate(network, folder / "data.npz", device="cpu")
     assert report.accuracy is not None
     return 100 * report.accuracy.top1
 
 
-def accuracy(entry: str, seed: int, options: argparse.Namespace, folder: Path) -> float:
+def accuracy(entry: str | ntt.Method, seed: int, options: argparse.Namespace, folder: Path) -> float:
     """In %, of one network."""
-    name, own = method_of(entry)
-    model = model_of(options.network)
-    same = _on_data(model, folder)
-    dense, sparse = (str(folder / f"{which}.safetensors") for which in ("dense", "sparse"))
-    pruning: dict[str, Any] = {
-        "method": name,
-        "sparsity": options.sparsity,
-        "output": sparse,
-        "seed": seed,
-        "force": True,
-    }
-    if method_class(name).moves_weights:
-        pruning["steps"] = options.steps
+    model, data = model_of(options.network), folder / "data.npz"
+    dense, sparse = folder / "dense.safetensors", folder / "sparse.safetensors"
+    own: dict[str, Any] = {"method": entry}
+    if isinstance(entry, str) and entry.partition(":")[0] in TRANSFERS and ":steps=" not in entry:
+        own["steps"] = options.steps
     if options.pretrained:
-        training = FinetuneConfig(**same, warmup=WARMUP, validation=0, output=dense, seed=seed, force=True)
-        finetune.run(training, lambda _: None)
-        pruning["weights"] = dense
-    prune.run(PruneConfig(**(same | pruning | own)), lambda _: None)
+        ntt.finetune(**model, data=data, warmup=WARMUP, validation=0, output=dense, seed=seed, device="cpu", force=True)
+        own["weights"] = str(dense)
+    pruned = ntt.prune(
+        **model, data=data, sparsity=options.sparsity, output=sparse, seed=seed, device="cpu", force=True, **own
+    )
     if options.pretrained:
-        return measured_accuracy(model, sparse, folder)
-    return trained_accuracy(model, sparse, seed, folder, warmup=options.warmup)
+        return measured_accuracy(pruned, folder)
+    return trained_accuracy(model, str(sparse), seed, folder, warmup=options.warmup)
 
 
 def main() -> None:

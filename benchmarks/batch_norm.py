@@ -21,8 +21,7 @@ import torch
 from allocations import trained_accuracy, write_data
 from torch import Tensor, nn
 
-from ntt_cli.config import PruneConfig, method_class
-from ntt_cli.pruning import prune
+import ntt_cli as ntt
 
 NETWORK = "sample_models/resnet20.py"
 WAYS = {
@@ -59,13 +58,12 @@ def on_batches() -> nn.Module:
 
 def accuracy(method: str, network: str, seed: int, options: argparse.Namespace, folder: Path) -> tuple[float, float]:
     """In %, of one network, and the seconds that pruning took."""
-    same: dict[str, Any] = {"data": str(folder / "data.npz"), "device": "cpu", "seed": seed, "force": True}
     sparse = str(folder / "sparse.safetensors")
-    own: dict[str, Any] = {"method": method, "sparsity": options.sparsity}
-    if method_class(method).moves_weights:
+    own: dict[str, Any] = {"method": method, "sparsity": options.sparsity, "seed": seed, "device": "cpu"}
+    if method == "ntt":
         own["steps"] = options.steps
     begun = time.perf_counter()
-    prune.run(PruneConfig(**same, **own, model=network, output=sparse), lambda _: None)
+    ntt.prune(network, folder / "data.npz", output=sparse, force=True, **own)
     seconds = time.perf_counter() - begun
     return trained_accuracy({"model": NETWORK}, sparse, seed, folder), seconds
 

@@ -37,19 +37,12 @@ def build_model():
 
 WORK = """
 import sys
-from ntt_cli.cli.app import main
+import ntt_cli as ntt
 
-common = ["--seed", sys.argv[1], "--device", "cpu", "--limit", "100", "-q"]
-for line in (
-    ["prune", "model.py", "-s", "0.9", "--steps", "8", "--mask-update-every", "2", "--batch-size", "16", *common],
-    ["finetune", "model.py", "--checkpoint", "sparse.safetensors", "--epochs", "1", *common],
-):
-    sys.argv = ["ntt", *line]
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            raise
+sparse, tuned = "sparse.safetensors", "tuned.safetensors"
+common = {"seed": int(sys.argv[1]), "device": "cpu", "limit": 100}
+ntt.prune("model.py", sparsity=0.9, steps=8, mask_update_every=2, batch_size=16, output=sparse, **common)
+ntt.finetune("model.py", checkpoint=sparse, epochs=1, output=tuned, **common)
 """
 
 Cell = tuple[int, int, int]

@@ -26,16 +26,15 @@ RUNS = {
 }
 CHILD = """
 import json, resource, sys, time
+import ntt_cli as ntt
+options, plan = json.loads(sys.argv[1]), sys.argv[2] == "plan"
+prune, method = ntt.prune, ntt.NTT  # what is imported at first use
 begun = time.monotonic()
-from ntt_cli.config import PruneConfig
-from ntt_cli.pruning import prune
-config = PruneConfig.model_validate(json.loads(sys.argv[1]))
-begun = time.monotonic()
-found = getattr(prune, sys.argv[2])(config, lambda event: None)
+found = prune(**options, dry_run=plan)
 taken = time.monotonic() - begun
 kilobyte = 1 if sys.platform == "darwin" else 1024
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
-print(json.dumps([found.seconds, found.peak_memory_bytes, taken] if sys.argv[2] == "plan" else [taken, peak, taken]))
+print(json.dumps([found.seconds, found.peak_memory_bytes, taken] if plan else [taken, peak, taken]))
 """
 
 

@@ -21,18 +21,14 @@ label-free methods within one standard error of the best label-free one.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ntt_cli.comparison import compare
-from ntt_cli.comparison.results import TrialResult
-from ntt_cli.config import REFERENCES, CompareConfig, FinetuneConfig
-from ntt_cli.files.results import read_results
-from ntt_cli.runtime.events import Event, TrialsChanged
-from ntt_cli.training import finetune
+import ntt_cli as ntt
 
 EVERY = (
     "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,"
@@ -92,13 +88,19 @@ PRETRAINED = (
 WARMUP = 0.0
 """For trained networks and studies, whose figures predate `ntt finetune`'s warm-up (docs/notebook/21-warm-up.md)."""
 
-Groups = dict[tuple[str, float | None], list[TrialResult]]
+REFERENCES = ("dense", "trained-magnitude")
+"""What is measured beside the methods."""
+
+Result = dict[str, Any]
+"""What `ntt compare` writes of a trial: the fields of one of the `results` that `ntt_cli.compare` returns."""
+
+Groups = dict[tuple[str, float | None], list[Result]]
 
 
-def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> CompareConfig:
-    """The comparison of one network."""
+def options_of(name: str, *, out: str, methods: str | None, jobs: int) -> dict[str, Any]:
+    """The comparison of one network, as `ntt_cli.compare` takes it."""
     every, sparsities, seeds, rates, changes = GRIDS[name]
-    return CompareConfig.model_validate({
+    return {
         "model": f"sample_models/{name}.py",
         **changes,
         "limit": 12_000,
@@ -110,24 +112,23 @@ def config_of(name: str, *, out: str, methods: str | None, jobs: int) -> Compare
         "device": "cpu",
         "jobs": jobs,
         "output": out,
-    })
+    }
 
 
-def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
+def compare_pretrained(options: dict[str, Any], methods: str | None) -> None:
     """A comparison for each seed, of networks pruned from the one that the seed trained."""
     every, networks, rates = PRETRAINED
-    sparsities, seeds = networks[Path(config.model).stem]
+    sparsities, seeds = networks[Path(options["model"]).stem]
     for seed in seeds:
-        folder = Path(config.output) / f"seed{seed}"
+        folder = Path(options["output"]) / f"seed{seed}"
         dense = folder.with_suffix(".safetensors")
         if not dense.exists():
             dense.parent.mkdir(parents=True, exist_ok=True)
             shared = ("model", "model_arg", "data", "image_size", "limit", "validation")
-            same = {name: getattr(config, name) for name in shared}
-            options = FinetuneConfig(**same, warmup=WARMUP, seed=seed, device="cpu", output=str(dense))
-            finetune.run(options, lambda _: None)
+            same = {name: options[name] for name in shared if name in options}
+            ntt.finetune(**same, warmup=WARMUP, seed=seed, device="cpu", output=dense)
         changed = {
-            "methods": [methods or every.format(side=config.image_size or 28)],
+            "methods": [methods or every.format(side=options.get("image_size", 28))],
             "sparsities": sparsities,
             "seeds": (seed,),
             "learning_rates": rates,
@@ -135,28 +136,33 @@ def compare_pretrained(config: CompareConfig, methods: str | None) -> None:
             "weights": str(dense),
             "output": str(folder),
         }
-        compare.run(CompareConfig.model_validate(config.model_dump() | changed), _tell)
+        ntt.compare(**(options | changed), progress=_tell)
 
 
-def results_of(out: Path, *, pretrained: bool) -> list[TrialResult]:
+def trials_of(folder: Path) -> dict[Path, Result]:
+    """The results in a comparison's folder, by the folders of their trials."""
+    return {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("trials/*/result.json"))}
+
+
+def results_of(out: Path, *, pretrained: bool) -> list[Result]:
     """All results below a folder, or those that a file keeps."""
     if out.is_file():
-        return [TrialResult.model_validate_json(line) for line in out.read_text().splitlines()]
+        return [json.loads(line) for line in out.read_text().splitlines()]
     folders = sorted(path for path in out.glob("seed*") if path.is_dir()) if pretrained else [out]
-    return [result for folder in folders for result in read_results(folder, TrialResult).values()]
+    return [result for folder in folders for result in trials_of(folder).values()]
 
 
-def keep(results: Iterable[TrialResult], path: Path) -> None:
+def keep(results: Iterable[Result], path: Path) -> None:
     """Write results to a file that `results_of` reads."""
-    path.write_text("".join(result.model_dump_json() + "\n" for result in results))
+    path.write_text("".join(json.dumps(result, separators=(",", ":")) + "\n" for result in results))
 
 
-def show(results: Iterable[TrialResult], figures: Mapping[str, Callable[[TrialResult], float]]) -> None:
+def show(results: Iterable[Result], figures: Mapping[str, Callable[[Result], float]]) -> None:
     """Print figures, by what a column's title says of them, as Markdown; best mean of the first one first."""
     groups: Groups = {}
     for result in results:
-        groups.setdefault((result.method, result.sparsity), []).append(result)
-    labels = {method: group[0].labels_before_training for (method, _), group in groups.items()}
+        groups.setdefault((result["method"], result["sparsity"]), []).append(result)
+    labels = {method: group[0]["labels_before_training"] for (method, _), group in groups.items()}
     levels = sorted({level for _, level in groups if level is not None})
     columns = [(level, title, figure) for title, figure in figures.items() for level in levels]
 
@@ -182,7 +188,7 @@ def show(results: Iterable[TrialResult], figures: Mapping[str, Callable[[TrialRe
         print(f"| `{method}` | " + " | ".join(cells) + " |")
 
 
-def _values(groups: Groups, method: str, level: float, figure: Callable[[TrialResult], float]) -> list[float]:
+def _values(groups: Groups, method: str, level: float, figure: Callable[[Result], float]) -> list[float]:
     """In %, of each seed."""
     return [100 * figure(result) for result in groups.get((method, None if method == "dense" else level), [])]
 
@@ -193,8 +199,8 @@ def _cell(numbers: list[float]) -> str:
     return f"{statistics.fmean(numbers):.2f}" + (f" ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else "")
 
 
-def _tell(event: Event) -> None:
-    if isinstance(event, TrialsChanged):
+def _tell(event: Any) -> None:
+    if type(event).__name__ == "TrialsChanged":
         print(f"{event.done}/{event.total} done, {event.failed} failed; running {', '.join(event.running)}", flush=True)
 
 
@@ -211,24 +217,27 @@ def main() -> None:
     options = parser.parse_args()
     if options.pretrained and options.network not in PRETRAINED[1]:
         parser.error(f"--pretrained takes {', '.join(PRETRAINED[1])}")
-    config = config_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
+    comparison = options_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
     if not options.show:
         if options.pretrained:
-            compare_pretrained(config, options.methods)
+            compare_pretrained(comparison, options.methods)
         else:
-            compare.run(config, _tell)
+            ntt.compare(**comparison, progress=_tell)
     results = results_of(Path(options.out), pretrained=options.pretrained)
     if options.keep:
         keep(results, Path(options.keep))
     if options.pretrained:
         show(
             results,
-            {", as pruned": lambda result: result.accuracy_as_pruned, ", fine-tuned": lambda result: result.accuracy},
+            {
+                ", as pruned": lambda result: result["accuracy_as_pruned"],
+                ", fine-tuned": lambda result: result["accuracy"],
+            },
         )
     elif options.on == "validation":
-        show(results, {"": lambda result: result.validation_accuracy or 0.0})
+        show(results, {"": lambda result: result["validation_accuracy"] or 0.0})
     else:
-        show(results, {"": lambda result: result.accuracy})
+        show(results, {"": lambda result: result["accuracy"]})
 
 
 if __name__ == "__main__":

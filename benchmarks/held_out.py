@@ -17,66 +17,52 @@ import argparse
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from grid import GRIDS, config_of, keep, results_of, show
+from fashion_mnist import training_images
+from grid import GRIDS, Result, keep, options_of, results_of, show, trials_of
 
-from ntt_cli.comparison.results import TrialResult
-from ntt_cli.comparison.trial import Trial, folder_of
-from ntt_cli.config import CompareConfig, DataOptions, EvaluateConfig
-from ntt_cli.data import load_samples
-from ntt_cli.data.samples import draw
-from ntt_cli.evaluation import evaluate
+import ntt_cli as ntt
 
 
-def write_unseen(path: Path, config: CompareConfig) -> None:
+def write_unseen(path: Path, limit: int) -> None:
     """The training images that `--limit` left out of the comparison, as an array."""
-    samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
-    assert samples.labels is not None
-    unseen = torch.ones(len(samples), dtype=torch.bool)
-    unseen[draw(len(samples), config.limit)] = False
-    chosen = unseen.nonzero().flatten()
-    images = (255 * samples.inputs(chosen)).round().to(torch.uint8)
-    np.savez(path, x_test=images.numpy(), y_test=samples.labels[chosen].numpy())
+    images, labels = training_images()
+    unseen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[limit:].sort().values
+    np.savez(path, x_test=images[unseen].numpy(), y_test=labels[unseen].numpy())
 
 
-def measured(config: CompareConfig, result: TrialResult, data: Path) -> TrialResult:
-    """The result, with the accuracy on the unseen images."""
-    folder = folder_of(config, Trial(result.method, result.sparsity, result.seed))
-    options = EvaluateConfig(
-        model=config.model,
-        model_arg=config.model_arg,
-        data=str(data),
-        image_size=config.image_size,
-        checkpoint=str(folder / f"tuned-{result.learning_rate:g}.safetensors"),
-        split="test",
-        device="cpu",
-    )
-    accuracy = evaluate.run(options, lambda _: None).accuracy
+def measured(comparison: Mapping[str, Any], result: Result, folder: Path, data: Path) -> Result:
+    """The result of the trial in this folder, with the accuracy on the unseen images."""
+    same = {name: comparison[name] for name in ("model", "model_arg", "image_size") if name in comparison}
+    checkpoint = str(folder / f"tuned-{result['learning_rate']:g}.safetensors")
+    accuracy = ntt.evaluate(**same, data=data, checkpoint=checkpoint, split="test", device="cpu").accuracy
     assert accuracy is not None
-    print(f"{folder.name} {accuracy.top1:.4f} (test set {result.accuracy:.4f})", flush=True)
-    return result.model_copy(update={"accuracy": accuracy.top1})
+    print(f"{folder.name} {accuracy.top1:.4f} (test set {result['accuracy']:.4f})", flush=True)
+    return result | {"accuracy": accuracy.top1}
 
 
-def measure(config: CompareConfig) -> list[TrialResult]:
+def measure(comparison: Mapping[str, Any]) -> list[Result]:
     """All results of a comparison's folder, measured so."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "unseen.npz"
-        write_unseen(data, config)
-        return [measured(config, result, data) for result in results_of(Path(config.output), pretrained=False)]
+        write_unseen(data, comparison["limit"])
+        trials = trials_of(Path(comparison["output"]))
+        return [measured(comparison, result, folder, data) for folder, result in trials.items()]
 
 
-def show_leads(results: Sequence[TrialResult]) -> None:
+def show_leads(results: Sequence[Result]) -> None:
     """Print by how many points NTT is ahead of each other method, with standard errors, as Markdown."""
-    accuracies = {(result.method, result.sparsity, result.seed): 100 * result.accuracy for result in results}
-    levels = sorted({result.sparsity for result in results if result.sparsity is not None})
+    accuracies = {(one["method"], one["sparsity"], one["seed"]): 100 * one["accuracy"] for one in results}
+    levels = sorted({level for _, level, _ in accuracies if level is not None})
     print("| `ntt` is ahead of | " + " | ".join(f"{level:.0%}" for level in levels) + " |")
     print("|---|" + "---|" * len(levels))
-    for method in dict.fromkeys(result.method for result in results if result.method not in {"ntt", "dense"}):
+    for method in dict.fromkeys(name for name, _, _ in accuracies if name not in {"ntt", "dense"}):
         row = []
         for level in levels:
             seeds = [seed for name, sparsity, seed in accuracies if (name, sparsity) == (method, level)]
@@ -92,11 +78,11 @@ def main() -> None:
     parser.add_argument("--keep", metavar="FILE", help="write what was measured to it, a line of JSON each")
     options = parser.parse_args()
     out = Path(options.out)
-    config = config_of(options.network, out=str(out), methods=None, jobs=1)
-    results = results_of(out, pretrained=False) if out.is_file() else measure(config)
+    comparison = options_of(options.network, out=str(out), methods=None, jobs=1)
+    results = results_of(out, pretrained=False) if out.is_file() else measure(comparison)
     if options.keep:
         keep(results, Path(options.keep))
-    show(results, {"": lambda result: result.accuracy})
+    show(results, {"": lambda result: result["accuracy"]})
     print()
     show_leads(results)
 

@@ -14,44 +14,36 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from fashion_mnist import training_images
+from networks import build
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ntt_cli.config import DataOptions, ModelOptions, PruneConfig
-from ntt_cli.data import load_samples
-from ntt_cli.masks.allocation import allocate_erk
-from ntt_cli.masks.masks import as_bits, zero_pruned
-from ntt_cli.masks.rounds import masks_at
-from ntt_cli.masks.schedule import cubic_density
-from ntt_cli.methods.magnitude import magnitude_scores
-from ntt_cli.methods.ntt.loop import run_transfer
-from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.networks.loading.models import load_model
-from ntt_cli.pruning.job import prepare
-from ntt_cli.runs.checkpointer import no_checkpoints
-from ntt_cli.runs.run import Run
-from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.tensors import Masks
-from ntt_cli.training.step import SparseModule, make_optimiser, training_step
+import ntt_cli as ntt
 
 MODEL = "sample_models/lenet_300_100.py"
 TRAINING, EPOCHS, BATCH = 20_000, 10, 64
 UPDATE_EVERY = 100
+
+Masks = Mapping[str, Tensor]
+"""Bools, `True` = kept, by the name of their weight."""
 
 
 class Data:
     """Standardised images: the first for training, the others to measure on; the test set is not touched."""
 
     def __init__(self) -> None:
-        samples = load_samples(DataOptions(data="fashion-mnist"), split="train")
-        assert samples.labels is not None
-        x = samples.inputs(torch.arange(len(samples)))
+        images, labels = training_images()
+        x = images.float() / 255
         x = (x - x[:TRAINING].mean()) / x[:TRAINING].std()
-        self.x, self.y = x[:TRAINING], samples.labels[:TRAINING]
-        self.held_x, self.held_y = x[TRAINING:], samples.labels[TRAINING:]
+        self.x, self.y = x[:TRAINING], labels[:TRAINING]
+        self.held_x, self.held_y = x[TRAINING:], labels[TRAINING:]
 
     def accuracy(self, module: nn.Module) -> float:
         """In %."""
@@ -60,45 +52,54 @@ class Data:
         return 100 * float((predictions == self.held_y).double().mean())
 
 
-def network(seed: int) -> nn.Module:
-    return load_model(ModelOptions(model=MODEL), seed=seed).module
+def density_at(step: int, *, steps: int, density: float) -> float:
+    """Cubic over the first half of the steps. Zhu & Gupta 2017, arXiv 1710.01878."""
+    return density + (1 - density) * (1 - min(1.0, step / (steps // 2))) ** 3
+
+
+def largest(module: nn.Module, allocation: str, *, density: float) -> Masks:
+    """The masks of the largest weights."""
+    options: dict[str, Any] = {"allocation": allocation} if density < 1 else {}
+    masks: Masks = ntt.prune(module, sparsity=1 - density, method="magnitude", device="cpu", **options).masks
+    return masks
 
 
 def train(
     module: nn.Module, masks: Masks, data: Data, *, rate: float, seed: int, prune_to: float | None = None
 ) -> Masks:
     """Train in place; with `prune_to`, the smallest weights of all layers go in the first half. Returns the masks."""
-    parameters = dict(module.named_parameters())
-    weights: dict[str, Tensor] = dict(parameters)
-    optimiser = make_optimiser("adamw", parameters.values(), learning_rate=rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.0, fused=True)
     steps = EPOCHS * (TRAINING // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
-    for name, mask in as_bits(masks, weights).items():
-        zero_pruned(parameters[name], mask)
+    zero_pruned(module, masks)
     for step in range(steps):
         if prune_to is not None and step % UPDATE_EVERY == 0:
-            density = cubic_density(step, steps=steps, density=prune_to)
-            masks = masks_at(magnitude_scores(weights, masks), allocation="global", density=density)
+            masks = largest(module, "global", density=density_at(step, steps=steps, density=prune_to))
         indices = torch.randint(TRAINING, (BATCH,), generator=generator)
-        network = SparseModule(module, as_bits(masks, weights))
-        training_step(network, optimiser, data.x[indices], data.y[indices])
+        optimiser.zero_grad()
+        F.cross_entropy(module(data.x[indices]), data.y[indices]).backward()
+        optimiser.step()
+        zero_pruned(module, masks)
         if prune_to is None:
             schedule.step()
     return masks
 
 
-def random_masks(
-    shapes: dict[str, torch.Size], units: tuple[int, int], *, density: float, generator: torch.Generator
-) -> Masks:
-    """Random over the first hidden units, with the counts that ERK gives the whole network."""
-    counts = allocate_erk(shapes, density=density)
+def zero_pruned(module: nn.Module, masks: Masks) -> None:
+    with torch.no_grad():
+        for name, mask in masks.items():
+            module.get_parameter(name).mul_(mask)
+
+
+def random_masks(erk: Masks, units: tuple[int, int], generator: torch.Generator) -> Masks:
+    """Random over the first hidden units, with the counts of other masks."""
     ends = [(units[0], 784), (units[1], units[0]), (10, units[1])]
     masks = {}
-    for (name, shape), (rows, columns) in zip(shapes.items(), ends, strict=True):
+    for (name, mask), (rows, columns) in zip(erk.items(), ends, strict=True):
         part = torch.zeros(rows * columns, dtype=torch.bool)
-        part[torch.randperm(rows * columns, generator=generator)[: counts[name]]] = True  # what fits
-        masks[name] = torch.zeros(shape, dtype=torch.bool)
+        part[torch.randperm(rows * columns, generator=generator)[: int(mask.sum())]] = True  # what fits
+        masks[name] = torch.zeros_like(mask)
         masks[name][:rows, :columns] = part.view(rows, columns)
     return masks
 
@@ -114,7 +115,7 @@ def on_pixels_alike(masks: Masks, likeness: Tensor, generator: torch.Generator) 
     chosen = torch.zeros_like(mask)
     for unit in range(units):
         chosen[unit, drawn[unit, : kept + (unit < more)]] = True
-    return masks | {name: chosen}
+    return {**masks, name: chosen}
 
 
 def likenesses(data: Data) -> dict[str, Tensor]:
@@ -124,16 +125,6 @@ def likenesses(data: Data) -> dict[str, Tensor]:
         "random, near pixels": -torch.cdist(places, places).square() / (2 * 3**2),
         "random, pixels alike": 10 * torch.corrcoef(data.x.flatten(1).T).nan_to_num(0.0),
     }
-
-
-def ntt_masks(seed: int, *, density: float) -> Masks:
-    """By default `ntt prune`, on as many images."""
-    config = PruneConfig(model=MODEL, sparsity=1 - density, seed=seed, limit=TRAINING, device="cpu")
-    task = prepare(config, lambda _: None)
-    assert task.inputs is not None
-    transfer = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
-    micro_batching = MicroBatching(None, task.settings.batch_size, lambda _: None)
-    return run_transfer(transfer, Run(lambda _: None, no_checkpoints(), micro_batching)).masks
 
 
 def alive(masks: Masks) -> str:
@@ -152,23 +143,21 @@ def main() -> None:
     data = Data()
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for seed in range(1, seeds + 1):
-        teacher: dict[str, Tensor] = {name: p for name, p in network(seed).named_parameters() if p.ndim > 1}
-        shapes = {name: p.shape for name, p in teacher.items()}
-        dense: dict[str, Tensor] = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+        teacher = build(MODEL, seed=seed)
+        erk = largest(teacher, "erk", density=density)
         generator = torch.Generator().manual_seed(seed)
         candidates = {
-            f"random, {one} + {two} units": random_masks(shapes, (one, two), density=density, generator=generator)
+            f"random, {one} + {two} units": random_masks(erk, (one, two), generator)
             for one, two in ((300, 100), (150, 50), (110, 35))
         }
         for name, likeness in likenesses(data).items():
             candidates[name] = on_pixels_alike(candidates["random, 300 + 100 units"], likeness, generator)
-        candidates["magnitude at initialisation"] = masks_at(
-            magnitude_scores(teacher, teacher), allocation="erk", density=density
-        )
-        candidates["NTT"] = ntt_masks(seed, density=density)
-        candidates["magnitude with labels"] = train(network(seed), dense, data, rate=2e-3, seed=seed, prune_to=density)
+        candidates["magnitude at initialisation"] = erk
+        pruned = ntt.prune(MODEL, sparsity=1 - density, seed=seed, limit=TRAINING, device="cpu")
+        candidates["NTT"] = pruned.masks
+        candidates["magnitude with labels"] = train(teacher, {}, data, rate=2e-3, seed=seed, prune_to=density)
         for name, masks in candidates.items():
-            module = network(seed + 100)
+            module = build(MODEL, seed=seed + 100)
             train(module, masks, data, rate=1e-2, seed=seed)
             found[name].append((data.accuracy(module), alive(masks)))
             print(f"seed {seed} {name}: {found[name][-1][0]:.2f}, alive {found[name][-1][1]}", flush=True)

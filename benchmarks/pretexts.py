@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from allocations import trained_accuracy, write_data
+from networks import build
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ntt_cli.config import PruneConfig
-from ntt_cli.networks.loading.models import load_model
-from ntt_cli.pruning import prune
+import ntt_cli as ntt
 
 NETWORK = "sample_models/lenet_300_100.py"
 STEPS, BATCH = 1500, 128
@@ -98,14 +97,14 @@ def task(name: str, images: Tensor, labels: Tensor, generator: torch.Generator) 
 TASKS = ("nothing", "10 clusters", "components", "functions", "agreement", "labels")
 
 
-def teach(name: str, seed: int, data: Path, output: Path) -> dict[str, str]:
+def teach(name: str, seed: int, data: Path, output: Path) -> dict[str, Any]:
     """Train a teacher, save its state dict, and return what its inputs were normalised by, as options."""
     arrays = np.load(data)
     images, labels = torch.from_numpy(arrays["x_train"]).flatten(1), torch.from_numpy(arrays["y_train"])
     mean, std = float(images.mean()), float(images.std())
     images = (images - mean) / std
     generator = torch.Generator().manual_seed(seed)
-    network = load_model(PruneConfig(model=NETWORK, sparsity=0, device="cpu"), seed=seed).module
+    network = build(NETWORK, seed=seed)
     loss = task(name, images, labels, generator)
     if loss is not None:
         optimiser = torch.optim.Adam(network.parameters(), 1e-3)
@@ -124,9 +123,8 @@ def accuracy(name: str, kernel_weight: float, seed: int, sparsity: float, folder
     teacher, sparse = (str(folder / f"{which}.safetensors") for which in ("teacher", "sparse"))
     data = folder / "data.npz"
     inputs = teach(name, seed, data, Path(teacher))
-    same: dict[str, Any] = {"model": NETWORK, "data": str(data), "device": "cpu"} | inputs
-    pruning: dict[str, Any] = {"weights": teacher, "sparsity": sparsity, "kernel_weight": kernel_weight}
-    prune.run(PruneConfig(**same, **pruning, seed=seed, output=sparse, force=True), lambda _: None)
+    options: dict[str, Any] = {"weights": teacher, "kernel_weight": kernel_weight, "seed": seed, "device": "cpu"}
+    ntt.prune(NETWORK, data, sparsity=sparsity, output=sparse, force=True, **options, **inputs)
     return trained_accuracy({"model": NETWORK}, sparse, seed, folder)
 
 

@@ -19,10 +19,7 @@ from grid import WARMUP
 from rich.console import Console
 from rich.table import Table
 
-from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-from ntt_cli.evaluation import evaluate
-from ntt_cli.pruning import prune
-from ntt_cli.training import finetune
+import ntt_cli as ntt
 
 MODEL = "sample_models/lenet_300_100.py"
 SEEDS = (1, 2, 3)
@@ -34,9 +31,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def accuracy(checkpoint: str) -> float:
+def accuracy(network: ntt.SparseNetwork) -> float:
     """Test accuracy in %."""
-    report = evaluate.run(EvaluateConfig(model=MODEL, checkpoint=checkpoint), lambda _: None)
+    report = ntt.evaluate(network)
     assert report.accuracy is not None
     return 100 * report.accuracy.top1
 
@@ -49,25 +46,15 @@ def main() -> None:
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
-            dense = f"{folder}/dense.safetensors"
-            training = FinetuneConfig(model=MODEL, seed=seed, limit=limit, warmup=WARMUP, output=dense)
-            finetune.run(training, lambda _: None)
+            weights = f"{folder}/dense.safetensors"
+            dense = ntt.finetune(MODEL, seed=seed, limit=limit, warmup=WARMUP, output=weights)
             found["dense", ""].append(accuracy(dense))
             for sparsity in SPARSITIES:
                 for method, options in METHODS.items():
-                    sparse = f"{folder}/sparse.safetensors"
-                    config = PruneConfig(
-                        model=MODEL,
-                        weights=dense,
-                        sparsity=sparsity,
-                        seed=seed,
-                        limit=limit,
-                        output=sparse,
-                        force=True,
-                        **options,
+                    same = {"weights": weights, "seed": seed, "limit": limit}
+                    found[method, f"{sparsity:.0%}"].append(
+                        accuracy(ntt.prune(MODEL, sparsity=sparsity, **same, **options))
                     )
-                    prune.run(config, lambda _: None)
-                    found[method, f"{sparsity:.0%}"].append(accuracy(sparse))
                     print(
                         f"seed {seed} {sparsity:.0%} {method}: {found[method, f'{sparsity:.0%}'][-1]:.2f}", flush=True
                     )

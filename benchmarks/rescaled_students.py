@@ -12,31 +12,36 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from grid import WARMUP, config_of
+from grid import WARMUP, options_of
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from ntt_cli.config import FinetuneConfig, ModelOptions
-from ntt_cli.files.checkpoint import Checkpoint, Contents, read_checkpoint, write_checkpoint
-from ntt_cli.networks.loading.models import load_model
-from ntt_cli.training import finetune
+import ntt_cli as ntt
 
 NETWORK, RATE = "lenet_300_100", 1e-2
 POWERS = {"as it is": 0.0, "half-way": 0.5, "the teacher's scale": 1.0}
 
 
-def rescaled(checkpoint: Checkpoint, teacher: dict[str, Tensor], power: float) -> dict[str, Tensor]:
-    tensors = dict(checkpoint.tensors)
-    for name, mask in checkpoint.masks.items():
-        ratio = teacher[name].square().mean().sqrt() / tensors[name][mask].square().mean().sqrt()
-        tensors[name] = tensors[name] * ratio**power
-    return tensors
+@ntt.register_method("rescaled")
+class Rescaled(ntt.Method):
+    """A student that is there already, its kept weights brought nearer to the teacher's scale."""
+
+    def __init__(self, student: nn.Module, masks: Mapping[str, Tensor], power: float) -> None:
+        self.student, self.kept, self.power = student, dict(masks), power
+
+    def prune(self, context: ntt.MethodContext) -> Any:
+        params = {name: p.detach() for name, p in self.student.named_parameters()}
+        for name, mask in self.kept.items():
+            ratio = context.params[name].square().mean().sqrt() / params[name][mask].square().mean().sqrt()
+            params[name] = params[name] * ratio**self.power
+        return context.pruned(params, self.kept)
 
 
 def main() -> None:
@@ -44,44 +49,23 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     results = parser.parse_args().results
     torch.set_num_threads(1)
-    grid = config_of(NETWORK, out=str(results), methods=None, jobs=1)
+    grid = options_of(NETWORK, out=str(results), methods=None, jobs=1)
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as scratch:
-        start, end = Path(scratch) / "start.safetensors", Path(scratch) / "end.safetensors"
-        for sparsity in grid.sparsities:
-            for seed in grid.seeds:
-                checkpoint = read_checkpoint(results / "trials" / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors")
-                loaded = load_model(ModelOptions(model=grid.model), seed=seed)
-                for name, power in POWERS.items():
-                    tensors = rescaled(checkpoint, loaded.module.state_dict(), power)
-                    contents = Contents(
-                        tensors,
-                        checkpoint.masks,
-                        "prune",
-                        loaded.record,
-                        config={},
-                        normalisation=checkpoint.normalisation,
-                    )
-                    write_checkpoint(start, contents)
-                    config = FinetuneConfig(
-                        model=grid.model,
-                        checkpoint=str(start),
-                        limit=grid.limit,
-                        validation=grid.validation,
-                        seed=seed,
-                        learning_rate=RATE,
-                        warmup=WARMUP,
-                        device="cpu",
-                        output=str(end),
-                        force=True,
-                    )
-                    accuracy = finetune.run(config, lambda _: None).accuracy
-                    assert accuracy is not None
-                    found[name, sparsity].append(100 * accuracy)
-                    print(f"{sparsity:g} seed {seed} {name}: {found[name, sparsity][-1]:.2f}", flush=True)
-    table = Table("weights", *(f"{sparsity:.0%}" for sparsity in grid.sparsities))
+    for sparsity in grid["sparsities"]:
+        for seed in grid["seeds"]:
+            same = {"limit": grid["limit"], "seed": seed, "device": "cpu"}
+            checkpoint = results / "trials" / f"ntt-{sparsity:g}-seed{seed}" / "sparse.safetensors"
+            student = ntt.load(checkpoint, grid["model"])
+            for name, power in POWERS.items():
+                method = Rescaled(student.model, student.masks, power)
+                start = ntt.prune(grid["model"], sparsity=sparsity, method=method, **same)
+                tuned = ntt.finetune(start, validation=grid["validation"], learning_rate=RATE, warmup=WARMUP, **same)
+                assert tuned.report.accuracy is not None
+                found[name, sparsity].append(100 * tuned.report.accuracy)
+                print(f"{sparsity:g} seed {seed} {name}: {found[name, sparsity][-1]:.2f}", flush=True)
+    table = Table("weights", *(f"{sparsity:.0%}" for sparsity in grid["sparsities"]))
     for name in POWERS:
-        values = [found[name, sparsity] for sparsity in grid.sparsities]
+        values = [found[name, sparsity] for sparsity in grid["sparsities"]]
         table.add_row(name, *(f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}" for v in values))
     Console().print(table)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-BASE = "import ntt_cli.pruning.prune, torchvision.models"
+BASE = "import torchvision.models, ntt_cli as ntt; ntt.prune"
 
 
 def peak_gib(command: list[str]) -> tuple[float, float]:

@@ -14,23 +14,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
-from unittest.mock import patch
 
 from allocations import accuracy, write_data
 from grid import GRIDS, WARMUP
 
-from ntt_cli.methods.ntt import affinity, mask_update
+import ntt_cli as ntt
 
 
 def accuracies(value: float, options: argparse.Namespace, folder: Path) -> list[float]:
     """In %, by seed, with this exponent or affinity."""
-    changed: AbstractContextManager[object] = patch.object(mask_update, "within_layers", lambda _: value)
-    if options.affinities:
-        changed = patch.object(affinity, "strongest", lambda _: value)
-    with changed:
-        return [accuracy("ntt", seed, options, folder) for seed in range(1, options.seeds + 1)]
+    score = ntt.Saliency(most_affinity=value) if options.affinities else ntt.Saliency(within=value)
+    method = ntt.NTT(score=score, steps=options.steps)
+    return [accuracy(method, seed, options, folder) for seed in range(1, options.seeds + 1)]
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+import ntt_cli as ntt
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (1, 2, 3)
@@ -70,42 +71,17 @@ def run(case: Case, seed: int, rate: float, out: Path) -> dict[str, Any]:
     if record.exists():
         return dict(json.loads(record.read_text()))
 
-    from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
-    from ntt_cli.evaluation import evaluate
-    from ntt_cli.pruning import prune
-    from ntt_cli.training import finetune
-
     model = f"sample_models/{case.model}.py"
+    same: dict[str, Any] = {"seed": seed, "limit": case.limit}
     checkpoint = None
     if case.sparsity is not None:
         checkpoint = str(out / f"{name}.safetensors")
         if not Path(checkpoint).exists():
-            config = PruneConfig(
-                model=model,
-                sparsity=case.sparsity,
-                seed=seed,
-                limit=case.limit,
-                output=checkpoint,
-                **METHODS[case.method],
-            )
-            prune.run(config, lambda _: None)
-    with tempfile.TemporaryDirectory() as folder:
-        tuned = f"{folder}/tuned.safetensors"
-        trained = finetune.run(
-            FinetuneConfig(
-                model=model,
-                checkpoint=checkpoint,
-                seed=seed,
-                limit=case.limit,
-                epochs=EPOCHS,
-                learning_rate=rate,
-                output=tuned,
-            ),
-            lambda _: None,
-        )
-        evaluated = evaluate.run(EvaluateConfig(model=model, checkpoint=tuned), lambda _: None)
+            ntt.prune(model, sparsity=case.sparsity, output=checkpoint, **same, **METHODS[case.method])
+    trained = ntt.finetune(model, checkpoint=checkpoint, epochs=EPOCHS, learning_rate=rate, **same)
+    evaluated = ntt.evaluate(trained)
     assert evaluated.accuracy is not None
-    result = {"validation": trained.accuracy, "test": evaluated.accuracy.top1, "kept": evaluated.kept}
+    result = {"validation": trained.report.accuracy, "test": evaluated.accuracy.top1, "kept": evaluated.kept}
     record.write_text(json.dumps(result))
     return result
 

@@ -11,42 +11,48 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from allocations import write_data
+from torch import Tensor, nn
 
-from ntt_cli.config import DataOptions, PruneConfig
-from ntt_cli.data import load_samples
-from ntt_cli.evaluation.agreement import Networks, measure_agreement, measure_kernel_distance
-from ntt_cli.methods.ntt.loop import run_transfer
-from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.pruning.job import prepare
-from ntt_cli.pruning.measures import STEP_PASSES
-from ntt_cli.results import Agreement
-from ntt_cli.runs.checkpointer import no_checkpoints
-from ntt_cli.runs.run import Run
-from ntt_cli.runtime.micro_batching import MicroBatching
+import ntt_cli as ntt
 
 OTHERS = 2_048
 LENGTHS = ("500", "1000", "2000", "3000", "auto")
+BATCHES, BATCH = 16, 64
+"""Of the kernel distance."""
 
 
-def transfer(config: PruneConfig) -> tuple[int, Agreement]:
-    """Steps, and how close the student is on samples it has not seen."""
-    task = prepare(config, lambda _: None)
-    assert task.inputs is not None
-    micro_batching = MicroBatching(None, task.settings.batch_size, lambda _: None)
-    problem = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
-    student = run_transfer(problem, Run(lambda _: None, no_checkpoints(), micro_batching))
-    others = replace(task.inputs, samples=load_samples(DataOptions(data=config.data), split="test")).some(OTHERS)
-    networks = Networks(task.teacher.bind(student.buffers), student.params, task.teacher.bind(), task.teacher.params)
-    agreement = measure_agreement(networks, others, classes=task.classes)
-    steps = len(student.history["total"])
-    run_passes = STEP_PASSES * steps * task.settings.batch_size
-    distance = measure_kernel_distance(networks, others, outputs=task.outputs, run_passes=run_passes)
-    return steps, agreement.model_copy(update={"kernel_distance": distance})
+def other_images(path: Path) -> Tensor:
+    """Images that no transfer sees, normalised as those that it sees."""
+    arrays = np.load(path)
+    images = torch.from_numpy(arrays["x_test"])
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:OTHERS]
+    return (images[chosen] - float(arrays["x_train"].mean())) / float(arrays["x_train"].std())
+
+
+def logit_distance(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
+    """`‖f_s − f_t‖² / ‖f_t‖²` over all of `x`."""
+    with torch.no_grad():
+        ours, theirs = student(x), teacher(x)
+    return float((ours - theirs).square().sum() / theirs.square().sum())
+
+
+def kernel_distance(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
+    """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²`, a Gaussian `v` for each of some random batches."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = teacher(x[:1]).shape[1]
+    gap = norm = 0.0
+    for _ in range(BATCHES):
+        x1, x2 = x[torch.randperm(len(x), generator=generator)[:BATCH]].chunk(2)
+        v = torch.randn(len(x2), outputs, generator=generator)
+        ours, theirs = (ntt.kernel_vector_product(network, x1, x2, v) for network in (student, teacher))
+        gap += float((ours - theirs).square().sum())
+        norm += float(theirs.square().sum())
+    return gap / norm
 
 
 def main() -> None:
@@ -61,23 +67,21 @@ def main() -> None:
     print("| rate | `--steps` | steps taken | kernel distance | logit distance | processor time |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder) / "data.npz")
+        data, model = Path(folder) / "data.npz", f"sample_models/{options.network}.py"
+        write_data(data)
+        same = {"seed": options.seed, "device": "cpu"}
+        teacher = ntt.prune(model, data, sparsity=0, method="magnitude", **same).model.eval()
+        x = other_images(data)
         for rate in options.rates.split(","):
             for length in options.lengths.split(","):
-                config = PruneConfig.model_validate({
-                    "model": f"sample_models/{options.network}.py",
-                    "data": str(Path(folder) / "data.npz"),
-                    "sparsity": options.sparsity,
-                    "learning_rate": rate,
-                    "steps": length,
-                    "seed": options.seed,
-                    "device": "cpu",
-                })
                 begun = time.process_time()
-                steps, found = transfer(config)
+                found = ntt.prune(
+                    model, data, sparsity=options.sparsity, learning_rate=float(rate), steps=length, **same
+                )
                 took = time.process_time() - begun
-                distances = f"{found.kernel_distance:.4f} | {found.logit_distance:.4f}"
-                print(f"| {rate} | {length} | {steps} | {distances} | {took:.0f} s |", flush=True)
+                networks = found.model.eval(), teacher, x
+                distances = f"{kernel_distance(*networks):.4f} | {logit_distance(*networks):.4f}"
+                print(f"| {rate} | {length} | {found.report.steps} | {distances} | {took:.0f} s |", flush=True)
 
 
 if __name__ == "__main__":

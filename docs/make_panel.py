@@ -8,9 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+import ntt_cli as ntt
 from ntt_cli.cli.progress import LivePanel
-from ntt_cli.config import PruneConfig
-from ntt_cli.pruning import prune
 from ntt_cli.runtime.events import Event, StepsDone
 
 SHARE = 0.6
@@ -26,10 +25,8 @@ def main() -> None:
             console.print(panel.render())
 
     with tempfile.TemporaryDirectory() as folder:
-        config = PruneConfig(
-            model="sample_models/lenet_300_100.py", sparsity=0.97, output=f"{folder}/sparse.safetensors"
-        )
-        prune.run(config, take)
+        output = f"{folder}/sparse.safetensors"
+        ntt.prune("sample_models/lenet_300_100.py", sparsity=0.97, output=output, progress=take)
     svg = console.export_svg(title="ntt prune sample_models/lenet_300_100.py --sparsity 0.97", unique_id="ntt")
     (Path(__file__).parent / "panel.svg").write_text(svg)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from ntt_cli.api import report
+import ntt_cli as ntt
 
 SIZE = {"width": 1100, "height": 1500}
 
 
 def main() -> None:
-    page = report.report(Path(sys.argv[1]), output=None, png=False, force=False).output
+    page = ntt.report(sys.argv[1]).output
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport=SIZE)

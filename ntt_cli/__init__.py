@@ -19,6 +19,7 @@ _WHERE = {
     "NTT": "methods.ntt.method",
     "NttError": "errors",
     "PruneResult": "api.network",
+    "Saliency": "methods.ntt.score",
     "SparseNetwork": "api.network",
     "Task": "tasks.base",
     "compare": "api.compare",
@@ -44,6 +45,7 @@ __all__ = [
     "NTT",
     "NttError",
     "PruneResult",
+    "Saliency",
     "SparseNetwork",
     "Task",
     "__version__",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from ntt_cli.errors import NttError
     from ntt_cli.methods.base import Method, MethodContext
     from ntt_cli.methods.ntt.method import NTT
+    from ntt_cli.methods.ntt.score import Saliency
     from ntt_cli.results import EvaluateReport
     from ntt_cli.tasks.base import Task
 

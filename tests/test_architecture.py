@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import ntt_cli
 from tests.conftest import MATHEMATICS
 
 PACKAGE = Path(ntt_cli.__file__).parent
+ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "resources")
 ROOMS = (
     "errors",
@@ -151,3 +154,96 @@ def test_importing_the_package_does_not_wait_for_torch(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     found = done.stderr.strip()
     assert found in ({"set()"} if "from" not in code else {"set()", "{'pydantic'}"})
+
+
+MEASURE_INTERNALS = {
+    "benchmarks/kernel_alternatives.py": "times the gradient of the kernel term; kernel_vector_product has no gradient",
+    "benchmarks/steps.py": "times one step of the transfer, plain and compiled, without the run around it",
+    "docs/make_panel.py": "draws the progress panel of the command line",
+}
+"""Scripts that use more than public names, and why."""
+
+CLI_MAY_IMPORT = {
+    "errors",
+    "pages.bounds",
+    "results",
+    "runtime.events",
+    "runtime.progress",
+    "runtime.python_source",
+    "runtime.signals",
+}
+WORDS_OF_RESULTS = {"comparison.results", "comparison.rows", "files.inspect", "files.metadata"}
+"""What the public functions return is defined here; `cli/` puts it into words."""
+
+
+def code_in(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, and those of programs that stand in strings, which a script runs in another process."""
+    for node in ast.walk(tree):
+        yield node
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import ntt_cli" in node.value:
+            yield from ast.walk(ast.parse(node.value))
+
+
+def private_names(source: str) -> set[str]:
+    """What this code uses of ntt beside its public names; dotted names, without `ntt_cli.`."""
+    found: set[str] = set()
+    names: set[str] = set()
+    attributes: list[tuple[str, str]] = []
+    for node in code_in(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            ours = [alias for alias in node.names if alias.name.split(".")[0] == "ntt_cli"]
+            found |= {alias.name.partition(".")[2] for alias in ours} - {""}
+            names |= {alias.asname or "ntt_cli" for alias in ours}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ntt_cli":
+            _, _, module = str(node.module).partition(".")
+            found |= {module} if module else {alias.name for alias in node.names} - set(ntt_cli.__all__)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes.append((node.value.id, node.attr))
+    return found | {name for owner, name in attributes if owner in names and name not in ntt_cli.__all__}
+
+
+SCRIPTS = sorted(path for folder in ("benchmarks", "docs") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[str(path.relative_to(ROOT)) for path in SCRIPTS])
+def test_scripts_use_public_names(path: Path) -> None:
+    private = private_names(path.read_text(encoding="utf-8"))
+    if str(path.relative_to(ROOT)) in MEASURE_INTERNALS:
+        assert private, "is no exception any more"
+    else:
+        assert not private
+
+
+def test_every_exception_is_a_script() -> None:
+    assert set(MEASURE_INTERNALS) <= {str(path.relative_to(ROOT)) for path in SCRIPTS}
+
+
+COMMANDS = sorted((PACKAGE / "cli").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=[path.stem for path in COMMANDS])
+def test_the_command_line_works_by_public_names(path: Path) -> None:
+    private = private_names(path.read_text(encoding="utf-8"))
+    beside = {name for name in private if name.split(".")[0] not in {"cli", "config"}}
+    assert beside <= CLI_MAY_IMPORT | WORDS_OF_RESULTS
+
+
+def test_python_in_the_readme_uses_public_names() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    assert not set().union(*map(private_names, blocks))
+
+
+@pytest.mark.parametrize(
+    ("code", "private"),
+    [
+        ("import ntt_cli as ntt\nntt.prune; ntt.NTT", set()),
+        ("import ntt_cli as ntt\nntt.masks", {"masks"}),
+        ("import ntt_cli.masks.masks", {"masks.masks"}),
+        ("def f():\n    from ntt_cli.config import PruneConfig", {"config"}),
+        ("from ntt_cli import prune, pruning", {"pruning"}),
+        ("PROGRAM = 'import ntt_cli.pruning'", {"pruning"}),
+    ],
+)
+def test_private_names_are_found(code: str, private: set[str]) -> None:
+    assert private_names(code) == private

@@ -18,7 +18,7 @@ from ntt_cli.files.metadata import StateRecord, read_header
 from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt import settings
 from ntt_cli.pruning import prune
-from ntt_cli.runs import checkpointer as checkpointer
+from ntt_cli.runs import checkpointer, outcome
 from ntt_cli.runtime.events import Event, Noted, Warned
 from ntt_cli.runtime.signals import Interrupted, Stop
 from ntt_cli.training import finetune
@@ -384,7 +384,7 @@ def test_a_result_that_cannot_be_written_is_not_lost(
         raise OutputError(path, "cannot be written: No space left on device", hint="free some space")
 
     with monkeypatch.context() as patched:
-        for module in (prune, finetune):
+        for module in (prune, outcome):
             patched.setattr(module, "write_checkpoint", full)
         with pytest.raises(OutputError) as caught:
             run(config)
