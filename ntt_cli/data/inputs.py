@@ -20,13 +20,13 @@ class Inputs:
 
     Attributes:
         samples: the raw samples.
-        standardisation: how they are normalised; `None`: not at all.
+        mean_std: how they are normalised; `None`: not at all.
         device: where batches are put.
         normalisation: what the network's inputs go through in later commands, too; `None` where that is not known.
     """
 
     samples: Samples
-    standardisation: MeanStd | None
+    mean_std: MeanStd | None
     device: torch.device
     normalisation: Normalisation | None = None
 
@@ -35,7 +35,7 @@ class Inputs:
 
     def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
         """The inputs at `indices`, `[b, ...]`; random ones as they are drawn in this reading."""
-        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.standardisation), self.device)
+        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
         return x
 
     def labels(self, indices: Tensor) -> Tensor:

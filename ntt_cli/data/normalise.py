@@ -37,7 +37,7 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
         count += n
         mean = mean + shift * (n / count)
     if count == 0:
-        raise ValueError("no batches to fit the standardisation to")
+        raise ValueError("no batches to fit mean and deviation to")
     std = (square / count).sqrt()
     return MeanStd(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
 

@@ -125,11 +125,11 @@ def _compare_records(
 ) -> None:
     """Warn where the teacher was made for other inputs or other classes than it is compared on."""
     made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
-    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.standardisation:
+    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.mean_std:
         on_event(
             Warned(
                 f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
-                f" {config.checkpoint}, {describe_inputs(inputs.standardisation)}"
+                f" {config.checkpoint}, {describe_inputs(inputs.mean_std)}"
             )
         )
     if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:

@@ -70,7 +70,7 @@ class RunCheckpointer:
             DivergedError: if the state is not finite, which is never saved.
             OutputError: if the run is to end and its state cannot be saved.
         """
-        if self._all_asked() and (number := self.stop.look()) is not None:
+        if self._all_asked() and (number := self.stop.follow_request()) is not None:
             self._save(state())
             raise Interrupted(number, self.kept)
         if time.monotonic() - self._last < self.every:

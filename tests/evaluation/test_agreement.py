@@ -28,7 +28,7 @@ def network(seed: int, outputs: int = 3) -> FunctionalModel:
 
 def inputs() -> Inputs:
     return Inputs(
-        samples=Samples(spec="some data", source=InMemory(X)), standardisation=None, device=torch.device("cpu")
+        samples=Samples(spec="some data", source=InMemory(X)), mean_std=None, device=torch.device("cpu")
     )
 
 
