@@ -31,8 +31,8 @@ def known_normalisation(
     """The normalisation that the weights were trained with or are to have; `None` if it is to be fitted to the data.
 
     `--mean` and `--std` come first. For weights that ntt wrote, their record comes next. For other weights, `MEAN` and
-    `STD` in the model's file come next, then a configuration of these weights. Without any of these, weights from elsewhere
-    take raw inputs as they are, and for random weights mean and deviation are fitted to the data.
+    `STD` in the model's file come next, then a configuration of these weights. Without any of these, weights from
+    elsewhere take raw inputs as they are, and for random weights mean and deviation are fitted to the data.
 
     Args:
         options: with `--mean` and `--std`.

@@ -175,8 +175,8 @@ def ternary(weight: Tensor) -> Tensor:
 def not_held(described: str) -> str:
     return (
         f"zeros of x.safetensors that do not stay zero but are weights like all others: {described}; they look like"
-        " values of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros keeps all zeros, --dense"
-        " says that they are weights"
+        " values of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros keeps all zeros,"
+        " --dense says that they are weights"
     )
 
 

@@ -46,7 +46,7 @@ class LoadedWeights:
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
-    """Load the checkpoint's tensors into `module`. The file must hold all that it trains, and nothing it has no place for.
+    """Load the checkpoint's tensors into `module`. The file must hold all that it trains, and nothing else.
 
     One name of a tied tensor is enough. Counters and tables of whole numbers may be missing, and the file may also hold
     tensors that no layer computes with.
@@ -72,7 +72,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
     unexpected: list[str] = []
     if not problems:
         try:
-            # ntt has checked the keys itself: the network's hooks may rename, add or remove keys before torch compares them.
+            # ntt checks the keys itself: the network's hooks may rename, add or remove keys before torch compares.
             missing, unexpected = module.load_state_dict(tied | state, strict=False)
         except RuntimeError as error:
             problems = _shape_problems(state, own) or str(error).splitlines()[:MOST_LISTED]
