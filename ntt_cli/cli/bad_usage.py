@@ -1,4 +1,4 @@
-"""A command line that cannot be parsed, told as every other error is."""
+"""Report a command line that cannot be parsed like every other error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntt_cli.config import advice, typed
 from ntt_cli.errors import UsageError
 
 BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
-"""The parser's own error; typer exports some of its kinds alone."""
+"""The parser's base error; typer exports only some of its subclasses."""
 
 
 def tell_bad_usage(error: Any, command: str) -> int:

@@ -73,7 +73,7 @@ def output_lock(
 
 
 def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
-    """The configuration with the names of model and data, even if they were given as objects."""
+    """The names of model and data, even if they were given as objects."""
     return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
 
 
