@@ -4,7 +4,7 @@ The gradient of a kernel product differentiates a Jacobian-vector product once m
 `instance_norm`, and `batch_norm` with batch statistics, which some networks use to standardise their weights: PyTorch
 silently treats the statistics as constants (pytorch/pytorch#196700). `glu` and `hardsigmoid` have no such gradient, nor
 has `normalize` for an input of zero. Weight normalisation and `embedding_bag` have no forward mode. Elementary
-operations give the right derivatives of all of these. The LSTM kernels of oneDNN and the recurrent kernels of cuDNN
+operations give the right derivatives for all of these. The LSTM kernels of oneDNN and the recurrent kernels of cuDNN
 lack derivatives too; PyTorch's own kernels have them.
 
 Layers with more weights than inputs spend their time on the weights. In forward mode, PyTorch applies the weights to
