@@ -22,18 +22,20 @@ import time
 from collections.abc import Callable
 
 import torch
-from networks import build
 from rich.console import Console
 from rich.table import Table
 from steps import ZOO
 from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 
-from ntt_cli.kernels.product import KernelProduct, answers_and_pullback, draw_probe, kernel_product
+from ntt_cli.config import ModelOptions
+from ntt_cli.kernels.product import OutputsAndProduct, draw_probe, kernel_vector_product, outputs_and_pullback
 from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
+from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.prepare import channels_last
 from ntt_cli.networks.second_order import twice_differentiable
+from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import peak_memory_bytes
 from ntt_cli.tensors import Apply, Params
 
@@ -77,12 +79,12 @@ def by_products(apply: Apply, student: Params, teacher: Params, x1: Tensor, x2: 
 def by_probe(apply: Apply, student: Params, teacher: Params, x1: Tensor, x2: Tensor) -> None:
     """As `ntt prune` does."""
     probe = draw_probe((len(x2), OUTPUTS), like=x2, generator=torch.Generator().manual_seed(0))
-    target = kernel_product(apply, teacher, x1, x2, probe).product
-    keep_graph = uses_weights_seldom(apply, student, x1[:1])
-    own, pullback = answers_and_pullback(apply, student, x1, x2, probe, keep_graph=keep_graph)
-    assert isinstance(own, KernelProduct)
+    target = kernel_vector_product(apply, teacher, x1, x2, probe).product
+    execution = Execution(keep_graph=uses_weights_seldom(apply, student, x1[:1]))
+    own, pullback = outputs_and_pullback(apply, student, x1, x2, probe, execution=execution)
+    assert isinstance(own, OutputsAndProduct)
     none = torch.zeros_like(own.logits1), torch.zeros_like(own.logits2)
-    pullback(KernelProduct(*none, product=2 * (own.product - target)))
+    pullback(OutputsAndProduct(*none, product=2 * (own.product - target)))
 
 
 TERMS: dict[str, Term] = {"jacobians": by_jacobians, "vjp∘jvp": by_products, "ntt": by_probe}
@@ -98,7 +100,7 @@ def _distance(kernel: Callable[[Params], Tensor], student: Params, teacher: Para
 def measure(name: str, samples: int) -> tuple[float, float]:
     """Processor seconds of a step, the median of a few, and the MiB that it adds to the process's peak."""
     torch.set_num_threads(1)
-    model = functional_model(build(ZOO["LeNet-5"].model, seed=0))
+    model = functional_model(load_model(ModelOptions(model=ZOO["LeNet-5"].model), seed=0).module)
     teacher = model.params
     if name == "ntt":
         teacher = channels_last(teacher)  # as `ntt prune` lays them out

@@ -7,36 +7,38 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from networks import build
 from torch import nn
 
-from ntt_cli.kernels.product import Answers, answers, draw_probe
+from ntt_cli.config import ModelOptions
+from ntt_cli.kernels.product import Outputs, compute_outputs, draw_probe
 from ntt_cli.masks.allocation import allocate
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.methods.magnitude import magnitude_scores
-from ntt_cli.methods.ntt.compiled import CompiledAnswers, CompiledGradients
+from ntt_cli.methods.ntt.compiled import CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Gradients, start_student, transfer_step, update_masks
+from ntt_cli.methods.ntt.step import Batch, Form, Gradients, start_student, transfer_step, under_masks
 from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
+from ntt_cli.networks.loading.models import load_model
 from ntt_cli.networks.prepare import channels_last
 from ntt_cli.networks.prunable import prunable_names
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
+from ntt_cli.runtime.execution import Execution
 
 Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What asks the teacher, and what finds gradients: compiled, or as they are; shared, for they compile once.
+    """What computes the teacher's outputs, and the gradients: compiled or not; shared, because they compile once.
 
     Attributes:
-        answers: as `kernel_product.answers`.
-        gradients: as `transfer.transfer_gradients`; `None` for that itself.
+        outputs: as `compute_outputs`.
+        gradients: as `transfer_gradients`; `None` for that itself.
     """
 
-    answers: Callable[..., Answers] = answers
+    outputs: Callable[..., Outputs] = compute_outputs
     gradients: Gradients | None = None
 
 
@@ -113,7 +115,7 @@ def compiled_passes(case: Case) -> Passes:
     """As `ntt prune --compile` has them; they compile when first asked."""
     keep_compiled_code_private()
     model = functional_model(_module(case))
-    return Passes(CompiledAnswers(model), CompiledGradients(model))
+    return Passes(CompiledOutputs(model), CompiledGradients(model))
 
 
 def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Step:
@@ -125,36 +127,39 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
     seldom = seldom_used(teacher.bind(), teacher.params, x[:1])
     teacher = replace(teacher, params=channels_last(teacher.params, but=seldom))  # as `ntt prune` lays them out
     apply, params = teacher.bind(), teacher.params
-    keep = uses_weights_seldom(apply, params, x[:1])
+    execution = Execution(keep_graph=uses_weights_seldom(apply, params, x[:1]))
     student = start_student(
         apply,
         params,
         prunable_names(teacher),
         learning_rate=1e-4,
-        keep_graph=keep,
         compiled=passes.gradients,
     )
     scores = magnitude_scores(params, student.mask_bits)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
-    student = update_masks(student, masks, density=0.05, apply=apply)
-    objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0)
+    student = under_masks(student, masks, density=0.05, apply=apply)
+    form = Form(Objective("relative", kernel_weight=1.0, weight_penalty=0.0))
     x1, x2 = x.chunk(2)
     with torch.no_grad():
         like = apply(params, x2)
     shape = tuple(like.shape)
     probe = draw_probe(shape, like=like, generator=generator)
-    known = answers(apply, params, x1, x2, probe) if cached else None
+    known = compute_outputs(apply, params, x1, x2, probe) if cached else None
 
     def step() -> None:
         v = probe if cached else draw_probe(shape, like=like, generator=generator)
-        theirs = known or passes.answers(apply, params, x1, x2, v)
-        transfer_step(student, x1, x2, probe=v, teacher=theirs, objective=objective, active=False)
+        theirs = known or passes.outputs(apply, params, x1, x2, v)
+        transfer_step(student, Batch(x1, x2, v, theirs), form, execution)
 
     return step
 
 
 def _module(case: Case) -> nn.Module:
-    return build(case.model, seed=0, **case.args).train().to(case.device)
+    return load_model(ModelOptions(model=case.model, model_arg=_args(case)), seed=0).module.train().to(case.device)
+
+
+def _args(case: Case) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in case.args.items())
 
 
 def _batch(case: Case) -> tuple[torch.Tensor, torch.Generator]:

@@ -1,4 +1,4 @@
-"""What commands report: the result on stdout, and the same as metadata of the report file."""
+"""The results of commands, which go to stdout and into the metadata of the report file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Summary(BaseModel):
 class Agreement(Summary):
     """How well the network agrees with its teacher; needs no labels.
 
-    Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`, the kernel's estimated with Gaussian
-    probes, `None` where it was not looked at or cannot be; `top1_agreement` is the fraction of samples on which both
-    have the same first choice, `None` where the outputs are no choice, or the teacher has none.
+    Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`. The kernel distance is estimated with
+    Gaussian probes; it is `None` if it was not measured. `top1_agreement` is the fraction of samples on which both have
+    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied.
     """
 
     logit_distance: float
@@ -43,7 +43,7 @@ class KernelSummary(Summary):
 
     @property
     def extent(self) -> str:
-        """What the kernels are of, in words."""
+        """The samples and outputs of the kernels, in words."""
         few = "" if self.outputs == self.of_outputs else f", {self.outputs} of {self.of_outputs:,} outputs"
         return f"{self.samples} sample{'s' * (self.samples != 1)}{few}"
 
@@ -92,11 +92,11 @@ class PruneReport(Summary):
 
 
 class PrunePlan(Summary):
-    """What `ntt prune --dry-run` says: nothing is trained.
+    """What `ntt prune --dry-run` reports; nothing is trained.
 
-    Memory and time are of a whole run, from one of each thing that it does; `advice` says what to change where the
-    memory there is will not do. Then no step was taken whole, and there are no times. With `--steps auto`, steps and
-    seconds are the most there can be.
+    Memory and time are for a whole run, estimated from doing each part of the work once. If memory will not suffice,
+    `advice` says what to change; no full step was then taken, and there are no times. With `--steps auto`, steps and
+    seconds are upper limits.
     """
 
     model: str
@@ -141,7 +141,7 @@ class FinetuneReport(Summary):
 
 
 class Accuracy(Summary):
-    """How well the logits fit the labels; `top5` is `None` for five classes or fewer, where it says nothing."""
+    """How well the logits fit the labels; `top5` is `None` for five classes or fewer, where it would always be 1."""
 
     top1: float
     top5: float | None
@@ -150,7 +150,7 @@ class Accuracy(Summary):
 
 
 class EvaluateReport(Summary):
-    """What `ntt evaluate` measured. FLOPs are of one sample; sizes in bytes. A dense network has no density."""
+    """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density."""
 
     checkpoint: str
     model: str

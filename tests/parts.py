@@ -61,4 +61,4 @@ def apart(name: str) -> FunctionalModel:
 
 
 def inputs_of(values: Tensor, labels: Tensor | None = None, by: MeanStd | None = None) -> Inputs:
-    return Inputs(Samples("some data", InMemory(values), labels), standardisation=by, device=CPU)
+    return Inputs(Samples("some data", InMemory(values), labels), mean_std=by, device=CPU)

@@ -1,4 +1,4 @@
-"""The `ntt` command. Only the command that runs is loaded, so that `ntt --help` answers at once."""
+"""The `ntt` command. Only the command that runs is imported, so that `ntt --help` is fast."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",
-    "finetune": "Train a sparse network on labels, its zeros held; without --checkpoint, a dense one.",
+    "finetune": "Train a sparse network on labels and keep its zeros; without --checkpoint, a dense one.",
     "evaluate": "Measure accuracy, agreement with a teacher, FLOPs and size.",
-    "compare": "Compare methods, sparsities and seeds under one budget; goes on where it was.",
+    "compare": "Compare methods, sparsities and seeds under one budget; a repeated command goes on.",
     "report": "Show a run or a comparison as one HTML page with plots.",
     "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
     "verify": "Check that no bit of a checkpoint or report has changed; runs no code but ntt's own.",
@@ -28,13 +28,13 @@ COMMANDS = {
 }
 
 SPINS = "1000"
-"""How often a thread of torch looks whether the others are done before it sleeps. libgomp takes this where it knows of
-more threads than processors, but it does not know of other programs, and else looks 300,000 times: on a busy machine
-threads that wait then hold the processors which those at work are waiting for (`benchmarks/busy_machine.py`)."""
+"""How often a thread of torch checks whether the others are done before it sleeps. libgomp uses this number if it has
+more threads than processors. Otherwise it checks 300,000 times, because it does not know of other programs. On a busy
+machine, waiting threads then occupy the processors that working threads need (`benchmarks/busy_machine.py`)."""
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
-    """The application for these arguments: the command they name in full, the others by name alone."""
+    """The application for these arguments. Only the command that they name has its options; others have only names."""
     app = typer.Typer(
         name="ntt",
         help="Make neural networks sparse without labels, by Neural Tangent Transfer.",
@@ -45,7 +45,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_options)
     named = _named(arguments)
-    completing = "_NTT_COMPLETE" in os.environ  # then the shell gives the words elsewhere
+    completing = "_NTT_COMPLETE" in os.environ  # for completion, the shell passes the words in another variable
     for name, summary in COMMANDS.items():
         if name in named or completing:
             module = import_module(f"ntt_cli.cli.{name}")
@@ -72,18 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             code = tell_bad_usage(error, " ".join(["ntt", *_named(given)]))
         except SystemExit as exit:
-            # Rich and typer end so where nobody reads the help to its end. That is no failure.
+            # Rich and typer exit so if the reader of the help closes its pipe. That is not a failure.
             code = exit.code if "_NTT_COMPLETE" in os.environ else 0
     raise SystemExit(code or 0)
 
 
 def _named(arguments: Sequence[str]) -> list[str]:
-    """The command that they name, if they do."""
+    """The command that the arguments name, if there is one."""
     return [argument for argument in arguments if argument in COMMANDS][:1]
 
 
 def _not_loaded() -> None:
-    """A command that these arguments do not name."""
+    """Stands for a command that the arguments do not name."""
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""A command line that cannot be parsed, told as every other error is."""
+"""Report a command line that cannot be parsed like every other error."""
 
 from __future__ import annotations
 

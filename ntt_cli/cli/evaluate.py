@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ntt_cli.results import EvaluateReport
 
 MOST_CLASSES = 20
-"""That are shown."""
+"""The most classes that are shown."""
 
 EXAMPLES = """Examples:
 

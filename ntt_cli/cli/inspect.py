@@ -22,7 +22,7 @@ from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_input
 from ntt_cli.results import LayerSummary
 
 MOST_NAMES = 10
-"""Classes that a line shows."""
+"""The most classes that a line shows."""
 
 EXAMPLES = """Examples:
 
@@ -74,7 +74,7 @@ def _summary(inspection: Inspection) -> RenderableType:
 
 def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
     sizes = {name: math.prod(layer.shape) for name, layer in record.layers.items()}
-    weights = [name for name, layer in record.layers.items() if len(layer.shape) > 1]  # not biases: as evaluate counts
+    weights = [name for name, layer in record.layers.items() if len(layer.shape) > 1]  # without biases, as in evaluate
     kept, size = sum(record.layers[name].kept for name in weights), sum(sizes[name] for name in weights)
     model = Text(f"made by ntt {record.kind} from {record.model.source}")
     if record.model.sha256:
@@ -99,7 +99,7 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
 
 
 def _inputs(record: CheckpointRecord) -> str:
-    """What the network's inputs go through, and who named that."""
+    """The normalisation of the network's inputs and its source, in words."""
     if record.standardisation is None and record.standardisation_source is None:
         return "no normalisation is recorded"
     named = f" ({record.standardisation_source})" if record.standardisation_source else ""

@@ -1,4 +1,4 @@
-"""The command that goes on from what was just written, as it can be pasted."""
+"""The next command for a checkpoint that was just written, ready to paste."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from ntt_cli.config import FinetuneConfig, PruneConfig, flag
 
 KEPT = ("model_arg", "logits", "data", "data_root", "image_size", "grayscale", "mean", "std", "device")
-"""Options that say what the network and its inputs are, and where: without them the next command has others."""
+"""Options that describe the network and its inputs; the next command needs the same."""
 
 OF_DATA = ("data", "data_root")
 
 LABELLED = "LABELLED"
-"""Stands for the data that the user has to name."""
+"""Placeholder for the data that the user must name."""
 
 
 def next_command(name: str, done: PruneConfig | FinetuneConfig, checkpoint: str, *, labelled: bool = True) -> str:
-    """`ntt NAME` on the checkpoint, for the same network and data; with data still to name unless it is `labelled`."""
+    """`ntt NAME` on the checkpoint, for the same network; a placeholder replaces data that is not `labelled`."""
     # A model file whose name begins with a dash would be taken for an option.
     model = f"./{done.model}" if done.model.startswith("-") else done.model
     words = ["ntt", name, model, "--checkpoint", checkpoint]
@@ -28,7 +28,7 @@ def next_command(name: str, done: PruneConfig | FinetuneConfig, checkpoint: str,
 
 
 def has_labels(data: str | None) -> bool:
-    """Whether what a network was pruned on may have labels: noise and bare inputs have none, nor has no data at all."""
+    """Whether data that a network was pruned on may have labels: noise and .npy files have none."""
     return data is not None and data.partition(":")[0] != "noise" and not data.lower().endswith(".npy")
 
 

@@ -49,12 +49,12 @@ COMMON = [
     _flag("quiet", bool, "--quiet", "-q", help="No progress; print only the output path, or the main figure."),
     _flag("debug", bool, "--debug", help="Show a traceback with every error."),
 ]
-"""The options that belong to the command line, not to the work."""
+"""The options of the command line itself, which do not affect the work."""
 
 
 @dataclass(frozen=True)
 class Common:
-    """Their values."""
+    """The values of the options `COMMON`."""
 
     streams: Streams
     config: Path | None
@@ -68,7 +68,7 @@ def common_of(values: dict[str, Any]) -> Common:
 
 
 def options_of(config: type[Options]) -> list[inspect.Parameter]:
-    """One typer parameter a field: the model as the argument, everything else as an option."""
+    """One typer parameter for each field: an argument for the model, an option for anything else."""
     fields = {name: field for name, field in config.model_fields.items() if name not in BEHIND_METHOD}
     parameters = {name: _parameter(name, field) for name, field in fields.items()}
     return sorted(parameters.values(), key=lambda p: _rank(config.model_fields[p.name]))
@@ -83,7 +83,7 @@ def _group(field: FieldInfo) -> Group:
 
 
 def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """The command, which takes `**values`, with parameters that typer can see."""
+    """The command, which takes `**values`, with a signature that typer can read."""
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]  # mypy knows no such attribute
     command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
@@ -91,13 +91,13 @@ def with_parameters(command: Callable[..., None], parameters: list[inspect.Param
 
 
 EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}
-"""Options of which only one may be given: on the command line, it also wins over the other one in the file."""
+"""Pairs of options that exclude each other: one on the command line also replaces the other in the file."""
 
 C = TypeVar("C", bound=Options)
 
 
 def build_config(config: type[C], context: typer.Context, file: Path | None) -> C:
-    """The configuration: options that were given, over those of the file, over the defaults.
+    """The configuration. Given options come before those of the file, and these before the defaults.
 
     Raises:
         UsageError: if a required option is missing, or a value is of the wrong type or out of bounds.
@@ -150,7 +150,7 @@ def _metavar(kinds: list[Any]) -> str:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """For typer every value is text: the configuration alone reads it, so that all errors are in its words."""
+    """For typer every value is text. Only the configuration converts it, so that all errors have its wording."""
     if name == "model":
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
@@ -173,7 +173,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     elif several:
         kind, default, metavar = list[str], list(map(str, shown)), None
     else:
-        # A required option may come from the file, so that only the configuration can tell that it is missing.
+        # A required option may come from the file, so only the configuration knows whether it is missing.
         kind, default, metavar = str | None, None if required or shown is None else str(shown), _metavar(kinds)
     info = typer.Option(
         *names,

@@ -18,7 +18,7 @@ from ntt_cli.runtime.events import Event, EventSink, Noted, TrainingStarted, Tra
 from ntt_cli.runtime.progress import Board, progress_lines
 
 OTHER_ROWS = 8
-"""Rows of the panel that are not layers."""
+"""The number of rows of the panel that are not layers."""
 
 
 @contextmanager
@@ -90,13 +90,13 @@ class LivePanel:
         return Panel(Group(*parts), title=self.board.title, title_align="left", border_style="cyan", expand=True)
 
     def _layer_table(self) -> Table:
-        room = max(1, self.console.height - OTHER_ROWS)
+        rows = max(1, self.console.height - OTHER_ROWS)
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(no_wrap=True, max_width=max(12, self.console.width // 3))
         table.add_column(justify="right")
         table.add_column(ratio=1)
-        for name, density in list(self.board.layers.items())[:room]:
+        for name, density in list(self.board.layers.items())[:rows]:
             table.add_row(name, f"{density:.1%}", ProgressBar(total=1.0, completed=density, complete_style="cyan"))
-        if (hidden := len(self.board.layers) - room) > 0:
+        if (hidden := len(self.board.layers) - rows) > 0:
             table.add_row(Text(f"and {hidden} more layers", style="dim"))
         return table

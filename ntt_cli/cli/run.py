@@ -20,33 +20,33 @@ from ntt_cli.errors import INTERNAL_ERROR, NttError
 from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, reraise_as_interrupt
 
 NOBODY_READS = 128 + signal.SIGPIPE
-"""As a shell says it of a program that a closed pipe ended."""
+"""The exit code with which a shell reports a program ended by a closed pipe."""
 
 
 @contextlib.contextmanager
 def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Generator[Stop]:
-    """Run a command's work: what goes wrong is told on stderr and becomes the designed exit code.
+    """Run a command's work. Errors are reported on stderr and become exit codes.
 
-    The model's and the data's code may print; that goes to stderr, so that stdout holds the result alone.
+    Output of the model's and the data's code goes to stderr, so that stdout holds only the result.
 
     Args:
-        streams: where it is told.
-        debug: with tracebacks.
+        streams: where errors are reported.
+        debug: whether to show tracebacks.
         again: the command that goes on after an interruption.
 
     Yields:
         whether SIGINT or SIGTERM asked for the end.
 
     Raises:
-        typer.Exit: with the exit code of what went wrong.
-        typer.Abort: as it was.
+        typer.Exit: with the exit code of the error.
+        typer.Abort: unchanged.
     """
     stop = Stop()
     with handle_signals(stop):
         try:
             with reraise_as_interrupt(stop), warnings.catch_warnings():
                 if not debug:
-                    # torch deprecates parts of itself that it still calls; its users can do nothing about it.
+                    # torch calls parts of itself that it has deprecated; its users cannot change that.
                     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
                 yield stop
             return
@@ -54,19 +54,19 @@ def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Gener
             raise
         except BaseException as error:  # a network may raise SystemExit and GeneratorExit, too
             code = _tell(streams, _followed(error, stop), debug=debug, again=again)
-    # Not from the error: `contextmanager` takes a RuntimeError, which Exit is, from a StopIteration for that one.
+    # Without a cause: Exit is a RuntimeError, and `contextmanager` mistakes one with a StopIteration as its cause.
     raise typer.Exit(code)
 
 
 def _followed(error: BaseException, stop: Stop) -> BaseException:
-    """The error, or the interruption that code answered with `sys.exit`."""
+    """The error, or the interruption to which code responded with `sys.exit`."""
     if stop.asked is None or isinstance(error, Exception | KeyboardInterrupt):
         return error
     return Interrupted(stop.asked)
 
 
 def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | None) -> int:
-    """Say on stderr what ended the command, and return the exit code."""
+    """Report on stderr what ended the command, and return the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return _tell_interruption(streams, error, again)
     if isinstance(error, NobodyReads):
@@ -116,7 +116,7 @@ Result = TypeVar("Result")
 
 
 def call(work: Callable[[], Result]) -> Result:
-    """Do the work with stdout kept for the result."""
+    """Do the work with stdout reserved for the result."""
     with contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
         return work()
 
@@ -126,7 +126,7 @@ def _descriptor_kept() -> Generator[None]:
     # Compiled code and other processes write to descriptor 1, past `sys.stdout`.
     try:
         stdout = os.dup(1)
-    except OSError:  # it is closed, so that nobody reads it
+    except OSError:  # stdout is closed, so nobody reads it
         yield
         return
     try:
@@ -134,12 +134,12 @@ def _descriptor_kept() -> Generator[None]:
             os.dup2(2, 1)
         yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # what C's own buffer still holds
+        ctypes.CDLL(None).fflush(None)  # C's own buffer
         os.dup2(stdout, 1)
         os.close(stdout)
 
 
 def _leave_the_pipe() -> None:
-    # Python flushes stdout once more when it ends, and would complain about the closed pipe there.
+    # Python flushes stdout again when it ends, and would report the closed pipe.
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.close()

@@ -1,4 +1,4 @@
-"""Where a command's words go: the result to stdout, everything else to stderr."""
+"""The output of a command: the result on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ntt_cli.errors import NttError, OutputError
 Mode = Literal["human", "json", "quiet"]
 PIPE_WIDTH = 1000
 MOST_LETTERS = 300
-"""Of what an error is about."""
+"""The most characters of the subject of an error."""
 
 
 class NobodyReads(BrokenPipeError):
-    """The reader of our own stdout closed it; any other broken pipe is of code that ntt ran."""
+    """The reader of ntt's own stdout closed it; other broken pipes belong to code that ntt ran."""
 
 
 class SafeConsole(Console):
-    """A console that shows text as it is, and control characters as Python writes them.
+    """A console that shows text unchanged, with control characters escaped as in Python.
 
-    A file's name may be like Rich's markup, and a tensor's may hold the control characters of a terminal.
+    A file's name may look like Rich's markup, and a tensor's name may contain control characters for a terminal.
     """
 
     def __init__(self, *, file: IO[str]) -> None:
@@ -52,7 +52,7 @@ class SafeConsole(Console):
 
 
 class TalkingConsole(SafeConsole):
-    """A console for words beside the result: where nobody reads them on, the work goes on without them."""
+    """A console for everything but the result. If its reader closes it, the work goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -60,7 +60,7 @@ class TalkingConsole(SafeConsole):
 
 @dataclass(frozen=True)
 class Streams:
-    """The two consoles and how the result is shown; `quiet` keeps progress and advice to itself in every mode.
+    """The two consoles and how the result is shown; `quiet` hides progress and advice in every mode.
 
     `speaker` stands before the errors of one of several processes.
     """
@@ -109,7 +109,7 @@ class Streams:
         self.err.print(Text.assemble(("failed", "bold red"), ": ", text), soft_wrap=True)
 
     def error(self, error: NttError) -> None:
-        """What was wrong, where, and what to do."""
+        """Print an error: what was wrong, where, and what to do."""
         self.err.print(
             Text.assemble(("error", "bold red"), f": {self.speaker}{_in_a_line(error.where)}: {error.what}"),
             soft_wrap=True,
@@ -117,7 +117,7 @@ class Streams:
         self.hint(error.hint)
 
     def hint(self, text: str) -> None:
-        """What to do, shown in every mode."""
+        """Print what to do, in every mode."""
         self.err.print(Text.assemble(("hint", "bold"), ": ", text.replace("\n", "\\n")), soft_wrap=True)
 
 
@@ -126,10 +126,10 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
     out, err = SafeConsole(file=_open(sys.stdout)), TalkingConsole(file=_open(sys.stderr))
     if not out.is_terminal:
-        out.width = PIPE_WIDTH  # a pipe has no edge at which to wrap lines or cut off names
+        out.width = PIPE_WIDTH  # a pipe has no width at which to wrap lines or cut names
     rank = os.environ.get("RANK", "0")
     if rank != "0" and "WORLD_SIZE" in os.environ:
-        # Of the processes that torchrun starts, the first speaks for all; the others tell of their errors alone.
+        # Among the processes that torchrun starts, the first prints for all; the others print only their errors.
         return Streams(Console(file=_open(None)), err, mode, quiet=True, speaker=f"process {rank}: ")
     return Streams(out=out, err=err, mode=mode, quiet=quiet)
 

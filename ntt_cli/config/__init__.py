@@ -1,7 +1,7 @@
-"""Every option of every command: its type, default, bounds and help, once.
+"""Every option of every command, with its type, default, bounds and help in one place.
 
-`cli/` turns the fields into options, a TOML file may set the same names, and what a run used is written to its files.
-The classes are frozen and checked where they are made.
+`cli/` turns the fields into options. A TOML file may set the same names. A run records its options in its files. The
+classes are frozen, and their values are checked when an object is made.
 """
 
 from __future__ import annotations

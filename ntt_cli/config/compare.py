@@ -26,14 +26,14 @@ from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig
 from ntt_cli.config.words import advice, in_words, joined, typed
 
 REFERENCES = ("dense", "trained-magnitude")
-"""What `ntt compare` measures beside the methods of `ntt prune`."""
+"""What `ntt compare` can compare besides the methods of `ntt prune`."""
 
 
 def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`.
 
     Raises:
-        ValueError: if there is no such method or option, or a value is out of its range.
+        ValueError: if there is no such method or option, or a value is out of range.
     """
     name = entry.partition(":")[0]
     methods = (*method_names(), *REFERENCES)
@@ -98,21 +98,20 @@ class CompareConfig(ModelOptions, DataOptions):
         tuple[str, ...],
         Field(
             min_length=1,
-            description="With commas between: methods of ntt prune, each with options of its own where"
-            " wanted, like ntt:allocation=global:steps=500; dense; and trained-magnitude, which trains the dense"
-            " network first.",
+            description="Methods, separated by commas: those of ntt prune, with options like"
+            " ntt:allocation=global:steps=500; dense; and trained-magnitude, which trains the dense network first.",
         ),
         METHOD,
     ] = ("ntt", "synflow", "snip", "magnitude", "random")
     sparsities: Annotated[
         tuple[Annotated[float, Field(gt=0, lt=1)], ...],
-        Field(min_length=1, description="With commas between."),
+        Field(min_length=1, description="Sparsities, separated by commas."),
         METHOD,
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
     ] = (0.9, 0.95)
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
-        Field(min_length=1, description="With commas between; rates are chosen on the first."),
+        Field(min_length=1, description="Seeds, separated by commas; rates are chosen on the first."),
         METHOD,
     ] = (1, 2, 3)
     steps: Annotated[
@@ -128,19 +127,19 @@ class CompareConfig(ModelOptions, DataOptions):
     ] = 10
     validation: Annotated[
         float,
-        Field(ge=0, lt=1, description="Fraction of the training samples held out to choose epochs and rates."),
+        Field(ge=0, lt=1, description="Fraction of the training samples on which epochs and rates are chosen."),
         TRAINING,
     ] = 0.1
     optimiser: Annotated[
         Literal["adamw", "sgd"],
-        Field(description="AdamW, or SGD with momentum 0.9, gradients cut to norm 1."),
+        Field(description="AdamW, or SGD with momentum 0.9, gradients clipped to norm 1."),
         TRAINING,
     ] = "adamw"
     learning_rates: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...],
         Field(
-            description="Rates to choose from, with commas between: for each method and sparsity the one that is best"
-            " on the first seed's validation samples. Default: the rate that ntt finetune would take."
+            description="Rates to choose from, separated by commas. Each method and sparsity gets the rate that is best"
+            " on the first seed's validation samples. Default: the rate that ntt finetune would use."
         ),
         TRAINING,
         ReadWhen(
@@ -158,14 +157,14 @@ class CompareConfig(ModelOptions, DataOptions):
     ] = 1
     trial: Annotated[
         int | None,
-        Field(ge=1, lt=2**63, description="Run this trial alone, as --plan numbers them; for job arrays."),
+        Field(ge=1, lt=2**63, description="Run only the trial of this number in --plan; for job arrays."),
         MACHINE,
     ] = None
     checkpoint_every: Annotated[
-        float, Field(ge=0, description="Seconds between two savings of a trial's state."), OUTPUT
+        float, Field(ge=0, description="Seconds between two saves of a trial's state."), OUTPUT
     ] = 60.0
     output: Annotated[
-        str, Field(description="Folder of the results; what is there already is not done again."), OUTPUT
+        str, Field(description="Folder of the results; trials that have a result there are not repeated."), OUTPUT
     ] = "comparison"
 
     @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
@@ -179,7 +178,7 @@ class CompareConfig(ModelOptions, DataOptions):
     @field_validator("sparsities", "seeds", "learning_rates")
     @classmethod
     def _each_once(cls, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(dict.fromkeys(numbers))  # 0.9 and 0.90 would share a folder
+        return tuple(dict.fromkeys(numbers))  # 0.9 and 0.90 would have the same folder
 
     @field_validator("methods")
     @classmethod

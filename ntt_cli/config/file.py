@@ -1,4 +1,4 @@
-"""`--config FILE.toml`: the same names as the options, at the top level for all commands or in a command's table."""
+"""`--config FILE.toml`: options by name, at the top level for all commands or in the table of one command."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ntt_cli.config import COMMANDS
 from ntt_cli.errors import UsageError
 
 MOST_BYTES = 2**16
-"""There are some 60 options, and reading `a.a.a.…` takes quadratic time."""
+"""The most bytes of a file. There are about 60 options, and reading `a.a.a.…` takes quadratic time."""
 
 
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
-    """The values that the file sets for `command`; its table, `[prune]` say, goes before the top level.
+    """The values that the file sets for `command`; a table such as `[prune]` overrides the top level.
 
     Raises:
-        UsageError: if the file is missing, no TOML, or sets a name that no command has.
+        UsageError: if the file is missing or not TOML, or sets a name that no command has.
     """
     data = _read(path)
     tables = {name: data.pop(name) for name in COMMANDS if isinstance(data.get(name), dict)}
@@ -44,12 +44,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(path, f"cannot be read: {error.strerror}", hint="check the path after --config") from error
     except RecursionError as error:
         raise UsageError(path, "is nested too deeply", hint="no option takes more than a list") from error
-    except ValueError as error:  # of the syntax, the encoding, or a number beyond Python's limit of digits
+    except ValueError as error:  # bad syntax or encoding, or a number beyond Python's limit of digits
         raise UsageError(path, f"is not valid TOML: {_abridged(str(error))}", hint="mend it at that place") from error
 
 
 def _abridged(words: str) -> str:
-    """Where they name a key of thousands of letters, the place in the file comes behind it."""
+    """An error message, shortened in the middle: it may name a very long key before the place in the file."""
     return words if len(words) < 200 else f"{words[:99]} … {words[-60:]}"
 
 

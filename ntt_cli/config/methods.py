@@ -1,4 +1,4 @@
-"""Which methods there are. Names need no torch; a method's module is imported when the method is first used."""
+"""The registry of methods. Names need no torch: a method's module is imported when the method is first used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=MethodType)
 
 _PACKAGE = "ntt_cli.methods"
 _NO_METHODS = {"base"}
-"""Modules beside the methods."""
+"""Modules in the folder of the methods that are not methods."""
 
 _REGISTERED: dict[str, MethodType] = {}
 
@@ -25,10 +25,10 @@ _REGISTERED: dict[str, MethodType] = {}
 def register_method(name: str) -> Callable[[M], M]:
     """Make a method known under a name: `@register_method("mine")` before the class.
 
-    The name may be registered again, as a notebook does when its cell is run twice; the last class counts.
+    A name may be registered again, for example when a notebook's cell runs twice; the last class counts.
 
     Args:
-        name: small letters, digits and dashes.
+        name: lower-case letters, digits and dashes.
 
     Raises:
         ValueError: if the name has other characters, or is a built-in method's.
@@ -47,18 +47,18 @@ def register_method(name: str) -> Callable[[M], M]:
 
 
 def method_names() -> tuple[str, ...]:
-    """All methods: NTT first, then ntt's other ones, then those that were registered besides."""
+    """All methods: NTT first, then the other built-in ones, then those that users registered."""
     own = _built_in()
     return (*own, *(name for name in _REGISTERED if name not in own))
 
 
 def built_in_methods() -> tuple[str, ...]:
-    """Ntt's own methods, which every process knows."""
+    """The built-in methods, which every process has."""
     return tuple(_built_in())
 
 
 def method_class(name: str) -> MethodType:
-    """The class of a method, whose module is imported.
+    """The class of a method; this imports its module.
 
     Raises:
         KeyError: if there is no such method.
@@ -69,15 +69,15 @@ def method_class(name: str) -> MethodType:
 
 
 def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -> tuple[str, dict[str, str]]:
-    """A method's name and the options behind it, by field: `ntt:allocation=global:steps=500`.
+    """A method's name and the options after it, by field: `ntt:allocation=global:steps=500`.
 
     Args:
         entry: as typed.
-        known: the fields that there are.
-        taken: those of them that were given already, elsewhere.
+        known: the fields of all options.
+        taken: the fields that were given elsewhere.
 
     Raises:
-        ValueError: if one is none of them, or is given twice.
+        ValueError: if an option is unknown or given twice.
     """
     name, *pairs = re.split(":(?=[a-z-]+=)", entry)
     options: dict[str, str] = {}
@@ -99,7 +99,7 @@ def readers_of(option: str) -> list[str]:
 
 
 def _built_in() -> dict[str, str]:
-    """Modules by the names of their methods: of `iterative_snip.py`, iterative-snip; of the folder `ntt`, ntt."""
+    """Modules by the names of their methods: iterative-snip for `iterative_snip.py`, ntt for the folder `ntt`."""
     spec = util.find_spec(_PACKAGE)
     assert spec is not None
     found = {

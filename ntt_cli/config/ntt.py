@@ -1,4 +1,4 @@
-"""NTT's own options. They stand here and not beside the method, whose module needs torch, for `ntt prune --help`."""
+"""NTT's own options. `ntt prune --help` needs them without the method's module, which imports torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAPER_PRESET: dict[str, Any] = {
     "kernel_weight": 1e-3,
     "epochs": 20,
 }
-"""Liu & Zenke 2020, arXiv 2006.08228; with it go the weight penalties of `methods.ntt.settings`."""
+"""Liu & Zenke 2020, arXiv 2006.08228. `methods.ntt.settings` has the weight penalties of this preset."""
 
 
 class NTTOptions(Options):
@@ -79,8 +79,8 @@ class NTTOptions(Options):
         Field(
             ge=1,
             lt=2**31,
-            description="Draw this many batches, which recur, so that the teacher is asked about each once. Default: a"
-            " new one each step.",
+            description="Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a"
+            " new batch for each step.",
         ),
         NTT,
         PRUNES,
@@ -124,7 +124,7 @@ class NTTOptions(Options):
     ] = False
 
     def gives(self, name: str) -> bool:
-        """Whether the option was given, not filled in by a preset, to do something."""
+        """Whether the user gave the option with an effect; a preset does not count."""
         preset = PAPER_PRESET if self.preset == "paper" else {}
         return super().gives(name) and not (name in preset and getattr(self, name) == preset[name])
 

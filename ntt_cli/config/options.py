@@ -12,21 +12,21 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownEr
 
 Split = Literal["train", "test"]
 UNREAD = "unread"
-"""The type of pydantic's error for an option that nothing reads."""
+"""The type of the pydantic error for an option that nothing reads."""
 
 
 class Group(str):
-    """Field metadata: the panel of `--help` that the option stands in."""
+    """Field metadata: the panel of `--help` that shows the option."""
 
 
 @dataclass(frozen=True)
 class ReadWhen:
-    """Field metadata: the option is read only where `holds` is true of the configuration; elsewhere it is an error.
+    """Field metadata: the option is read only if `holds` is true of the configuration; otherwise giving it is an error.
 
     Attributes:
-        holds: looks at the configuration.
-        otherwise: why the option is not read, and what reads it; other options' names stand in braces. Or what makes
-            that text.
+        holds: a condition on the configuration.
+        otherwise: why the option is not read, and what reads it, with names of other options in braces; or a function
+            that returns this text.
     """
 
     holds: Callable[[Any], bool]
@@ -34,7 +34,7 @@ class ReadWhen:
 
 
 class Whereabouts:
-    """Field metadata: says where something lies, not what it is, so that it is not recorded."""
+    """Field metadata: the option says where something is, not what it is, so it is not recorded."""
 
 
 GROUPS = MODEL, DATA, METHOD, TRAINING, OUTPUT, MACHINE, NTT = tuple(
@@ -43,11 +43,11 @@ GROUPS = MODEL, DATA, METHOD, TRAINING, OUTPUT, MACHINE, NTT = tuple(
 
 
 NAMED = "named"
-"""Field metadata: the option names a file or folder, of which a record keeps the name alone."""
+"""Field metadata: the option names a file or folder; records hold only the last part of its path."""
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """The types that `annotation` names, those of a list's items included."""
+    """The types that `annotation` names, including those of a list's items."""
     return {annotation} | {kind for part in get_args(annotation) for kind in _kinds(part)}
 
 
@@ -57,18 +57,18 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def given(self) -> dict[str, Any]:
-        """The options that were given, by name."""
+        """The values of the options that the user gave, by name."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     def gives(self, name: str) -> bool:
-        """Whether the option was given, to do something."""
+        """Whether the user gave the option with a value that has an effect."""
         value = getattr(self, name)
         return name in self.model_fields_set and value is not None and value is not False and value != ()
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_flag_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """Python counts `True` as 1, which a file's `sparsity = true` or `force = 1` does not mean.
+        """Refuse `sparsity = true` and `force = 1` in a file, although Python takes `True` for 1.
 
         Raises:
             PydanticKnownError: if a flag is given for a number, or a number for a flag.
@@ -99,13 +99,13 @@ def unread(config: Options, name: str, why: str) -> ValidationError:
 
 MOST_STEPS = 10**9
 MOST_EPOCHS = 10**6
-"""Beyond what any run does; a number that is larger is a slip of the finger."""
+"""More than any run needs; a larger number is a typing error."""
 
 TransferSteps = Annotated[
     Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"] | None,
     Field(
-        description="Transfer steps, or auto: masks reach their density in 500, and the transfer ends once the distance"
-        " to the teacher on samples held out for that has stopped falling. Default, and the most for auto: 3000; 9000"
+        description="Transfer steps, or auto: masks reach their density in 500 steps, and the transfer ends once the"
+        " distance to the teacher on validation samples stops falling. Default, and the most for auto: 3000; 9000"
         " without a kernel term."
     ),
 ]
@@ -113,13 +113,13 @@ TransferSteps = Annotated[
 
 Warmup = Annotated[
     float,
-    Field(ge=0, lt=1, description="Fraction of the steps over which the rate rises to its peak, in a straight line."),
+    Field(ge=0, lt=1, description="Fraction of the steps over which the rate rises linearly to its peak."),
     TRAINING,
 ]
 
 
 SavingSeconds = Annotated[
-    float, Field(ge=0, description="Seconds between two savings of the state; 0 saves after each step."), OUTPUT
+    float, Field(ge=0, description="Seconds between two saves of the state; 0 saves after each step."), OUTPUT
 ]
 
 
@@ -148,7 +148,7 @@ class ModelOptions(Options):
 
 
 class DataOptions(Options):
-    """Which samples, and how raw values become the network's inputs."""
+    """Which samples, and how to make inputs of them."""
 
     data: Annotated[
         str | None,
@@ -183,16 +183,16 @@ class DataOptions(Options):
     mean: Annotated[
         str | None,
         Field(
-            description="Subtract this, one number or one a channel. Default: MEAN in model.py; of random weights the"
-            " training inputs' mean, of weights from elsewhere nothing."
+            description="Mean to subtract, one number or one a channel. Default: MEAN in model.py; without it the"
+            " training inputs' mean for random weights, nothing for weights from elsewhere."
         ),
         DATA,
     ] = None
     std: Annotated[
         str | None,
         Field(
-            description="Divide by this, one number or one a channel. Default: STD in model.py; of random weights the"
-            " training inputs' deviation, of weights from elsewhere nothing."
+            description="Deviation to divide by, one number or one a channel. Default: STD in model.py; without it the"
+            " training inputs' deviation for random weights, nothing for weights from elsewhere."
         ),
         DATA,
     ] = None
@@ -212,8 +212,8 @@ class OutputOptions(Options):
     resume: Annotated[
         bool,
         Field(
-            description="Go on from the state that a killed run left beside the output, to the same bytes; start from"
-            " the beginning if there is none, and do nothing if all is done."
+            description="Go on from the state that a killed run left beside the output; the result has the same bytes."
+            " Start from the beginning if there is no state; do nothing if all is done."
         ),
         OUTPUT,
     ] = False
@@ -221,8 +221,7 @@ class OutputOptions(Options):
     allow_mismatch: Annotated[
         bool,
         Field(
-            description="Resume under another torch, device, number of threads or data; the result is not the same to"
-            " the byte then."
+            description="Resume with another torch, device, number of threads or data; the result then has other bytes."
         ),
         OUTPUT,
         ReadWhen(lambda config: config.resume, "it is read with --resume alone"),
@@ -230,7 +229,7 @@ class OutputOptions(Options):
 
 
 def recorded(config: Options) -> dict[str, Any]:
-    """What a checkpoint records of a configuration: all that decides its bytes, nothing that says where files lie."""
+    """What a checkpoint records of a configuration: options that affect its bytes, but not the folders of files."""
     found = {}
     for name, value in config.model_dump(mode="json").items():
         metadata = type(config).model_fields[name].metadata
@@ -240,5 +239,5 @@ def recorded(config: Options) -> dict[str, Any]:
 
 
 def name_of(path: str) -> str:
-    """The last part of a path, with the factory after its colon if it names one; any other name as it is."""
+    """The last part of a path, with the factory after its colon if there is one; other names unchanged."""
     return PurePath(path).name or path

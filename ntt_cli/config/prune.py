@@ -27,7 +27,7 @@ from ntt_cli.config.options import (
 from ntt_cli.config.words import joined, not_one_of
 
 BY_METHOD = "by method"
-"""Field metadata: methods read the option that say so. All of NTT's own are of this kind."""
+"""Field metadata: only methods that list the option read it. All of NTT's own options are of this kind."""
 
 
 class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
@@ -73,7 +73,7 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     layer_density: Annotated[
         tuple[str, ...],
         Field(
-            description="PATTERN=DENSITY for the layers whose name matches; the others share what is left of the whole."
+            description="PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights."
             " Repeatable."
         ),
         METHOD,
@@ -96,15 +96,15 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
             ge=1,
             lt=2**31,
             description="Put at most this many samples through the network at once; the result is the same up to"
-            " rounding. Default: half a batch, and fewer from when memory runs out.",
+            " rounding. Default: half a batch, and fewer once memory runs out.",
         ),
         MACHINE,
     ] = None
     kernels: Annotated[
         bool,
         Field(
-            description="Look at both networks' kernels in the end: their distance, alignment and spectra. Always so"
-            " where the transfer has a kernel term."
+            description="Measure both networks' kernels at the end: distance, alignment and spectra. Always on if the"
+            " transfer has a kernel term."
         ),
         METHOD,
     ] = False
@@ -116,10 +116,10 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     @model_validator(mode="before")
     @classmethod
     def _split_method(cls, given: Any) -> Any:
-        """Options behind the method's name are options like all others.
+        """Turn options after the method's name into normal options.
 
         Raises:
-            ValidationError: if one is no option of a method, or is given twice.
+            ValidationError: if one is not an option of a method, or is given twice.
         """
         if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
             return given
@@ -158,7 +158,7 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
 
 
 def as_fields(options: Mapping[str, str]) -> dict[str, Any]:
-    """Options behind a method's name as a configuration takes them: of those that repeat, a list of one."""
+    """Options after a method's name as fields of a configuration; repeatable ones become lists of one."""
     fields = PruneConfig.model_fields
     return {name: (value,) if isinstance(fields[name].default, tuple) else value for name, value in options.items()}
 
@@ -174,4 +174,4 @@ METHOD_OPTIONS = [
     for name, field in PruneConfig.model_fields.items()
     if name != "method" and (name in NTTOptions.model_fields or DATA in field.metadata or METHOD in field.metadata)
 ]
-"""What may follow a method's name."""
+"""The options that may follow a method's name."""

@@ -30,19 +30,19 @@ OF_A_CHECKPOINT = ReadWhen(
 
 
 class ZerosOptions(Options):
-    """What the zeros of a checkpoint are that says nothing of them: ntt did not write it."""
+    """What zeros mean in a checkpoint that ntt did not write, which does not say so itself."""
 
     keep_zeros: Annotated[
         bool,
         Field(
-            description="Hold every zero of a checkpoint that ntt did not write as pruned. Default: where a weight has"
-            " many, with a warning."
+            description="Keep all zeros of a checkpoint that ntt did not write, as pruned weights. Default: only in"
+            " weights with many zeros, with a warning."
         ),
         MODEL,
         OF_A_CHECKPOINT,
     ] = False
     dense: Annotated[
-        bool, Field(description="Take the checkpoint's zeros for weights like all others."), MODEL, OF_A_CHECKPOINT
+        bool, Field(description="Treat the checkpoint's zeros as weights like all others."), MODEL, OF_A_CHECKPOINT
     ] = False
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
     batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64
     optimiser: Annotated[
         Literal["adamw", "sgd"],
-        Field(description="AdamW, or SGD with momentum 0.9, gradients cut to norm 1."),
+        Field(description="AdamW, or SGD with momentum 0.9, gradients clipped to norm 1."),
         TRAINING,
     ] = "adamw"
     learning_rate: Annotated[
@@ -77,7 +77,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
     warmup: Warmup = 0.05
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay, decoupled with AdamW."), TRAINING] = 0.0
     validation: Annotated[
-        float, Field(ge=0, lt=1, description="Fraction of the samples held out to choose the best epoch."), TRAINING
+        float, Field(ge=0, lt=1, description="Fraction of the samples on which the best epoch is chosen."), TRAINING
     ] = 0.1
     output: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Options and what is wrong with them, in the words of one who typed them, not in the validator's."""
+"""Describe options and their errors as the user typed them, not as the validator sees them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 MOST_LETTERS = 80
-"""Of a value in an error."""
+"""The most characters of a value in an error."""
 
 LEAVE_OUT = "leave it out"
-"""The remedy for an option that nothing reads."""
+"""The hint for an option that nothing reads."""
 
 NUMBER, WHOLE = "is not a number", "is not a whole number"
 WORDS = {
@@ -39,7 +39,7 @@ WORDS = {
     "less_than": "should be less than {lt:g}",
     "less_than_equal": "should be less than or equal to {le:g}",
 }
-"""By pydantic's type of error, with what it says about the bound."""
+"""Wording by the type of pydantic's error, with the bound that the error reports."""
 
 
 BEHIND_METHOD = frozenset({
@@ -51,7 +51,7 @@ BEHIND_METHOD = frozenset({
     "score",
     "weight_penalty",
 })
-"""Options of NTT's without a flag of their own: they follow its name, as in `--method ntt:score=magnitude`."""
+"""NTT's options without a flag of their own. They follow its name, as in `--method ntt:score=magnitude`."""
 
 
 def flag(name: str) -> str:
@@ -68,7 +68,7 @@ def joined(names: Sequence[str]) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value as it was typed, in as many letters as one reads; nothing for a flag."""
+    """A value as it was typed, shortened for a message; empty for a flag."""
     if value is True:
         return ""
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
@@ -77,7 +77,7 @@ def typed(value: Any) -> str:
 
 
 def in_a_file(value: Any) -> str:
-    """A value as a TOML file has it, in as many letters as one reads."""
+    """A value as in a TOML file, shortened for a message."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -93,7 +93,7 @@ def as_typed(config: BaseModel, name: str) -> str:
 
 
 def in_words(problems: Sequence[ErrorDetails]) -> str:
-    """What is wrong, from pydantic's errors about one option; of a number or a word there are two."""
+    """What is wrong, from pydantic's errors about one option; if it takes a number or a word, there are two."""
     words = [problem for problem in problems if problem["type"] == "literal_error"]
     others = [problem for problem in problems if problem["type"] != "literal_error"]
     if others:
@@ -109,7 +109,7 @@ def advice(name: str, known: Sequence[str]) -> str:
 
 
 def not_one_of(word: str, known: Sequence[str]) -> str:
-    """That a word is none of those known, with the nearest."""
+    """The message that a word is unknown, with the nearest known word."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"is not one of {', '.join(known)}" + "".join(f"; did you mean {one}?" for one in near)
 

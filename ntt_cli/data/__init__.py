@@ -1,4 +1,4 @@
-"""Data sources: whatever the user names becomes `Samples`."""
+"""Data: every source that the user may name becomes `Samples`."""
 
 from ntt_cli.data.digest import data_sha256
 from ntt_cli.data.load import load_samples

@@ -1,6 +1,6 @@
-"""What a network takes: a tensor, a tuple of tensors (positional arguments) or a dict of them (keyword arguments).
+"""Batches of inputs: a tensor, a tuple of tensors (positional arguments) or a dict of them (keyword arguments).
 
-The first axis of every tensor is the sample. Nothing outside of this file tells the three apart.
+The first axis of every tensor is the sample. Only this file distinguishes the three kinds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 def map_batch(function: Callable[[Tensor], Tensor], batch: Batch) -> Any:
-    """The batch with the function applied to each of its tensors; it is of the same kind."""
+    """A batch of the same kind, with the function applied to each tensor."""
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, dict):
@@ -24,17 +24,17 @@ def map_batch(function: Callable[[Tensor], Tensor], batch: Batch) -> Any:
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """Its tensors, in order."""
+    """The tensors of a batch, in order."""
     if isinstance(batch, Tensor):
         return [batch]
     return list(batch.values() if isinstance(batch, dict) else batch)
 
 
 def batch_size(batch: Batch) -> int:
-    """How many samples it has.
+    """The number of samples in a batch.
 
     Raises:
-        ValueError: if its tensors have different numbers of samples, or there are none.
+        ValueError: if its tensors have different numbers of samples, or it has no tensors.
     """
     sizes = {len(part) for part in tensors_of(batch)}
     if len(sizes) != 1:
@@ -58,7 +58,7 @@ def to_device(batch: Batch, device: torch.device) -> Any:
 
 
 def arguments(batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """How the network is called with it: positional and keyword arguments."""
+    """The positional and keyword arguments with which to call a network."""
     if isinstance(batch, dict):
         return (), batch
     return ((batch,) if isinstance(batch, Tensor) else batch), {}

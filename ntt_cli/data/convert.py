@@ -1,4 +1,4 @@
-"""Arrays from outside, made into inputs and labels of the few types that the rest of the program knows."""
+"""Convert arrays to inputs and labels of the few types that the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ntt_cli.files.free_memory import require_memory
 
 Array = npt.NDArray[Any] | Tensor
 
-WITHOUT_LABELS = "ntt prune takes any data, for it looks at no labels"
+WITHOUT_LABELS = "ntt prune takes any data, for it reads no labels"
 
 
 ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in model.py make the others of it"
@@ -28,7 +28,7 @@ def count_samples(raw: Array, where: str | Path) -> int:
     """The length of the first dimension, which counts samples.
 
     Raises:
-        DataError: if there is no such dimension, nothing in it, or more than can be counted.
+        DataError: if there is no such dimension, or it is empty or too long.
     """
     shape = list(raw.shape)
     if len(shape) < 2:
@@ -39,13 +39,13 @@ def count_samples(raw: Array, where: str | Path) -> int:
         )
     if 0 in shape:
         raise DataError(where, f"holds no samples: its inputs have shape {shape}", hint="name data that is not empty")
-    # Samples of no bytes, or of a file with holes, can be more than there is memory to count them in.
+    # Empty samples, or those in a sparse file, may be too many to keep their indices in memory.
     require_memory(where, 8 * int(shape[0]), error=DataError, hint="divide it into smaller files")
     return int(shape[0])
 
 
 def bytes_as_inputs(raw: Array) -> int:
-    """Memory that the array takes as inputs: as uint8, float32 or int64, which may be eight times what it takes now."""
+    """Memory for the array as inputs, of type uint8, float32 or int64; it may be eight times the array's own."""
     kinds = {"torch.uint8": 1, "uint8": 1}
     floating = raw.is_floating_point() if isinstance(raw, Tensor) else raw.dtype.kind == "f"
     return math.prod(raw.shape) * kinds.get(str(raw.dtype), 4 if floating else 8)
@@ -61,7 +61,7 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
     Args:
         raw: an array whose first dimension counts samples.
         where: what to name in an error.
-        numbers: what to call each sample in an error, its index in the file.
+        numbers: the index of each sample in the file, for an error.
 
     Raises:
         DataError: if the values are not numbers, not finite in float32, or negative tokens.
@@ -88,10 +88,10 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
-    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`, where -100 counts for nothing.
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored.
 
     Raises:
-        DataError: if they have another length or type, or one is negative.
+        DataError: if they have another length or type, or a label is negative.
     """
     shape = list(raw.shape)
     if len(shape) == 2 and shape[1] == 1:
@@ -117,7 +117,7 @@ def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
 
 
 def _numeric(raw: Array) -> Tensor | None:
-    """The values as uint8, float32 or int64; None for any other kind of value."""
+    """The values as uint8, float32 or int64; `None` for values of other types."""
     if isinstance(raw, Tensor):
         x = raw.detach().cpu()
         if x.is_floating_point():
@@ -145,10 +145,10 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
-    """Refuse tokens with what looks like their attention mask, or segments, in the place of labels.
+    """Refuse tokens whose labels look like an attention mask or like segments.
 
     Raises:
-        DataError: if all pairs are of that kind.
+        DataError: if all labels look so.
     """
     if pairs and all(_is_mask(tokens, mask) for tokens, mask in pairs):
         what = "has tokens, and with them what looks like their attention mask, which would be taken for labels"
@@ -156,7 +156,7 @@ def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words of a bounded length."""
+    """The kind of a value, in words of bounded length."""
     kind = type(value)
     if isinstance(value, Tensor):
         return f"a Tensor of shape {list(value.shape)}"
@@ -169,7 +169,7 @@ def kind_of(value: object) -> str:
 
 
 def _is_mask(tokens: object, mask: object) -> bool:
-    """Whether it is as long as the tokens, and each of its rows ones before zeros, or zeros before ones."""
+    """Whether a value is as long as the tokens, with rows of ones before zeros or zeros before ones."""
     if not all(
         isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biuf")
         for values in (tokens, mask)

@@ -1,4 +1,4 @@
-"""Whether data is still the same: a SHA-256 of all its samples."""
+"""A SHA-256 of all samples, which shows whether data is still the same."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ntt_cli.data.samples import InputSource, Samples, Selection
 from ntt_cli.data.sources.image_files import ImageFiles
 
 BATCH_BYTES = 2**26
-"""What is read at one time, at most, unless one sample is larger."""
+"""The most bytes that are read at once, unless a single sample is larger."""
 
 
 def data_sha256(*parts: Samples) -> str | None:
-    """Of all samples of these parts, in order: inputs, labels and class names.
+    """SHA-256 of all samples of these parts, in order: inputs, labels and class names.
 
-    `None` where samples are others in each reading and cannot be seeded.
+    `None` if samples differ in each reading and cannot be seeded.
     """
     if any(part.changes == "always" for part in parts):
         return None
@@ -39,7 +39,7 @@ def data_sha256(*parts: Samples) -> str | None:
 def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes]:
     if isinstance(source, Selection):
         yield from _contents(source.source, source.indices[indices])
-    elif isinstance(source, ImageFiles):  # whose files are read much faster than their pixels are decoded
+    elif isinstance(source, ImageFiles):  # hash the files, because decoding their pixels is much slower
         yield json.dumps([source.mode, source.height, source.width, source.resize]).encode()
         for i in indices.tolist():
             yield hashlib.sha256(source.paths[i].read_bytes()).digest()

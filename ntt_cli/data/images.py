@@ -13,14 +13,14 @@ from ntt_cli.config import DataOptions
 from ntt_cli.errors import DataError, UsageError
 
 MOST_PIXELS = 2**26
-"""Of one image: some cameras have as many. An image of a few kilobytes can say that it has a thousand times more."""
+"""The most pixels of an image; some cameras have as many. A tiny file may claim a thousand times more."""
 
 
 def image_size(options: DataOptions) -> tuple[int, int] | None:
-    """Height and width that images are to have.
+    """The height and width that `--image-size` asks for.
 
     Raises:
-        UsageError: if one of them is 0.
+        UsageError: if either is 0.
     """
     if options.image_size is None:
         return None
@@ -31,7 +31,7 @@ def image_size(options: DataOptions) -> tuple[int, int] | None:
 
 
 def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
-    """Images in the size and with the channels that the options ask for; without such options `x` itself.
+    """Images with the size and channels that the options ask for; `x` itself without such options.
 
     Args:
         x: the samples, uint8 `[n, c, h, w]` if they are images.
@@ -39,7 +39,7 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
         where: what to name in an error.
 
     Raises:
-        DataError: if an option is given and the samples are not images, or have no colours to mix.
+        DataError: if an option is given and the samples are not images, or have no colours to convert.
     """
     size = image_size(options)
     if size is None and not options.grayscale:
@@ -58,7 +58,7 @@ def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
     """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre.
 
     Raises:
-        DataError: if they would become too large on the way, as a long and thin image does.
+        DataError: if the resized images would be too large, as with a long and thin image.
     """
     height, width = size
     scale = max(height / x.shape[2], width / x.shape[3])

@@ -1,4 +1,4 @@
-"""Samples as a network takes them."""
+"""Samples as inputs of a network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ntt_cli.files.metadata import MeanStd, Normalisation
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Samples as the network takes them: normalised, on its device.
+    """Samples as inputs of a network: normalised, on its device.
 
     Attributes:
         samples: the raw samples.
-        standardisation: how they are normalised; `None`: not at all.
-        device: where batches are put.
-        normalisation: what the network's inputs go through in later commands, too; `None` where that is not known.
+        mean_std: what they are normalised with; `None` if they are not normalised.
+        device: of the batches.
+        normalisation: of the network's inputs, in later commands too; `None` if it is not known.
     """
 
     samples: Samples
-    standardisation: MeanStd | None
+    mean_std: MeanStd | None
     device: torch.device
     normalisation: Normalisation | None = None
 
@@ -34,8 +34,8 @@ class Inputs:
         return len(self.samples)
 
     def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        """The inputs at `indices`, `[b, ...]`; random ones as they are drawn in this reading."""
-        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.standardisation), self.device)
+        """The inputs at `indices`, `[b, ...]`; random inputs are drawn for this `reading`."""
+        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
         return x
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -48,6 +48,6 @@ class Inputs:
         return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 
     def some(self, n: int) -> Inputs:
-        """At most `n` samples, drawn at random, always the same: the first of a folder may be all of one class."""
+        """At most `n` samples, always the same random ones: the first samples of a folder may all have one class."""
         chosen = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n]
         return replace(self, samples=self.samples.subset(chosen))

@@ -1,4 +1,4 @@
-"""Labels go by the names of their classes, never by where a class stands among those of one folder."""
+"""Match labels to a network's classes by name, never by the position of a class among those of a folder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ntt_cli.errors import DataError
 from ntt_cli.runtime.events import EventSink, Warned
 
 MOST_NAMED = 10
-"""Classes that a line names."""
+"""The most classes that a line names."""
 
 
 def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink, *, purpose: str) -> Samples:
-    """The samples with their labels numbered as the network's outputs are, where names are known on both sides.
+    """The samples with labels numbered like the network's outputs, if class names are known on both sides.
 
     Args:
-        samples: with labels by the data's own order; without any they are returned as they are.
+        samples: with labels in the data's own order; samples without labels are returned unchanged.
         known: the classes that the network learnt, in the order of its outputs.
-        on_event: told which classes are missing, or that numbers alone decide.
-        purpose: what is done with the labels, as in "accuracy is over".
+        on_event: told which classes are missing, or that labels are matched by number.
+        purpose: the use of the labels, as in "accuracy is over".
 
     Raises:
-        DataError: if there is a class that the network never learnt.
+        DataError: if the network never learnt one of the classes.
     """
     if known is not None and samples.only_folder in known:
         labels = torch.zeros(len(samples), dtype=torch.int64)
@@ -51,10 +51,10 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
 
 
 def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink) -> Samples:
-    """The same for training, which may also teach the network other classes altogether.
+    """As `by_name`, for training, which may also teach the network entirely new classes.
 
     Raises:
-        DataError: if some classes are known and others are not.
+        DataError: if the network knows only some of the classes.
     """
     if samples.labels is not None and known is not None:
         names, there = samples.class_names, _classes_there(samples)
@@ -78,12 +78,12 @@ def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: E
 
 
 def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> None:
-    """Say that the classes of trained weights, whose names nobody recorded, may stand in another order.
+    """Warn that trained weights without class names may have their classes in another order.
 
     Args:
-        samples: with labels by the data's own order.
-        on_event: told.
-        outputs: how many classes the network has outputs for.
+        samples: with labels in the data's own order.
+        on_event: receives the warning.
+        outputs: the number of classes that the network has outputs for.
     """
     names = samples.class_names
     if samples.labels is None or names is None:
@@ -103,10 +103,10 @@ def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> Non
 def _by_number(
     samples: Samples, known: tuple[str, ...], there: Sequence[int], on_event: EventSink, *, purpose: str
 ) -> Samples:
-    """Labels without names are the numbers of the network's classes.
+    """Take labels without names for the numbers of the network's classes.
 
     Raises:
-        DataError: if there are more than it learnt.
+        DataError: if there are more classes than the network learnt.
     """
     if there and there[-1] >= len(known):
         raise DataError(

@@ -1,4 +1,4 @@
-"""From what the user calls the data to its samples."""
+"""Load the samples of the data that the user names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ntt_cli.files.safetensors_header import PICKLES
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
 
 SOURCE_OPTIONS = {"data_root", "download", "input_shape"}
-"""They matter to data of one kind alone."""
+"""Options that only one kind of data reads."""
 
 
 def load_samples(
@@ -43,12 +43,11 @@ def load_samples(
 
     Args:
         options: which data, and how to read it.
-        split: the part to read where the data is divided; undivided data is the same for both.
-        default: what the model file names as its data, for want of `options.data`.
-        input_shape: of one sample, from the model file, for `noise:N` for want of `options.input_shape`.
+        split: the part to read if the data is divided; undivided data is the same for both.
+        default: the data that the model file names, used without `options.data`.
+        input_shape: of one sample of `noise:N`, from the model file, used without `options.input_shape`.
         seed: of `noise:N`.
-        labelled: whether labels are looked at; if not, there are none in the samples, and those in the data may be
-            anything.
+        labelled: whether to read labels; if not, the samples have none, and those in the data may be anything.
 
     Raises:
         DataError: if no data is named, or it cannot be found, read or used.
@@ -84,7 +83,7 @@ def _load(
 
 
 def read_by(spec: str) -> set[str]:
-    """Of the options that only some data reads, those that this data does."""
+    """The options that this data reads, among those that only some data reads."""
     if spec in NAMES:
         return set() if spec == "digits" else {"data_root", "download"}
     return {"input_shape"} if _is_noise(spec) else set()
@@ -96,7 +95,7 @@ def _is_noise(spec: str) -> bool:
 
 def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, labelled: bool) -> Samples:
     suffix = path.suffix.lower()
-    if not spec or not os.path.exists(path):  # of a name that is too long, `Path.exists` raises
+    if not spec or not os.path.exists(path):  # `Path.exists` raises if the name is too long
         raise _unknown(path, spec)
     if path.is_dir():
         return read_folder(path, spec=spec, split=split, options=options)
@@ -139,7 +138,7 @@ def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, se
     else:
         hint = "give --input-shape, like 3x32x32, or write INPUT_SHAPE = (3, 32, 32) in model.py"
         raise DataError(spec, "the shape of a sample is not known", hint=hint)
-    if len(shape) == 3:  # as images would come out
+    if len(shape) == 3:  # as for images
         channels = 1 if options.grayscale else shape[0]
         shape = (channels, *(image_size(options) or shape[1:]))
         options = options.model_copy(update={"image_size": None, "grayscale": False})

@@ -1,4 +1,4 @@
-"""Inputs brought to mean 0 and deviation 1, by numbers that belong to the training inputs."""
+"""Normalise inputs to mean 0 and deviation 1 with numbers from the training inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ntt_cli.files.metadata import MeanStd
 def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     """Mean and population deviation of all batches together.
 
-    A deviation of 0 becomes 1, so that a constant channel is only shifted.
+    A deviation of 0 is replaced by 1, so that a constant channel is only shifted.
 
     Images `[n, c, h, w]` get one number a channel, vectors `[n, f]` one a feature, any other rank one in all. The
     batches are merged in float64 by Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance":
@@ -37,13 +37,13 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
         count += n
         mean = mean + shift * (n / count)
     if count == 0:
-        raise ValueError("no batches to fit the standardisation to")
+        raise ValueError("no batches to fit mean and deviation to")
     std = (square / count).sqrt()
     return MeanStd(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
 
 
 def normalise(x: Shaped[Tensor, "*shape"], by: MeanStd | None) -> Shaped[Tensor, "*shape"]:
-    """`(x - mean) / std`, by channel or feature where there is one number for each; `x` itself where there is none.
+    """`(x - mean) / std`, by channel or feature if there is one number for each; `x` itself if there is none.
 
     Raises:
         DataError: if the inputs are tokens or have another number of channels.
@@ -70,12 +70,12 @@ def normalise(x: Shaped[Tensor, "*shape"], by: MeanStd | None) -> Shaped[Tensor,
 
 
 def parse_mean_std(mean: str | None, std: str | None) -> MeanStd | None:
-    """The numbers of `--mean` and `--std`, like "0.5" or "0.485,0.456,0.406"; None where neither is given.
+    """The numbers of `--mean` and `--std`, like "0.5" or "0.485,0.456,0.406"; `None` if neither is given.
 
-    A single number beside several stands for all of them.
+    If one list has several numbers, a single number in the other counts for all of them.
 
     Raises:
-        UsageError: if only one is given, one is no list of numbers, a deviation is not positive, or the counts differ.
+        UsageError: if only one is given, one is not a list of numbers, a deviation is not positive, or counts differ.
     """
     if mean is None and std is None:
         return None
@@ -92,10 +92,10 @@ def parse_mean_std(mean: str | None, std: str | None) -> MeanStd | None:
 
 
 def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
-    """These numbers, a single one beside several for all of them.
+    """Mean and deviation from these numbers; a single number beside several counts for all of them.
 
     Raises:
-        ValueError: if one is not finite, a deviation is not positive, or the counts differ.
+        ValueError: if a number is not finite, a deviation is not positive, or the counts differ.
     """
     if not all(math.isfinite(number) for number in (*means, *stds)):
         raise ValueError("a number is not finite")
@@ -111,7 +111,7 @@ def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
 
 
 def _by_channel(x: Tensor) -> Tensor:
-    """One row of values for each number to be fitted."""
+    """The values as rows, one row for each number to fit."""
     if x.dim() in {2, 4}:
         return x.transpose(0, 1).flatten(1)
     return x.reshape(1, -1)

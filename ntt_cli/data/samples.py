@@ -1,4 +1,4 @@
-"""What every data source becomes: inputs that can be fetched by index, with labels where there are any."""
+"""The result of every data source: inputs that can be fetched by index, and labels if there are any."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 from ntt_cli.config import Split
 
 EAGER_BYTES = 2 * 2**30
-"""Inputs up to this size are read and checked at once and kept in memory; larger ones are read as they are needed."""
+"""Inputs up to this size are read and checked at once and kept in memory; larger ones are read when needed."""
 
 IGNORED = -100
-"""The label of a position that counts for nothing, as in `torch.nn.functional.cross_entropy`."""
+"""The label of a position to ignore, as in `torch.nn.functional.cross_entropy`."""
 
 NAMES_SHOWN = 10
 NAME_LENGTH = 20
-"""Of class names, in the description of data."""
+"""The most letters of class names in the description of data."""
 
 PARTS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
-"""What the parts of divided data may be called: arrays `x_train`, folders `train/`."""
+"""Names of the parts of divided data, as in arrays `x_train` and folders `train/`."""
 
 
 Reading = tuple[int, ...]
-"""A seed and a number, such as a step's. Random samples are others in each reading; any others are always the same."""
+"""A seed and a number, such as a step's. Random samples differ between readings; other samples do not."""
 
 Changes = Literal["never", "seeded", "always"]
-"""Whether samples are others in each reading: seeded, they are the same once more in the same reading."""
+"""Whether samples differ between readings. Seeded samples are the same again in the same reading."""
 
 
 class InputSource(Protocol):
@@ -43,7 +43,7 @@ class InputSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Samples held as one tensor: uint8 images, float32 or int64."""
+    """Samples in one tensor: uint8 images, float32 or int64."""
 
     values: Tensor
 
@@ -75,12 +75,12 @@ class Samples:
     Attributes:
         spec: the data as the user named it.
         source: the inputs.
-        labels: int64 `[n]`, or None where the data has none.
-        class_names: in the order of the labels, where they are known.
-        split: the part of the data that this is; None where the data is not divided, so that both are the same samples.
-        only_folder: the one sub-folder that all unlabelled images lie in: a class, where the network knows that name.
-        changes: whether the inputs are others in each reading.
-        normalised: the inputs are what the network shall see, as noise is.
+        labels: int64 `[n]`; `None` if the data has none.
+        class_names: in the order of the labels; `None` if they are not known.
+        split: the part of the data that this is; `None` if the data is not divided, so that both parts are the same.
+        only_folder: the one sub-folder with all unlabelled images; it is a class if the network knows its name.
+        changes: whether the inputs differ between readings.
+        normalised: whether the network takes the inputs as they are, as with noise.
     """
 
     spec: str
@@ -96,7 +96,7 @@ class Samples:
         return len(self.source)
 
     def described(self) -> str:
-        """How many samples of what kind in which classes, in a line of bounded length."""
+        """The number, shape and classes of the samples, in a line of bounded length."""
         x = self.source.fetch(torch.arange(1))[0]
         kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
         what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {list(x.shape)}"
@@ -110,7 +110,7 @@ class Samples:
         return what
 
     def inputs(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        """Images in [0, 1]; anything else as it is stored."""
+        """The inputs at `indices`: images in [0, 1], other values as they are stored."""
         x = self.source.fetch(indices, reading)
         return x.float() / 255 if x.dtype == torch.uint8 else x
 

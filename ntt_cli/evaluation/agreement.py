@@ -29,18 +29,18 @@ CONSTANT_SAMPLES = 64
 KERNEL_BATCH = 64
 KERNEL_BATCHES = 16
 SPECTRUM_ENTRIES = 2**28
-"""Jacobian entries, samples × outputs × parameters, that a spectrum may cost; it bounds the samples."""
+"""The most Jacobian entries, samples × outputs × parameters, for a spectrum; this limits the samples."""
 
 SPECTRUM_ORDER = 512
-"""Rows of a kernel, samples × outputs, whose eigenvalues are taken: their cost grows with its cube."""
+"""The most rows of a kernel, samples × outputs: the cost of eigenvalues grows with the cube of the rows."""
 
 RESIDUAL_TIMES = 64
 
 KERNEL_SHARE = 1 / 50
-"""The part of a run's floating-point operations that each measurement of kernels may take."""
+"""The fraction of a run's floating-point operations that each measurement of kernels may take."""
 
 KERNEL_FLOPS = 2**34
-"""The operations that it may take in any case: a second or two."""
+"""The operations that a measurement may take in any case, about a second or two."""
 
 PRODUCT_PASSES = 6
 """The cost of products with the kernels of two networks, in forward passes a sample: one half of the batch goes
@@ -49,7 +49,7 @@ backwards through each network, the other half in forward mode."""
 
 @dataclass(frozen=True)
 class Networks:
-    """A student and its teacher, each as a function and the parameters that it takes."""
+    """A student and its teacher, each as a function and its parameters."""
 
     apply_student: Apply
     student: Params
@@ -58,12 +58,12 @@ class Networks:
 
 
 def _allowance(pass_flops: int, run_passes: int) -> int:
-    """How many operations a measurement of kernels may take. Not seconds: the same run must find the same figures."""
+    """The operations that a measurement of kernels may take. Seconds would not give the same results in each run."""
     return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
 
 
 def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Result | None:
-    """The result of `work`; where that fails, a warning and `None`: one figure is no reason to lose a whole result."""
+    """The result of `work`. If it fails, warn and return `None`, because the rest of the result is still good."""
     try:
         return work()
     except Exception as error:
@@ -73,10 +73,10 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
 
 
 def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
-    """The number of classes that the outputs of a sample, of this shape, choose from; `None` where they are no choice.
+    """The number of classes, if outputs of this shape choose between classes; otherwise `None`.
 
-    The last axis of maps `[c, h, w]`, and of `[h, w]` as large as the input image, is a width, unless `logits(outputs)`
-    in the model's file put the classes there.
+    The last axis of maps `[c, h, w]`, and of `[h, w]` in the size of the input image, is a width and not classes. It is
+    classes if `logits(outputs)` in the model's file puts them there.
     """
     if not shape or shape[-1] == 1:
         return None
@@ -88,7 +88,7 @@ def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Input
 def warn_if_disconnected(
     apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, execution: Execution = Execution()
 ) -> bool:
-    """Whether the outputs are the same for all of a few inputs that differ; a warning says so."""
+    """Whether the outputs are the same for several different inputs; if so, warn."""
     x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
     with torch.no_grad():
         outputs = torch.cat([apply(params, part) for part in execution.split(x)])
@@ -112,9 +112,9 @@ def measure_agreement(
     batch_size: int = 256,
     execution: Execution = Execution(),
 ) -> Agreement:
-    """The logits' distance, relative to the teacher's norm, and how often both choose the same of `classes`.
+    """The distance of the logits, relative to the teacher's norm, and how often both choose the same class.
 
-    Without `classes` there is no choice.
+    Without `classes`, only the distance is measured.
     """
     gaps, norms, same, decided = 0.0, 0.0, 0, 0
     with torch.no_grad():
@@ -144,12 +144,12 @@ def measure_kernel_distance(
 ) -> float:
     """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
 
-    `K` are the kernels between a batch's halves. There are 16 batches, of 64 samples or of `batch_size` if that is
-    less; fewer batches, and then smaller ones, where these would take more than a share of the operations of a run of
-    `run_passes` forward passes. It takes no more memory than a step of the transfer.
+    `K` are the kernels between the halves of a batch. There are 16 batches of 64 samples, or of `batch_size` if that is
+    less. The cost is limited to a fraction of a run of `run_passes` forward passes; if necessary there are fewer
+    batches, and then smaller ones. The measurement takes no more memory than a step of the transfer.
 
     Raises:
-        FloatingPointError: if it is not finite.
+        FloatingPointError: if the distance is not finite.
     """
     teacher = networks.teacher
     pass_flops = count_flops(networks.apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
@@ -195,9 +195,9 @@ def compare_kernels(
 ) -> KernelComparison:
     """Compare the kernels on all inputs and outputs, or on as many as the network's size allows.
 
-    It takes no more than a share of the operations of a run of `run_passes` forward passes, but a few in any case.
-    With some of the outputs these are blocks of the networks' kernels, and the summary says so.
-    Derivatives take `memory_bytes` at one time.
+    The cost is limited to a fraction of a run of `run_passes` forward passes, but some operations are always allowed.
+    With only some of the outputs, the results are for blocks of the kernels, and the summary says so. Derivatives take
+    at most `memory_bytes` at once.
 
     Raises:
         FloatingPointError: if an eigenvalue is not finite.
@@ -208,7 +208,7 @@ def compare_kernels(
     first = inputs.batch(torch.arange(1))
     allowance = _allowance(count_flops(apply_teacher, teacher, first, {}).dense, run_passes)
     while True:
-        # Where all outputs would leave no room for two samples, there are as many of either.
+        # If all outputs of two samples are too many rows, take as many outputs as samples.
         few = outputs if 2 * outputs <= rows else min(outputs, math.isqrt(rows))
         samples = min(len(inputs), max(1, rows // few))
         if rows == 1 or 2 * kernel_flops(apply_teacher, teacher, first, samples=samples, outputs=few) <= allowance:
@@ -227,7 +227,7 @@ def compare_kernels(
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     if not all(spectrum.isfinite().all() for spectrum in spectra.values()):
         raise FloatingPointError("they are not finite")
-    # From where nothing is learnt to where the teacher's slowest directions are, in its own time.
+    # From a time when nothing is learnt to a time when the teacher's slowest directions are, in its own time scale.
     largest = spectra["teacher"].max().clamp_min(torch.finfo(spectra["teacher"].dtype).tiny)
     times = torch.logspace(-2, 5, RESIDUAL_TIMES, dtype=largest.dtype).to(largest.device) / largest
     tensors = {"residual.times": times}

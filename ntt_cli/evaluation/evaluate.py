@@ -1,4 +1,4 @@
-"""`ntt evaluate`: accuracy where there are labels, agreement with a teacher where there is one, and the cost."""
+"""`ntt evaluate`: accuracy if there are labels, agreement with a teacher if there is one, and the cost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from ntt_cli.tasks.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.tensors import Masks
 
 
-@global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
+@global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
 def run(
     config: EvaluateConfig,
     on_event: EventSink,
@@ -51,13 +51,13 @@ def run(
 
     Args:
         config: as the user gave it.
-        on_event: told how the work goes.
-        class_names: what the network's outputs stand for, whatever its checkpoint says; for want of them, as it says.
-        sources: objects in the place of names.
+        on_event: receives the progress.
+        class_names: of the network's outputs; by default those that its checkpoint records.
+        sources: objects to use instead of names.
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
-        UsageError: if an option would do nothing.
+        UsageError: if an option would have no effect.
         NttError: if any other input is unusable.
     """
     seed_as_users_do(config.seed)
@@ -93,7 +93,7 @@ def run(
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
-    """How well the network agrees with its teacher, where there is one."""
+    """How well the network agrees with its teacher; `None` without a teacher."""
     config, inputs = job.config, job.inputs
     classes = number_of_choices(job.shape, job.loaded, inputs)
     if warn_if_disconnected(job.model.bind(), job.model.params, inputs, on_event):
@@ -103,7 +103,7 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     weights = open_weights(job.sources.teacher or config.teacher, job.loaded, on_event, role="teacher")
     describe_sparse_teacher(weights, on_event)
     _compare_records(config, job.weights, weights, inputs, on_event)
-    # Without events: what there is to say of the network has been said.
+    # Without events: the notes about the network have been given.
     teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
     networks = Networks(job.model.bind(), job.model.params, teacher.bind(), teacher.params)
     agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
@@ -123,13 +123,13 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
 def _compare_records(
     config: EvaluateConfig, student: Weights, teacher: Weights, inputs: Inputs, on_event: EventSink
 ) -> None:
-    """Warn where the teacher was made for other inputs or other classes than it is compared on."""
+    """Warn if the teacher was made for other inputs or classes than those it is compared on."""
     made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
-    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.standardisation:
+    if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.mean_std:
         on_event(
             Warned(
                 f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
-                f" {config.checkpoint}, {describe_inputs(inputs.standardisation)}"
+                f" {config.checkpoint}, {describe_inputs(inputs.mean_std)}"
             )
         )
     if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:
@@ -166,7 +166,7 @@ def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:
 
 
 def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:
-    """Kept values and one mask bit an entry for pruned weights, everything else as it is."""
+    """The size with pruned weights as kept values and one mask bit an entry; all else at its full size."""
     total = sum(t.numel() * t.element_size() for t in (model.params | model.buffers).values())
     for name, mask in masks.items():
         size = model.params[name].element_size()

@@ -1,4 +1,4 @@
-"""An evaluation before it starts: everything found, settled and checked."""
+"""Prepare an evaluation: find and check its inputs and resolve its defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.loading.open import Weights, held_masks, open_weights
+from ntt_cli.networks.loading.open import Weights, fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.runs.sources import Sources
@@ -28,12 +28,12 @@ class EvaluateJob:
 
     Attributes:
         config: as the user gave it.
-        sources: of the network and the data.
-        loaded: the network's source.
-        weights: the network's.
-        masks: under which its zeros count as pruned, on the CPU.
+        sources: where the network and the data come from.
+        loaded: the network as its source built it.
+        weights: of the network.
+        masks: of the weights whose zeros count as pruned, on the CPU.
         model: the network, on its device.
-        inputs: with labels by the network's classes, where there are any.
+        inputs: with labels numbered by the network's classes, if there are labels.
         shape: of one sample's outputs.
     """
 
@@ -54,12 +54,12 @@ def prepare(
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
-        UsageError: if an option would do nothing.
+        UsageError: if an option would have no effect.
     """
     device = pick_device(config.device)
     loaded = sources.load_model(config, seed=config.seed)
     weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
-    masks = held_masks(weights, loaded.module, config, on_event)
+    masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split=config.split)
@@ -69,7 +69,7 @@ def prepare(
     if samples.split is None and config.gives("split"):
         what = f"the data {samples.spec} is not divided into parts"
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
-    require_samples(inputs, 2 if config.kernels else 1)  # a kernel is one of two samples or more
+    require_samples(inputs, 2 if config.kernels else 1)  # a kernel needs two samples
     shape = check_forward(model, inputs, on_event, where=config.model)
     known_names = class_names or weights.class_names
     inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))

@@ -18,20 +18,20 @@ from pathlib import Path
 from ntt_cli.errors import NttError, OutputError
 
 HOUR = 3600.0
-"""A temporary file that is older belongs to nobody, where no lock says so."""
+"""Seconds after which a temporary file counts as abandoned where there is no lock."""
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
-"""What a file system says that cannot write to disk at once, as some of networks."""
+"""Errors of file systems that cannot flush to disk, such as some network file systems."""
 
 _TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
-"""The end of a temporary file's name: the process, for people who look, and what makes it unique."""
+"""The end of a temporary file's name: the process id, for people, and random digits that make the name unique."""
 
 
 def require_text(name: str | Path, error: type[NttError]) -> None:
-    """Refuse a name whose bytes are no text, before any work: no record could hold it, and no line could be pasted.
+    """Refuse a name whose bytes are not text, before any work: no record could hold it, and nobody could paste it.
 
     Raises:
-        NttError: as `error`, if there are such bytes.
+        NttError: as `error`, if the name has such bytes.
     """
     try:
         str(name).encode()
@@ -41,14 +41,19 @@ def require_text(name: str | Path, error: type[NttError]) -> None:
 
 
 def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
-    """Refuse an output before any work is done for it; `resumable` ones may be of the very run that is asked for.
+    """Refuse an unusable output before any work is done for it.
+
+    Args:
+        path: the output.
+        force: an existing file may be overwritten.
+        resumable: an existing file may be from the same run, so that the hint names `--resume`.
 
     Raises:
-        OutputError: if `path` exists and `force` is not set, is a link, a folder, a device, or its name is no text or
-            too long, or its folder is missing or read-only.
+        OutputError: if `path` exists and `force` is not set; if it is a link, a folder or a device; if its name is not
+            text or is too long; or if its folder is missing or read-only.
     """
     require_text(path, OutputError)
-    if os.path.isdir(path):  # of a name that is too long, `Path.is_dir` raises
+    if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     try:
         _temporary(path).lstat()
@@ -66,7 +71,7 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
         hint = f"if it is of this very run, add --resume; else {hint}" if resumable else hint
         raise OutputError(path, "exists already", hint=hint)
     try:
-        # Asking the file system beats reading permission bits: root, ACLs and read-only mounts answer differently.
+        # Write a file instead of reading permission bits, which ignore root, ACLs and read-only mounts.
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -76,12 +81,12 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
 
 
 def require_plain(path: Path) -> None:
-    """Refuse to replace what is no file: renaming would put one in its place without a word.
+    """Refuse to replace anything but a regular file: renaming would replace it silently.
 
-    A link is neither followed, which would write where somebody else may have pointed it, nor replaced.
+    A link is not replaced. It is not followed either: somebody else may have chosen its target.
 
     Raises:
-        OutputError: if there is a link or a device.
+        OutputError: if `path` is a link, a folder or a device.
     """
     try:
         mode = path.lstat().st_mode
@@ -98,11 +103,11 @@ def check_outputs(checkpoint: Path, *, force: bool) -> None:
     """Refuse a checkpoint, or the report beside it, before any work is done for them.
 
     Raises:
-        OutputError: if one of them cannot be written, or the checkpoint is not named as what it is.
+        OutputError: if one of them cannot be written, or the checkpoint is not named `.safetensors`.
     """
     check_writable(checkpoint, force=True)
     if checkpoint.suffix != ".safetensors":
-        # Under another suffix its report would be taken for another checkpoint's, and a .pt would not be read again.
+        # With another suffix its report could be taken for another checkpoint's, and ntt does not read a .pt file.
         hint = f"name it {checkpoint.with_suffix('.safetensors')}"
         raise OutputError(checkpoint, "is not named .safetensors, which is what is written", hint=hint)
     resumable = state_path(checkpoint).exists() or report_path(checkpoint).exists()
@@ -116,15 +121,15 @@ def report_path(output: Path) -> Path:
 
 
 def state_path(output: Path) -> Path:
-    """`OUT.resume.safetensors` beside `OUT.safetensors`: where an unfinished run goes on."""
+    """`OUT.resume.safetensors` beside `OUT.safetensors`: the state of an unfinished run."""
     return output.with_suffix(".resume.safetensors")
 
 
 def remove_orphans(path: Path, *, older_than: float) -> None:
-    """Remove what killed runs left of their temporary files for `path`, so many seconds ago.
+    """Remove temporary files for `path` that killed runs left, if they are at least `older_than` seconds old.
 
-    With 0, only for the holder of its lock: nobody else is writing it then. What process a name was of says nothing,
-    since another container may have one of the same number.
+    Only the holder of the lock of `path` may pass 0, because nobody else is writing then. The process id in the name
+    does not help: a process in another container may have the same id.
     """
     for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if is_temporary(orphan, path):
@@ -134,7 +139,7 @@ def remove_orphans(path: Path, *, older_than: float) -> None:
 
 
 def is_temporary(entry: Path, path: Path) -> bool:
-    """Whether a file beside `path` is one that a process writes, or wrote, to give it the name `path`."""
+    """Whether `entry`, a file beside `path`, is a temporary file for `path`."""
     begin = f".{path.name}."
     return entry.name.startswith(begin) and bool(_TEMPORARY.fullmatch(entry.name.removeprefix(begin)))
 
@@ -155,13 +160,13 @@ def remove_durably(path: Path) -> None:
 def write_atomically(
     path: Path, start: bytes, rest: Iterable[memoryview] = (), *, check: Callable[[Path], object] | None = None
 ) -> None:
-    """Write all of it to a temporary file beside `path`, flush it to disk, and rename it into place.
+    """Write `start` and `rest` to a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
-    Permissions follow the umask. `check` reads the file before it gets its name, and raises if it is not what it
-    should be.
+    Permissions follow the umask. `check` reads the temporary file before it is renamed, and raises if its content is
+    wrong.
 
     Raises:
-        OutputError: if the file system refuses, or there is a link; `path` is then as it was.
+        OutputError: if the file system refuses, or `path` is a link; `path` is then unchanged.
     """
     with _written(path, start, rest) as temporary:
         if check is not None:
@@ -172,11 +177,11 @@ def write_atomically(
 
 
 def create_atomically(path: Path, content: bytes) -> bool:
-    """The same where there is no such file yet; `False`, and nothing is written, where there is one.
+    """As `write_atomically`, but never over an existing file: returns `False` if there is one.
 
     Raises:
         OutputError: if the file system refuses.
-        OSError: never; it becomes that.
+        OSError: never; it becomes an `OutputError`.
     """
     with _written(path, content) as temporary:
         try:
@@ -186,24 +191,24 @@ def create_atomically(path: Path, content: bytes) -> bool:
         except OSError as error:
             if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
                 raise
-            temporary.replace(path)  # a file system that has no second names for a file
+            temporary.replace(path)  # this file system has no hard links
         _sync_folder(path.parent)
     return True
 
 
 @contextlib.contextmanager
 def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
-    """A temporary file that holds this, on disk; gone afterwards unless it was renamed.
+    """A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed.
 
     Yields:
         its path.
 
     Raises:
-        OutputError: if the file system refuses, here or where it is renamed.
+        OutputError: if the file system refuses, here or in the body of the `with`.
     """
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:  # it follows no link
+        with temporary.open("xb") as file:  # "x" follows no link
             file.write(start)
             file.writelines(rest)
             file.flush()
@@ -214,7 +219,7 @@ def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Gener
             path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
         ) from error
     finally:
-        # There is none after the renaming; after an error or an interruption there may be a part.
+        # After a rename there is no such file; after an error or an interruption there may be a part of it.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
@@ -224,10 +229,10 @@ def _temporary(path: Path) -> Path:
 
 
 def can_sync(folder: Path) -> bool:
-    """Whether the file system writes files and names to disk when it is asked to.
+    """Whether the file system can flush files and their names to disk.
 
     Raises:
-        OutputError: if it cannot be written to.
+        OutputError: if the folder cannot be written to.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -252,7 +257,7 @@ def _sync_folder(path: Path) -> bool:
     try:
         folder = os.open(path, os.O_RDONLY)
     except PermissionError:
-        return False  # one may write into a folder that one may not list
+        return False  # a folder may be writable but not readable
     try:
         return _sync(folder)
     finally:
@@ -265,6 +270,6 @@ def sha256_of(data: bytes | memoryview) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints: a plain state dict in safetensors, pruned entries exactly `0.0`, with its record beside it."""
+"""Checkpoints: a plain state dict in safetensors with its record in the metadata. Pruned entries are exactly `0.0`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ntt_cli.files.shards import WeightFiles, find_weights
 from ntt_cli.tensors import Masks
 
 UNNAMED = "an ntt that did not record whose they are"
-"""The source of numbers in files of before."""
+"""The source of mean and deviation in older files, which did not record it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Checkpoint:
 
     @property
     def normalisation(self) -> Normalisation | None:
-        """What its network's inputs are normalised with, where the file says."""
+        """The normalisation of the network's inputs; `None` if the file does not record it."""
         if self.record is None or (self.record.standardisation is None and self.record.standardisation_source is None):
             return None
         stats = self.record.standardisation
@@ -63,7 +63,7 @@ class Checkpoint:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What its network's outputs stand for, where the file says."""
+        """The names of the network's classes; `None` if the file does not record them."""
         return self.record.class_names if self.record else None
 
 
@@ -85,8 +85,8 @@ def layer_records(masks: Masks) -> dict[str, LayerRecord]:
 def masked_state(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     """A state dict ready to be written: on the CPU, contiguous, and nonzero exactly where the masks are `True`.
 
-    A kept weight that happens to be `0.0`, as in a zero-initialised layer, becomes the smallest normal number of its
-    type: no output notices, and anyone can read the mask off the zeros.
+    A kept weight may be `0.0`, as in a zero-initialised layer. It becomes the smallest normal number of its type: this
+    does not change the outputs, and the zeros alone then show the mask.
     """
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     for name, mask in masks.items():
@@ -99,18 +99,18 @@ def masked_state(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint is to hold.
+    """The contents of a checkpoint to be written.
 
     Attributes:
         state: the state dict.
         masks: of the pruned weights.
-        kind: of run that made it.
-        model: whose weights these are.
-        config: every option that decided the bytes.
-        normalisation: what raw inputs go through, where that is known.
-        class_names: in the order of the network's outputs, where they are known.
-        weights: what the run began with, in words.
-        run_sha256: of the run.
+        kind: the kind of run that made it.
+        model: the network that the weights belong to.
+        config: every option that affects the bytes.
+        normalisation: of raw inputs; `None` if it is not known.
+        class_names: in the order of the network's outputs; `None` if they are not known.
+        weights: where the initial weights came from, in words.
+        run_sha256: hash of the run, from `RunRecord.sha256`.
     """
 
     state: Mapping[str, Tensor]
@@ -125,7 +125,7 @@ class Contents:
 
 
 def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
-    """The checkpoint that would be read from `path` once these contents were written there."""
+    """The checkpoint that `read_checkpoint` would return if these contents were written to `path`."""
     tensors = masked_state(contents.state, contents.masks)
     normalisation = contents.normalisation
     record = CheckpointRecord(
@@ -157,7 +157,7 @@ def write_checkpoint(path: Path, contents: Contents) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, of one file or of several, and check the whole of it.
+    """Read a checkpoint, in one file or in several, and check all of it.
 
     Raises:
         CheckpointError: if a file cannot be read or is damaged.
@@ -201,7 +201,7 @@ def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     """The tensors of a safetensors file whose header has been read.
 
     Raises:
-        CheckpointError: if one is of a type that torch cannot compute with, or all do not fit into memory.
+        CheckpointError: if a tensor has a type that torch cannot compute with, or the tensors do not fit into memory.
     """
     for name, tensor in header.tensors.items():
         if tensor.dtype not in DTYPES.values():

@@ -1,4 +1,4 @@
-"""Whether there is memory for what a file says it holds, asked before any of it is taken."""
+"""Checks, before a file is read, that its contents fit into memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from ntt_cli.errors import NttError
 
 UNKNOWN = 8 * 2**30
-"""What is taken to be free where no one can tell."""
+"""The free memory to assume where the system does not report it."""
 
 MEMORY = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine's, and of its container's."""
+    """Bytes that this process may still allocate, within the limits of the machine and of its container."""
     return min(_of_machine(), _of_container())
 
 
 def require_memory(where: str | Path, size: int, *, error: type[NttError], hint: str) -> None:
-    """Refuse contents that do not fit into half of the free memory: what is read is also copied or converted once.
+    """Refuse contents larger than half of the free memory: they are also copied or converted once.
 
     Raises:
         NttError: as `error`.
@@ -43,10 +43,10 @@ def _of_machine() -> int:
 
 
 def container_limit() -> int | None:
-    """The memory that this process's container may take, in bytes; `None` without a container or a limit."""
+    """The memory limit of this process's container, in bytes; `None` without a container or a limit."""
     try:
         most = (GROUP / "memory.max").read_text(encoding="ascii").strip()
-    except OSError:  # in none, or one of cgroups' first version
+    except OSError:  # no container, or one with version 1 of cgroups
         return None
     return int(most) if most.isdigit() else None
 

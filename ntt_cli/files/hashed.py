@@ -1,6 +1,6 @@
-"""Sealed files: tensors and their record in one safetensors file, written straight from where the tensors lie.
+"""Hashed files: tensors and their record in one safetensors file, written straight from the tensors' own memory.
 
-`safetensors.torch.save` makes the same bytes, and holds them twice beside the tensors.
+`safetensors.torch.save` makes the same bytes, but needs two copies of them in memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DTYPES = {
     torch.int64: "I64",
     torch.uint64: "U64",
 }
-"""What safetensors calls the types in which torch compares and converts numbers; in a file the last come first."""
+"""The types that torch can compare and convert, with safetensors' names; files store the last types first."""
 
 METADATA = "__metadata__"
 
@@ -43,22 +43,22 @@ _RANK = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 
 def can_hold(value: Tensor) -> bool:
-    """Whether a sealed file can hold it: dense, and of a type that safetensors knows."""
+    """Whether a hashed file can hold this tensor: it must be dense and of a type that safetensors has."""
     return value.dtype in DTYPES and value.layout is torch.strided
 
 
 def can_be_named(name: str) -> bool:
-    """Whether a tensor of a file may have this name: one is the header's own, and half a character is no text."""
+    """Whether a tensor in a file may have this name: not the header's own key, and nothing that UTF-8 cannot encode."""
     return name != METADATA and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) -> None:
-    """Write tensors, from any device and in any layout, with the record that `tensor_hashes` is part of.
+    """Write tensors, from any device and in any layout, with a record that holds their `tensor_hashes`.
 
-    The file is read again before it gets its name.
+    The temporary file is read and checked before it is renamed to `path`.
 
     Raises:
-        OutputError: if the file system refuses, or what it holds is not what was written; `path` is then as it was.
+        OutputError: if the file system refuses, or the file read back differs; `path` is then unchanged.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
     start = put_file_hash(_header(ordered, encode_record(record)), _bodies(ordered))
@@ -80,12 +80,12 @@ def _unlike(path: Path, what: str) -> OutputError:
 
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """SHA-256 of each tensor's bytes, as a file records them."""
+    """SHA-256 of each tensor's bytes, as the record in a file holds them."""
     return {name: sha256_of(_body(value)) for name, value in tensors.items()}
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    # Its length, and JSON padded to 8 bytes: https://huggingface.co/docs/safetensors/index#format
+    # The header's length, then its JSON, padded to 8 bytes: https://huggingface.co/docs/safetensors/index#format
     entries: dict[str, object] = {METADATA: metadata}
     begin = 0
     for name, value in tensors.items():
@@ -102,5 +102,5 @@ def _bodies(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
 
 
 def _body(value: Tensor) -> memoryview:
-    # No copy of a tensor that is contiguous, on the CPU.
+    # A contiguous tensor on the CPU is not copied.
     return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

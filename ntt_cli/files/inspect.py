@@ -10,7 +10,7 @@ from ntt_cli.results import Summary
 
 
 class Inspection(Summary):
-    """A safetensors file: its tensors, and the record that ntt wrote into it, if ntt wrote it."""
+    """A safetensors file: its tensors, and its record if ntt wrote the file."""
 
     file: str
     bytes: int

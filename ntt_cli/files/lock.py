@@ -16,27 +16,27 @@ from pathlib import Path
 from ntt_cli.errors import OutputError
 
 PATIENCE_SECONDS = 1.0
-"""For a holder that has the lock to write down who it is."""
+"""How long to wait for the holder of a lock to write who it is."""
 
 SAYS = "pid "
 """What the text of a lock begins with."""
 
 LONGEST = 1000
-"""Bytes of what a lock says; a longer file is none."""
+"""The most bytes that a lock's text has; a longer file is not a lock."""
 
 NO_LOCK = "is in the place of a lock, and is none: a link, a folder, a device or somebody's file"
-LOOK = "find out who made it, and remove it; or name a file elsewhere with --output"
+REMEDY = "find out who made it, and remove it; or name a file elsewhere with --output"
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a file system that has none says, as some of clusters are set up."""
+"""Errors of file systems without locks, such as those of some clusters."""
 
 
 @contextlib.contextmanager
 def locked(output: Path) -> Generator[bool]:
-    """Hold the output; the lock lies beside it, in `.OUT.lock`, and says who holds it.
+    """Lock the output. The lock is the file `.OUT.lock` beside it, whose text says who holds it.
 
     Yields:
-        whether there is a lock at all: `False` on a file system that has none.
+        whether the output is locked: `False` on a file system without locks.
 
     Raises:
         OutputError: if another run holds it, or the lock cannot be made.
@@ -57,7 +57,7 @@ def locked(output: Path) -> Generator[bool]:
     try:
         yield True
     finally:
-        # While it is still held: afterwards the file may be another run's.
+        # Remove the file before the lock is released: afterwards it may be another run's.
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(number)
@@ -90,14 +90,14 @@ def _acquire(path: Path, output: Path) -> int:
         except (OSError, OutputError):
             os.close(number)
             raise
-        os.close(number)  # its holder removed it after we had opened it
+        os.close(number)  # the holder removed the file after we had opened it
 
 
 def _open(path: Path) -> int:
-    """Open or make the file; whoever can write to the folder may have put anything under its name.
+    """Open or create the lock's file. Anyone who can write to the folder may have put something else there.
 
     Raises:
-        OutputError: if that is no file.
+        OutputError: if `path` is not a regular file.
         OSError: if the file system refuses.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -106,22 +106,22 @@ def _open(path: Path) -> int:
     except OSError as error:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise OutputError(path, NO_LOCK, hint=LOOK) from error
+                raise OutputError(path, NO_LOCK, hint=REMEDY) from error
         raise
 
 
 def _require_lock(path: Path, number: int) -> None:
-    """Refuse a file that is not a lock of ntt's, before a byte of it changes.
+    """Refuse a file that is not a lock of ntt's, before any byte of it is changed.
 
     Raises:
-        OutputError: if it is no regular file, goes by another name too, or holds something else than a lock does.
+        OutputError: if it is not a regular file, has a second hard link, or does not hold the text of a lock.
     """
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > LONGEST:
-        raise OutputError(path, NO_LOCK, hint=LOOK)
-    text = os.pread(number, LONGEST, 0).strip(b"\0")  # which a power cut may leave in place of the text
+        raise OutputError(path, NO_LOCK, hint=REMEDY)
+    text = os.pread(number, LONGEST, 0).strip(b"\0")  # a power cut may leave zero bytes instead of the text
     if not text.startswith(SAYS.encode()[: len(text)]):
-        raise OutputError(path, NO_LOCK, hint=LOOK)
+        raise OutputError(path, NO_LOCK, hint=REMEDY)
 
 
 def _is_at(path: Path, number: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, readable without torch: one metadata key, `ntt`, holding sorted JSON."""
+"""The record in a checkpoint, readable without torch: sorted JSON under one metadata key, `ntt`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FORMAT_VERSION: Literal[1] = 1
 KEY = "ntt"
 NO_HASH = "0" * 64
 HASH_KEY = b'file_sha256\\":\\"'
-"""What stands before the file's own SHA-256 in its header, where the record is JSON in JSON."""
+"""The text before the file's own SHA-256 in its header. The record is a JSON string within JSON."""
 
 AGAIN = "make the file again"
 
 MOST_NUMBERS = 4
-"""That a line shows of a mean or a deviation."""
+"""How many numbers of a mean or a deviation a line shows."""
 
 
 class Record(BaseModel):
@@ -47,12 +47,12 @@ class Record(BaseModel):
 
 
 class ModelRecord(Record):
-    """Where the network came from.
+    """Where the network comes from.
 
     Attributes:
         source: as the user named it.
-        sha256: of its Python file, where it has one.
-        modules: local Python modules that it imports, and SHA-256 of each one's file.
+        sha256: of its Python file; `None` if it has none.
+        modules: the local Python modules that it imports, with the SHA-256 of each file.
     """
 
     source: str
@@ -75,7 +75,7 @@ class LayerRecord(Record):
 
 
 class MeanStdRecord(Record):
-    """What raw inputs are standardised with."""
+    """Mean and deviation with which raw inputs are normalised."""
 
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
@@ -89,7 +89,7 @@ class MeanStdRecord(Record):
 
 @dataclass(frozen=True)
 class MeanStd:
-    """What to subtract and what to divide by: one number, or one for each channel or feature."""
+    """Mean and deviation of inputs: one number each, or one for each channel or feature."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -97,11 +97,11 @@ class MeanStd:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a network's raw inputs go through.
+    """How a network's raw inputs are normalised.
 
     Attributes:
-        by: what to subtract and to divide by; `None`: nothing, the network takes them as they are.
-        source: who named that, in words.
+        by: mean and deviation; `None` if the network takes raw inputs as they are.
+        source: where these numbers come from, in words.
     """
 
     by: MeanStd | None
@@ -109,12 +109,12 @@ class Normalisation:
 
 
 class FileRecord(Record):
-    """What all of ntt's files say.
+    """The fields that the records of all of ntt's files have.
 
     Attributes:
         format_version: of the file.
-        file_sha256: of the whole file with these 64 digits as zeros, so that no bit of it can change unnoticed.
-        tensors: SHA-256 of each tensor's bytes, to name the one that is damaged.
+        file_sha256: of the whole file with these 64 digits as zeros, so that any changed bit is noticed.
+        tensors: SHA-256 of each tensor's bytes, so that an error can name the damaged tensor.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -123,18 +123,17 @@ class FileRecord(Record):
 
 
 class CheckpointRecord(FileRecord):
-    """Everything under the key `ntt` of a checkpoint. What older files lack has a default.
+    """Everything under the key `ntt` of a checkpoint. Fields that older files lack have a default.
 
     Attributes:
-        model: whose weights these are.
-        config: every option that decided the bytes, with what the defaults settled on; of a path the name alone.
+        model: the network that the weights belong to.
+        config: every option that affects the bytes, with defaults resolved; of a path only the last part.
         layers: the pruned weights.
-        standardisation: what raw inputs are normalised with; `None` if they are taken as they are or it is not known.
-        standardisation_source: who named that, in words; `None` where it is not known.
-        class_names: in the order of the network's outputs; `None` where they are not known.
-        weights: the file of weights that the run began with and how its tensors were mapped, in words; `None` for
-            random weights.
-        versions: of the packages that decide the bytes, ntt and torch.
+        standardisation: mean and deviation of raw inputs; `None` if inputs are not normalised or it is not known.
+        standardisation_source: where these numbers come from, in words; `None` if that is not known.
+        class_names: in the order of the network's outputs; `None` if they are not known.
+        weights: the file of the initial weights and how its tensors were mapped, in words; `None` for random weights.
+        versions: of the packages that affect the bytes, ntt and torch.
         run_sha256: of the run that wrote the file.
     """
 
@@ -159,14 +158,14 @@ class ReportRecord(FileRecord):
 
 
 class RunRecord(Record):
-    """What decides the bytes that a run writes.
+    """Everything that affects the bytes that a run writes.
 
     Attributes:
-        config: every option that matters, defaults settled.
+        config: every option that affects the bytes, with defaults resolved.
         model: the network's source.
-        weights_sha256: of the file of weights that it starts from, if there is one.
-        data_sha256: of all samples; `None` without data, or where samples are others each time that they are read.
-        machine: what the last bits depend on besides.
+        weights_sha256: of the file of the initial weights; `None` without one.
+        data_sha256: of all samples; `None` without data, or if the samples differ each time that they are read.
+        machine: the versions and the hardware that the last bits depend on.
     """
 
     config: dict[str, Any]
@@ -177,7 +176,7 @@ class RunRecord(Record):
 
     @property
     def sha256(self) -> str:
-        """Of all but the machine; a finished file carries it as `run_sha256`, and is known by it as this run's."""
+        """Hash of everything but the machine. A finished file records it as `run_sha256`, which identifies the run."""
         what = self.model_dump(mode="json", exclude={"machine"})
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -186,10 +185,10 @@ class StateRecord(FileRecord):
     """Everything under the key `ntt` of an unfinished run's state.
 
     Attributes:
-        run: whose state it is.
+        run: the run that this is the state of.
         step: steps done.
-        values: what of the state is no tensor.
-        strides: of the tensors that are laid out in another order than safetensors writes.
+        values: the part of the state that is not tensors.
+        strides: of tensors whose memory layout differs from the row-major one in the file.
     """
 
     kind: Literal["prune state", "finetune state"]
@@ -205,7 +204,7 @@ _RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discrim
 
 
 def describe_inputs(by: MeanStd | MeanStdRecord | None) -> str:
-    """What is done to raw inputs, in words."""
+    """How raw inputs are normalised, in words."""
     return "as they are" if by is None else f"normalised by mean {_few(by.mean)}, deviation {_few(by.std)}"
 
 
@@ -215,12 +214,12 @@ def _few(values: Sequence[float]) -> str:
 
 
 def encode_record(record: FileRecord) -> dict[str, str]:
-    """The safetensors metadata that holds `record`. One key only: safetensors does not order them."""
+    """The safetensors metadata that holds `record`. It has one key, because safetensors does not order keys."""
     return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
 
 
 def put_file_hash(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
-    """The start of a file, whose record came from `encode_record`, with the SHA-256 of the whole file put in."""
+    """The start of a file with the SHA-256 of the whole file put into its record, which `encode_record` made."""
     digest = hashlib.sha256(start)
     for part in rest:
         digest.update(part)
@@ -229,18 +228,18 @@ def put_file_hash(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors file without its numbers; `record` is `None` for a file that ntt did not write."""
+    """A safetensors file without its values; `record` is `None` for a file that ntt did not write."""
 
     tensors: dict[str, TensorRecord]
     record: AnyRecord | None
 
 
 def read_header(path: Path) -> Header:
-    """Check the whole file, and read what it says about itself, whichever of ntt's files it is.
+    """Check the whole file and read its header and record, whichever of ntt's files it is.
 
     Raises:
-        CheckpointError: if the file is missing, unreadable or no safetensors file, or any bit of a file that ntt wrote
-            has changed since.
+        CheckpointError: if the file is missing, unreadable or not a safetensors file, or if ntt wrote the file and any
+            bit of it has changed.
     """
     raw = read_raw_header(path)
     text = raw.metadata.get(KEY)
@@ -283,10 +282,10 @@ def _damaged_tensors(data: mmap.mmap, raw: RawHeader, record: FileRecord) -> str
 
 
 def _check_record(path: Path, raw: RawHeader, record: AnyRecord) -> None:
-    """Compare what the record says of the tensors with what they are.
+    """Compare the record of the tensors with the tensors in the file.
 
     Raises:
-        CheckpointError: if they differ, as in a file that was put together by hand.
+        CheckpointError: if they differ, as in a file that somebody has edited.
     """
     if record.tensors.keys() != raw.tensors.keys():
         raise CheckpointError(path, "its record is of other tensors", hint=AGAIN)

@@ -29,7 +29,7 @@ class Report:
         path: where it is.
         kind: `prune report` or `finetune report`.
         summary: what its command printed with `--json`.
-        numbers: its tensors but for the masks, by name, in double precision.
+        numbers: its tensors except the masks, by name, in double precision.
     """
 
     path: Path
@@ -38,15 +38,15 @@ class Report:
     numbers: dict[str, Numbers]
 
     def history(self, name: str) -> Numbers | None:
-        """`history.NAME`, if it was recorded."""
+        """The tensor `history.NAME`; `None` if it was not recorded."""
         return self.numbers.get(f"history.{name}")
 
 
 def read_report(path: Path) -> Report:
-    """Read a report, or the one beside a checkpoint.
+    """Read a report, given its path or that of the checkpoint beside it.
 
     Raises:
-        CheckpointError: if there is none, or it is damaged.
+        CheckpointError: if there is no report, or it is damaged.
     """
     header = read_header(path)
     record = header.record

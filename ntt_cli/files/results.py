@@ -1,4 +1,4 @@
-"""The folder of a comparison: what it compares, each trial's result, and all results as JSON lines and CSV."""
+"""The folder of a comparison: its settings, each trial's result, and all results as JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from ntt_cli.files.strict_json import parse_json
 SETTINGS = "comparison.json"
 TRIALS = "trials"
 OLD_TRIALS = "cells"
-"""What an older ntt called the folder of the trials."""
+"""The name that older versions of ntt gave to the folder of the trials."""
 
 RESULT = "result.json"
 ALWAYS = {"model", "model file", "data", "limit", "weights", "epochs", "optimiser", "learning_rates", "first seed"}
-"""Settings that every ntt recorded; where one is missing, somebody else wrote the file."""
+"""Settings that every version of ntt recorded; a file without one of them is not ntt's."""
 
 TABLES = ("results.jsonl", "results.csv")
 NOT_IN_CSV = {"seconds", "validation_by_rate"}
-"""What may differ from run to run, and what is no single value."""
+"""Columns left out of the CSV: they may differ from run to run, or are not a single value."""
 
 MEND_SETTINGS = "put back the file that ntt wrote, or compare anew in another folder"
 MEND_RESULT = "remove it, and it is made anew"
 
 
 class Result(BaseModel):
-    """Base of what a trial's file holds."""
+    """Base of the contents of a trial's file."""
 
     @property
     def trial(self) -> str:
-        """The name of the trial, which is that of its folder."""
+        """The name of the trial, which is also the name of its folder."""
         raise NotImplementedError
 
 
@@ -49,16 +49,18 @@ R = TypeVar("R", bound=Result)
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> list[str]:
-    """Make the folder (if `write`), or make sure that it holds a comparison with the same settings.
+    """Make the folder (if `write`), or check that it holds a comparison with the same settings.
 
-    Several processes may do so at the same time: one of them makes it, and the others find it made. Settings that it
-    lacks, as an older ntt left some out and methods may join in, are added (if `write`).
+    Several processes may do this at the same time: one of them makes the folder, and the others find it. The folder may
+    lack settings, because older versions of ntt did not record them or because methods were added later. Missing
+    settings are added (if `write`).
 
     Returns:
-        the settings that it lacked.
+        the settings that the folder lacked.
 
     Raises:
-        OutputError: if it is something else, an older ntt began it, or it cannot be made or read.
+        OutputError: if the folder holds something else, was begun by an older version of ntt, or cannot be made or
+            read.
     """
     wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS
@@ -70,7 +72,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             others = any(not is_temporary(entry, path) for entry in folder.iterdir())
         except OSError as error:
             raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
-        if others and not path.exists():  # which another process may have written meanwhile
+        if others and not path.exists():  # another process may have written it meanwhile
             raise OutputError(
                 folder, "holds something other than a comparison", hint="name another folder with --output"
             )
@@ -90,10 +92,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
 
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The settings that are wanted and not there.
+    """The wanted settings that the folder lacks.
 
     Raises:
-        OutputError: if one is there and differs.
+        OutputError: if a setting differs.
     """
     differing = [name for name in wanted if name in found and found[name] != wanted[name]]
     if differing:
@@ -112,10 +114,12 @@ def _settings_text(settings: Mapping[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
-    """Wait for others that add to the settings; the lock dies with its holder, and some file systems have none.
+    """Wait until no other process adds to the settings.
+
+    The lock ends with the process that holds it. Some file systems have no locks.
 
     Raises:
-        OutputError: if the folder may not be read.
+        OutputError: if the folder cannot be read.
     """
     try:
         number = os.open(folder, os.O_RDONLY)
@@ -130,7 +134,7 @@ def _alone_in(folder: Path) -> Generator[None]:
 
 
 def short(value: object) -> str:
-    """A setting in as many letters as one reads: a hash by its first."""
+    """A setting, shortened for a message; of a hash the first digits."""
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text
 
@@ -139,7 +143,7 @@ def read_result(trial: Path, kind: type[R]) -> R | None:
     """A trial's result; `None` if it has none yet.
 
     Raises:
-        OutputError: if there is one that ntt did not write, or wrote for another trial.
+        OutputError: if ntt did not write the file, or wrote it for another trial.
     """
     path = trial / RESULT
     if not _is_there(path, hint=MEND_RESULT):
@@ -154,10 +158,10 @@ def read_result(trial: Path, kind: type[R]) -> R | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the comparison in this folder compares.
+    """The settings of the comparison in this folder.
 
     Raises:
-        OutputError: if there is none, or it cannot be read.
+        OutputError: if there is no comparison, or it cannot be read.
     """
     if not _is_there(folder / SETTINGS, hint=MEND_SETTINGS):
         raise OutputError(
@@ -167,10 +171,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
-    """The results that there are, by the folders of their trials, in the order of the names.
+    """All results so far, by the folders of their trials, sorted by name.
 
     Raises:
-        OutputError: if one of them is not a result, or an older ntt began the comparison.
+        OutputError: if a file is not a result, or an older version of ntt began the comparison.
     """
     _refuse_old_trials(folder)
     trials = sorted(path.parent for path in (folder / TRIALS).glob(f"*/{RESULT}"))
@@ -183,7 +187,7 @@ def write_result(trial: Path, result: BaseModel) -> None:
 
 
 def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
-    """Write `results.jsonl`, and `results.csv` without what may differ from run to run."""
+    """Write `results.jsonl`, and `results.csv` without the values that may differ from run to run."""
     lines = "".join(result.model_dump_json() + "\n" for result in results)
     write_atomically(folder / TABLES[0], lines.encode())
     table = io.StringIO(newline="")
@@ -196,10 +200,10 @@ def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
 
 
 def _refuse_old_trials(folder: Path) -> None:
-    """Refuse a comparison whose trials lie where an older ntt put them: two folders of trials must not be mixed.
+    """Refuse a comparison of an older version of ntt, whose trials are in another folder: the two must not be mixed.
 
     Raises:
-        OutputError: if there is such a folder of trials.
+        OutputError: if there is such a folder.
     """
     if (folder / OLD_TRIALS).exists():
         raise OutputError(
@@ -216,7 +220,7 @@ def _is_there(path: Path, *, hint: str) -> bool:
         OutputError: if something else is in its place.
     """
     try:
-        mode = path.stat().st_mode  # one look: another process may make the file meanwhile
+        mode = path.stat().st_mode  # one call to stat: another process may make the file between two
     except OSError as error:
         if path.is_symlink():
             raise OutputError(path, f"is a link to {path.readlink()}, where no file is", hint=hint) from error

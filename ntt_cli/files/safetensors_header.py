@@ -1,4 +1,4 @@
-"""The header of a safetensors file from anywhere: small enough to read, and with one meaning."""
+"""The header of a safetensors file that anyone may have written: checked for size and for ambiguity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ntt_cli.errors import CheckpointError
 from ntt_cli.files.strict_json import parse_json
 
 HEADER_BYTES = 16 * 2**20
-"""The longest header that is read: some 30,000 layers of ntt's own. Each of its bytes costs some 30 when it is read."""
+"""The most bytes of a header: about 30,000 layers in ntt's own files. Reading takes about 30 bytes of memory a byte."""
 
 MOST_DIMENSIONS = 64
 MOST_ENTRIES = 2**63 - 1
@@ -26,7 +26,7 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib
 
 
 START = 1024
-"""Bytes by which a file is known that is something else."""
+"""The first bytes of other kinds of files."""
 
 POINTER = "version https://git-lfs.github.com/spec/"
 _MAGIC = {
@@ -45,7 +45,7 @@ _HINTS = {
 
 
 class TensorRecord(BaseModel):
-    """A tensor's type, in safetensors' spelling, and its shape."""
+    """A tensor's type, as safetensors spells it, and its shape."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,12 +55,12 @@ class TensorRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RawHeader:
-    """What a file's header says.
+    """The contents of a file's header.
 
     Attributes:
         tensors: in the order of their names.
         parts: where each tensor's bytes lie in the file.
-        metadata: whatever was written beside them.
+        metadata: as the file holds it.
     """
 
     tensors: dict[str, TensorRecord]
@@ -69,15 +69,15 @@ class RawHeader:
 
 
 def read_raw_header(path: Path) -> RawHeader:
-    """Read and check the header; of the tensors, no byte is read.
+    """Read and check the header; no byte of the tensors is read.
 
     Raises:
-        CheckpointError: if the file is missing, unreadable, a pickle or no whole safetensors file, or its header is too
-            long, ambiguous or absurd.
+        CheckpointError: if the file is missing, unreadable, a pickle or not a complete safetensors file, or if its
+            header is too long, ambiguous or impossible.
     """
     if path.suffix.lower() in PICKLES:
         _refuse_pickle(path, None)
-    if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
+    if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
         _refuse_no_file(path)
     try:
         start = _start(path)
@@ -103,7 +103,7 @@ def read_raw_header(path: Path) -> RawHeader:
     tensors, parts = {}, {}
     for name, entry in sorted(entries.items()):
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
-        # Beyond these torch, numpy and safetensors disagree on what is a tensor; one of 0 entries can have any shape.
+        # Beyond these limits torch, NumPy and safetensors disagree on what a tensor is. Empty ones may have any shape.
         if len(shape) > MOST_DIMENSIONS or math.prod(max(1, side) for side in shape) > MOST_ENTRIES:
             _refuse_header(path, f"{name:.99} has an absurd shape, {str(shape):.99}", None)
         tensors[name] = TensorRecord(dtype=entry["dtype"], shape=tuple(shape))
@@ -112,7 +112,7 @@ def read_raw_header(path: Path) -> RawHeader:
 
 
 def _start(path: Path) -> bytes:
-    # The length of the header, and the header; of a file that is none, a part.
+    # The length of the header, and the header; only a part if the file is something else.
     with path.open("rb") as file:
         begin = file.read(8)
         length = struct.unpack("<Q", begin.ljust(8, b"\0"))[0]
@@ -122,13 +122,13 @@ def _start(path: Path) -> bytes:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether it is one under another name: torch's zip archive, or the opcode with which a pickle begins."""
+    """Whether the file is a pickle despite its name: torch's zip archive, or the opcode that begins a pickle."""
     with path.open("rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
 
 
 def _kind(path: Path) -> str | None:
-    """What a file is that plainly is something else; `None` for what may be a safetensors file in part."""
+    """The kind of a file that is clearly something else; `None` if it may be part of a safetensors file."""
     with path.open("rb") as file:
         start = file.read(START)
     if not start:
@@ -141,7 +141,7 @@ def _kind(path: Path) -> str | None:
     try:
         text = start.decode()
     except UnicodeDecodeError as error:
-        # A character may have been cut in two.
+        # The last character may be incomplete.
         if error.start < len(start) - 4:
             return None
         text = start[: error.start].decode()

@@ -17,7 +17,7 @@ INDEX_BYTES = 16 * 2**20
 """The longest index that is read."""
 
 OTHER_SUFFIXES = (".report.safetensors", ".resume.safetensors")
-"""Of files of ntt that hold no weights to load."""
+"""Suffixes of ntt's own files that hold no weights to load."""
 
 MOST_LISTED = 10
 
@@ -29,9 +29,9 @@ class WeightFiles:
     """Where a network's weights lie.
 
     Attributes:
-        index: the file that names the shards; `None` where there is one file alone.
+        index: the file that names the shards; `None` if all weights are in one file.
         files: the safetensors files, in the order of their names.
-        where: the file that the index names for each tensor; empty without one.
+        where: the file that the index names for each tensor; empty without an index.
     """
 
     index: Path | None
@@ -40,27 +40,28 @@ class WeightFiles:
 
     @property
     def bytes(self) -> int:
-        """On disk, the index not counted."""
+        """Size of the files on disk, without the index."""
         return sum(path.stat().st_size for path in self.files)
 
     @property
     def sha256(self) -> str:
-        """Of the file, or of the index and the shards together."""
+        """SHA-256 of the file, or of the index and the shards together."""
         if self.index is None:
             return file_sha256(self.files[0])
         return hashlib.sha256("".join(map(file_sha256, (self.index, *self.files))).encode()).hexdigest()
 
 
 def find_weights(path: Path) -> WeightFiles:
-    """The files that `path` stands for: itself, or all shards of the index that it is, holds or is named by.
+    """The files of weights that `path` names: a file itself, or all shards of an index.
 
-    A folder without an index stands for the one file of weights that it holds; ntt's reports and states are none.
+    An index, a folder with an index, and a shard name all shards of the index. A folder without an index names the one
+    file of weights in it; ntt's reports and states do not count.
 
-    Shards lie in the folder of their index: nothing that the index says leads anywhere else.
+    Shards must be in the folder of their index.
 
     Raises:
-        CheckpointError: if an index cannot be read, names a file elsewhere or one that is missing, a shard has none, or
-            a folder without one holds several files.
+        CheckpointError: if an index cannot be read, or names a file that is missing or in another folder; if a shard
+            has no index; or if a folder without an index holds several files.
     """
     index = _index_of(path)
     if index is None:
@@ -78,7 +79,7 @@ def find_weights(path: Path) -> WeightFiles:
 def _index_of(path: Path) -> Path | None:
     if path.name.endswith(INDEX_SUFFIX):
         return path
-    if os.path.isdir(path):  # of a name that is too long, `Path.is_dir` raises
+    if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         found = sorted(path.glob(f"*{INDEX_SUFFIX}"))
         if len(found) > 1:
             several = " or ".join(map(str, found[:3]))
@@ -98,7 +99,7 @@ def _index_of(path: Path) -> Path | None:
 
 
 def _only_file(path: Path) -> Path | None:
-    """The file of weights in a folder of one; `None` where there is none, or `path` is no folder.
+    """The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
 
     Raises:
         CheckpointError: if the folder holds several.
@@ -133,7 +134,7 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(path, "is no index of weights: it has no weight_map of file names", hint=hint)
     for name in names.values():
-        # Its own folder alone: whoever wrote the index must not choose what else is read.
+        # Only files in the index's own folder: an index from elsewhere must not choose which other files are read.
         if not name.endswith(".safetensors") or re.search(r"[/\\:\0]", name) or len(name) > 255:
             what = f"names {name!r:.99} as a shard, which is no .safetensors file beside it"
             raise CheckpointError(path, what, hint="do not trust this index; get it again from where it was made")

@@ -1,4 +1,4 @@
-"""The state of an unfinished run: tensors and JSON in one sealed safetensors file, beside the output."""
+"""The state of an unfinished run: tensors and JSON in one hashed safetensors file, beside the output."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class State:
 
     Attributes:
         step: steps done.
-        tensors: on the CPU once read; with the strides that they had.
-        values: what is no tensor, as JSON.
+        tensors: on the CPU after reading, with the strides that they had before.
+        values: everything that is not a tensor, as JSON.
         where: the file that it was read from.
     """
 
@@ -44,12 +44,12 @@ class State:
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
     def part_like(self, prefix: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors named `PREFIX.NAME`, which are of the names, shapes and types of these.
+        """The tensors named `PREFIX.NAME`, checked to have the names, shapes and types of `like`.
 
-        torch looks at none of that everywhere: an optimiser's step writes as far as its parameters reach.
+        torch does not check this everywhere: an optimiser's step would write beyond the end of a shorter tensor.
 
         Raises:
-            ResumeError: if they are not.
+            ResumeError: if a name, shape or type differs.
         """
         found = self.part(prefix)
         for name in [*like, *(name for name in found if name not in like)]:
@@ -64,30 +64,30 @@ class State:
         return {name: found[name] for name in like}
 
     def require_finite(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse tensors of a part that are not finite: no run saves such.
+        """Refuse tensors that are not finite: no run saves such tensors.
 
         Raises:
-            ResumeError: if there is one.
+            ResumeError: if a tensor of this part is not finite.
         """
         for name, value in tensors.items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self.refusal(f"holds {prefix}.{name:.99} with NaN or infinity")
 
     def require_names(self, *prefixes: str) -> None:
-        """Refuse tensors of other kinds than a state of this run has.
+        """Refuse tensors with other prefixes than these.
 
         Raises:
-            ResumeError: if there is one.
+            ResumeError: if there is such a tensor.
         """
         for name in self.tensors:
             if name.partition(".")[0] not in prefixes:
                 raise self.refusal(f"holds {name:.99}, which this run has not")
 
     def values_as(self, kind: type[M]) -> M:
-        """The values, checked.
+        """The values as an instance of `kind`, checked.
 
         Raises:
-            ResumeError: if one is missing, unknown or out of its range.
+            ResumeError: if a value is missing, unknown or out of its range.
         """
         try:
             return kind.model_validate(self.values)
@@ -97,17 +97,17 @@ class State:
             raise self.refusal(f"holds {where:.99} that cannot be: {problem['msg']}") from error
 
     def refusal(self, what: str) -> ResumeError:
-        """The error for a state that this run cannot have left."""
+        """The error for a state that this run cannot have written."""
         return ResumeError(self.where, f"is no state of this run: it {what}", hint=REMEDY)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as `State.part` finds them."""
+    """The tensors under the names that `State.part` expects."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
 def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None:
-    """Write a state; the one before it stays until this one is whole.
+    """Write a state; the previous one stays until this one is complete.
 
     Raises:
         OutputError: if the file system refuses.
@@ -124,10 +124,10 @@ def write_state(path: Path, state: State, *, kind: Kind, run: RunRecord) -> None
 
 
 def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
-    """Read a state, and what the run was that left it.
+    """Read a state, and the record of the run that wrote it.
 
     Raises:
-        ResumeError: if the file is damaged, or holds something else.
+        ResumeError: if the file is damaged or not such a state.
     """
     try:
         header = read_header(path)
@@ -147,13 +147,13 @@ def read_state(path: Path, *, kind: Kind) -> tuple[State, RunRecord]:
 
 
 def _is_permuted(value: Tensor) -> bool:
-    """Dense, but in another order, such as channels last: convolutions choose their arithmetic by it."""
+    """Whether a tensor is dense but not row-major, such as channels last. Layout decides how convolutions round."""
     contiguous = torch.empty(value.shape, device="meta").stride()
     return _is_dense(value.shape, value.stride()) and value.stride() != contiguous
 
 
 def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether each entry has a place of its own, with none between them."""
+    """Whether each entry has its own place in memory, without gaps between them."""
     step, most = 1, max(1, math.prod(shape))
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size == 1 and 0 <= stride <= most:

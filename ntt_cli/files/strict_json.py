@@ -1,4 +1,4 @@
-"""JSON from a file that anyone may have written: it has one meaning and can be printed again, or it is refused."""
+"""JSON from a file that anyone may have written: refused if it is ambiguous or cannot be printed again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections import Counter
 from typing import Any, NoReturn
 
 DEEPEST = 32
-"""Levels of lists and objects. What ntt writes has less than ten; Python and pydantic give up at a few hundred."""
+"""Levels of lists and objects. ntt writes fewer than ten; Python and pydantic fail at a few hundred."""
 
 
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: if it is no JSON, names a key twice, holds NaN, infinity or half a character, or is nested deeply.
+        ValueError: if it is not JSON, names a key twice, holds NaN, infinity or a lone surrogate, or is nested too
+            deeply.
     """
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse)
@@ -26,7 +27,7 @@ def parse_json(text: str) -> Any:
         level = [part for value in level if isinstance(value, (dict, list)) for part in _parts(value)]
     if level:
         raise ValueError("it is nested too deeply")
-    json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate is no character, and no UTF-8 either
+    json.dumps(data, ensure_ascii=False).encode()  # UTF-8 cannot encode a lone surrogate
     return data
 
 

@@ -1,4 +1,4 @@
-"""`ntt verify`: whether a file is as ntt wrote it. Needs neither torch nor the model's code."""
+"""`ntt verify`: check that a file is exactly as ntt wrote it. Needs neither torch nor the model's code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ntt_cli.results import Summary
 
 
 class Verification(Summary):
-    """A file that is whole.
+    """A file in which no bit has changed.
 
-    `sha256` is the file's, as sha256sum prints it; `recorded_sha256` is the one that it holds itself, with zeros in its
-    own place.
+    `sha256` is the hash of the file, as sha256sum prints it. `recorded_sha256` is the hash in the file's record: it is
+    computed with zeros in its own place.
     """
 
     file: str
@@ -29,7 +29,7 @@ def run(path: Path) -> Verification:
     """Check every bit of a checkpoint or report.
 
     Raises:
-        CheckpointError: if one has changed, or ntt did not write the file.
+        CheckpointError: if a bit has changed, or ntt did not write the file.
     """
     header = read_header(path)
     if header.record is None:

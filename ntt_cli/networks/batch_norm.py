@@ -16,22 +16,22 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Tensor]) -> Params:
-    """Buffers whose running statistics are the plain average over `batches` at `params`; the rest as in `buffers`.
+    """Buffers whose running statistics are the plain average over `batches` at `params`; the others are unchanged.
 
-    Each layer is normalised by its own batch while the averages are taken, as in training; Dropout stays off. A batch
-    of one sample, which has no variance, is left out.
+    As in training, each layer normalises by the statistics of the batch, but Dropout stays off. A batch of one sample
+    has no variance and is skipped.
     """
-    fresh = untrained_statistics(model, buffers)
+    untrained = untrained_statistics(model, buffers)
     with torch.no_grad(), _averaging(model):
         for batch in batches:
             if len(batch) > 1:
-                functional_call(model.module, model.placed(params, fresh), (batch,), tie_weights=False)
-    return fresh
+                functional_call(model.module, model.placed(params, untrained), (batch,), tie_weights=False)
+    return untrained
 
 
 @contextmanager
 def _averaging(model: FunctionalModel) -> Generator[None]:
-    # The private module itself, not a copy: some networks hold results of their last pass, which cannot be copied.
+    # The module itself, not a copy: some networks keep results of their last pass, which cannot be copied.
     layers = _batch_norm_layers(model.module).values()
     before = [(layer, layer.training, layer.momentum) for layer in layers]
     try:
@@ -45,10 +45,10 @@ def _averaging(model: FunctionalModel) -> Generator[None]:
 
 
 def with_variances_of_at_least(least: float, buffers: Params, reference: Params) -> Params:
-    """Buffers whose running variances are at least this fraction of the reference's.
+    """Buffers whose running variances are at least the fraction `least` of the reference's.
 
-    A channel whose weights are all pruned has a variance of 0: divided by the square root of `eps` alone, its pruned
-    weights would outweigh all others in the kernel.
+    A channel whose weights are all pruned has variance 0. Its values would be divided by the square root of `eps`, and
+    its pruned weights would dominate the kernel.
     """
     return {
         name: torch.maximum(value, least * reference[name]) if name.rpartition(".")[2] == "running_var" else value
@@ -57,20 +57,20 @@ def with_variances_of_at_least(least: float, buffers: Params, reference: Params)
 
 
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
-    """Buffers whose running statistics are those before any batch, mean 0 and variance 1; copies throughout."""
-    fresh = {name: value.clone() for name, value in buffers.items()}
+    """Copies of the buffers, with running statistics as before any batch: mean 0 and variance 1."""
+    untrained = {name: value.clone() for name, value in buffers.items()}
     for prefix in _batch_norm_layers(model.module):
         path = f"{prefix}." if prefix else ""
-        fresh[f"{path}running_mean"].zero_()
-        fresh[f"{path}running_var"].fill_(1)
-        fresh[f"{path}num_batches_tracked"].zero_()
-    return fresh
+        untrained[f"{path}running_mean"].zero_()
+        untrained[f"{path}running_var"].fill_(1)
+        untrained[f"{path}num_batches_tracked"].zero_()
+    return untrained
 
 
 def is_statistic(name: str) -> bool:
-    """Whether a buffer of this name holds running statistics: they must be finite, as all that is trained.
+    """Whether a buffer of this name holds running statistics, which must be finite like trained parameters.
 
-    Other buffers need not: causal masks, best values so far and observers' ranges begin with infinity.
+    Other buffers may be infinite: causal masks hold infinity, and best values and observers' ranges begin with it.
     """
     return name.rpartition(".")[2] in {"running_mean", "running_var"}
 
@@ -81,9 +81,9 @@ def has_batch_norm(model: FunctionalModel) -> bool:
 
 
 def has_untrained_statistics(model: FunctionalModel) -> bool:
-    """Whether any running statistics are still those before any batch, mean 0 and variance 1.
+    """Whether any running statistics are as before any batch, mean 0 and variance 1.
 
-    Their counter does not say: weights from elsewhere often come without it.
+    The counter of batches cannot tell: weights from elsewhere often lack it.
     """
     for prefix in _batch_norm_layers(model.module):
         path = f"{prefix}." if prefix else ""
@@ -94,7 +94,7 @@ def has_untrained_statistics(model: FunctionalModel) -> bool:
 
 
 def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:
-    """Names of layers that couple the samples of a batch in evaluation too: batch norms without running statistics."""
+    """Names of layers that couple the samples of a batch even in evaluation: batch norms without running statistics."""
     return tuple(
         name
         for name, layer in model.module.named_modules()

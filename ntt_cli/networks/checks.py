@@ -1,4 +1,4 @@
-"""Whether the network, the samples and the labels fit together, found out before any work."""
+"""Check before any work that the network and the samples fit together."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, global_state
 
 SAME = 1e-4
-"""Up to which two passes over the same samples may differ by rounding, and the sum of probabilities from 1."""
+"""By how much rounding may change the outputs of two passes over the same samples, or a sum of probabilities."""
 
 ALONE = 1e-3
-"""Of the largest logit: by how much a sample's may differ alone and in a batch, as products of other sizes round."""
+"""Fraction of the largest logit by which rounding may change a sample's logits between a single pass and a batch."""
 
 RANDOM_PASSES = 20
-"""Passes of a network that draws from a generator: one that leaves out a layer now and then may act alike in two."""
+"""Passes to compare if a network draws random numbers: one that rarely skips a layer may return the same twice."""
 
 MOST_NAMED = 4
-"""Parameters that an error names."""
+"""The most parameters that an error names."""
 
 
 def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> tuple[int, ...]:
-    """Run two samples, and return the shape of one's logits: `(classes,)`, or `(*positions, classes)`.
+    """Run two samples, and return the shape of one sample's logits: `(classes,)`, or `(*positions, classes)`.
 
-    Warns of outputs that are random, probabilities, or depend on the other samples of a batch.
+    Warns if outputs are random, are probabilities, or depend on the other samples of a batch.
 
     Raises:
-        ModelError: if the model cannot take the inputs, makes parameters when it first sees some, or does not return
-            finite logits `[n, ..., classes]`.
+        ModelError: if the model cannot take the inputs, makes parameters in its first pass, or does not return finite
+            logits `[n, ..., classes]`.
     """
     kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
     hint = (
@@ -84,10 +84,10 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
 def check_training(
     module: nn.Module, select_outputs: SelectOutputs, inputs: Inputs, *, batch_size: int, where: str
 ) -> None:
-    """Run one batch in training mode, on a copy: batch norm and some torchvision models then act differently.
+    """Run one batch in training mode, in which batch norm and some torchvision models behave differently; on a copy.
 
     Raises:
-        ModelError: if that fails as in `check_forward`, no trainable parameter acts on the output, or there is no
+        ModelError: if the pass fails as in `check_forward`, no trainable parameter acts on the output, or there is no
             gradient.
     """
     copied = copy_module(module).train()
@@ -106,7 +106,7 @@ def check_training(
 
 
 def require_samples(inputs: Inputs, n: int) -> None:
-    """Refuse data too small to work with.
+    """Refuse data with too few samples.
 
     Raises:
         DataError: if there are fewer than `n` samples.
@@ -116,12 +116,12 @@ def require_samples(inputs: Inputs, n: int) -> None:
 
 
 def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> bool:
-    """Whether the first sample alone has other logits than among others, beyond rounding."""
+    """Whether the first sample's logits change, beyond rounding, when it is alone in its batch."""
     if len(x) < 2:
         return False
     try:
         alone = model.select_outputs(model.returned(x[:1]))
-    except Exception:  # it takes no single sample
+    except Exception:  # the network does not accept a single sample
         return False
     limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
     return bool(alone.shape == logits[:1].shape and (alone - logits[:1]).abs().max() > limit)

@@ -1,4 +1,4 @@
-"""A network's copy, also where an attribute is of a kind that has none: a lock, an open file, a generator, a module."""
+"""Copy networks, also those with attributes that cannot be copied: a lock, an open file, a generator, a module."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class UncopyableError(Exception):
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A deep copy that shares with `module` what cannot be copied, where that holds no weights.
+    """A deep copy; it shares with `module` the attributes that cannot be copied and hold no weights.
 
     Raises:
-        UncopyableError: if a tensor or a module cannot be copied; it says which attribute holds it, and why.
+        UncopyableError: if a tensor or a module cannot be copied; it names the attribute and the reason.
     """
     shared: dict[int, Any] = {}
     while True:
@@ -42,7 +42,7 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def _innermost(trace: TracebackType | None) -> Any:
-    """What `copy.deepcopy` was copying when it failed."""
+    """The object that `copy.deepcopy` was copying when it failed."""
     found = None
     while trace is not None:
         if trace.tb_frame.f_code is copy.deepcopy.__code__:

@@ -18,16 +18,16 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 SELDOM = 8
 FILLED = 0.75
-"""Of a factor's entries that are not zero where half of its weight's are zero: they were filled in."""
+"""If more than this fraction of a factor is nonzero while half of its weight is zero, its zeros are not used."""
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one sample: a multiplication and an addition count as two.
+    """Operations for one sample: a multiplication and an addition count as two.
 
     Attributes:
-        dense: of the network as it is.
-        sparse: those left if products with pruned weights are skipped.
+        dense: all operations of the network.
+        sparse: the operations without products with pruned weights.
     """
 
     dense: int
@@ -37,9 +37,9 @@ class Flops:
 def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     """Count matrix products and convolutions with torch's formulas (`torch.utils.flop_counter`).
 
-    Each counts in proportion to the nonzero entries of the factor that it takes from pruned weights: themselves, views,
-    or what the network computes from them alone, as weight normalisation does. What is only added, as biases are, has
-    no part in it.
+    A product with a factor that comes from pruned weights counts in proportion to the factor's nonzero entries. The
+    factor may be a weight, a view of it, or computed from weights alone, as in weight normalisation. Values that are
+    only added, such as biases, do not count.
 
     Args:
         apply: the network.
@@ -57,9 +57,9 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
 def zeros_not_in_use(
     apply: Apply, params: Params, x: Tensor, names: Sequence[str], *, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """The weights whose zeros are no zeros in the products that take them, as where a network standardises its weights.
+    """The weights whose zeros become nonzero before they are multiplied, as in a network that standardises its weights.
 
-    Found by effect: of each weight half the entries are set to zero, and counted in what products are given.
+    To find them, half of each weight's entries are set to zero, and the zeros in the factors of products are counted.
     """
     masks = {
         name: (torch.randperm(params[name].numel(), generator=generator) % 2 == 0)
@@ -73,7 +73,7 @@ def zeros_not_in_use(
 
 
 def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
-    # A kept weight may be zero itself, as in a layer that was initialised so.
+    # A kept weight may itself be zero, as in a zero-initialised layer.
     return {
         name: torch.where(mask, torch.where(params[name] == 0, torch.ones_like(params[name]), params[name]), 0)
         for name, mask in masks.items()
@@ -81,17 +81,18 @@ def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
 
 
 def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
-    """Whether products take a weight `SELDOM` times a sample at most, on average; activations are few then.
+    """Whether products use a weight at most `SELDOM` times a sample, on average; activations are few then.
 
-    Linear layers on vectors take each once, LeNet-5 takes 5 times on average, ResNets and transformers more often.
+    Linear layers on vectors use each weight once. LeNet-5 uses a weight 5 times on average, ResNets and transformers
+    more often.
     """
     return count_flops(apply, params, x, {}).dense <= 2 * SELDOM * sum(p.numel() for p in params.values())
 
 
 def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
-    """The weights that products take at least once, and `SELDOM` times a sample at most.
+    """The weights that products use at least once, and at most `SELDOM` times a sample.
 
-    Such is a linear layer's on vectors, and that of a convolution with few positions.
+    Such are the weights of linear layers on vectors, and of convolutions with few output positions.
     """
     products = _products(apply, params, x)
     taken = {
@@ -103,7 +104,7 @@ def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
 
 @dataclass(frozen=True)
 class _Factor:
-    """Of a product, one that comes from weights alone: which, and the fraction of its entries that are not zero."""
+    """A factor of a product that comes from weights alone: the weights, and the fraction of nonzero entries."""
 
     names: frozenset[str]
     density: float
@@ -119,16 +120,16 @@ class _Product:
 
 
 def _products(apply: Apply, params: Params, x: Tensor, names: frozenset[str] = frozenset()) -> list[_Product]:
-    """Each product of a pass, with what its factors have of the weights `names`."""
+    """Each product of a forward pass, with the factors that come from the weights `names`."""
     counter = _Counter(x, {name: params[name] for name in names})
-    # Of fused attention kernels, torch has formulas for some devices only.
+    # torch has formulas for fused attention kernels only on some devices.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         apply(params, x)
     return counter.products
 
 
 class _Counter(TorchDispatchMode):
-    """Counts products, and follows what is computed from some weights alone until a product takes it."""
+    """Counts products, and tracks values that are computed from some weights alone until a product uses them."""
 
     def __init__(self, x: Tensor, weights: Params) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
@@ -136,7 +137,7 @@ class _Counter(TorchDispatchMode):
         self._follows = bool(weights)
         self._made_of = {_storage(p): frozenset({name}) for name, p in weights.items()}
         self._of_inputs = {_storage(x)}
-        self._alive: list[Tensor] = []  # so that no storage is used again under another meaning
+        self._alive: list[Tensor] = []  # so that the memory of a tracked value is not reused for another value
 
     def __torch_dispatch__(
         self,

@@ -1,4 +1,4 @@
-"""Weights that must not lose a whole slice: the network divides by its norm, or by that of what it makes."""
+"""Weights that must not lose a whole slice, because the network divides by the norm of the slice or of its outputs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.tensors import Apply, Params
 
 AXES = (0, 1)
-"""Along which a layer's weights are normalised: by output, or by input."""
+"""Axes along which a layer's weights may be normalised: by output, or by input."""
 
 TOO_STEEP = 1e6
-"""Times the largest derivative before: behind a small number that keeps a norm of zero from dividing, it is 1e12."""
+"""By what factor a derivative may grow. With a small number in place of a zero norm, it grows by 1e12."""
 
 
 def fragile_axes(
     apply: Apply, params: Params, names: Sequence[str], x: Shaped[Tensor, "n *features"]
 ) -> dict[str, int]:
-    """Of each such weight the axis, found by setting the first slice along it to zero.
+    """The axis of each fragile weight, found by setting the first slice along the axis to zero.
 
-    The outputs, or their derivatives, are not finite then or far too large: weight normalisation is `v / |v|`, and
-    attention between channels normalises each of them.
+    The weight is fragile if the outputs or their derivatives then are not finite or are far too large. Weight
+    normalisation is such a case, `v / |v|`; attention between channels normalises each channel.
 
     Args:
         apply: the network.
         params: its parameters.
-        names: the weights to look at.
+        names: the weights to check.
         x: some inputs.
     """
     steepest = _steepest(apply, params, x)
@@ -44,13 +44,13 @@ def fragile_axes(
 
     for axis in AXES:
         several = [name for name in names if params[name].shape[axis] > 1]
-        if breaks(several, axis):  # most often not, which one look tells of all
+        if breaks(several, axis):  # mostly not, and one check covers all weights
             found |= {name: axis for name in several if name not in found and breaks([name], axis)}
     return found
 
 
 def fragile_parametrizations(model: FunctionalModel, names: Sequence[str]) -> dict[str, int]:
-    """As `fragile_axes`, of weights that are parametrised, where there are no inputs to try."""
+    """As `fragile_axes`, for parametrised weights, without inputs."""
     found: dict[str, int] = {}
     for name in names:
         prefix, _, leaf = name.rpartition(".")
@@ -73,7 +73,7 @@ def _without_first(p: Tensor, axis: int) -> Tensor:
 
 
 def _steepest(apply: Apply, params: Params, x: Tensor) -> float | None:
-    """The largest derivative of the outputs' sum; `None` where outputs or derivatives are not finite."""
+    """The largest derivative of the outputs' sum; `None` if outputs or derivatives are not finite."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         logits = apply(leaves, x)

@@ -20,16 +20,16 @@ from ntt_cli.tensors import Apply, Params
 
 @dataclass(frozen=True)
 class FunctionalModel:
-    """A module taken apart into a function and its values.
+    """A module as a function and its values.
 
     Attributes:
-        module: a private copy in evaluation mode: Dropout off, normalisation by running statistics. Its parameters
-            have shapes alone.
+        module: a private copy in evaluation mode: no Dropout, normalisation by running statistics. Its parameters have
+            shapes but no values.
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
-        select_outputs: from what the module returns to its logits, `[n, ..., c]`.
-        places: where in the module each value goes, each place once: the name there, and that among the values.
-        saved: what its state dict holds before any forward pass, by name.
+        select_outputs: maps what the module returns to its logits, `[n, ..., c]`.
+        places: pairs of a name in the module and the name of its value, one pair for each place.
+        saved: the entries of its state dict before any forward pass, by name.
     """
 
     module: nn.Module
@@ -44,13 +44,13 @@ class FunctionalModel:
         return BoundModel(self, self.buffers if buffers is None else buffers)
 
     def returned(self, x: Tensor) -> Any:
-        """What the module itself returns at its own values."""
+        """The module's own return value at its own values."""
         return self._returned(self.params, self.buffers, x)
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
-        """The module's state dict at these values, tied tensors under each of their names.
+        """The module's state dict at these values, with tied tensors under all of their names.
 
-        What it holds only after some forward passes is left out: a new network has no place for it.
+        Entries that exist only after a forward pass are left out, because a new network has no place for them.
         """
         values = {f"module.{place}": value for place, value in self.placed(params, buffers).items()}
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
@@ -58,14 +58,15 @@ class FunctionalModel:
 
     def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
         with _without_fast_path(), once_differentiable():
-            # A copy: others look at the same inputs, and the forward pass may write into them.
+            # A copy, because the forward pass may write into its inputs, and they are used again.
             positional, named = arguments(map_batch(Tensor.clone, x))
             return functional_call(self.module, self.placed(params, buffers), positional, named, tie_weights=False)
 
     def placed(self, params: Params, buffers: Params) -> Params:
         """These values by their places, for `functional_call` without `tie_weights`.
 
-        That puts values into a layer of two names twice, keeps one of them there, and ties no more after that.
+        With `tie_weights`, a layer with two names gets its values twice, one of them stays there afterwards, and later
+        calls no longer tie the weights.
         """
         values = params | buffers
         return {place: values[name] for place, name in self.places.items()}
@@ -73,9 +74,9 @@ class FunctionalModel:
 
 @dataclass(frozen=True, eq=False)
 class BoundModel:
-    """A network at some buffers: `apply(params, x) -> [n, outputs]`.
+    """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
-    Where there is a row of logits for each position of a sample, all its rows together are the outputs.
+    If a sample has a row of logits for each of its positions, all rows together are its outputs.
 
     Attributes:
         model: the network.
@@ -92,23 +93,23 @@ class BoundModel:
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:
-    """Take `module` apart; it is left as it was.
+    """The module as a function; `module` itself is unchanged.
 
     Args:
         module: the network.
-        select_outputs: its logits among what it returns; by default that itself, or its field `logits`.
+        select_outputs: maps what it returns to its logits; by default the value itself, or its field `logits`.
 
     Raises:
-        UncopyableError: if it cannot be copied.
+        UncopyableError: if the module cannot be copied.
     """
     private = copy_module(module).eval()
     for layer in private.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-            layer.scale_grad_by_freq = False  # it would scale gradients, which are derivatives here
+            layer.scale_grad_by_freq = False  # it would scale gradients, but here gradients must be exact derivatives
     named = list(private.named_parameters())
     values = {name: p.detach() for name, p in named}
-    for _, p in named:
-        p.data = p.data.new_zeros(()).expand(p.shape)  # its values are always passed in; here they would be a copy
+    for _, p in named:  # values are always passed in; values here would be a second copy
+        p.data = p.data.new_zeros(()).expand(p.shape)
     return FunctionalModel(
         module=private,
         params={name: values[name] for name, p in named if p.requires_grad},
@@ -134,7 +135,7 @@ def _places(module: nn.Module) -> dict[str, str]:
 
 @contextmanager
 def _without_fast_path() -> Generator[None]:
-    # nn.MultiheadAttention's has no derivative.
+    # nn.MultiheadAttention's fast path has no derivative.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -144,7 +145,7 @@ def _without_fast_path() -> Generator[None]:
 
 
 class _StateDict(nn.Module):
-    """What `functional_call` calls to have a module's state dict at other values, made by the module's own hooks."""
+    """A module for `functional_call` whose forward pass returns another module's state dict, made by its own hooks."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""New random weights like those of an initialisation, without calling anybody's code."""
+"""New random weights like those of an initialisation, without calling the user's code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ntt_cli.tensors import Params
 
 
 def reinitialise(params: Params, *, generator: torch.Generator) -> Params:
-    """Each parameter drawn anew from the normal distribution with the mean and deviation of its own entries.
+    """Parameters drawn from normal distributions with the mean and deviation of each parameter's own entries.
 
-    That is Kaiming's and Glorot's normal initialisation again, and their uniform ones up to the third moment; constant
-    parameters stay as they are.
+    This repeats Kaiming's and Glorot's normal initialisation. It agrees with their uniform ones up to the third moment.
+    Constant parameters stay the same.
     """
     return {
         name: p.mean() + p.std(correction=0) * torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
@@ -20,5 +20,5 @@ def reinitialise(params: Params, *, generator: torch.Generator) -> Params:
 
 
 def rescale_by_density(params: Params, densities: dict[str, float]) -> Params:
-    """Each weight over the square root of its layer's density: the variance of what comes out is the dense layer's."""
+    """Each weight over the square root of its layer's density, so that outputs keep the dense layer's variance."""
     return {name: p / densities[name] ** 0.5 if name in densities else p for name, p in params.items()}

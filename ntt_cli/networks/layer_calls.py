@@ -1,7 +1,7 @@
-"""How a network uses its weights: which of them act only through Linear, Conv2d or Embedding layers, and on what.
+"""How a network uses its weights: which act only through linear, conv2d or embedding operations, and on which inputs.
 
-Calls are observed, not looked up in a module, so a tied weight, a layer used twice, and a layer that is called by
-function are all seen. A weight that is used in any way not observed is found by its edges in the autograd graph.
+The calls of these operations are observed. This covers tied weights, layers that are used twice, and calls of the
+functions themselves. Edges in the autograd graph show which weights are also used in other ways.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ntt_cli.tensors import Apply, Params
 class LayerCall:
     """One use of a weight at each position `t` of each sample.
 
-    That is `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...`, or of an embedding `outputs[t,o] = weight[inputs[t],o]`.
+    The use is `outputs[t,o] = Σ_i inputs[t,i] weight[o,i] + ...`, in an embedding `outputs[t,o] = weight[inputs[t],o]`.
 
     Attributes:
-        positions: how many, over all samples.
-        inputs: makes a Linear layer's inputs or a convolution's patches, `[t, i]`, or an embedding's rows, `[t]`, with
-            -1 for its padding, which has no gradient.
-        output: where to ask autograd for the gradient of the layer's output.
+        positions: their number, over all samples.
+        inputs: returns a Linear layer's inputs or a convolution's patches, `[t, i]`, or an embedding's row numbers,
+            `[t]`, with -1 for its padding, which has no gradient.
+        output: the edge in the autograd graph at which to take the gradient of the layer's output.
         channel_axis: the axis `o` of that gradient, counted from the end; all others are positions.
-        embeds: which of the two it is.
+        embeds: whether this is an embedding.
     """
 
     positions: int
@@ -43,31 +43,31 @@ class LayerCall:
     embeds: bool = False
 
     def arrange(self, grad: Tensor) -> Float[Tensor, "t o"]:
-        """The gradient taken at `output`, position by position."""
+        """The gradient at `output` as `[t, o]`, one row for each position."""
         return grad.movedim(self.channel_axis, -1).reshape(self.positions, grad.shape[self.channel_axis])
 
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """The forward pass of a batch.
+    """A recorded forward pass of one batch.
 
     Attributes:
         logits: `[n, c]`, with its graph.
-        calls: by parameter, all its uses in that graph; parameters with uses that are no `LayerCall`, or of both kinds
-            (tied embeddings), are left out.
+        calls: all uses of each parameter in that graph. Parameters that are also used in other ways, or both as a layer
+            and as an embedding, are left out.
     """
 
     logits: Tensor
     calls: dict[str, list[LayerCall]]
 
     def output_layers(self) -> set[str]:
-        """The weights whose products become logits with no other such weight in between."""
+        """The weights of the last layers: no other recorded weight acts between their products and the logits."""
         made = {call.output.node: name for name, calls in self.calls.items() for call in calls}
         return {made[node] for node in _graph_nodes(self.logits, up_to=made) if node in made}
 
 
 def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
-    """Run the network and record what its weights act on.
+    """Run the network and record how it uses its weights.
 
     Args:
         apply: the network.
@@ -88,7 +88,7 @@ def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"])
 
 
 class _CallRecorder(TorchFunctionMode):
-    """Sees each call of `F.linear`, `F.conv2d` and `F.embedding`, also those that layers make."""
+    """Observes each call of `F.linear`, `F.conv2d` and `F.embedding`, including calls by layers."""
 
     def __init__(self, leaves: Params) -> None:
         super().__init__()
@@ -158,14 +158,14 @@ class _CallRecorder(TorchFunctionMode):
     ) -> None:
         name = self._names.get(id(weight))
         if name is not None and result.requires_grad:
-            # The edge is taken now: after an activation in place, `result` stands for another value.
+            # Take the edge now: an in-place activation later changes what `result` refers to.
             output = get_gradient_edge(result)
             positions = result.numel() // result.shape[channel_axis]
             self.calls[name].append(LayerCall(positions, inputs, output, channel_axis, embeds))
 
 
 def _graph_nodes(logits: Tensor, *, up_to: Collection[Node] = ()) -> set[Node]:
-    """All that logits come from; of `up_to`, not what these come from."""
+    """All nodes of the graph that the logits depend on, without those behind the nodes `up_to`."""
     seen: set[Node] = set()
     waiting = [logits.grad_fn]
     while waiting:

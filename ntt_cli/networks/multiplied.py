@@ -27,20 +27,20 @@ FACTORS = {
     _ATEN._convolution: slice(0, 2),
     _ATEN._trilinear: slice(0, 3),
 }
-"""Of each matrix product and convolution, which of its arguments are multiplied."""
+"""The multiplied arguments of each matrix product and convolution."""
 
 _LOOKUPS = {_ATEN.index, _ATEN.index_select, _ATEN.embedding, _ATEN.gather, _ATEN.take}
-"""What takes entries of a table by their numbers."""
+"""Operations that take entries of a table by their indices."""
 
 
 def multiplied_parameters(apply: Apply, params: Params, x: Shaped[Tensor, "n *features"]) -> set[str]:
-    """Parameters, or what is made of parameters alone, that are factors of a matrix product with values of `x`.
+    """Names of parameters that the network multiplies by values that depend on `x`, in matrix products.
 
-    A table that is added is none, nor is one that entries are looked up in, whatever is done with them: relative
-    positions that are multiplied by queries.
+    A factor may also be computed from parameters alone. Two kinds of tables do not count: those that are added, and
+    those in which entries are looked up, even if the entries are later multiplied, like relative positions by queries.
     """
     tracer = _Tracer(params, x)
-    # Of fused attention kernels, torch has a different one for each device.
+    # torch has different fused attention kernels for different devices.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), tracer:
         apply(params, x)
     return tracer.found
@@ -52,7 +52,7 @@ class _Tracer(TorchDispatchMode):
         self.found: set[str] = set()
         self._made_of = {_storage(p): {name} for name, p in params.items()}
         self._from_inputs = {_storage(x)}
-        self._held: list[Any] = []  # so that no storage is that of another tensor later
+        self._held: list[Any] = []  # so that no other tensor reuses the memory
 
     def __torch_dispatch__(
         self,

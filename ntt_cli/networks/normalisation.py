@@ -1,4 +1,4 @@
-"""What a network's inputs are normalised with: whose weights they are decides who may name it."""
+"""The mean and deviation of a network's inputs. Where they come from depends on the origin of the weights."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ STATISTICS_BATCH = 1024
 
 PIXELS = 255
 HIGHEST_MEAN, HIGHEST_STD = 1, 4
-"""Of pixels in [0, 1]: no mean is higher, and who divides by more means 0..255, where images deviate by 20 to 100."""
+"""Limits for pixels in [0, 1]. Larger numbers are meant for pixels of 0 to 255, whose deviations are 20 to 100."""
 
 
 def known_normalisation(
     options: DataOptions, loaded: LoadedModel, checkpoint: Checkpoint | None, on_event: EventSink
 ) -> Normalisation | None:
-    """What the network's weights were made with, or are to be from now on; `None` where the data may decide.
+    """The normalisation that the weights were trained with or are to have; `None` if it is to be fitted to the data.
 
-    `--mean` and `--std` go first. Then, of weights that ntt wrote, their record, where it says; of others `MEAN` and
-    `STD` in the model's file, or a configuration of these very weights. Where nobody named any, weights from elsewhere
-    get their inputs as they are, and random ones get what is fitted to the data.
+    `--mean` and `--std` come first. For weights that ntt wrote, their record comes next. For other weights, `MEAN` and
+    `STD` in the model's file come next, then a configuration of these weights. Without any of these, weights from
+    elsewhere take raw inputs as they are, and for random weights mean and deviation are fitted to the data.
 
     Args:
         options: with `--mean` and `--std`.
         loaded: the network.
-        checkpoint: the file that its weights are from; `None` for the factory's own.
-        on_event: told what differs.
+        checkpoint: the file of its weights; `None` for the factory's own weights.
+        on_event: receives warnings about differences.
 
     Raises:
         UsageError: if `--mean` and `--std` cannot be read.
@@ -68,8 +68,8 @@ def open_inputs(
     on_event: EventSink,
     labelled: bool = True,
 ) -> Inputs:
-    """The samples normalised as is `known`, else by their own statistics; lines say what they are and how."""
-    on_event(Noted(f"data: {samples.described()}" + "; labels are not looked at" * (not labelled)))
+    """The samples with the normalisation `known`, or else that of their own statistics; notes describe both."""
+    on_event(Noted(f"data: {samples.described()}" + "; labels are not read" * (not labelled)))
     if samples.changes == "always":
         on_event(
             Warned(
@@ -80,11 +80,11 @@ def open_inputs(
     normalisation = normalisation_of(samples, known)
     note_inputs(samples, normalisation, on_event)
     applied = None if samples.normalised or normalisation is None else normalisation.by
-    return Inputs(samples=samples, standardisation=applied, device=device, normalisation=normalisation)
+    return Inputs(samples=samples, mean_std=applied, device=device, normalisation=normalisation)
 
 
 def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisation | None:
-    """What is known, else what the samples say; `None` for those that have no statistics to keep: tokens and noise."""
+    """The normalisation `known`, or else the samples' statistics; `None` for tokens and noise, which have none."""
     if samples.normalised or (known is not None and known.by is not None):
         return known
     if not samples.inputs(torch.arange(1)).is_floating_point():
@@ -96,7 +96,7 @@ def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisa
 
 
 def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on_event: EventSink) -> None:
-    """Say in a line what the network sees, before it works on it; warn of numbers that are not for such inputs."""
+    """Describe the network's inputs in a note; warn of a mean and deviation that do not fit them."""
     if samples is not None and samples.normalised:
         later = "" if normalisation is None else f"; those of later commands {in_words(normalisation)}"
         on_event(Noted(f"inputs: {samples.spec} as it is{later}"))
@@ -109,11 +109,11 @@ def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on
 
 
 def _warn_of_scale(samples: Samples, by: MeanStd, source: str, on_event: EventSink) -> None:
-    """Warn of numbers for pixels of 0 to 255 where pixels are 0 to 1."""
+    """Warn of a mean and deviation for pixels of 0 to 255, if pixels are 0 to 1."""
     if max(by.mean) <= HIGHEST_MEAN and max(by.std) <= HIGHEST_STD:
         return
     if samples.source.fetch(torch.arange(1)).dtype != torch.uint8:
-        return  # measurements may be of any size
+        return  # values that are not pixels may be of any size
     on_event(
         Warned(
             f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"
@@ -124,13 +124,13 @@ def _warn_of_scale(samples: Samples, by: MeanStd, source: str, on_event: EventSi
 
 
 def _typed(numbers: Sequence[float], divided_by: int = 1) -> str:
-    """As `--mean` takes them; one where all are the same."""
+    """The numbers as `--mean` takes them; one number if all are the same."""
     shown = numbers[:1] if len(set(numbers)) == 1 else numbers
     return ",".join(f"{number / divided_by:.4g}" for number in shown)
 
 
 def in_words(normalisation: Normalisation) -> str:
-    """What is done to inputs, and who named that."""
+    """A normalisation and its source, in words."""
     words = f"{describe_inputs(normalisation.by)} ({normalisation.source})"
     if normalisation.source == ELSEWHERE:
         words += "; if they were trained with one, give --mean and --std, or write MEAN and STD in model.py"
@@ -140,13 +140,13 @@ def in_words(normalisation: Normalisation) -> str:
 def _named(given: MeanStd | None, loaded: LoadedModel) -> Normalisation | None:
     if given is not None:
         return Normalisation(given, OPTIONS)
-    if loaded.standardisation is not None:
-        return Normalisation(loaded.standardisation, f"MEAN and STD in {loaded.source.partition(':')[0]}")
+    if loaded.mean_std is not None:
+        return Normalisation(loaded.mean_std, f"MEAN and STD in {loaded.source.partition(':')[0]}")
     return None
 
 
 def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisation | None:
-    """What whoever made the weights says; `None` if ntt drew or wrote them."""
+    """The normalisation that the authors of the weights published; `None` if ntt drew or wrote the weights."""
     if checkpoint is None:
         if not loaded.trained:
             return None

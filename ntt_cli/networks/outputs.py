@@ -1,4 +1,4 @@
-"""A network's logits: which of its outputs they are, and a row of them for each label."""
+"""A network's logits among its outputs."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from torch import Tensor
 
 SelectOutputs = Callable[[Any], Any]
-"""From what a network returns to its logits."""
+"""Maps what a network returns to its logits."""
 
 USUAL = "logits"
 
 
 class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
-    """A field is named that a network does not return."""
+    """The network returns no field of this name."""
 
 
 def field_of(outputs: Any, field: str | None) -> Any:
-    """The field of the outputs that is named, by default `logits`; the outputs themselves where they are a tensor.
+    """The named field of the outputs, by default `logits`; the outputs themselves if they are a tensor.
 
     Args:
         outputs: a tensor, a mapping, a sequence, or an object with attributes.
         field: a key, an attribute or a position.
 
     Raises:
-        NoSuchOutput: if a field is named that is not there.
+        NoSuchOutput: if a field is named that the outputs lack.
     """
     if isinstance(outputs, Tensor):
         return outputs
@@ -39,12 +39,12 @@ def field_of(outputs: Any, field: str | None) -> Any:
 
 
 def usual_logits(outputs: Any) -> Any:
-    """The outputs' field `logits`, where they have fields."""
+    """The outputs' field `logits`, if they have fields; otherwise the outputs."""
     return field_of(outputs, None)
 
 
 def kind_of(outputs: Any) -> str:
-    """What it is, with its article: `a tuple`, `an int`."""
+    """The type of a value with its article: `a tuple`, `an int`."""
     kind = type(outputs).__name__
     return f"a{'n' * (kind[0] in 'aeio')} {kind}"
 
@@ -58,6 +58,6 @@ def _fields(outputs: Any) -> dict[str, Any]:
     if isinstance(outputs, Mapping):
         return {str(name): value for name, value in outputs.items()}
     if isinstance(outputs, Sequence) and not isinstance(outputs, str):
-        named = getattr(outputs, "_fields", ())  # of a named tuple
+        named = getattr(outputs, "_fields", ())  # a named tuple
         return dict(zip(named, outputs, strict=False)) | {str(i): value for i, value in enumerate(outputs)}
     return dict(getattr(outputs, "__dict__", {}))

@@ -1,4 +1,4 @@
-"""What every command does first: the device, the network, the inputs and the weights to prune."""
+"""The first steps of every command: prepare the network, its buffers and the weights to prune."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ STATISTICS_SAMPLES = 2048
 STATISTICS_BATCH = 128
 
 ROUTED = 64
-"""Samples that are looked at before a weight counts as unused: of a mixture of experts few see each expert."""
+"""Samples to try before a weight counts as unused: in a mixture of experts, each expert gets few of them."""
 
 
 def to_functional(
     module: nn.Module, device: torch.device, on_event: EventSink, *, select_outputs: SelectOutputs = usual_logits
 ) -> FunctionalModel:
-    """The network as functions on `device`, its frozen parameters named.
+    """The network as a function on `device`; a note names its frozen parameters.
 
     Raises:
         ModelError: if a trainable value or a running statistic is not finite, or any value could not be written, or
@@ -74,14 +74,14 @@ def to_functional(
 
 
 def _fakes_quantisation(layer: nn.Module) -> bool:
-    # By name: torch has moved this class between packages, and warns of the one that it lies in.
+    # By name: torch has moved this class between packages, and importing it gives a warning.
     return any(kind.__name__ == "FakeQuantizeBase" for kind in type(layer).__mro__)
 
 
 def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:
-    """Whether the network convolves, and runs with weights laid out channels last, where convolutions are faster.
+    """Whether the network has convolutions and runs with channels-last weights, which make convolutions faster.
 
-    A network that flattens with `view` may not: it relies on the other layout.
+    A network that flattens with `view` may fail, because it relies on the other layout.
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in model.module.modules()):
         return False
@@ -94,9 +94,9 @@ def takes_channels_last(model: FunctionalModel, inputs: Inputs) -> bool:
 
 
 def laid_out(model: FunctionalModel, inputs: Inputs) -> FunctionalModel:
-    """The network with its weights as they lie best: channels last if it takes that, but where they are used seldom.
+    """The network with its weights in the fastest memory layout: channels last if possible, except rarely used ones.
 
-    Those would be written in that layout in more time than convolutions by them win.
+    For rarely used weights, writing them in that layout takes more time than their convolutions save.
     """
     if not takes_channels_last(model, inputs):
         return model
@@ -105,7 +105,7 @@ def laid_out(model: FunctionalModel, inputs: Inputs) -> FunctionalModel:
 
 
 def channels_last(params: Params, but: Container[str] = ()) -> Params:
-    """The same values, those of four dimensions laid out channels last, `but` for these."""
+    """The same values, with tensors of four dimensions in channels-last layout, except those named in `but`."""
     return {
         name: p.to(memory_format=torch.channels_last) if p.ndim == 4 and name not in but else p
         for name, p in params.items()
@@ -113,7 +113,7 @@ def channels_last(params: Params, but: Container[str] = ()) -> Params:
 
 
 def estimate_buffers(model: FunctionalModel, params: Params, inputs: Inputs) -> Params:
-    """The model's buffers with batch-norm statistics of these parameters; the very same where it has no batch norm."""
+    """The buffers with batch-norm statistics at `params`; the model's own buffers if it has no batch norm."""
     if not has_batch_norm(model):
         return model.buffers
     batches = inputs.some(STATISTICS_SAMPLES).in_order(STATISTICS_BATCH)
@@ -132,7 +132,7 @@ def pick_prunable(
     """Names of the weights to prune; a note says which they are.
 
     Raises:
-        ModelError: if there are none, some do not act on the output, or there is no gradient.
+        ModelError: if there are no such weights, some do not act on the output, or there is no gradient.
         UsageError: if a pattern of `exclude` matches no parameter, or one of `include` none that it makes prunable.
     """
     multiplied = _multiplied(model, inputs)
@@ -182,7 +182,7 @@ def pick_prunable(
 
 
 def looked_up(model: FunctionalModel, inputs: Inputs | None, names: Sequence[str]) -> tuple[str, ...]:
-    """Of these weights, embeddings and tables: they are pruned because they were named."""
+    """Those of these weights that are embeddings or tables, which are pruned only if the user named them."""
     left_alone = others(model, multiplied=_multiplied(model, inputs))
     return tuple(name for name in names if left_alone.get(name) in {"embedding", "table"})
 
@@ -190,10 +190,10 @@ def looked_up(model: FunctionalModel, inputs: Inputs | None, names: Sequence[str
 def whole_slices(
     model: FunctionalModel, inputs: Inputs | None, names: Sequence[str], rows_of: Sequence[str]
 ) -> dict[str, int]:
-    """The axis of each weight that is to keep an entry in every slice along it.
+    """Weights that must keep an entry in every slice, with the axis of the slices.
 
-    Those are the ones without which the network divides by zero, and the rows of some: a token that the data lack is to
-    keep something.
+    Without an entry in each slice, some networks divide by zero. The weights `rows_of` keep an entry in each row, so
+    that tokens that the data lack are not emptied.
     """
     if inputs is None:
         fragile = fragile_parametrizations(model, names)
@@ -203,8 +203,8 @@ def whole_slices(
 
 
 def _multiplied(model: FunctionalModel, inputs: Inputs | None) -> set[str]:
-    """Parameters that inputs are multiplied by, as far as they are needed to tell them from tables."""
-    if inputs is None or "table" not in others(model).values():  # a look that takes torch seconds to get ready for
+    """Parameters that inputs are multiplied by; empty if there are no tables to distinguish from them."""
+    if inputs is None or "table" not in others(model).values():  # the trace below costs torch seconds
         return set()
     return multiplied_parameters(model.bind(), model.params, inputs.batch(torch.arange(1)))
 
@@ -217,7 +217,7 @@ def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone
 
 
 def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:
-    """Those that act on none of the first outputs: a network may send each sample through some layers only."""
+    """Weights without an effect on the first samples' outputs: a sample may pass through only some of the layers."""
     leaves: Params = {name: p.detach().requires_grad_() for name, p in model.params.items()}
     apply, unused = model.bind(), list(names)
     for indices in torch.arange(min(ROUTED, len(inputs))).split(2):
@@ -240,14 +240,14 @@ def _acts(model: FunctionalModel, name: str, inputs: Inputs) -> bool:
 
 @contextmanager
 def named_gradients(where: str) -> Generator[None]:
-    """While it is active, torch's reason why there is no gradient is one of the model.
+    """While it is active, torch's error about a missing gradient becomes an error of the model.
 
     Yields:
         nothing.
 
     Raises:
-        ModelError: with that reason.
-        OutOfMemoryError: as it is.
+        ModelError: with torch's reason.
+        OutOfMemoryError: unchanged.
     """
     try:
         yield
@@ -260,7 +260,7 @@ def named_gradients(where: str) -> Generator[None]:
 
 
 def without_checkpointing(error: RuntimeError) -> str | None:
-    """What to do where activation checkpointing stands in a derivative's way, which it does in several words."""
+    """A hint if activation checkpointing prevents a derivative; torch has several messages for that."""
     if "checkpoint" not in str(error).lower():
         return None
     return "switch torch.utils.checkpoint off in build_model(): it saves memory by computing twice, and nothing else"

@@ -37,13 +37,13 @@ def prunable_names(
 ) -> tuple[str, ...]:
     """Names of the weights that may be pruned, in the model's order.
 
-    Those are trainable and have two or more dimensions. The weights of layers that multiply are meant, and parameters
-    of other modules that are `multiplied`; see `others` for those that are not.
+    They are trainable and have two or more dimensions. They belong to layers that multiply by them, or to other modules
+    and are in `multiplied`. See `others` for the remaining ones.
 
     Args:
         model: the network.
         exclude: shell patterns (`*`, `?`, `[…]`) of names to leave dense.
-        include: of names to prune too, whatever they are for.
+        include: shell patterns of names to prune in any case.
         multiplied: parameters that inputs are multiplied by, as far as that is known.
     """
     left_alone = others(model, multiplied=multiplied)
@@ -56,10 +56,10 @@ def prunable_names(
 
 
 def others(model: FunctionalModel, *, multiplied: Collection[str] = ()) -> dict[str, str]:
-    """Parameters in the form of matrices that are not pruned unless they are named, and what they are.
+    """Matrices that are not pruned unless the user names them, with their roles.
 
-    Rows of an embedding whose tokens some data lack would be emptied, also where its weight is that of the output too;
-    tables that are looked up or added have no inputs whose share they could be.
+    An embedding is left out because rows of tokens that the data lack would lose all entries; this also holds for an
+    embedding tied to the output layer. Tables that are looked up or added multiply no inputs.
     """
     roles: dict[str, set[str]] = {name: set() for name, p in model.params.items() if _is_matrix(name, p)}
     names = {id(p): name for name, p in model.module.named_parameters()}
@@ -78,7 +78,7 @@ def others(model: FunctionalModel, *, multiplied: Collection[str] = ()) -> dict[
 
 
 def _role(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> str:
-    """What a module's parameter is there."""
+    """The role of a module's parameter: layer, embedding, normalisation or table."""
     if isinstance(module, ParametrizationList):
         owner, _, leaf = prefix.rpartition("parametrizations.")
         module = whole.get_submodule(owner.rstrip("."))
@@ -90,7 +90,7 @@ def _role(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> str:
 
 
 def _is_matrix(name: str, p: Tensor) -> bool:
-    """Whether it is one; a vector in the shape of a matrix is not, such as a class token `[1, 1, d]`."""
+    """Whether it is a matrix; a vector with extra axes of size 1 is not, such as a class token `[1, 1, d]`."""
     return _may_be_pruned(p) and (sum(size > 1 for size in p.shape) >= 2 or name.rsplit(".", 1)[-1] == "weight")
 
 

@@ -1,16 +1,17 @@
-"""Replacements for the operations whose second derivative PyTorch lacks, gets wrong, or finds slowly.
+"""Replacements for operations whose second derivative is missing, wrong or slow in PyTorch.
 
-The gradient of a kernel product differentiates a Jacobian-vector product once more. `layer_norm`, `instance_norm` and
-`batch_norm` by the statistics of its inputs, by which some networks standardise their weights, then treat these
-statistics as constants and give a wrong gradient in silence (pytorch/pytorch#196700); `glu` and
-`hardsigmoid` have none, nor has `normalize` where its input is zero; weight normalisation and `embedding_bag` cannot be
-differentiated in forward mode. Written out in elementary operations, all are right. The LSTM kernels of oneDNN and the
-recurrent ones of cuDNN lack derivatives as well; PyTorch's own, without them, have all.
+The gradient of a kernel product differentiates a Jacobian-vector product once more. This is wrong for `layer_norm`,
+`instance_norm`, and `batch_norm` with batch statistics, which some networks use to standardise their weights: PyTorch
+silently treats the statistics as constants (pytorch/pytorch#196700). `glu` and `hardsigmoid` have no such gradient, nor
+has `normalize` for an input of zero. Weight normalisation and `embedding_bag` have no forward mode. Elementary
+operations give the right derivatives for all of these. The LSTM kernels of oneDNN and the recurrent kernels of cuDNN
+lack derivatives too; PyTorch's own kernels have them.
 
-Layers with more weights than inputs spend their time on the weights. In forward mode PyTorch has these act on values
-and on tangents, and later adds up two gradients of their size; here both go through them at once. Convolutions at fewer
-positions than they have output channels are matrix products here: oneDNN's gradients by the weights are slow there. Of
-attention, PyTorch's tangents exponentiate all scores once more, and hold more of them than is needed.
+Layers with more weights than inputs spend their time on the weights. In forward mode, PyTorch applies the weights to
+values and to tangents separately, and later adds two gradients of their size. Here values and tangents go through the
+weights together. Convolutions with fewer positions than output channels are matrix products here, because oneDNN's
+gradients with respect to their weights are slow. In attention, PyTorch's tangents exponentiate all scores once more and
+keep more copies of them than necessary.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ Replacements = dict[Callable[..., Any], Callable[..., Any]]
 def twice_differentiable() -> Generator[None]:
     """While it is active, operations can be differentiated in forward mode, and twice.
 
-    Networks that are differentiated backwards once go without: PyTorch's own operations are faster.
+    A single backward pass does not need this: PyTorch's own operations are faster.
 
     Yields:
         nothing.
     """
-    # The fused attention kernels have neither derivative; nn.MultiheadAttention calls them where no mode sees it.
+    # Fused attention kernels have neither derivative, and no function mode sees nn.MultiheadAttention's calls of them.
     with sdpa_kernel(SDPBackend.MATH), _Replacing(_TWICE):
         yield
 
 
 def once_differentiable() -> TorchFunctionMode:
-    """While it is active, recurrent layers can be differentiated backwards in evaluation mode, on every device.
+    """While it is active, recurrent layers have gradients in evaluation mode, on every device.
 
-    And convolutions keep to the layout of their weights, whatever that of their inputs.
+    Convolutions also use the memory layout of their weights, whatever the layout of their inputs.
     """
     return _Replacing(_ONCE)
 
 
 def heavy_once_differentiable() -> TorchFunctionMode:
-    """While it is active, heavy convolutions are differentiated backwards as fast as `twice_differentiable` has it."""
+    """While it is active, the gradients of heavy convolutions are as fast as in `twice_differentiable`."""
     return _Replacing({F.conv2d: _conv2d_or_product})
 
 
@@ -71,7 +72,7 @@ class _Replacing(TorchFunctionMode):
         return operation(*args, **(kwargs or {}))
 
 
-def _standardise(input: Tensor, axes: Iterable[int], eps: float) -> Tensor:
+def _normalise_over(input: Tensor, axes: Iterable[int], eps: float) -> Tensor:
     dims = tuple(axes)
     centred = input - input.mean(dims, keepdim=True)
     return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
@@ -84,7 +85,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    result = _standardise(input, range(-len(normalized_shape), 0), eps)
+    result = _normalise_over(input, range(-len(normalized_shape), 0), eps)
     result = result if weight is None else result * weight
     return result if bias is None else result + bias
 
@@ -101,7 +102,7 @@ def _instance_norm(
 ) -> Tensor:
     if not use_input_stats:
         return F.instance_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    return _scale_channels(_standardise(input, range(2, input.dim()), eps), weight, bias)
+    return _scale_channels(_normalise_over(input, range(2, input.dim()), eps), weight, bias)
 
 
 def _batch_norm(
@@ -116,7 +117,7 @@ def _batch_norm(
 ) -> Tensor:
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    return _scale_channels(_standardise(input, (0, *range(2, input.dim())), eps), weight, bias)
+    return _scale_channels(_normalise_over(input, (0, *range(2, input.dim())), eps), weight, bias)
 
 
 def _scale_channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -126,7 +127,7 @@ def _scale_channels(input: Tensor, weight: Tensor | None, bias: Tensor | None) -
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # PyTorch's derivatives of a tangent by a weight have one for each row of a third axis, and then add them up.
+    # With a third axis, PyTorch computes one derivative of a tangent by a weight for each row, and then adds them.
     if input.dim() <= 2:
         return _both_at_once(F.linear, input, weight, bias)
     result: Tensor = _both_at_once(F.linear, input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
@@ -160,7 +161,7 @@ def _attention(
         weights = scores.softmax(-1)
     else:
         hidden = ~attn_mask.expand(*query.shape[:-2], *scores.shape[-2:]).reshape(scores.shape)
-        # Finite, so that a query for which all keys are hidden has derivatives: those of its output, zero.
+        # A finite score, so that a query without visible keys has derivatives: zero, as its output.
         weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(hidden, 0)
     moved = weights * moved
     moved = moved - weights * moved.sum(-1, keepdim=True)
@@ -176,7 +177,7 @@ def _convolve(
 
 
 def _conv2d(input: Tensor, weight: Tensor, *others: Any, **named: Any) -> Tensor:
-    # PyTorch takes channels last if either has it, and lays the other anew at each call: rather the inputs.
+    # PyTorch uses channels last if either tensor has it, and copies the other at each call. Copying inputs is cheaper.
     return F.conv2d(input.contiguous() if _channels_first(weight) else input, weight, *others, **named)
 
 
@@ -214,10 +215,10 @@ def _both_at_once(operation: Operation, input: Tensor, weight: Tensor, bias: Ten
         y, dy = operation(x, w, b, *geometry), None
     else:
         both = operation(torch.cat([x, dx]), w, None, *geometry)
-        y, dy = both[: len(x)], both[len(x) :]  # of which each may be changed in place, unlike those of `chunk`
+        y, dy = both[: len(x)], both[len(x) :]  # unlike the parts from `chunk`, each may be changed in place
         if b is not None:
             y = y + b.view(-1, *(1,) * (y.dim() - 2))
-    # Last, so that its derivative is taken first: the gradient by `dw`, which lets go of `dw`, before that by `w`.
+    # Last, so that its derivative comes first: the gradient by `dw`, which frees `dw`, comes before the one by `w`.
     moved = operation(x, dw, db, *geometry)
     return _dual(y, moved if dy is None else dy + moved)
 
@@ -248,7 +249,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 
 def _embedding_bag(input: Tensor, weight: Tensor, *, mode: str = "mean", **others: Any) -> Tensor:
-    # torch hands on everything but these two by name.
+    # torch passes all arguments except these two by name.
     asked = {name for name, value in others.items() if value is not None and value is not False}
     if input.dim() != 2 or mode == "max" or asked - {"norm_type"}:
         return F.embedding_bag(input, weight, mode=mode, **others)

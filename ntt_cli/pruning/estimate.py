@@ -1,4 +1,4 @@
-"""The time and memory that a transfer will take, from a few steps of it, measured."""
+"""Estimate the time and memory of a transfer from a few measured steps."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ before it is taken."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole run.
+    """The estimated time and memory of a whole run.
 
     Attributes:
-        seconds_per_step: the median; `None` where a step would not fit.
-        seconds: of all steps, mask updates, and of what comes before and after them; `None` like a step's.
-        peak_memory_bytes: of the process, or on the GPU; `None` where none can tell.
-        memory_bytes: how much there is; `None` where none can tell.
-        advice: what to change where it will not fit.
+        seconds_per_step: the median; `None` if a step would not fit into memory.
+        seconds: of all steps and mask updates, and of the work before and after them; `None` if a step would not fit.
+        peak_memory_bytes: of the process, or on the GPU; `None` if the system does not report it.
+        memory_bytes: total memory; `None` if the system does not report it.
+        advice: what to change if the run would not fit.
     """
 
     seconds_per_step: float | None
@@ -48,13 +48,13 @@ class Estimate:
 def estimate_run(
     transfer: Transfer, micro_batching: MicroBatching, *, finish: Callable[[Student], object], before: float
 ) -> tuple[Student, Estimate]:
-    """Choose masks, take a few steps and finish, all thrown away; the student is returned for its masks.
+    """Choose masks, take a few steps and finish, without keeping the results; the student is returned for its masks.
 
     Args:
         transfer: of the run.
         micro_batching: how many samples go through the network at once.
-        finish: all that follows the last step.
-        before: seconds that were needed to get here.
+        finish: the work after the last step.
+        before: seconds that the work before took.
     """
     settings = transfer.settings
     student, choosing = _timed(lambda: first_student(transfer, micro_batching))
@@ -72,7 +72,7 @@ def estimate_run(
     _, finishing = _timed(lambda: finish(student))
     times = len(plan_transfer(settings, learned=transfer.fixed_masks is None).updates)
     one = statistics.median(steps[1:])
-    # The first step also pays for what is set up once.
+    # The first step also pays for the setup.
     seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing
     return student, Estimate(one, seconds, peak_memory_bytes(transfer.inputs.device), there, None)
 
@@ -80,7 +80,7 @@ def estimate_run(
 def _predict_step(
     transfer: Transfer, student: Student, micro_batching: MicroBatching, execution: Execution, there: int | None
 ) -> tuple[int | None, str | None]:
-    """The peak memory of a step, from two steps with smaller micro-batches, and what to change where it is too much."""
+    """The peak memory of a step, from two steps with smaller micro-batches, and advice if it is too much."""
     whole = micro_batching.largest
     few = max(1, whole // TRIAL_PARTS)
     peaks = []

@@ -1,4 +1,4 @@
-"""A prune run before it starts: everything found, settled and checked."""
+"""Prepare a prune run: find and check its inputs and resolve its defaults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Params
 
 FRESH_SEED = 1_000_003
-"""Added to the seed for another draw of the initialisation."""
+"""Added to the seed to reinitialise the network."""
 
 READ_WITH_INPUTS = (
     *(name for name in DataOptions.model_fields if name not in {"mean", "std"}),
@@ -49,7 +49,7 @@ READ_WITH_INPUTS = (
     "micro_batch",
     "kernels",
 )
-"""Options that only work on inputs reads; mean and deviation are recorded in any case."""
+"""Options that are read only if the method needs inputs; mean and deviation are recorded in any case."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,21 @@ class PruneJob:
 
     Attributes:
         config: as the user gave it.
-        sources: of the network and the data.
+        sources: where the network and the data come from.
         method: how masks are chosen.
-        loaded: the model's source; its module has shapes alone.
-        weights: the teacher's.
-        teacher: calibrated, on its device.
-        inputs: with labels only for a method that needs them; `None` where it needs no inputs and none were named.
-        normalisation: what the network's inputs go through, where that is known.
-        class_names: what the network's outputs stand for, where that is known or the method saw it.
+        loaded: the model; its module has shapes but no values.
+        weights: of the teacher.
+        teacher: with batch-norm statistics from the inputs, on its device.
+        inputs: with labels only for a method that needs them; `None` if it needs no inputs and none were named.
+        normalisation: of the network's inputs; `None` if it is not known.
+        class_names: of the network's outputs; `None` if they are not known and the method reads no labels.
         names: the prunable weights.
-        looked_up: those of them that are embeddings or tables.
-        classes: of which the outputs choose one; `None` where they do not.
-        outputs: number of logits, of one sample; 0 without inputs.
-        with_kernels: the networks' kernels are looked at in the end.
-        has_kernel: that is so, and products with them can be taken.
-        settings: of the method, every default settled.
+        looked_up: the prunable weights that are embeddings or tables.
+        classes: the number of classes that the outputs choose from; `None` if they do not choose.
+        outputs: number of logits of one sample; 0 without inputs.
+        with_kernels: whether the networks' kernels are measured at the end.
+        has_kernel: whether, in addition, the networks allow kernel products.
+        settings: of the method, with defaults resolved.
     """
 
     config: PruneConfig
@@ -94,11 +94,11 @@ class PruneJob:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Entries of each prunable weight."""
+        """The number of entries of each prunable weight."""
         return {name: self.teacher.params[name].numel() for name in self.names}
 
     def context(self, run: Run) -> MethodContext:
-        """What the method may look at, with a generator at its beginning."""
+        """What the method may read, with a newly seeded generator."""
         return MethodContext(
             teacher=self.teacher,
             names=self.names,
@@ -124,12 +124,12 @@ def prepare(
 
     Args:
         config: as the user gave it.
-        on_event: told what there is to say.
-        sources: objects in the place of names.
-        method: the one that the configuration names, made already.
+        on_event: receives notes and warnings.
+        sources: objects to use instead of names.
+        method: an instance of the method that the configuration names.
 
     Raises:
-        UsageError: if an option would do nothing.
+        UsageError: if an option would have no effect.
         NttError: if anything else is unusable.
     """
     method = method or method_class(config.method)()
@@ -141,7 +141,7 @@ def prepare(
     describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
     _check_origin(config, method, loaded, weights, sources, on_event)
     teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
-    loaded = replace(loaded, module=teacher.module)  # the same without the values, of which there are two now
+    loaded = replace(loaded, module=teacher.module)  # the same without values, of which there are now two copies
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples, inputs = _open(config, method, loaded, sources), None
     if samples is None:
@@ -211,10 +211,10 @@ def _check_origin(
     sources: Sources,
     on_event: EventSink,
 ) -> None:
-    """Warn of a factory whose weights are the same under every seed, as trained ones are.
+    """Warn if the factory's weights do not depend on the seed, as with trained weights.
 
     Raises:
-        UsageError: if the method would draw other weights, and there is one set alone.
+        UsageError: if the method needs other weights, but the factory always builds the same.
     """
     if method.reinitialises and (weights.origin == "factory" or sources.model is not None):
         only = "is one network alone" if sources.model is not None else "says TRAINED: it always builds the same"
@@ -236,10 +236,10 @@ def _check_origin(
 
 
 def _open(config: PruneConfig, method: Method, loaded: LoadedModel, sources: Sources) -> Samples | None:
-    """The samples; `None` where the method needs none and none are named.
+    """The samples; `None` if the method needs none and none are named.
 
     Raises:
-        UsageError: if there are none for an option that works on them.
+        UsageError: if there are no samples and an option needs them.
     """
     named = config.data is not None or loaded.data is not None or sources.has_data
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
@@ -270,5 +270,5 @@ def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], setti
         raise UsageError(
             f"--sparsity {config.sparsity} with --layer-density",
             str(error),
-            hint="change either, or set fewer layers by hand",
+            hint="change either, or give --layer-density for fewer layers",
         ) from error

@@ -1,4 +1,4 @@
-"""How close a pruned student is to its teacher: measured once its checkpoint is written, so that nothing is lost."""
+"""Measure how close a pruned student is to its teacher, after its checkpoint is written so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Measures:
-    """`None` for what was not measured, or could not be."""
+    """The measurements; `None` for those that were not made or failed."""
 
     agreement: Agreement | None = None
     kernels: KernelComparison | None = None
@@ -46,7 +46,7 @@ def check_outputs(job: PruneJob, pruned: Pruned, run: Run) -> None:
     """Refuse a student whose outputs are not finite, before anything is written.
 
     Raises:
-        DivergedError: if they are not, or too large to be squared.
+        DivergedError: if outputs are not finite, or too large to be squared.
     """
     if job.inputs is None:
         return
@@ -59,17 +59,17 @@ def check_outputs(job: PruneJob, pruned: Pruned, run: Run) -> None:
     try:
         with reraise_as_interrupt(run.stop), torch.no_grad():
             is_finite = run.micro_batching.run(finite)
-    except Exception:  # what went wrong here does so again when agreement is measured, and is said then
+    except Exception:  # the same error occurs again when agreement is measured, and is reported then
         return
     if not is_finite:
         raise run.checkpointer.diverged("the student", "its outputs are no longer finite")
 
 
 def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
-    """Measure what there are inputs for; a measurement that fails is left out, with a warning.
+    """Measure agreement and kernels, if there are inputs; a measurement that fails is left out, with a warning.
 
-    Kernels are measured where the transfer matched them or `--kernels` asks, with operations in proportion to those
-    of `steps` steps.
+    Kernels are measured if the transfer matched them or `--kernels` is given. The cost is in proportion to that of
+    `steps` steps.
     """
     if job.inputs is None:
         return Measures()

@@ -41,15 +41,15 @@ from ntt_cli.runtime.signals import Stop
 from ntt_cli.tensors import Masks
 
 BARE_SHARE = 0.1
-"""Of an embedding's rows, how many may keep a single entry without a word."""
+"""The fraction of an embedding's rows that may keep only one entry without a warning."""
 
 
 def run(config: PruneConfig, on_event: EventSink, stop: Stop | None = None) -> PruneReport:
-    """`prune` of what the configuration names, for the report alone."""
+    """As `prune`, without objects, and returns only the report."""
     return prune(config, on_event, stop).report
 
 
-@global_draws_apart()  # of a network that draws in evaluation mode, so that figures repeat
+@global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
 def prune(
     config: PruneConfig,
     on_event: EventSink,
@@ -61,10 +61,10 @@ def prune(
 
     Args:
         config: as the user gave it.
-        on_event: told how the work goes.
-        stop: asks for the end; the transfer's state is saved then.
-        sources: objects in the place of names.
-        method: the one that the configuration names, made already.
+        on_event: receives the progress.
+        stop: asks for the end; the transfer's state is then saved.
+        sources: objects to use instead of names.
+        method: an instance of the method that the configuration names.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
@@ -107,7 +107,7 @@ def prune(
                 run_sha256=record.sha256,
             )
             if output:
-                write_checkpoint(output, contents)  # before anything is measured, so that nothing is lost
+                write_checkpoint(output, contents)  # before any measurement, so that nothing is lost
             measures = measure(job, pruned, this, steps=job.settings.steps)
             outcome = Outcome(_report(job, pruned, measures), contents, _report_tensors(pruned, measures))
             if output:
@@ -118,9 +118,10 @@ def prune(
 def plan(
     config: PruneConfig, on_event: EventSink, sources: Sources = AS_NAMED, method: Method | None = None
 ) -> PrunePlan:
-    """What `prune` would do, with its time and memory from one of each thing that it does, thrown away.
+    """What `prune` would do, with an estimate of its time and memory.
 
-    Layer counts are those at the first step; by saliency they move with the student.
+    For the estimate, each part of the work is done once, and its results are discarded. Layer counts are those
+    at the first step. With saliency they change as the student does.
     """
     begun = time.perf_counter()
     job = prepare(config, on_event, sources, method)
@@ -178,7 +179,7 @@ def _estimate(job: PruneJob, this: Run, begun: float) -> tuple[Student, Estimate
 def _of_first(
     teacher: FunctionalModel, group: ProcessGroup, record: RunRecord, checkpointer: RunCheckpointer
 ) -> FunctionalModel:
-    """The first process's network, in all of them."""
+    """The job with the first process's network, in all processes."""
     if group.size == 1:
         return teacher
     step = checkpointer.found.step if checkpointer.found else 0
@@ -202,12 +203,12 @@ def _run_record(job: PruneJob) -> RunRecord:
 
 
 def _parts(job: PruneJob) -> dict[str, str]:
-    """Objects that the method was made with, by name."""
+    """The objects that the method was created with, by name."""
     return {name: getattr(part, "__qualname__", repr(part)) for name, part in job.method.parts.items()}
 
 
 def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None:
-    """Of embeddings that were included: scores need tokens to occur."""
+    """Warn of included embeddings with many almost empty rows: their tokens do not occur in the data."""
     for name in job.looked_up:
         rows = masks[name].flatten(1).sum(dim=1)
         bare = int((rows == 1).sum())

@@ -1,4 +1,4 @@
-"""Saves the state of a run: now and then, when it is asked to end, and when its result cannot be written."""
+"""Save the state of a run: regularly, when it is asked to end, and when its result cannot be written."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class RunCheckpointer:
     """Decides when the state of a run is saved.
 
     Attributes:
-        path: of the state's file; `None`: nothing is saved.
-        kind: of run.
-        run: whose state it is.
+        path: of the state's file; `None` to save nothing.
+        kind: of the state.
+        run: the record of the run.
         every: seconds between two saves; 0 saves after each step.
         stop: whether the run was asked to end.
         on_event: told when a state cannot be saved; the run goes on.
-        found: the state that an interrupted run left; `None` to start from the beginning.
-        group: the processes of the run, which end after the same step; the first process saves for all.
+        found: the state that an interrupted run saved; `None` to start from the beginning.
+        group: the processes of the run. All end after the same step, and the first process saves for all.
     """
 
     path: Path | None
@@ -63,14 +63,14 @@ class RunCheckpointer:
             self._saved = self.found.step
 
     def maybe_save(self, state: Callable[[], State]) -> None:
-        """After a step: save its state if it is time, or if the run is to end.
+        """After a step: save the state if it is time, or if the run is to end.
 
         Raises:
             Interrupted: if the run is to end; its state is saved.
             DivergedError: if the state is not finite, which is never saved.
             OutputError: if the run is to end and its state cannot be saved.
         """
-        if self._all_asked() and (number := self.stop.look()) is not None:
+        if self._all_asked() and (number := self.stop.follow_request()) is not None:
             self._save(state())
             raise Interrupted(number, self.kept)
         if time.monotonic() - self._last < self.every:
@@ -78,17 +78,17 @@ class RunCheckpointer:
         try:
             self._save(state())
         except OutputError as error:
-            # The next save may succeed; a run that could still write its result must not end for this.
+            # The next save may succeed. The run may still be able to write its result, so it goes on.
             self.on_event(Warned(f"{error}; the run goes on, and {self.kept}"))
         self._last = time.monotonic()
 
     def save_if_unfinished(self, state: Callable[[], State]) -> None:
-        """After the last step: the state that `finishing` saves, should the result not come to be written."""
+        """After the last step: the state that `finishing` saves if the result is not written."""
         self._end = state
 
     @contextlib.contextmanager
     def finishing(self) -> Generator[None]:
-        """Where the result is measured and written; then nobody needs the state any more, and it is removed.
+        """A context in which the result is measured and written; afterwards the state is removed.
 
         Yields:
             nothing.
@@ -108,7 +108,7 @@ class RunCheckpointer:
                 self._save_end()
             hint = error.hint if self._saved is None else f"{error.hint}; then go on with --resume, for {self.kept}"
             raise OutputError(error.where, error.what, hint=hint) from error
-        # A state beside a complete result does no harm: a run does not fail because it cannot be removed.
+        # A state beside a complete result does no harm, so the run does not fail if it cannot be removed.
         with contextlib.suppress(OutputError):
             if self.group.first and self.path is not None:
                 remove_durably(self.path)
@@ -119,11 +119,11 @@ class RunCheckpointer:
 
     @property
     def kept(self) -> str:
-        """What the run has on disk, in words."""
+        """What the run has saved on disk, in words."""
         return "nothing was written" if self._saved is None else f"{self.path} holds step {self._saved:,}"
 
     def _all_asked(self) -> bool:
-        """Whether every process knows that one was asked to end; a signal that comes later counts at the next step."""
+        """Whether any process was asked to end, the same in all; a later signal counts at the next step."""
         if self.group.size > 1:
             if not (asked := self.group.maximum(self.stop.asked or 0)):
                 return False
@@ -137,7 +137,7 @@ class RunCheckpointer:
     def _save(self, state: State) -> None:
         if self.path is None or state.step == self._saved or not self.group.first:
             return
-        # Parameters and statistics never recover from NaN; an optimiser's squares may be infinite for a while.
+        # Parameters and statistics never recover from NaN, but an optimiser's squares may be infinite for a while.
         statistics = {name: value for name, value in state.part("buffer").items() if is_statistic(name)}
         for name, value in (state.part("param") | statistics).items():
             frozen = isinstance(value, nn.Parameter) and not value.requires_grad

@@ -1,4 +1,4 @@
-"""Finite checks: when a run checks its losses, and what it does about one that is not finite."""
+"""Finite checks: check the losses of a run, and stop it at one that is not finite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ntt_cli.runs.checkpointer import RunCheckpointer
 
 CHECK_EVERY = 20
-"""Steps between two finite checks on an accelerator: at each, host and device wait for each other."""
+"""Steps between two finite checks on an accelerator; each check makes host and device wait for each other."""
 
 
 def check_losses(losses: Sequence[Tensor], step: int, checkpointer: RunCheckpointer, *, last: bool, whose: str) -> None:
@@ -23,11 +23,11 @@ def check_losses(losses: Sequence[Tensor], step: int, checkpointer: RunCheckpoin
         losses: scalars, one a step.
         step: the step of the last loss, from 1.
         checkpointer: of the run.
-        last: no step follows.
-        whose: in words.
+        last: whether this was the last step.
+        whose: whose losses they are, in words.
 
     Raises:
-        DivergedError: if one is not finite; it names the step.
+        DivergedError: if a loss is not finite; it names the step.
     """
     if losses[-1].device.type != "cpu" and step % CHECK_EVERY and not last:
         return

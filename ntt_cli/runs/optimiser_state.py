@@ -1,4 +1,4 @@
-"""The state of an optimiser, restored from a file that anyone may have edited."""
+"""Restore the state of an optimiser from a file that anyone may have edited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def restore_from(state: State, optimiser: torch.optim.Optimizer) -> None:
     """Restore the optimiser's state.
 
     Raises:
-        ResumeError: if such an optimiser cannot have this state after so many steps.
+        ResumeError: if this optimiser cannot have this state after this number of steps.
     """
     numbers = {name.partition(".")[0] for name in state.part("optimiser")}
     indices = sorted(int(number) for number in numbers if number.isdecimal() and len(number) < 10)
@@ -27,5 +27,5 @@ def restore_from(state: State, optimiser: torch.optim.Optimizer) -> None:
 def _can_be(name: str, value: Tensor, steps: int) -> bool:
     if name == "step":
         return 1 <= float(value) <= steps and float(value).is_integer()
-    # Squares may be infinite for a while: they make the step 0.
+    # Squares may be infinite for a while, which makes the step 0.
     return not bool(value.isnan().any() or (name == "exp_avg_sq" and (value < 0).any()))

@@ -1,4 +1,4 @@
-"""What a run made: its report, and what its files hold."""
+"""The outcome of a run: its report and the contents of its files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Outcome(Generic[S]):
     """The outcome of a run, whether or not it wrote files.
 
     Attributes:
-        report: what it did, as its report file says.
-        contents: of its checkpoint; `None` where an earlier run, the same, wrote all of it, or another process does.
+        report: the summary that its report file holds.
+        contents: of its checkpoint; `None` if the same run has written everything before, or another process writes it.
         tensors: of its report file.
     """
 

@@ -1,4 +1,4 @@
-"""A run and its output: one run at a time, nothing overwritten by surprise, and going on where one was left."""
+"""The output of a run: one run at a time, no unasked overwriting, and resuming of interrupted runs."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ S = TypeVar("S", bound=Summary)
 def output_lock(
     output: Path, config: PruneConfig | FinetuneConfig, group: ProcessGroup, on_event: EventSink
 ) -> Generator[None]:
-    """Hold the output for this run, and clean up after killed ones; the first of its processes does, for all.
+    """Lock the output for this run, and remove files that killed runs left; the first process does it for all.
 
     Yields:
         nothing.
 
     Raises:
-        OutputError: if another run is at work on it, it cannot be written, or something of value lies there.
+        OutputError: if another run is using the output, it cannot be written, or it would overwrite something.
     """
     if not group.first:
         yield
@@ -57,7 +57,7 @@ def output_lock(
             on_event(Warned(f"the file system has no locks: let no other run write {output}"))
         if not can_sync(output.parent):
             on_event(Warned(f"the file system does not write to disk when asked: a power cut may cost {output}"))
-        # Only now: a run that held it may have written it.
+        # Check only now: the run that had the lock before may have written the output.
         check_outputs(output, force=config.force or config.resume)
         state = state_path(output)
         check_writable(state, force=True)
@@ -73,12 +73,12 @@ def output_lock(
 
 
 def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
-    """The model and the data of a run by their names, whichever way they were given."""
+    """The names of model and data, even if they were given as objects."""
     return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
 
 
 def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
-    """What a whole checkpoint or report says, if this very run wrote it."""
+    """The record of a complete checkpoint or report, if the same run wrote it; otherwise `None`."""
     try:
         record = read_header(path).record
     except CheckpointError:
@@ -89,14 +89,14 @@ def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | 
 
 
 def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
-    """The report of this very run, if it has been here and written everything."""
+    """The report of the same run, if it has already written everything; otherwise `None`."""
     report = written_by(run, report_path(output))
     if written_by(run, output) is None or not isinstance(report, ReportRecord):
         return None
     try:
         summary = kind.model_validate(report.summary)
     except ValidationError:
-        return None  # another version of ntt wrote it: what that said of a run is not what this one says
+        return None  # another version of ntt wrote it, with other fields
     on_event(Noted(f"{output} is whole already, of the same run; nothing to do"))
     with contextlib.suppress(OutputError):
         remove_durably(state_path(output))
@@ -116,7 +116,7 @@ def open_checkpointer(
     """The checkpointer of a run that is about to start or, with `--resume`, to go on.
 
     Raises:
-        ResumeError: if the state there cannot be gone on from.
+        ResumeError: if the run cannot go on from the saved state.
         OutputError: if files of another run are in the way.
     """
     path = state_path(output)
@@ -142,7 +142,7 @@ def open_checkpointer(
 
 
 def _how_other(output: Path, run: RunRecord) -> str:
-    """How the run that wrote a checkpoint differs, as far as that says: it knows no hash of weights or data."""
+    """How the run that wrote a checkpoint differs, as far as its record tells; it has no hash of weights or data."""
     try:
         record = read_header(output).record
     except CheckpointError:
@@ -170,7 +170,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     """Refuse a state of another run.
 
     Raises:
-        ResumeError: if they differ; it names how.
+        ResumeError: if the runs differ; it names the differences.
     """
     what = _other_run(left_by, run)
     if left_by.weights_sha256 != run.weights_sha256:

@@ -1,4 +1,4 @@
-"""What a run carries along from its first function to its last."""
+"""The objects that all functions of a run share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Run:
 
     Attributes:
         on_event: told how the work goes.
-        checkpointer: saves the state of the run, and may hold one to go on from.
+        checkpointer: saves the state of the run, and may have one to go on from.
         micro_batching: how many samples go through the network at once.
     """
 

@@ -1,4 +1,4 @@
-"""Check that all processes do the same run: a network or data that depends on `RANK` would change the result unseen."""
+"""Check that all processes do the same run: a network or data that depends on `RANK` would go unnoticed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ntt_cli.tensors import Params
 
 
 def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, *, step: int) -> Params:
-    """The first process's network, after a check that the processes differ in nothing but its values.
+    """The first process's network, after a check that the processes differ only in its values.
 
     Args:
         group: the processes.
-        run: what this process is about to do.
+        run: the record of this process's run.
         tensors: its network's parameters and buffers.
-        step: from which it goes on.
+        step: the step from which it goes on.
 
     Raises:
-        UsageError: if they differ, in every process; it names how.
+        UsageError: in every process, if they differ; it names the differences.
         LostError: if another process has ended.
     """
     shapes = {name: [str(value.dtype), *value.shape] for name, value in tensors.items()}

@@ -12,13 +12,13 @@ from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 
 SMALL_FLOPS = 1_000_000
-"""FLOPs of one sample below which a step's operations are too short to share out. It depends on the network alone, so
-that two runs of it use the same threads and give the same bytes."""
+"""With fewer FLOPs a sample, operations are too short for several threads. The limit depends on the network alone, so
+that two runs use the same threads and give the same bytes."""
 
 
 @contextmanager
 def threads_for(model: FunctionalModel, inputs: Inputs) -> Generator[None]:
-    """One CPU thread while a small network is worked on; a larger one keeps torch's.
+    """A context with one CPU thread for a small network, and torch's own number of threads for a larger one.
 
     Yields:
         nothing.

@@ -1,4 +1,4 @@
-"""The device that the work is done on."""
+"""The device that computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pick_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
     if name in {"auto", here[0]} and here[0] == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"  # the one that torchrun meant for this process
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # the GPU that torchrun assigned to this process
     if name == "auto":
         return torch.device(here[0])
     if name not in here:

@@ -1,4 +1,4 @@
-"""What a workflow tells while it works. Nothing here prints; `cli/` renders."""
+"""Events that a workflow reports while it works. Nothing here prints; `cli/` renders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Noted:
 
 @dataclass(frozen=True)
 class TransferStarted:
-    """The transfer begins after `done` of its steps; `layers` maps each prunable weight to its size."""
+    """The transfer begins, or resumes after `done` steps; `layers` maps each prunable weight to its size."""
 
     steps: int
     layers: Mapping[str, int]
@@ -31,7 +31,7 @@ class TransferStarted:
 
 @dataclass(frozen=True)
 class MasksUpdated:
-    """Masks were chosen before `step`; `changes` entries changed their fate."""
+    """Masks were updated before `step`; `changes` of their entries changed."""
 
     step: int
     density: float
@@ -41,7 +41,7 @@ class MasksUpdated:
 
 @dataclass(frozen=True)
 class StepsDone:
-    """`step` transfer steps are done; the distances are those of the last one, `None` where it took none."""
+    """`step` transfer steps are done; the distances are those of the last step, `None` if it measured none."""
 
     step: int
     kernel_distance: float | None
@@ -50,7 +50,7 @@ class StepsDone:
 
 @dataclass(frozen=True)
 class Validated:
-    """Before `step`, the distance on samples held out; the transfer ends after `ends` steps, `None`: it goes on."""
+    """The distance on validation samples before `step`; the transfer ends after `ends` steps, or goes on if `None`."""
 
     step: int
     distance: float
@@ -59,7 +59,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Supervised training begins, after `done` steps."""
+    """Supervised training begins, or resumes after `done` steps."""
 
     epochs: int
     steps_per_epoch: int
@@ -76,7 +76,7 @@ class TrainingStepsDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One pass over the training samples is done; `accuracy` is on the validation split, where there is one."""
+    """One pass over the training samples is done; `accuracy` is on the validation split, `None` without one."""
 
     epoch: int
     train_loss: float
@@ -93,7 +93,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class TrialsChanged:
-    """Of `total` trials, `done` ended with a result and `failed` without; `running` names those at work."""
+    """Of `total` trials, `done` ended with a result and `failed` without one; `running` names the running ones."""
 
     done: int
     failed: int

@@ -16,9 +16,9 @@ class Execution:
     """How to carry out passes. It changes time and memory; results change by rounding alone.
 
     Attributes:
-        micro_batch: samples that go through the network at once; `None` for all of a half of a batch.
+        micro_batch: samples that go through the network at once; `None` for half a batch.
         group: the processes that share each batch.
-        keep_graph: hold the graph of one pass until it is needed again, for less time and more memory.
+        keep_graph: keep the graph of one pass for its second use, which takes less time and more memory.
     """
 
     micro_batch: int | None = None

@@ -1,4 +1,4 @@
-"""Draws that depend on a run's seed and on where it is, so that no generator has a state to save."""
+"""Random draws that depend only on a run's seed and on the place in the run, so that no generator state is saved."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ntt_cli.runtime.seeding import mixed
 
 
 def seeded(seed: int, *where: int) -> torch.Generator:
-    """A generator for some draws that are independent of those elsewhere."""
+    """A generator for the draws at one place in a run, independent of those at other places."""
     return torch.Generator().manual_seed(mixed(seed, where))

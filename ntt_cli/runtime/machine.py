@@ -1,4 +1,4 @@
-"""What a run's last bits depend on besides what the user asked for."""
+"""The software and hardware that the last bits of a result depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ntt_cli import __version__
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Versions, build, threads and device, each by the name in which a difference is told."""
+    """Versions, build, threads and device, by the names that messages about a difference use."""
     found = {
         "ntt": __version__,
         "torch": torch.__version__,

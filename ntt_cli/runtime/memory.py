@@ -1,4 +1,4 @@
-"""How much memory there is, how much has been used, and giving back what is free."""
+"""How much memory there is, how much has been used, and giving back free memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS = Path("/proc/self/status")
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """How much there is: the GPU's, or the machine's or its container's; `None` where none can tell."""
+    """Total memory of the GPU, or of the machine or its container; `None` if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if sys.platform == "win32":
@@ -25,12 +25,12 @@ def memory_bytes(device: torch.device) -> int | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most that was in use at once: on the GPU by torch, on the CPU by this process; `None` where none can tell."""
+    """Peak memory, on the GPU of torch, on the CPU of this process; `None` if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
-    if STATUS.exists():  # the count below begins with the peak of the process that started this one
+    if STATUS.exists():  # the count below includes the peak of the parent process
         return 1024 * int(STATUS.read_text().partition("VmHWM:")[2].split()[0])
     import resource  # not on Windows
 
@@ -39,6 +39,6 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def give_back_free_memory() -> None:
-    """Hand to the system what was freed and lies between things in use, which glibc would keep; elsewhere, nothing."""
+    """Return freed memory to the system, which glibc would keep; without glibc, do nothing."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Micro-batches: when memory runs out, work is tried again with fewer samples at once, and a warning says so."""
+"""Micro-batches: when memory runs out, the work is repeated with fewer samples at once, and a warning says so."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 @dataclass
 class MicroBatching:
-    """How many samples go through the network at once: a quarter as many from when memory first runs out.
+    """How many samples go through the network at once. When memory first runs out, a quarter as many do.
 
     Attributes:
         micro_batch: number of samples; `None` for half a batch.
         batch_size: samples a step.
-        on_event: told when the micro-batch becomes smaller.
-        fixed: the micro-batch never becomes smaller. No process of a group may begin a step again.
+        on_event: receives a warning when the micro-batch becomes smaller.
+        fixed: the micro-batch never becomes smaller, because no process of a group may repeat a step.
     """
 
     micro_batch: int | None
@@ -37,8 +37,8 @@ class MicroBatching:
         """The result of `work(execution)`; if memory runs out, `work` is called again with a smaller micro-batch.
 
         Args:
-            work: changes nothing before it is done.
-            execution: as it is to be, except for the micro-batch, which is set here.
+            work: changes nothing until it has finished.
+            execution: how to carry out the passes; its micro-batch is replaced.
 
         Raises:
             UsageError: if memory runs out once more.
@@ -47,7 +47,7 @@ class MicroBatching:
             return work(replace(execution, micro_batch=self.micro_batch))
         except (RuntimeError, MemoryError) as error:
             self._lower(error)
-        # Outside of the handler: the error's traceback holds on to the tensors that did not fit.
+        # Outside of the handler, because the error's traceback keeps the tensors that did not fit.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return self.run(work, execution)
@@ -83,5 +83,5 @@ class MicroBatching:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is a device, or the machine, that has no more memory to give."""
+    """Whether the error means that a device or the machine ran out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

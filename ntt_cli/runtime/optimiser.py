@@ -12,19 +12,19 @@ def advance(optimiser: torch.optim.Optimizer) -> None:
     """Take a step.
 
     Raises:
-        FloatingPointError: if the rate is beyond the range of the numbers.
+        FloatingPointError: if the learning rate is beyond the range of the numbers.
         RuntimeError: if torch fails in another way.
     """
     try:
         optimiser.step()
     except RuntimeError as error:
-        if "overflow" not in str(error):  # torch's words for a factor that its fused kernels cannot hold
+        if "overflow" not in str(error):  # torch says so if a factor does not fit into the type of its fused kernels
             raise
         raise FloatingPointError("the learning rate is beyond the range of the numbers") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`INDEX.NAME`: what the optimiser remembers of each parameter, such as Adam's moments; not copied."""
+    """The optimiser's state of each parameter, such as Adam's moments, as `INDEX.NAME`; not copied."""
     state = optimiser.state_dict()["state"]
     return {
         f"{index}.{name}": value
@@ -35,7 +35,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def expected_tensors(optimiser: torch.optim.Optimizer, indices: Iterable[int]) -> dict[str, Tensor]:
-    """What `optimiser_tensors` gives after a step that moved these parameters, without values."""
+    """The tensors that `optimiser_tensors` returns after a step that moved these parameters, on the meta device."""
     own = [p for group in optimiser.param_groups for p in group["params"]]
     names = ("momentum_buffer",) if isinstance(optimiser, torch.optim.SGD) else ("exp_avg", "exp_avg_sq")
     expected = {f"{i}.{name}": own[i].detach().to("meta") for i in indices if i < len(own) for name in names}
@@ -45,10 +45,10 @@ def expected_tensors(optimiser: torch.optim.Optimizer, indices: Iterable[int]) -
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Let it remember what another one of the same parameters did, as `optimiser_tensors` told; in place.
+    """Give the optimiser the state of another one with the same parameters, from `optimiser_tensors`; in place.
 
-    The tensors are those that `expected_tensors` names: an optimiser's step looks at no shapes, and goes through all of
-    a parameter's tensors as that parameter's memory lies.
+    The caller has checked the tensors against `expected_tensors`: an optimiser's step checks no shapes, and reads each
+    state tensor in the memory layout of its parameter.
     """
     own = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -58,6 +58,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         laid_out = torch.empty_like(p).copy_(value) if value.ndim and value.shape == p.shape else value.clone()
         state.setdefault(int(index), {})[name] = laid_out
     if isinstance(optimiser, torch.optim.SGD) and state:
-        # Its fused kernels take either every momentum or none; 0 is what a parameter without one begins with.
+        # SGD's fused kernels need the momenta of all parameters or of none. A parameter without one starts at 0.
         state = {i: state.get(i, {"momentum_buffer": torch.zeros_like(p)}) for i, p in enumerate(own)}
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

@@ -20,7 +20,7 @@ from ntt_cli.errors import LostError, UsageError
 from ntt_cli.tensors import Params
 
 TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for the first one, while it measures or saves something."""
+"""How long the other processes wait for the first one while it measures or saves."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def require(self, samples: int) -> None:
-        """Refuse batches, or halves of batches, that leave a process without a sample.
+        """Refuse batches, or halves of batches, that give a process no sample.
 
         Raises:
             UsageError: if there are fewer samples than processes.
@@ -52,10 +52,10 @@ class ProcessGroup:
             )
 
     def require_one(self, asked: bool, option: str) -> None:
-        """Refuse an option that works in one process alone.
+        """Refuse an option that works only in a single process.
 
         Raises:
-            UsageError: if it is asked for, and there are several.
+            UsageError: if the option was given and there are several processes.
         """
         if asked and self.size > 1:
             raise UsageError(option, "works in one process alone", hint="leave it out under torchrun")
@@ -65,7 +65,7 @@ class ProcessGroup:
         return values[self.rank :: self.size]
 
     def all_reduce(self, tensors: Params) -> Params:
-        """Each tensor's sum over all processes, bit for bit the same in all of them.
+        """Each tensor's sum over all processes, the same to the bit in each.
 
         All processes call it at the same places, in the same order. With one process it returns the same tensors.
 
@@ -77,7 +77,7 @@ class ProcessGroup:
         flat = torch.cat([value.detach().reshape(-1) for value in tensors.values()])
         self._communicate(partial(dist.all_reduce, flat))
         parts = flat.split([value.numel() for value in tensors.values()])
-        # Each sum in the layout of its tensor, channels last too: fused optimisers read gradients in memory order.
+        # A sum has the memory layout of its tensor, even channels last: fused optimisers read memory in order.
         return {
             name: torch.empty_like(value).copy_(part.view(value.shape))
             for (name, value), part in zip(tensors.items(), parts, strict=True)
@@ -93,7 +93,7 @@ class ProcessGroup:
             return tensors
         found = {}
         for name, value in tensors.items():
-            # In one layout, because memory is sent as it lies; as bytes, because gloo does not know all types.
+            # Contiguous, because memory is sent in its order; as bytes, because gloo does not support all types.
             plain = value.detach().clone(memory_format=torch.contiguous_format)
             if plain.numel():
                 self._communicate(partial(dist.broadcast, plain.view(-1).view(torch.uint8), src=0))
@@ -114,7 +114,7 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def joined(self, device: torch.device) -> Generator[None]:
-        """Connect the processes, and disconnect them in the end.
+        """Connect the processes, and disconnect them at the end.
 
         Yields:
             nothing.
@@ -127,7 +127,7 @@ class ProcessGroup:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # gloo, which sends tensors of the CPU, notices at once that a process has ended.
+        # gloo, which sends CPU tensors, notices at once when a process has ended.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         self._communicate(partial(dist.init_process_group, backend, timeout=TIMEOUT))
         try:
@@ -137,13 +137,13 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def starting(self) -> Generator[None]:
-        """Where each process prepares its work: if that fails in one process, the others end too.
+        """While each process prepares its work: if one process fails, the others end too.
 
         Yields:
             nothing.
 
         Raises:
-            LostError: if it failed in another.
+            LostError: if another process failed.
         """
         try:
             yield

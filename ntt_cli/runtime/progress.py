@@ -1,4 +1,4 @@
-"""How far work is, from its events: what is known now, and plain lines of it. Needs no torch."""
+"""Progress from a workflow's events: the current values, and plain lines that show them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ntt_cli.runtime.events import (
 )
 
 PLAIN_SECONDS = 10.0
-"""Between two lines, unless an event is worth one at once."""
+"""Seconds between two lines, unless an event needs a line at once."""
 
 
 @dataclass
 class Board:
-    """What is known now: a title, how far the work is, and named values; the transfer adds its layers.
+    """The current progress: a title, the units done, and named values; in a transfer also its layers.
 
-    `begun` units were done by an earlier process.
+    An earlier process did the first `begun` units.
     """
 
     title: str = ""
@@ -43,7 +43,7 @@ class Board:
     layers: Mapping[str, float] = field(default_factory=dict)
 
     def take(self, event: Event) -> bool:
-        """Note an event, and tell whether it is worth a plain line at once."""
+        """Take in an event, and return whether it needs a plain line at once."""
         match event:
             case TransferStarted():
                 self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
@@ -90,11 +90,11 @@ def _to_stderr(line: str) -> None:
 
 
 def progress_lines(say: Callable[[str], None] = _to_stderr, warn: Callable[[str], None] | None = None) -> EventSink:
-    """A sink for events that says now and then, in a line, how far the work is.
+    """A sink for events that writes the progress now and then as a line.
 
     Args:
         say: writes a line, by default to stderr.
-        warn: writes a warning; by default a line as well.
+        warn: writes a warning, by default as a line too.
     """
     board, begun, last = Board(), time.monotonic(), 0.0
 

@@ -1,6 +1,6 @@
-"""Local Python files that the user named: loaded and called, their failures turned into errors one can act on.
+"""Load and call local Python files that the user named, and turn their failures into errors one can act on.
 
-Naming a file is consent to run it, so this is the one place where a user's code starts.
+Naming a file is consent to run it. Only this module starts a user's code.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "p
 _OWN = Path(__file__).resolve().parents[1]
 
 MOST_LETTERS = 1000
-"""Of what an exception says."""
+"""The most characters of an exception's message that are shown."""
 
 _BROUGHT: dict[Path, dict[str, str]] = {}
-"""By the file whose code imported them first: local modules, and SHA-256 of their files at that moment."""
+"""Local modules with the SHA-256 of their files when imported, by the file whose code imported them first."""
 
 
 def load_python(path: Path, error: type[NttError], *, otherwise: str = "check the path") -> ModuleType:
-    """The module that the file defines, executed anew by every call.
+    """The module that the file defines; each call executes the file again.
 
-    It can import its neighbours. It is registered under a name of its own, so it shadows nothing and `model.py` in one
-    folder is not `model.py` in another. Raises `error` if there is no such file or if executing it fails; where its
-    folder has no Python files, the hint is what to do `otherwise`.
+    The module can import files beside it. It is registered under a name of its own, so that it shadows no other module
+    and two files `model.py` in different folders stay apart. Raises `error` if there is no such file or if executing it
+    fails. If its folder has no Python files, the hint is `otherwise`.
     """
     require_text(path, error)
-    if not os.path.isfile(path):  # of a name that is too long, `Path.is_file` raises
+    if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
         what, hint = _why_missing(path, otherwise)
         raise error(path, what, hint=hint)
     _forget_edited()
-    name = ".".join([*_package_of(path)[1], _own_name(path)])  # as `from .layers import Block` looks for it
+    name = ".".join([*_package_of(path)[1], _own_name(path)])  # `from .layers import Block` needs this name
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_loader(name, loader)
-    assert spec is not None  # a loader of source files always has one
+    assert spec is not None  # a loader of source files always gives one
     module = module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and torch.compile look a class's module up there
     try:
         with user_code(path, error):
-            # From the source, never from a .pyc, which cannot tell two edits within a second apart.
+            # From the source, never from a .pyc, which cannot distinguish two edits within a second.
             exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
     except BaseException:
         del sys.modules[name]
@@ -67,20 +67,20 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
 
 
 def local_modules(path: Path) -> dict[str, str]:
-    """The modules that code of this file has imported so far, with SHA-256 of their files.
+    """The modules that the code of this file has imported so far, with the SHA-256 of their files.
 
-    Only those that somebody may edit: not of Python, not installed, not ntt's own.
+    Only modules that a user may edit: not Python's, installed ones or ntt's own.
     """
     return dict(sorted(_BROUGHT.get(path.resolve(), {}).items()))
 
 
 @contextmanager
 def user_code(path: Path, error: type[NttError]) -> Generator[None]:
-    """A context to run code of this file in: its neighbours can be imported, and what it prints goes to stderr.
+    """A context that runs code of this file: it can import files beside it, and its output goes to stderr.
 
     Raises:
-        NttError: as `error`, for whatever the code raises, `sys.exit` included; one it raises itself, unchanged.
-        KeyboardInterrupt: as it is.
+        NttError: as `error`, for anything that the code raises, `sys.exit` included. An NttError stays unchanged.
+        KeyboardInterrupt: unchanged.
     """
     folder, (top, package) = path.resolve().parent, _package_of(path)
     searched = [folder, top] if package else [folder]
@@ -89,17 +89,17 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
     before = set(sys.modules)
     sys.path[:0] = map(str, searched)
     try:
-        # stdout carries the result alone.
+        # stdout is only for the result.
         with _settings_kept(path, error), redirect_stdout(sys.stderr):
             yield
     except (NttError, KeyboardInterrupt):
         raise
-    except BaseException as failure:  # SystemExit too, and whatever else the code may define
+    except BaseException as failure:  # also SystemExit, and exceptions that the code defines
         what, hint = _why_failed(path, failure)
         raise error(path, what, hint=hint) from failure
     finally:
         for entry in map(str, searched):
-            if entry in sys.path:  # the code may have taken it away itself
+            if entry in sys.path:  # the code may have removed the entry itself
                 sys.path.remove(entry)
         brought = _BROUGHT.setdefault(path.resolve(), {})
         for name in sys.modules.keys() - before:
@@ -109,10 +109,10 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
 
 @contextmanager
 def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
-    """Undo what code sets for the whole process: the working folder, which relative paths rest on, and warnings.
+    """Undo what code changed for the whole process: working folder, warnings, recursion limit and use of gradients.
 
     Raises:
-        NttError: as `error`, if torch's default type or device was changed, in which ntt's own tensors would be made.
+        NttError: as `error`, if the code changed torch's default type or device, which ntt's own tensors would take.
     """
     folder, depth, gradients = Path.cwd(), sys.getrecursionlimit(), torch.is_grad_enabled()
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
@@ -135,7 +135,7 @@ def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
 
 
 def _package_of(path: Path) -> tuple[Path, list[str]]:
-    """The folder that a file's package is imported from, and the package's name in parts, none if it is in none."""
+    """The folder that a file's package is imported from, and the parts of the package's name, if it has one."""
     top, package = path.resolve().parent, list[str]()
     while (top / "__init__.py").is_file() and top.name.isidentifier():
         package.insert(0, top.name)
@@ -153,7 +153,7 @@ def _own_name(path: Path) -> str:
 
 
 def _local_file(name: str) -> Path | None:
-    """The file of a module that is not Python's, installed or ntt's own."""
+    """The file of a module that is neither Python's, nor installed, nor ntt's own; `None` for other modules."""
     origin = getattr(sys.modules[name], "__file__", None)
     if not isinstance(origin, str) or not os.path.isfile(origin):
         return None
@@ -163,7 +163,7 @@ def _local_file(name: str) -> Path | None:
 
 
 def _forget_edited() -> None:
-    """Forget local modules of which one was edited since: a file's code runs anew, and so must what it imports."""
+    """Forget the local modules of a file if one was edited: if a file runs again, so must the modules it imports."""
     for brought in _BROUGHT.values():
         files = {name: _local_file(name) for name in brought if name in sys.modules}
         if any(file is None or _sha256(file) != brought[name] for name, file in files.items()):
@@ -173,9 +173,9 @@ def _forget_edited() -> None:
 
 
 def _forget_namesakes(folder: Path) -> None:
-    """Forget modules that another file imported from its own folder under the name of a neighbour in this one.
+    """Forget modules from other folders that have the name of a file in this folder.
 
-    Their folder is no longer on `sys.path`; kept, they would be what `import utils` finds here, in silence.
+    Otherwise `import utils` in this folder would silently find the `utils.py` that another file imported earlier.
     """
     neighbours = {entry.stem for entry in folder.iterdir() if entry.suffix == ".py" or entry.is_dir()}
     searched = {Path(entry).resolve() for entry in sys.path}
@@ -192,13 +192,13 @@ def _forget_namesakes(folder: Path) -> None:
 
 
 def blame(failure: BaseException) -> ModelError | None:
-    """What the user's code raised, and in which file; `None` where it failed in ntt's own code.
+    """The error to report if the user's code failed; `None` if ntt's own code failed.
 
-    What an installed package raises is its caller's failure, and so is what a network's operations raise, which ntt may
-    carry out by formulas of its own. A network of installed layers alone has no file.
+    An exception in an installed package counts for its caller. An exception in a network's operation counts for the
+    network, although ntt may compute the operation with its own formulas. A network of installed layers has no file.
     """
     if isinstance(failure, RuntimeError) and isinstance(failure.__cause__, StopIteration):
-        failure = failure.__cause__  # a generator on its way made it a RuntimeError
+        failure = failure.__cause__  # a generator turned it into a RuntimeError
     inside = False
     brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
     found: tuple[Path, int] | None = None
@@ -220,15 +220,15 @@ def blame(failure: BaseException) -> ModelError | None:
 
 
 def said_by(failure: BaseException) -> str:
-    """The message of an exception that any code may have raised, shortened; empty where it cannot be made."""
+    """The message of an exception from any code, shortened; empty if `str` fails."""
     try:
         return shortened(str(failure))
-    except (Exception, SystemExit):  # its class may be the user's, too
+    except (Exception, SystemExit):  # the exception's class may be the user's
         return ""
 
 
 def shortened(text: str) -> str:
-    """The beginning and the end of what may be of any length."""
+    """The text, or its beginning and its end if it is long."""
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]}…{text[-MOST_LETTERS // 2 :]}"
 
 
@@ -258,7 +258,7 @@ def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:
 
 
 def _what_raised(failure: BaseException, message: str) -> tuple[str, str]:
-    """What code did that raised this, and what its author may do."""
+    """What the user's code did, in words, and a hint for its author."""
     if isinstance(failure, SystemExit):
         code = failure.code if isinstance(failure.code, int | None) else said_by(failure)
         return f"called sys.exit({code!r})", "let the file return or raise instead of exiting"

@@ -1,4 +1,4 @@
-"""The generators that code of others draws from: torch's, NumPy's and Python's own."""
+"""The global random generators that other people's code uses: torch's, NumPy's and Python's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CPU = torch.device("cpu")
 
 
 def seed_global_draws(seed: int, *where: int) -> None:
-    """Make what draws from them, as Dropout and a user's augmentation do, draw as it does there."""
+    """Seed the global generators for one place in a run; Dropout and a user's augmentation draw from them."""
     number = mixed(seed, where)
-    # Of torch's only those that are there: `torch.manual_seed` also writes down, with the whole stack, what to tell a
-    # GPU that may be used some day, which is most of the time of reading random items.
+    # Only torch generators that exist. `torch.manual_seed` also records the call, with its whole stack, for GPUs that
+    # may be used later. That would take most of the time of reading random items.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(number)
@@ -26,7 +26,7 @@ def seed_global_draws(seed: int, *where: int) -> None:
 
 
 def seed_as_users_do(seed: int) -> None:
-    """Seed all of them with this number itself."""
+    """Seed all global generators with this number itself."""
     torch.manual_seed(seed)
     _seed_others(seed)
 
@@ -37,14 +37,14 @@ def _seed_others(seed: int) -> None:
 
 
 def global_state() -> tuple[object, ...]:
-    """Where they are; it differs once one was drawn from."""
+    """The state of the global generators; it differs once a number was drawn."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return torch.get_rng_state().numpy().tobytes(), kind, np.asarray(keys).tobytes(), *rest, random.getstate()
 
 
 @contextlib.contextmanager
 def global_draws_apart(device: torch.device = CPU) -> Generator[None]:
-    """Leave them as they were, those of the CPU and of this device.
+    """Restore the global generators afterwards, those of the CPU and of this device.
 
     Yields:
         nothing.
@@ -59,6 +59,6 @@ def global_draws_apart(device: torch.device = CPU) -> Generator[None]:
 
 
 def mixed(seed: int, where: tuple[int, ...]) -> int:
-    """NumPy mixes them: torch's generator would use 32 bits of their sum."""
+    """One seed from `seed` and `where`. NumPy mixes them; torch's generator would use 32 bits of their sum."""
     (number,) = np.random.SeedSequence(seed, spawn_key=where).generate_state(1)
     return int(number)

@@ -1,6 +1,6 @@
-"""Parameters that lie in one memory without being one: made one where they are the same, else refused.
+"""Different parameters that share memory: made one if they are the same numbers, refused if they overlap otherwise.
 
-Taken apart, each would have its own values and its own mask, and in a file the last one loaded would win.
+As parameters of a function, each would have its own values and its own mask. When a file is loaded, the last would win.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ntt_cli.errors import ModelError
 
 
 def tie_shared_parameters(module: nn.Module, where: str) -> None:
-    """Make parameters that are the same numbers in memory one parameter.
+    """Replace parameters that are the same numbers in memory by one parameter.
 
     Raises:
         ModelError: if a trainable parameter shares numbers with another parameter or a buffer in any other way.
@@ -26,12 +26,12 @@ def tie_shared_parameters(module: nn.Module, where: str) -> None:
                 continue
             same = first.setdefault((p.data_ptr(), p.dtype, p.shape, p.stride(), p.requires_grad), p)
             if same is not p:
-                setattr(layer, name, same)  # not `_parameters`: recurrent layers keep a list of theirs besides
+                setattr(layer, name, same)  # not `_parameters`, because recurrent layers also keep their own list
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad and _has_memory(p)}
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     by_storage: dict[int, list[str]] = {}
     values = trained | {name: b for name, b in (frozen | dict(module.named_buffers())).items() if _has_memory(b)}
-    for name, value in values.items():  # the trained ones first: among the others, which nothing moves, it does no harm
+    for name, value in values.items():  # trained ones first: overlaps of constants do no harm
         by_storage.setdefault(value.untyped_storage().data_ptr(), []).append(name)
     for names in by_storage.values():
         if len(names) > 1 and names[0] in trained:
@@ -43,10 +43,10 @@ def _has_memory(value: Tensor) -> bool:
 
 
 def _check_disjoint(values: Mapping[str, Tensor], trained: Container[str], where: str) -> None:
-    """Refuse two that have a number in common; interleaved columns of one matrix, for example, have none.
+    """Refuse two tensors that share an entry; interleaved columns of one matrix, for example, share none.
 
     Raises:
-        ModelError: if there are two; it names them.
+        ModelError: if two tensors do; it names them.
     """
     unit = min(value.element_size() for value in values.values())
     size = max(value.untyped_storage().nbytes() for value in values.values())

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a request to end, which work that can save itself first looks for. Needs no torch."""
+"""SIGINT and SIGTERM: requests to end. Work that can save its state checks for them itself. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from types import FrameType
 from ntt_cli.errors import DivergedError, OutputError
 
 GRACE_SECONDS = 7.0
-"""For a step to end and its state to be saved, before the work is interrupted wherever it is."""
+"""Time for the step to end and its state to be saved; after that, the work is interrupted wherever it is."""
 
 SHOW_CURSOR = "\x1b[?25h\n"
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end. Like KeyboardInterrupt, no `except Exception` of user code may swallow it.
+    """The run was asked to end. A KeyboardInterrupt, so that no `except Exception` in user code catches it.
 
     Attributes:
         number: of the signal.
-        kept: what there is of the run now.
+        kept: what is left of the run on disk, in words.
     """
 
     def __init__(self, number: int, kept: str = "no file is half-written") -> None:
@@ -37,8 +37,8 @@ class Stop:
     """Whether the work was asked to end.
 
     Attributes:
-        asked: by this signal; `None` if it was not.
-        patient: the work looks at `asked` by itself, so that it need not be interrupted.
+        asked: the signal that asked for the end; `None` if none did.
+        patient: the work checks `asked` itself, so that the signal need not interrupt it.
     """
 
     asked: int | None = None
@@ -46,13 +46,13 @@ class Stop:
 
     @contextlib.contextmanager
     def patiently(self) -> Generator[None]:
-        """While work lasts that looks at `asked` after each step.
+        """A context for work that checks `asked` after each step.
 
         Yields:
             nothing.
 
         Raises:
-            Interrupted: at the end, if a request came after the last look.
+            Interrupted: at the end, if a request came after the last check.
         """
         self.patient = True
         try:
@@ -62,8 +62,8 @@ class Stop:
         if self.asked is not None:
             raise Interrupted(self.asked)
 
-    def look(self) -> int | None:
-        """The signal that asks for the end; it is being followed then, and nothing will interrupt that."""
+    def follow_request(self) -> int | None:
+        """The signal that asked for the end, or `None`. If there is one, the caller ends the work uninterrupted."""
         if self.asked is not None:
             self.patient = False
         return self.asked
@@ -71,18 +71,18 @@ class Stop:
 
 @contextlib.contextmanager
 def reraise_as_interrupt(stop: Stop) -> Generator[None]:
-    """An error of code that was interrupted is taken for the interruption.
+    """Raise `Interrupted` in place of an error of code that was interrupted.
 
-    torch, or a user's code, may raise another error while it cleans up.
+    torch or a user's code may raise another error while it cleans up.
 
     Yields:
         nothing.
 
     Raises:
         Interrupted: if the run was asked to end before something went wrong.
-        OutputError: as it was: the state cannot be saved.
-        DivergedError: as it was: the state is worth nothing.
-        Exception: what went wrong in a run that was not asked to end.
+        OutputError: unchanged, because the state cannot be saved.
+        DivergedError: unchanged, because the state is worthless.
+        Exception: unchanged, if the run was not asked to end.
     """
     try:
         yield
@@ -99,7 +99,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def handle_signals(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
-    """Let these signals ask for the end: the first one politely, the second at once. For the main thread alone.
+    """Let these signals ask for the end. A second signal ends the process at once. Only for the main thread.
 
     Yields:
         nothing.
@@ -126,7 +126,7 @@ def handle_signals(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> G
 
 @contextlib.contextmanager
 def leaving() -> Generator[None]:
-    """While there is nothing to save yet, or any more: a signal ends the process at once.
+    """While there is nothing to save yet, or nothing left to save: a signal ends the process at once.
 
     Yields:
         nothing.
@@ -137,7 +137,7 @@ def leaving() -> Generator[None]:
 
 @contextlib.contextmanager
 def _handled(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    # One that is ignored stays so: a shell starts background jobs with the interrupt ignored.
+    # An ignored signal stays ignored: a shell starts background jobs with SIGINT ignored.
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heard}
     try:
@@ -148,7 +148,7 @@ def _handled(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameTyp
 
 
 def _leave(number: int) -> None:
-    # No destructors, no handlers: files are whole at every moment, and locks die with the process.
+    # No destructors and no handlers are needed: files are always complete, and locks end with the process.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())

@@ -1,6 +1,6 @@
-"""What a network is for: the loss that it is trained with, what counts as right, and which labels it takes.
+"""The task of a network: its training loss, its measure of success, and its check of labels.
 
-Pruning needs none of it.
+Pruning needs no task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Task(ABC):
     """A kind of task.
 
     Attributes:
-        name: as options name it.
+        name: the name of the task in options.
     """
 
     name: ClassVar[str]
@@ -30,15 +30,15 @@ class Task(ABC):
     def loss(
         self, outputs: Shaped[Tensor, "n *more"], targets: Shaped[Tensor, "n *positions"], reduction: Reduction = "mean"
     ) -> Float[Tensor, ""]:
-        """What training minimises, over all targets that count."""
+        """The loss that training minimises, over all targets that count."""
 
     @abstractmethod
     def count(self, targets: Shaped[Tensor, "n *positions"]) -> Int[Tensor, ""]:
-        """How many targets count."""
+        """The number of targets that count."""
 
     @abstractmethod
     def correct(self, outputs: Shaped[Tensor, "n *more"], targets: Shaped[Tensor, "n *positions"]) -> int:
-        """How many of the targets that count the outputs get right; the best epoch is that of the most."""
+        """The number of counting targets that the outputs get right. The best epoch has the most."""
 
     @abstractmethod
     def check(self, inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
@@ -46,9 +46,9 @@ class Task(ABC):
 
         Args:
             inputs: the data.
-            on_event: told what is worth a warning.
+            on_event: receives warnings.
             shape: of one sample's outputs.
-            purpose: what the targets are for.
+            purpose: the use of the targets, for messages.
 
         Raises:
             DataError: if targets are missing or do not fit.

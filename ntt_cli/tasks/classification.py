@@ -15,11 +15,11 @@ from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.tasks.base import Reduction, Task
 
 LABELS_A_CLASS = 20
-"""Where classes have no names, so many labels must be there for each output before one without a class is reported."""
+"""Without class names, an unused output is reported only from this many labels for each output."""
 
 
 class Classification(Task):
-    """Cross-entropy, and the highest logit as the choice."""
+    """Classification with cross-entropy loss; the highest logit is the chosen class."""
 
     name = "classification"
 
@@ -30,11 +30,11 @@ class Classification(Task):
         return label_loss(outputs, targets, reduction=reduction)
 
     def count(self, targets: Int[Tensor, "n *positions"]) -> Int[Tensor, ""]:
-        """All labels but those that are ignored."""
+        """The number of labels that are not ignored."""
         return (targets != IGNORED).sum()
 
     def correct(self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"]) -> int:
-        """How often the highest logit is that of the label."""
+        """How often the label has the highest logit."""
         rows, counted = counted_rows(outputs, targets)
         return int((rows.argmax(dim=1) == counted).sum())
 
@@ -43,12 +43,12 @@ class Classification(Task):
 
         Args:
             inputs: the data.
-            on_event: told the warning.
+            on_event: receives the warning.
             shape: of one sample's logits, `(*positions, classes)`.
-            purpose: what the labels are for.
+            purpose: the use of the labels, for messages.
 
         Raises:
-            DataError: if labels are missing, out of range, or not one for each row of logits.
+            DataError: if labels are missing or out of range, or their number differs from that of the rows of logits.
         """
         labels, spec = inputs.samples.labels, inputs.samples.spec
         if labels is None:
@@ -92,7 +92,7 @@ def label_loss(
     Args:
         logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
         labels: classes.
-        reduction: over labels.
+        reduction: how to reduce over labels.
     """
     rows = logits.reshape(labels.numel(), -1)
     return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)

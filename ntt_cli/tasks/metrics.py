@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 TIED = 8
-"""Roundings of the largest logit within which two are tied."""
+"""Logits that differ by fewer roundings of the largest logit count as tied."""
 
 
 def top_k_correct(logits: Float[Tensor, "n c"], labels: Int[Tensor, "n"], *, k: int) -> Int[Tensor, "n"]:
@@ -17,16 +17,16 @@ def top_k_correct(logits: Float[Tensor, "n c"], labels: Int[Tensor, "n"], *, k: 
 
 
 def per_class_accuracy(correct: Int[Tensor, "n"], labels: Int[Tensor, "n"], *, classes: int) -> list[float | None]:
-    """The fraction of each class that is correct; `None` for a class without samples."""
+    """The accuracy on each class; `None` for a class without samples."""
     counts = torch.bincount(labels, minlength=classes)
     hits = torch.bincount(labels, weights=correct.double(), minlength=classes)
     return [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)]
 
 
 def same_first_choice(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> tuple[int, int]:
-    """On how many of how many samples both have the same first choice.
+    """On how many samples both have the same first choice, and how many samples count.
 
-    A sample does not count where the teacher's two best are as good as tied: rounding makes the choice there.
+    A sample does not count if the teacher's two highest logits are tied, because rounding would decide.
     """
     best = teacher.topk(2, dim=1).values
     decided = best[:, 0] - best[:, 1] > TIED * torch.finfo(teacher.dtype).eps * teacher.abs().amax(dim=1)

@@ -43,7 +43,7 @@ EVALUATION_BATCH = 256
 
 
 def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -> FinetuneReport:
-    """`finetune` of what the configuration names, for the report alone."""
+    """As `finetune`, without objects, and returns only the report."""
     return finetune(config.model_copy(update={"output": config.named_output}), on_event, stop).report
 
 
@@ -56,9 +56,9 @@ def finetune(
 
     Args:
         config: as the user gave it.
-        on_event: told how the work goes.
-        stop: asks for the end; the training's state is saved then.
-        sources: objects in the place of names.
+        on_event: receives the progress.
+        stop: asks for the end; the training's state is then saved.
+        sources: objects to use instead of names.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
@@ -165,7 +165,7 @@ def _train(task: Task, run: Run) -> tuple[Best, list[EpochSummary]]:
 
 
 def _train_epoch(task: Task, training: Training, run: Run) -> None:
-    """The epoch's steps that are still to be taken."""
+    """Take the remaining steps of the epoch."""
     module = training.module.train()
     network = SparseModule(module, as_bits(task.masks, dict(module.named_parameters())), task.loaded.select_outputs)
     execution = Execution(group=run.group)
@@ -200,7 +200,7 @@ def _train_epoch(task: Task, training: Training, run: Run) -> None:
 def _end_epoch(task: Task, training: Training, epoch: int, run: Run) -> None:
     module = training.module
     if run.group.size > 1:
-        # Batch-norm statistics are of each process's own samples.
+        # Each process has batch-norm statistics of its own samples.
         module.load_state_dict(run.group.broadcast(dict(module.named_buffers())), strict=False)
     _check_finite(module, epoch, run.checkpointer)
     accuracy, validation_loss = _validate(task, run.checkpointer, epoch) if run.group.first else (None, 0.0)
@@ -232,7 +232,7 @@ def _validate(task: Task, checkpointer: RunCheckpointer, epoch: int) -> tuple[fl
     """Accuracy and loss on the validation samples.
 
     Raises:
-        DivergedError: if the network's loss is not finite, on some of the training samples where there are no others.
+        DivergedError: if the loss is not finite; without validation samples, on some of the training samples.
     """
     if not len(task.validation):
         _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), checkpointer, epoch)

@@ -1,4 +1,4 @@
-"""A fine-tuning run before it starts: everything found, settled and checked."""
+"""Prepare a fine-tuning run: find and check its inputs and resolve its defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ntt_cli.files.metadata import RunRecord
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.loading.open import held_masks, open_weights
+from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.outputs import settled
@@ -40,8 +40,8 @@ class Task:
 
     Attributes:
         config: as the user gave it.
-        sources: of the network and the data.
-        loaded: the model's source; its module is on the device and carries the checkpoint's weights.
+        sources: where the network and the data come from.
+        loaded: the model; its module is on the device and has the checkpoint's weights.
         masks: `True` = kept; empty for a dense network.
         training: samples to learn from.
         validation: samples to choose the epoch by; may be empty.
@@ -63,12 +63,12 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     """Find and check everything that a run needs, before any work.
 
     Raises:
-        UsageError: if an option would do nothing.
+        UsageError: if an option would have no effect.
     """
     device = pick_device(config.device)
     loaded = sources.load_model(config, seed=config.seed)
     weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
-    masks = held_masks(weights, loaded.module, config, on_event)
+    masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split="train")
@@ -110,7 +110,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
 
 
 def run_record(task: Task) -> RunRecord:
-    """What decides the bytes that the run writes."""
+    """The record of everything that affects the bytes that the run writes."""
     config, loaded = task.config, task.loaded
     return RunRecord(
         config=recorded(config) | {"learning_rate": task.learning_rate} | settled(loaded, task.training),
@@ -127,12 +127,12 @@ def steps_of(task: Task) -> int:
 
 
 def warmup_steps(task: Task) -> int:
-    """Steps over which the rate rises."""
+    """Steps over which the learning rate rises."""
     return math.floor(task.config.warmup * steps_of(task))
 
 
 def seconds_per_step(task: Task) -> float:
-    """Measured on a few steps that move the task's module."""
+    """Seconds a step, measured on a few steps, which change the task's module."""
     network = SparseModule(task.loaded.module.train(), {}, task.loaded.select_outputs)
     trained = [p for p in network.parameters.values() if p.requires_grad]
     optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
@@ -147,7 +147,7 @@ def seconds_per_step(task: Task) -> float:
 
 
 def division(task: Task) -> tuple[int, int]:
-    """Samples a step, and steps an epoch."""
-    # The last batch is dropped if it is short: batch norm cannot learn from one sample, and its rate would be too high.
+    """The number of samples a step, and of steps an epoch."""
+    # A short last batch is dropped: batch norm needs more than one sample, and the rate is for a full batch.
     batch_size = min(task.config.batch_size, len(task.training))
     return batch_size, len(task.training) // batch_size

@@ -1,4 +1,4 @@
-"""How far a fine-tuning has come, and that as a state on disk."""
+"""The progress of a fine-tuning run, and its state on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ntt_cli.runtime.optimiser import optimiser_tensors
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch to be written: its number, how good it is, and the network after it."""
+    """The best epoch so far, which will be written: its number, its accuracy, and the network after it."""
 
     epoch: int
     key: tuple[float, float]
@@ -29,17 +29,17 @@ class Best:
 
 @dataclass
 class Training:
-    """A fine-tuning between two steps; all of it moves in place.
+    """A fine-tuning run between two steps; all of it changes in place.
 
     Attributes:
         module: on its device.
-        optimiser: of its parameters.
-        schedule: of the optimiser's rate.
-        order: draws the order of the samples, once an epoch.
+        optimiser: of the module's parameters.
+        schedule: of the optimiser's learning rate.
+        order: generator for the order of the samples, drawn once an epoch.
         step: steps done over all epochs.
         losses: of the current epoch's steps.
-        epochs: that are done.
-        best: of these.
+        epochs: the finished epochs.
+        best: the best of them.
     """
 
     module: nn.Module
@@ -55,16 +55,16 @@ class Training:
         self._saved = frozenset(self.module.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The module's, without what it holds only after some forward passes."""
+        """The module's state dict, without entries that exist only after a forward pass."""
         return {name: value for name, value in self.module.state_dict().items() if name in self._saved}
 
     @property
     def device(self) -> torch.device:
-        """Where the module is."""
+        """The device of the module."""
         return next(self.module.parameters()).device
 
     def state(self) -> State:
-        """Everything that the steps to come depend on."""
+        """Everything that the remaining steps depend on."""
         values: dict[str, Any] = {"epochs": [epoch.model_dump(mode="json") for epoch in self.epochs], "best": None}
         tensors = (
             prefixed("param", dict(self.module.named_parameters()))
@@ -79,18 +79,18 @@ class Training:
         return State(step=self.step, tensors=tensors, values=values)
 
     def restore(self, state: State, *, samples: int, steps: int, epochs: int) -> None:
-        """Become the training whose `state` this is; it was made with the same settings, and has not begun.
+        """Continue from `state`, which a training with the same settings saved; this one has not begun.
 
-        What follows from the number of steps, as the rate and the order of the samples do, is found again.
+        The learning rate and the order of the samples follow from the number of steps and are computed again.
 
         Args:
-            state: as read.
+            state: the saved state.
             samples: to learn from.
             steps: of an epoch.
             epochs: of the whole training.
 
         Raises:
-            ResumeError: if this training cannot have left it.
+            ResumeError: if this training cannot have saved it.
         """
         values = state.values_as(TrainingValues)
         state.require_names("param", "buffer", "optimiser", "losses", "best")
@@ -116,7 +116,7 @@ class Training:
                     own[prefix][name].copy_(value)
         restore_from(state, self.optimiser)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch misses the optimiser's steps between those of its rate
+            warnings.simplefilter("ignore")  # the warning about steps without the optimiser
             for _ in range(state.step):
                 self.schedule.step()
         for _ in range(done):
@@ -129,14 +129,14 @@ class Training:
 
 
 class BestValues(Record):
-    """What of the best epoch is no tensor."""
+    """The values of the best epoch that are not tensors."""
 
     epoch: PositiveInt
     key: tuple[FiniteFloat, FiniteFloat]
 
 
 class TrainingValues(Record):
-    """What of a training's state is no tensor."""
+    """The values of a training's state that are not tensors."""
 
     epochs: list[EpochSummary]
     best: BestValues | None

@@ -1,4 +1,4 @@
-"""Supervised steps that keep a network as sparse as it is."""
+"""Supervised training steps that keep pruned weights at zero."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DENSE_RATE = {"adamw": 1e-3, "sgd": 2e-2}
 _MOST = 10.0
 
 LONGEST_GRADIENT: dict[OptimiserName, float | None] = {"adamw": None, "sgd": 1.0}
-"""The norm over all kept weights to which the gradients are clipped; Adam divides by their size itself.
+"""The norm over all kept weights to which gradients are clipped; Adam normalises gradients itself.
 
 Without clipping, at the default rate, LeNet-5 pruned by NTT diverges within one epoch (docs/notebook/23-sgd.md).
 """
@@ -34,8 +34,8 @@ Without clipping, at the default rate, LeNet-5 pruned by NTT diverges within one
 def default_learning_rate(optimiser: OptimiserName, *, density: float) -> float:
     """The dense network's usual rate over `sqrt(density)`, at most ten times as high.
 
-    With fewer weights the same rate moves the function less, so a sparse network wants a higher one: of 1e-3 and 1e-2
-    with Adam, all methods do better with the second at 1% density.
+    With fewer weights the same rate changes the function less, so a sparse network needs a higher rate. At 1% density,
+    all methods do better with Adam at 1e-2 than at 1e-3.
     """
     return _DENSE_RATE[optimiser] * min(_MOST, 1 / math.sqrt(density))
 
@@ -45,7 +45,7 @@ def make_optimiser(
 ) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9; `training_step` clips the gradients."""
     trained = list(parameters)
-    # torch's fused optimisers are one kernel for all parameters; some devices have none.
+    # torch's fused optimisers use one kernel for all parameters; some devices lack them.
     fused = all(p.device.type in {"cpu", "cuda"} for p in trained)
     if name == "sgd":
         return torch.optim.SGD(trained, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
@@ -54,14 +54,14 @@ def make_optimiser(
 
 @dataclass(frozen=True)
 class SparseModule:
-    """A network in training, and which of its weights stay zero.
+    """A network in training, with the masks of its pruned weights.
 
     Attributes:
         module: in training mode.
         mask_bits: masks by parameter, from `as_bits`.
         select_outputs: the logits among what the module returns.
-        task: what it is trained for.
-        parameters: the module's, by name.
+        task: the task that it is trained for.
+        parameters: of the module, by name.
     """
 
     module: nn.Module
@@ -86,12 +86,12 @@ def training_step(
     """One step on the task's loss, in place; returns the loss before it. Pruned entries are zero afterwards.
 
     Args:
-        network: moved in place.
+        network: changed in place.
         optimiser: of its parameters.
         x: inputs.
         labels: their classes.
         longest: the largest norm of the gradient over all kept entries; a longer gradient is scaled down to it.
-        execution: the processes that share the batch; all of them move the same network in the same way. Training
+        execution: the processes that share the batch; all of them change the same network in the same way. Training
             takes whole batches: a micro-batch is ignored.
 
     Raises:
@@ -113,5 +113,5 @@ def training_step(
         nn.utils.clip_grad_norm_([parameters[name] for name in moved], longest)
     advance(optimiser)
     for name, mask in network.mask_bits.items():
-        zero_pruned(parameters[name], mask)  # momentum and decay may have moved them
+        zero_pruned(parameters[name], mask)  # momentum and decay may have changed pruned entries
     return sums[""]

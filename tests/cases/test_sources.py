@@ -81,7 +81,7 @@ def test_prune_looks_at_no_labels(ntt: Ntt, source: str) -> None:
     for data, output in ((source, "a"), ("regression", "b")):
         pruned = ntt("prune", "model.py", "-s", "0.5", "-d", f"data.py:{data}", *SHORT, "-o", f"{output}.safetensors")
         assert pruned.code == 0, pruned.err
-        assert f"data: data.py:{data}, 64 samples of [20]; labels are not looked at" in pruned.err
+        assert f"data: data.py:{data}, 64 samples of [20]; labels are not read" in pruned.err
     networks = [np.fromfile(f"{name}.safetensors", np.uint8)[-1000:] for name in "ab"]
     assert np.array_equal(*networks)
 

@@ -154,7 +154,7 @@ def test_zeros_of_a_foreign_file_are_held_with_a_warning() -> None:
     tensors = sparse_state()
     share = float((tensors["1.weight"] == 0).float().mean())
     message = (
-        "x.safetensors does not say which of its weights are pruned; its zeros are held as such:"
+        "x.safetensors does not say which of its weights are pruned; its zeros stay zero:"
         f" 1.weight {share:.1%}; --keep-zeros says that this is meant, --dense that they are weights"
     )
     path = one(tensors)
@@ -174,9 +174,9 @@ def ternary(weight: Tensor) -> Tensor:
 
 def not_held(described: str) -> str:
     return (
-        f"zeros of x.safetensors that are not held, but are weights like all others: {described}; they look like values"
-        " of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros holds all zeros, --dense"
-        " says that they are weights"
+        f"zeros of x.safetensors that do not stay zero but are weights like all others: {described}; they look like"
+        " values of a grid (ternary or quantised weights) or like an initialisation; --keep-zeros keeps all zeros,"
+        " --dense says that they are weights"
     )
 
 
@@ -272,7 +272,7 @@ def test_an_option_about_zeros_that_decides_nothing() -> None:
     options = {"sparsity": 0.5, "method": "magnitude", "weights": dense, "limit": 20, "device": "cpu"}
     prune.run(PruneConfig(model="model.py", output=sparse, **options), Events().append)  # type: ignore[arg-type]
     what, _ = refusal(UsageError, lambda: evaluated(sparse, keep_zeros=True))
-    assert what == "--keep-zeros: does nothing: y.safetensors says itself which zeros are held"
+    assert what == "--keep-zeros: does nothing: y.safetensors says itself which zeros to keep"
     assert evaluated(sparse, dense=True)[0].prunable == 0
 
 

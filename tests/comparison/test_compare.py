@@ -36,11 +36,11 @@ class AfterLooks(Stop):
         super().__init__()
         self.looks = looks
 
-    def look(self) -> int | None:
+    def follow_request(self) -> int | None:
         self.looks -= 1
         if self.looks == 0:
             self.asked = 15
-        return super().look()
+        return super().follow_request()
 
 
 pytestmark = pytest.mark.usefixtures("folder")

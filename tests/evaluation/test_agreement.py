@@ -27,9 +27,7 @@ def network(seed: int, outputs: int = 3) -> FunctionalModel:
 
 
 def inputs() -> Inputs:
-    return Inputs(
-        samples=Samples(spec="some data", source=InMemory(X)), standardisation=None, device=torch.device("cpu")
-    )
+    return Inputs(samples=Samples(spec="some data", source=InMemory(X)), mean_std=None, device=torch.device("cpu"))
 
 
 def kernel(model: FunctionalModel, chosen: Tensor | None = None) -> Tensor:

@@ -95,7 +95,7 @@ def test_it_is_told_what_the_data_are() -> None:
     assert heard == [
         Noted(f"data: digits, 1,438 images of [1, 8, 8] {classes}"),
         Noted("inputs: as they are (nobody)"),
-        Noted(f"data: digits, 5 images of [1, 8, 8] {classes}; labels are not looked at"),
+        Noted(f"data: digits, 5 images of [1, 8, 8] {classes}; labels are not read"),
         Noted("inputs: as they are (nobody)"),
     ]
 
@@ -116,7 +116,7 @@ def test_known_statistics_go_before_the_datas() -> None:
 def test_tokens_are_left_as_they_are(known: Normalisation | None) -> None:
     np.save("x.npy", np.arange(12).reshape(4, 3))
     inputs = opened(known, data="x.npy")
-    assert (inputs.standardisation, inputs.normalisation) == (None, None)
+    assert (inputs.mean_std, inputs.normalisation) == (None, None)
     assert inputs.batch(torch.arange(4)).tolist() == np.arange(12).reshape(4, 3).tolist()
 
 

@@ -37,11 +37,11 @@ class After(Stop):
 
     looks: int = 1
 
-    def look(self) -> int | None:
+    def follow_request(self) -> int | None:
         self.looks -= 1
         if self.looks == 0:
             self.asked = 2
-        return super().look()
+        return super().follow_request()
 
 
 def pruning(name: str = "plain", **values: Any) -> PruneConfig:

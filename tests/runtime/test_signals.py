@@ -46,9 +46,9 @@ def test_work_that_looks_is_left_alone(number: int) -> None:
     stop = Stop()
     with handle_signals(stop):
         with stop.patiently():
-            assert stop.look() is None
+            assert stop.follow_request() is None
             send(number)
-            assert stop.look() == number
+            assert stop.follow_request() == number
             stop.asked = None  # as if it had been followed
         assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
@@ -83,7 +83,7 @@ def test_following_the_request_is_not_interrupted(monkeypatch: pytest.MonkeyPatc
     with handle_signals(stop):
         stop.patient = True
         send(signal.SIGTERM)
-        assert stop.look() == signal.SIGTERM
+        assert stop.follow_request() == signal.SIGTERM
         time.sleep(0.2)  # it saves
 
 

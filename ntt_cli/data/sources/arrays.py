@@ -38,12 +38,12 @@ LABEL_NAMES = ("y", "labels")
 LARGEST = np.iinfo(np.int64).max
 
 HEADERS = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}
-"""By the version of the format. The third is the second with names of fields in UTF-8."""
+"""Header readers by format version. Version 3 is version 2 with field names in UTF-8."""
 
 
 @dataclass(frozen=True, eq=False)
 class MappedFile:
-    """An array too large for memory, of which each fetch reads and checks its samples alone."""
+    """An array too large for memory; each fetch reads and checks only its own samples."""
 
     array: np.memmap[tuple[int, ...], np.dtype[np.generic]]
     where: str
@@ -60,12 +60,12 @@ class MappedFile:
 def from_arrays(
     inputs: Array, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
 ) -> Samples:
-    """Samples of arrays in memory, which are checked at once."""
+    """Samples from arrays in memory, checked at once."""
     _refuse_fields(inputs, spec)
     n = count_samples(inputs, spec)
     y = None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
     chosen = draw(n, options.limit)
-    used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # numpy takes a tensor of one index for a number
+    used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # NumPy takes a tensor with one index for a number
     hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
     require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
     x = as_inputs(used, spec, numbers=chosen)
@@ -80,10 +80,10 @@ def from_arrays(
 def from_pair(
     inputs: Array, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
 ) -> Samples:
-    """Samples of inputs in memory, with labels in an array or a list, or `None`; unless labels are not looked at.
+    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread.
 
     Raises:
-        DataError: if they cannot be used, or what looks like an attention mask is in the place of labels.
+        DataError: if inputs or labels cannot be used, or labels look like an attention mask.
     """
     refuse_mask([(inputs, labels)], spec)
     if not labelled:
@@ -97,7 +97,7 @@ def from_pair(
 
 
 def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
-    """Inputs alone, from one array."""
+    """Inputs without labels, from one array."""
     with _reading(spec):
         array = open_memmap(path, mode="r")
     _refuse_fields(array, spec)
@@ -107,7 +107,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
     if bytes_as_inputs(array) // n * len(chosen) <= samples.EAGER_BYTES:
         return from_arrays(array, None, spec=spec, options=options)
     mapped = MappedFile(array, spec, options)
-    mapped.fetch(chosen[:1])  # a wrong type shall not wait until the first batch
+    mapped.fetch(chosen[:1])  # report a wrong type now and not at the first batch
     return Samples(spec=spec, source=mapped if len(chosen) == n else Selection(mapped, chosen))
 
 
@@ -124,7 +124,7 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
         found = _pick(archive.files, spec, split, labelled=labelled)
         names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
-        # A megabyte of zeros is compressed to a kilobyte; of no member more is unpacked than it declares.
+        # A megabyte of zeros compresses to a kilobyte, so never unpack more of a member than it declares.
         hint = "save its inputs as a .npy file, which is read as it is needed"
         with ZipFile(file) as zipped:
             size = sum(_member_size(zipped, name, spec) for name in names)
@@ -146,7 +146,7 @@ def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOption
 
 
 def _refuse_fields(inputs: Array, spec: str) -> None:
-    """Refuse a table of records, whose columns are no dimension of the array.
+    """Refuse a table of records, because its columns are not a dimension of the array.
 
     Raises:
         DataError: if the array has fields.
@@ -159,10 +159,10 @@ def _refuse_fields(inputs: Array, spec: str) -> None:
 
 
 def _as_numbers(labels: Array, spec: str) -> Array:
-    """Labels of which no two become the same number; booleans are classes 0 and 1.
+    """Labels as numbers, without merging different labels; booleans become classes 0 and 1.
 
     Raises:
-        DataError: if one is beyond what is counted with.
+        DataError: if a label is too large.
     """
     if isinstance(labels, Tensor):
         if labels.dtype not in {torch.bool, torch.uint64}:
@@ -176,29 +176,29 @@ def _as_numbers(labels: Array, spec: str) -> Array:
 
 
 def _member_size(zipped: ZipFile, name: str, spec: str) -> int:
-    """Of the one member that NumPy reads under this name.
+    """The size of the member that NumPy reads under this name.
 
     Raises:
-        DataError: if there are several, of which different programs read different ones, or it holds less than it says.
+        DataError: if several members have this name, so that programs read different ones, or it is too short.
     """
     found = [info for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
     hint = "save it again with numpy.savez"
     if len(found) != 1:
         raise DataError(spec, f"holds {name} {len(found)} times", hint=hint)
     size, claimed = found[0].file_size, _claimed_size(zipped, found[0])
-    if claimed > size:  # NumPy would take that much memory before it reads
+    if claimed > size:  # NumPy would allocate that much memory before it reads
         raise DataError(spec, f"cannot be read: {name} holds {size:,} bytes, and by its header {claimed:,}", hint=hint)
     return size
 
 
 def _claimed_size(zipped: ZipFile, member: ZipInfo) -> int:
-    """Bytes of the numbers that a member holds by its header; 0 where it is no array of numbers."""
+    """The bytes of values that a member's header declares; 0 if it is not an array of numbers."""
     with zipped.open(member) as file:
         try:
             read = HEADERS[read_magic(file)]
             shape, _, dtype = read(file)
         except (KeyError, ValueError):
-            return 0  # found when it is read
+            return 0  # reported when it is read
     return 0 if dtype.hasobject else dtype.itemsize * math.prod(shape)
 
 
@@ -242,7 +242,7 @@ def _reading(spec: str) -> Generator[None]:
         raise
     except CheckpointError as failure:
         raise DataError(spec, failure.what, hint=failure.hint) from failure
-    except Exception as failure:  # numpy raises whatever it trips over in a damaged file
+    except Exception as failure:  # for a damaged file NumPy may raise any exception
         if "Python objects" in str(failure) or "pickled" in str(failure) or "Object arrays" in str(failure):
             what, hint = "holds Python objects, which are never unpickled", "save plain arrays: x.astype('float32')"
         else:

@@ -1,4 +1,4 @@
-"""The files of CIFAR-10 and CIFAR-100. The Python version is pickled; a pickle can run anything, and none is run."""
+"""The files of CIFAR-10 and CIFAR-100. The Python version is pickled. A pickle can run any code, so it is never run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _read_batch(path: Path, label_key: str) -> tuple[Bytes, npt.NDArray[np.int64
     try:
         images = batch["data"].values.reshape(-1, *IMAGE_SHAPE)
         given = batch[label_key]
-        if type(given) is not list or not all(type(label) is int for label in given):  # a list in it may be endless
+        if type(given) is not list or not all(type(label) is int for label in given):  # a list in it may contain itself
             raise ValueError(f"its {label_key} are no list of whole numbers")
         labels = np.array(given, dtype=np.int64)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as failure:

@@ -1,4 +1,4 @@
-"""The items of a torch Dataset: kept in memory if that cannot change them, otherwise read whenever they are needed."""
+"""The items of a torch Dataset: in memory if they never change and fit, otherwise read whenever needed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from ntt_cli.runtime.python_source import user_code
 from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
 
 PROBED = 16
-"""Items that are read several times, to see whether they are random; and of which it is seen whether they are masks."""
+"""Items to read several times, to find out whether they are random, and to check for attention masks."""
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetItems:
-    """The items of a torch Dataset, of which each is an input or a pair of an input and a label.
+    """The items of a torch Dataset. Each item is an input, or a pair of an input and a label.
 
     Attributes:
         dataset: any map-style Dataset.
         spec: the data as the user named it.
         options: how to format its images.
-        labelled: whether labels are looked at.
-        path: of the file that made it; without one, a caller handed it over, whose code raises what it raises.
+        labelled: whether labels are read.
+        path: of the file that made it; `None` if a caller passed it, whose exceptions then stay unchanged.
     """
 
     dataset: Dataset[Any]
@@ -49,21 +49,21 @@ class DatasetItems:
     path: Path | None = None
 
     def running_code(self) -> AbstractContextManager[None]:
-        """A context to read items in: an exception of the file's code becomes an error that names the file."""
+        """A context for reading items: an exception of the file's code becomes an error that names the file."""
         return nullcontext() if self.path is None else user_code(self.path, DataError)
 
     @property
     def where(self) -> str:
-        """What an error says after an item's number, where the user named a file that has a Dataset."""
+        """The words after an item's number in an error, if the user named a file with a Dataset; otherwise empty."""
         return "" if self.path is None else " of its Dataset"
 
     def read(self, i: int, *, like: Tensor | None = None, reading: Reading | None = None) -> tuple[Tensor, int | None]:
-        """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one that is looked at.
+        """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one and labels are read.
 
-        Random items are drawn as in this `reading`, without one, from global generators as they are.
+        Random items are drawn for this `reading`; without one, from the global generators in their current state.
 
         Raises:
-            DataError: if it is neither an input nor a pair, or the input is not `like` the others.
+            DataError: if the item is neither an input nor a pair, or the input differs from `like` in shape or type.
         """
         if reading is not None:
             seed_global_draws(*(reading or (0,)), i)
@@ -80,8 +80,8 @@ class DatasetItems:
         """Item `i`: an input, and a label if it has one.
 
         Raises:
-            DataError: if it is something else, or not there in a file's Dataset.
-            IndexError: if it is not there in a Dataset that a caller handed over.
+            DataError: if it is something else, or does not exist in a file's Dataset.
+            IndexError: if it does not exist in a Dataset that a caller passed.
         """
         try:
             item = self.dataset[i]
@@ -118,14 +118,14 @@ class DatasetItems:
 
 @dataclass(frozen=True, eq=False)
 class LazyItems:
-    """Inputs of a Dataset that is too large for memory, or random: asked for whenever they are fetched.
+    """Inputs of a Dataset that is random or too large for memory; each fetch reads them again.
 
     Attributes:
         items: of the Dataset.
-        numbers: of those items that are used.
-        like: one of them.
-        labels: that all of them had when they were read first, if they are looked at.
-        changes: whether they are others in each reading.
+        numbers: the indices of the items that are used.
+        like: one of the inputs.
+        labels: of all items when first read; `None` if labels are not read.
+        changes: whether items differ between readings.
     """
 
     items: DatasetItems
@@ -151,15 +151,17 @@ class LazyItems:
 
 
 def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tensor | None = None) -> Samples:
-    """Its samples, of which some are read several times, and all are read here if they are to be kept or have labels.
+    """The samples of a Dataset.
+
+    A few items are read several times. All items are read here if they are kept in memory or have labels.
 
     Args:
         items: of the Dataset.
-        split: the part of the data that they are, where it is divided.
-        among: the numbers of the items that there are to choose from, ascending; without them, all.
+        split: the part of the data that they are, if it is divided.
+        among: the indices of the items to choose from, ascending; by default all.
 
     Raises:
-        DataError: if it is no map-style Dataset, is empty, or has an item that cannot be taken.
+        DataError: if it is not a map-style Dataset, is empty, or has an unusable item.
     """
     kind, given = type(items.dataset).__name__, "give" if items.path is None else "return"
     if not is_map_style(items.dataset):
@@ -177,7 +179,7 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
         numbers = chosen if among is None else among[chosen]
         changes = _changes(items, numbers)
         source, labels = _read_all(items, numbers, changes)
-        if source is None:  # some items are random, though those that were tried are not
+        if source is None:  # some items are random, although the tested ones are not
             changes = "seeded"
             source, labels = _read_all(items, numbers, changes)
         if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
@@ -189,17 +191,17 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
 
 
 def is_map_style(dataset: object) -> bool:
-    """Whether it has a length, and items by number."""
+    """Whether a value has a length, and items by index."""
     return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
-    """What torchvision's data sets call `classes` or `class_to_idx`, in the order of their labels.
+    """Class names in the order of their labels, from `classes` or `class_to_idx` as in torchvision's data sets.
 
-    A `Subset` has those of its Dataset, and a `ConcatDataset` those that all of its Datasets have.
+    A `Subset` has the names of its Dataset. A `ConcatDataset` has names if all of its Datasets have the same.
 
     Raises:
-        DataError: if Datasets that are joined number their classes in different ways.
+        DataError: if concatenated Datasets number their classes differently.
     """
     for attribute in ("classes", "class_to_idx"):
         if (names := _as_names(getattr(dataset, attribute, None))) is not None:
@@ -218,7 +220,7 @@ def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
 
 
 def _as_names(given: object) -> tuple[str, ...] | None:
-    """Names in a sequence by label, or in a mapping between names and labels, either way round."""
+    """Names from a sequence by label, or from a mapping of names to labels or labels to names."""
     if isinstance(given, Mapping):
         pairs = [pair if isinstance(pair[0], str) else pair[::-1] for pair in given.items()]
         by_label = {label: name for name, label in pairs}
@@ -232,7 +234,7 @@ def _as_names(given: object) -> tuple[str, ...] | None:
 
 
 def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
-    """Whether items are others in each reading, from some of them: by their values, and by what they draw from."""
+    """Whether items differ between readings: tests some of them, by their values and by the generators they use."""
     some = numbers[torch.linspace(0, len(numbers) - 1, min(PROBED, len(numbers)), dtype=torch.float64).long()].tolist()
     refuse_mask([parts for i in some if len(parts := items.parts(i)) == 2], items.spec)
     like, _ = items.read(some[0], reading=())
@@ -247,7 +249,7 @@ def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
 
 
 def _have_changed(items: DatasetItems, numbers: Tensor, kept: Tensor) -> bool:
-    """Whether some that were read first are others now that all were read, as of a Dataset that counts."""
+    """Whether items that were read first have changed after all were read, as in a Dataset that counts calls."""
     rows = range(min(PROBED, len(numbers)))
     return any(not torch.equal(kept[row], items.read(int(numbers[row]), like=kept[row])[0]) for row in rows)
 
@@ -260,10 +262,10 @@ def _draws(items: DatasetItems, some: list[int]) -> bool:
 
 
 def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Tensor | None]:
-    """The inputs, in memory if they fit and never change, and the labels; no source if they do change, though.
+    """The inputs, in memory if they fit and never change, and the labels. No inputs if they unexpectedly changed.
 
     Raises:
-        DataError: if some have labels and others have none.
+        DataError: if only some items have labels.
     """
     like, _ = items.read(int(numbers[0]), reading=())
     kept = None

@@ -1,4 +1,4 @@
-"""Data that a function in a user's Python file makes: arrays, or a torch Dataset."""
+"""Data from a function in a user's Python file: arrays, or a torch Dataset."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ TAKEN = "return inputs, (inputs, labels) as tensors or arrays, or a torch Datase
 def read_factory(
     path: Path, name: str, *, spec: str, split: Split, options: DataOptions, labelled: bool = True
 ) -> Samples:
-    """What the function `name` in the file returns: inputs, `(inputs, labels)` or a map-style torch Dataset.
+    """The samples that the function `name` in the file returns: inputs, `(inputs, labels)` or a map-style Dataset.
 
-    The function may take the keyword `split`. Whatever it draws from global generators it draws alike in every call.
+    The function may take the keyword `split`. Its draws from global generators are the same in every call.
 
     Raises:
         DataError: if there is no such function, it fails, or it returns something else.
@@ -65,12 +65,12 @@ def _find_factory(path: Path, name: str) -> Callable[..., object]:
 def _takes_split(factory: Callable[..., object]) -> bool:
     try:
         return "split" in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # something written in C
+    except (TypeError, ValueError):  # a function written in C
         return False
 
 
 def _why_not_taken(made: object) -> tuple[str, str]:
-    """What was returned, in words, and what to do."""
+    """A description of an unusable return value, and a hint."""
     what, hint = f"returned {kind_of(made)}", TAKEN
     if isinstance(made, DataLoader):
         hint = "return its dataset, loader.dataset, from which batches are drawn at random"

@@ -16,7 +16,7 @@ from ntt_cli.errors import DataError
 from ntt_cli.files.atomic import require_text
 
 ALIASES = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
-"""Other names that the parts of a divided folder have, in any case."""
+"""Other names of the parts of a divided folder, in lower or upper case."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class ImageTree:
 
 
 def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) -> Samples:
-    """The images below a folder, hidden files and files that are no images left out.
+    """The images below a folder, without hidden files and files that are not images.
 
     A folder whose images are all in `train/`, `test/` and `val/` is divided, and the one for `split` is read.
 
     Raises:
-        DataError: if there are images beside such parts, or what else is wrong with a folder.
+        DataError: if there are images beside such parts, or the folder has another problem.
     """
     parts = _parts(folder)
     tree = _find_part(parts, spec=spec, split=split) if parts else find_images(folder)
@@ -54,10 +54,10 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     """The images below a folder, in the order of their paths.
 
     Two or more sub-folders with images, and no images beside them, are classes, numbered in the order of their names.
-    Anything else is unlabelled, a single sub-folder included, unless the classes are known.
+    Any other folder is unlabelled, unless the classes are known; so is one with a single sub-folder.
 
     Args:
-        folder: where to look.
+        folder: the folder to search.
         classes: the names that sub-folders may have, in the order of the labels.
 
     Raises:
@@ -78,17 +78,17 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
         require_text(sub.name, DataError)
         if sub.name not in known:
             raise DataError(sub, "is not one of the training classes", hint=f"those are {', '.join(known)}")
-        if not found and classes is None:  # left out, it would shift the numbers of the classes after it
+        if not found and classes is None:  # without it, the numbers of the classes after it would shift
             raise DataError(sub, "holds no images, and the folders beside it are classes", hint="fill it or remove it")
     labels = [known.index(sub.name) for sub, found in below.items() for _ in found]
     return ImageTree([path for found in below.values() for path in found], labels, known)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The parts of a divided folder, by the names in `PARTS`; none where it is not divided.
+    """The parts of a divided folder, by the names in `PARTS`; empty if it is not divided.
 
     Raises:
-        DataError: if it is divided, but not only.
+        DataError: if the folder is divided, but has other images too.
     """
     parts: dict[str, Path] = {}
     others = [path.name for path in _images_in(folder)[:1]]
@@ -102,7 +102,7 @@ def _parts(folder: Path) -> dict[str, Path]:
         else:
             parts[name] = sub
     if others and len(parts) == 1:
-        return {}  # a class of trains
+        return {}  # a class named "train"
     if others and parts:
         there = ", ".join(others[:5]) + ", …" * (len(others) > 5)
         names = " and ".join(f"{sub.name}/" for sub in parts.values())
@@ -144,7 +144,7 @@ def _is_image(name: str) -> bool:
 
 
 def _visible(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    # `os.walk` in the order of names, without what is hidden or, like __MACOSX, the business of some other program.
+    # `os.walk` in the order of names, without hidden folders and those of other programs, such as __MACOSX.
     for folder, subfolders, names in os.walk(top, onerror=_refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
         yield folder, subfolders, sorted(name for name in names if not name.startswith("."))

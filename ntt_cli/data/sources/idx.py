@@ -26,7 +26,7 @@ def find_idx(folder: Path, kind: str, split: Split) -> Path | None:
 
 
 def read_idx_pair(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images `[n, h, w]` and labels `[n]`, of a folder that has the images.
+    """Images `[n, h, w]` and labels `[n]`, from a folder that has the images.
 
     Raises:
         DataError: if the labels are missing, or a file is damaged.
@@ -42,7 +42,7 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
     """The array of unsigned bytes in an idx file: `0 0 8 d`, `d` big-endian sizes, then the values.
 
     Raises:
-        DataError: if it is not such a file, or is shorter or longer than it says.
+        DataError: if it is not such a file, or its length differs from the one that it declares.
     """
     try:
         with path.open("rb") as raw:

@@ -1,4 +1,4 @@
-"""Image files: their headers are read first, their pixels at once where there is room for them."""
+"""Image files: headers are read first; pixels are decoded at once if they fit into memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ntt_cli.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-"""The decoders that may run, whatever a file is called: for PostScript, Pillow would start another program."""
+"""The decoders that may run, whatever a file's name: for PostScript, Pillow would start another program."""
 
 GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 Mode = Literal["L", "RGB"]
@@ -31,7 +31,7 @@ Mode = Literal["L", "RGB"]
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before the pixels are decoded, seen the right way up."""
+    """The properties of an image that its file declares, in upright orientation."""
 
     height: int
     width: int
@@ -44,10 +44,10 @@ class ImageFiles:
 
     Attributes:
         paths: one file a sample.
-        mode: the channels that all of them are brought to.
+        mode: the channels that all images are converted to.
         height: of every image.
         width: of every image.
-        resize: whether they are brought to this size or must have it.
+        resize: whether images are resized to this size; otherwise they must have it.
     """
 
     paths: list[Path]
@@ -66,7 +66,7 @@ class ImageFiles:
         """Image `i` as uint8 `[c, h, w]`.
 
         Raises:
-            DataError: if it is damaged, or not of the size that its header promised.
+            DataError: if the image is damaged, or its size differs from the one in its header.
         """
         try:
             with Image.open(self.paths[i], formats=FORMATS) as image:
@@ -84,7 +84,7 @@ class ImageFiles:
 
 
 def open_images(paths: list[Path], options: DataOptions) -> InputSource:
-    """Images brought to one size and one number of channels: 1 if all are gray, otherwise 3, alpha dropped.
+    """Images of one size and one number of channels: 1 if all are gray, otherwise 3 without alpha.
 
     All headers are read here. All pixels are decoded here too if they fit into `samples.EAGER_BYTES`, so that a damaged
     image is found before work starts.
@@ -115,7 +115,7 @@ def open_images(paths: list[Path], options: DataOptions) -> InputSource:
 
 
 def image_pixels(image: Image.Image, mode: Mode) -> Tensor:
-    """The pixels as uint8 `[c, h, w]`, turned upright as EXIF says; 16 bits are cut to the upper 8.
+    """The pixels as uint8 `[c, h, w]`, turned upright by EXIF; of 16 bits the upper 8 are kept.
 
     Raises:
         ValueError: if a pixel has more than 16 bits.
@@ -127,7 +127,7 @@ def image_pixels(image: Image.Image, mode: Mode) -> Tensor:
             raise ValueError("it has more than 16 bits a pixel; save such measurements as .npy")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode in {"P", "PA"}:
-        image = image.convert("RGBA")  # the colours alone, whatever the palette says of transparency
+        image = image.convert("RGBA")  # only the colours; transparency in the palette is ignored
     pixels = torch.from_numpy(np.array(image.convert(mode)))
     return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
 
@@ -155,7 +155,7 @@ def _read_header(path: Path) -> Header:
     if path.exists() and not path.is_file():
         raise DataError(path, "is a pipe or a device, not a file", hint="remove it from the folder")
     with Image.open(path, formats=FORMATS) as image:
-        # For EXIF after the pixels of a PNG, Pillow would decode them; `decode` finds such an image out.
+        # If EXIF comes after the pixels of a PNG, Pillow would decode them; `decode` detects such an image.
         known = image.format != "PNG" or "exif" in image.info
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
         width, height = image.size if orientation < 5 else image.size[::-1]
@@ -177,7 +177,7 @@ def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
             return failure
         return None
 
-    workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # of the largest images, one at a time
+    workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # one at a time if images are very large
     with ThreadPoolExecutor(max_workers=workers) as pool:
         _raise_first([failure for failure in pool.map(decode, range(len(files))) if failure is not None])
     return out

@@ -1,4 +1,4 @@
-"""Arrays of numbers in a MATLAB 5 file. Scipy's reader follows what a damaged file says until the process crashes.
+"""Arrays of numbers in a MATLAB 5 file. Scipy's reader can crash the process on a damaged file.
 
 The format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
@@ -23,12 +23,12 @@ HEADER_BYTES = 128
 ORDERS = {b"IM": "<", b"MI": ">"}
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""NumPy's names for the types in which numbers are stored."""
+"""NumPy's names for the types of stored numbers."""
 CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""And for those that an array is of; MATLAB stores its numbers in a smaller type where they fit."""
+"""NumPy's names for the types of arrays. MATLAB stores numbers in a smaller type if they fit."""
 COMPLEX = 0x800
 MOST_BYTES = 256
-"""Of a variable's flags, dimensions or name."""
+"""The most bytes of a variable's flags, dimensions or name."""
 CHUNK = 2**20
 
 AGAIN = "fetch this file again"
@@ -38,18 +38,18 @@ Take = Callable[[int], bytes]
 
 
 def read_matlab(path: Path, names: Collection[str]) -> dict[str, Array]:
-    """The variables of these names, as far as they are there; others are passed over.
+    """The variables of these names that the file has; others are skipped.
 
     Raises:
-        DataError: if the file is damaged or no MATLAB 5 file, one of these is no array of real numbers, or there is no
-            memory for it.
+        DataError: if the file is damaged or not a MATLAB 5 file, or a variable is not an array of real numbers or does
+            not fit into memory.
     """
     try:
         with path.open("rb") as file:
             return _read(path, file, names)
     except OSError as failure:
         raise DataError(path, f"cannot be read: {failure.strerror}", hint="check the path") from failure
-    except (_DamagedError, zlib.error, ValueError) as failure:  # NumPy's of dimensions
+    except (_DamagedError, zlib.error, ValueError) as failure:  # NumPy's limit of dimensions
         raise DataError(path, f"cannot be read as a MATLAB 5 file: {failure}", hint=AGAIN) from failure
 
 
@@ -108,7 +108,7 @@ def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
     count = math.prod(variable.shape)
 
     def size(kind: int) -> int:
-        # It may be stored in a larger type than it is of.
+        # Numbers may be stored in a larger type than the array's.
         stored = count * np.dtype(TYPES.get(kind, "V0")).itemsize
         size = max(stored, count * np.dtype(wanted).itemsize)
         require_memory(path, size, error=DataError, hint=f"{AGAIN}, or use a larger machine")
@@ -125,7 +125,7 @@ def _element(take: Take, order: str, most: Callable[[int], int] = lambda _: MOST
     """Type and content, of at most so many bytes of that type; up to four lie within the tag.
 
     Raises:
-        _DamagedError: if there are more bytes.
+        _DamagedError: if the element has more bytes.
     """
     tag = take(8)
     kind, size = struct.unpack(f"{order}II", tag)

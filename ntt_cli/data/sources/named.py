@@ -1,4 +1,4 @@
-"""Data sets that go by a name: where their files may lie, how they are read, and how they are fetched."""
+"""Named data sets: where their files may be, how to read them, and how to download them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Content = tuple[Array, Array, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the files of a data set may lie.
+    """One arrangement of the files of a data set.
 
     Attributes:
-        folder: where, below `--data-root` unless it is absolute.
+        folder: of the files, below `--data-root` unless it is absolute.
         holds: whether a folder has the files of a split.
         read: images, labels and class names of a split.
     """
@@ -126,7 +126,7 @@ def _find(name: str, root: Path, split: Split) -> Layout | None:
 
 
 def _download(name: str, root: Path, split: Split) -> None:
-    from torchvision import datasets  # takes a second, which reading should not cost
+    from torchvision import datasets  # the import takes a second, and only downloads need it
     from torchvision.datasets.utils import download_url
 
     classes = {
@@ -136,13 +136,13 @@ def _download(name: str, root: Path, split: Split) -> None:
         "cifar100": datasets.CIFAR100,
     }
     try:
-        with redirect_stdout(sys.stderr):  # stdout carries the result alone
+        with redirect_stdout(sys.stderr):  # stdout is only for the result
             if name == "svhn":  # whose class would also read the file
                 url, filename, md5 = datasets.SVHN.split_list[split]
                 download_url(url, root, filename, md5)
             else:
                 classes[name](root, train=split == "train", download=True)
-    except (OSError, RuntimeError) as failure:  # the network and the disk, or a wrong checksum
+    except (OSError, RuntimeError) as failure:  # errors of the network or the disk, or a wrong checksum
         raise DataError(
             name,
             f"could not be downloaded to {root}: {failure}",

@@ -1,4 +1,4 @@
-"""Data that a caller of the Python functions hands over as an object: tensors, arrays, a Dataset or a DataLoader."""
+"""Data that a caller of the Python functions passes as an object: tensors, arrays, a Dataset or a DataLoader."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 TAKEN = "give a tensor or an array of inputs, a pair (inputs, labels) of them, a torch Dataset or a DataLoader"
 
 MOST_ROUNDS = 100
-"""Times as many indices as there are items are taken of a sampler, before it counts as one that never ends."""
+"""A sampler counts as endless if it yields this many times as many indices as there are items."""
 
 
 def samples_of(data: object, *, options: DataOptions, labelled: bool) -> Samples:
-    """The samples of an object that a caller hands over.
+    """The samples of an object that a caller passes.
 
-    They are what the network shall see, unless `options` say how to normalise them; uint8 images are brought to [0, 1].
-    Tensors may share their memory with the caller's. Global generators are left as they were, and so are a
-    DataLoader's generator and sampler; no worker process is started.
+    The network takes the inputs as they are, unless `options` say how to normalise them; uint8 images are scaled to
+    [0, 1]. Tensors may share memory with the caller's. Global generators stay unchanged, and so do a DataLoader's
+    generator and sampler. No worker process is started.
 
     Args:
         data: a tensor or an array of inputs; a pair of inputs and labels; a map-style Dataset; a DataLoader, whose
             samples are read one by one, in the order of its dataset and without its batches; or samples, which are
             returned as they are.
         options: `limit`, `image_size`, `grayscale`, `mean` and `std` are read.
-        labelled: whether labels are looked at; if not, they may be anything.
+        labelled: whether labels are read; if not, they may be anything.
 
     Raises:
-        DataError: if it is something else, or its contents cannot be used. What the caller's own code raises is raised
-            as it is.
+        DataError: if it is something else, or its contents cannot be used. Exceptions of the caller's own code stay
+            unchanged.
     """
     if isinstance(data, Samples):
         return data
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # whose generators are seeded, too
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # its generators are seeded too
     with torch.random.fork_rng(gpus), global_draws_apart():
-        seed_global_draws(0)  # so that a sampler that draws a subset always draws the same one
+        seed_global_draws(0)  # so that a random sampler always draws the same subset
         found = _read(data, options, labelled=labelled)
     return replace(found, normalised=options.mean is None and options.std is None)
 
@@ -108,11 +108,11 @@ def _read_loader(loader: DataLoader[Any], options: DataOptions, *, labelled: boo
 
 @dataclass(frozen=True, eq=False)
 class Collated(Dataset[Any]):
-    """Items as a collate function makes them: of a batch of one, without its first axis.
+    """Items after a collate function: each is collated as a batch of one, and the first axis is removed.
 
     Attributes:
-        dataset: the items before.
-        collate: the function.
+        dataset: the items before collation.
+        collate: the collate function.
         spec: what to name in an error.
     """
 
@@ -129,7 +129,7 @@ class Collated(Dataset[Any]):
         if not parts or not _holds_one(parts[0]):
             what = f"its collate_fn makes of item {i} alone {kind_of(batch)}, of which no first axis counts one sample"
             raise DataError(self.spec, what, hint=f"return a batch x, or (x, y), from collate_fn; {ONE_TENSOR}")
-        return tuple(part[0] if _holds_one(part) else part for part in parts)  # labels may be anything as yet
+        return tuple(part[0] if _holds_one(part) else part for part in parts)  # labels may be anything at this point
 
 
 def _holds_one(part: object) -> bool:
@@ -139,14 +139,14 @@ def _holds_one(part: object) -> bool:
 
 
 def _sampled(loader: DataLoader[Any], n: int) -> Tensor:
-    """The numbers of the items that its sampler yields, each once and ascending; of `n` items.
+    """The indices that the loader's sampler yields among `n` items, each once, ascending.
 
     Raises:
-        DataError: if the sampler cannot be copied, does not end, or yields what is no number of an item.
+        DataError: if the sampler cannot be copied, does not end, or yields something other than an index.
     """
     hint = "give torch.utils.data.Subset(dataset, indices), or a DataLoader of that without a sampler"
     batches, shared = loader.batch_sampler, [loader.dataset]
-    # Of batches only the items matter: `drop_last` would leave out a few.
+    # Only the items in batches matter; `drop_last` would leave out a few.
     sampler: Any = batches.sampler if type(batches) is BatchSampler else batches
     shared += [value for value in getattr(sampler, "__dict__", {}).values() if isinstance(value, Dataset)]
     try:
@@ -175,10 +175,10 @@ def _sampled(loader: DataLoader[Any], n: int) -> Tensor:
 
 
 def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bool) -> Samples:
-    """The batches of a DataLoader over an IterableDataset, which can be read once, in memory.
+    """The batches of a DataLoader over an IterableDataset, in memory, because they can be read only once.
 
     Raises:
-        DataError: if there are none, they are too large, unlike each other, or not inputs or pairs.
+        DataError: if there are no batches, or they are too large, differ in kind, or are not inputs or pairs.
     """
     spec, size, n = "a DataLoader", 0, 0
     inputs: list[Tensor] = []
@@ -218,14 +218,14 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches, without workers; an iterator of its own would draw from its generator.
+    """The loader's batches, without workers. The loader's own iterator would draw from its generator.
 
     Yields:
-        what `collate_fn` makes of a batch.
+        each batch after `collate_fn`.
     """
     collate: Callable[[Any], Any] = loader.collate_fn
     items = iter(loader.dataset)
-    if loader.batch_size is None:  # each is a batch
+    if loader.batch_size is None:  # each item is a batch
         yield from map(collate, items)
         return
     while batch := list(islice(items, loader.batch_size)):
@@ -234,10 +234,10 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _as_tensor(values: object, what: str, spec: str) -> Tensor:
-    """A copy of it: a stream may write all of its batches into the same memory.
+    """A copy as a tensor: a stream may write all of its batches into the same memory.
 
     Raises:
-        DataError: if it cannot be a tensor.
+        DataError: if the value cannot be a tensor.
     """
     try:
         return torch.as_tensor(values).detach().cpu().clone()

@@ -1,9 +1,9 @@
 """The values in a pickle, read without running it.
 
-A pickle is a program for a machine with a stack. Of its instructions, those that make numbers, strings, lists, tuples,
-dictionaries and numpy's arrays of bytes are followed here; none of them calls, imports or sets anything, whatever the
-file says, and what they make is no larger than the file. `pickle.Unpickler` with a list of allowed names would be
-shorter, but lets a few bytes fill the memory: they can name the four thousand millionth place of its memo.
+A pickle is a program for a stack machine. This module follows only the instructions that make numbers, strings, lists,
+tuples, dictionaries and NumPy's arrays of bytes. They call, import and set nothing, whatever the file says, and their
+values are no larger than the file. `pickle.Unpickler` with a list of allowed names would be shorter, but a few bytes
+could fill the memory, because they can name place four billion of its memo.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _KNOWN = {*_RECONSTRUCT, _Name("numpy", "ndarray"), _Name("numpy", "dtype"), _Na
 
 
 def read_pickle(data: bytes) -> object:
-    """The value that the pickle describes: of `Array`s, containers, numbers and strings, those of Python 2 as latin-1.
+    """The value in a pickle, made of `Array`s, containers, numbers and strings; Python 2's strings are read as latin-1.
 
     Raises:
-        Refused: if it asks for a function or class beside those of `Array`, or for an instruction that none needs.
+        Refused: if it needs a function or class other than those of `Array`, or an instruction that is not followed.
         ValueError: if it is damaged.
     """
     machine = _Machine()
@@ -114,7 +114,7 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        # Only strings: to hash a tuple of tuples of tuples can take for ever.
+        # Only strings, because hashing nested tuples can take forever.
         if type(target) is not dict or not all(type(key) is str for key in items[::2]):
             raise ValueError("it sets items of what is no dictionary of strings")
         target.update(zip(items[::2], items[1::2], strict=True))
@@ -122,7 +122,10 @@ class _Machine:
     def call(self) -> None:
         called, arguments = self.pop_few(2)
         match called, arguments:
-            case _Name("_codecs", "encode"), (str(text), "latin1"):  # how Python 3 writes bytes for Python 2
+            case _Name("_codecs", "encode"), (
+                str(text),
+                "latin1",
+            ):  # the form in which Python 3 writes bytes for Python 2
                 self.stack.append(text.encode("latin-1"))
             case _Name("numpy", "dtype"), (name, *_):
                 self.stack.append(_Type(name))
@@ -135,7 +138,7 @@ class _Machine:
         target, state = self.pop_few(2)
         if isinstance(target, Array):
             target.values = _array(*state)
-        elif not isinstance(target, _Type):  # the byte order and the like, which bytes do not have
+        elif not isinstance(target, _Type):  # the byte order and the like, which do not apply to bytes
             raise ValueError("it sets what is no array")
         self.stack.append(target)
 
@@ -143,7 +146,7 @@ class _Machine:
 def _array(_version: object, shape: object, of: object, column_major: object, values: object) -> Bytes:
     if not isinstance(of, _Type) or of.name not in ("u1", "|u1"):
         raise ValueError(f"its array has type {getattr(of, 'name', 'none')!s:.20}, not u1")
-    raw = values.encode("latin-1") if isinstance(values, str) else values  # a string where Python 2 wrote it
+    raw = values.encode("latin-1") if isinstance(values, str) else values  # a string if Python 2 wrote it
     if not isinstance(raw, bytes) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
         raise ValueError("its array has no shape or no bytes")
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if column_major else "C")

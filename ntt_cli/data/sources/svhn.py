@@ -19,7 +19,7 @@ def svhn_file(folder: Path, split: Split) -> Path:
 
 
 def read_svhn(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images `[n, 3, 32, 32]` and labels `[n]`, in which the digit 0 is class 0 and not, as in the file, class 10.
+    """Images `[n, 3, 32, 32]` and labels `[n]`, with class 0 for the digit 0, which is class 10 in the file.
 
     Raises:
         DataError: if the file is not one of SVHN's.

@@ -1,4 +1,4 @@
-"""Models as a user names them: a Python file, an importable factory or a torchvision architecture."""
+"""Load models that the user names: a Python file, an importable factory or a torchvision architecture."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ DEFAULT_FACTORY = "build_model"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A freshly initialised network and what its file says about it.
+    """A newly built network, and the values that its file declares.
 
     Attributes:
         module: the network, as its factory returned it.
-        source: the model's name, which does not depend on where its file lies or how its path was typed.
+        source: the model's name, which does not depend on the folder of its file or on how its path was typed.
         sha256: of the Python file; `None` for an importable or torchvision model.
-        data: `DATA` in the file. What has a slash or a dot in it and exists beside the file is meant relative to the
-            file's folder, `images/` for example; anything else is left as it is.
-        input_shape: `INPUT_SHAPE` in the file, of one sample without the batch dimension.
-        select_outputs: the logits among what the network returns: by `--logits`, or by `logits(outputs)` in the file.
-        modules: local Python modules that were imported to build it, and SHA-256 of each one's file.
-        trained: `TRAINED` in the file: its factory brings trained weights along.
-        standardisation: `MEAN` and `STD` in the file, with which the network's inputs are normalised.
+        data: `DATA` in the file. If it has a slash or a dot and exists beside the file, it is relative to the file's
+            folder, as in `images/`; otherwise it is unchanged.
+        input_shape: `INPUT_SHAPE` in the file: the shape of one sample without the batch dimension.
+        select_outputs: maps what the network returns to its logits, from `--logits` or `logits(outputs)` in the file.
+        modules: local Python modules that were imported to build it, with the SHA-256 of each file.
+        trained: `TRAINED` in the file: its factory returns trained weights.
+        mean_std: `MEAN` and `STD` in the file, which normalise the network's inputs.
     """
 
     module: nn.Module
@@ -60,24 +60,24 @@ class LoadedModel:
     select_outputs: SelectOutputs = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
     trained: bool = False
-    standardisation: MeanStd | None = None
+    mean_std: MeanStd | None = None
 
     @property
     def record(self) -> ModelRecord:
-        """What a checkpoint records of it."""
+        """The record of the model in a checkpoint."""
         return ModelRecord(source=self.source, sha256=self.sha256, modules=self.modules)
 
     @property
     def declares_logits(self) -> bool:
-        """Whether `logits(outputs)` in the file picks them, which is to put the classes last."""
+        """Whether `logits(outputs)` in the file selects the logits; it must put the classes on the last axis."""
         return self.select_outputs is not usual_logits and not isinstance(self.select_outputs, partial)
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
-    """Build the network that the options name, its weights drawn from `seed`; global generators are left as they were.
+    """Build the network that the options name, with weights drawn from `seed`; global generators stay unchanged.
 
     Raises:
-        ModelError: if there is no such model, its code fails, or what it builds is no network.
+        ModelError: if there is no such model, its code fails, or it does not build a network.
     """
     for name in (options.model, *options.model_arg):
         require_text(name, ModelError)
@@ -86,7 +86,7 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
 
 
 def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
-    # The last colon after .py separates: a folder may have one in its name, and a Windows path has.
+    # Split at the last colon after .py: folders may have a colon in their names, and Windows paths do.
     python = re.fullmatch(r"(.+\.py)(?::(\w+))?", source)
     target, _, name = source.rpartition(":")
     with global_draws_apart():
@@ -105,7 +105,7 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
     module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
     data, input_shape = _declared_data(module, path), _declared_shape(module, path)
     if not name and not hasattr(module, DEFAULT_FACTORY):
-        # Never a guess: with one candidate today and two tomorrow, the same command would change its meaning.
+        # Never guess: once the file has a second candidate, the same command would change its meaning.
         candidates = [f"{path}:{candidate}" for candidate in _candidates(module, arguments)]
         several = " and several candidates" if len(candidates) > 1 else ""
         hint = f"name {' or '.join(candidates)}" if candidates else "define build_model() to return the network"
@@ -120,12 +120,12 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
         select_outputs=_declared_select_outputs(module, path),
         modules=local_modules(path),
         trained=_declared_trained(module, path),
-        standardisation=_declared_mean_std(module, path),
+        mean_std=_declared_mean_std(module, path),
     )
 
 
 def _from_package(source: str, target: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
-    here = Path(target)  # lies in the working folder, whose modules `ntt` shall find as `python -m ntt_cli` does
+    here = Path(target)  # in the working folder, so that `ntt` finds its modules as `python -m ntt_cli` does
     with user_code(here, ModelError):
         factory = _find_factory(importlib.import_module(target), target, name)
     built = _build(factory, source, here, arguments)
@@ -135,9 +135,9 @@ def _from_package(source: str, target: str, name: str, arguments: Mapping[str, o
 
 
 def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
-    from torchvision import models  # takes a second, which no other model should cost
+    from torchvision import models  # the import takes a second, so only models that need it pay
 
-    known = models.list_models(module=models)  # the classifiers: those that return one tensor and download nothing
+    known = models.list_models(module=models)  # classifiers only: they return one tensor and download nothing
     if name not in known:
         near = difflib.get_close_matches(name.lower(), known)
         hint = f"the nearest are {', '.join(near)}" if near else "torchvision.models.list_models() lists them"
@@ -191,7 +191,7 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
 
 
 def check_network(built: nn.Module, where: str, running_code: AbstractContextManager[None]) -> None:
-    """Check a network that `check_kind` let pass, and make it one to compute with: it is changed, and keeps its values.
+    """Check a network that passed `check_kind`, and prepare it for computing. It changes in place but keeps its values.
 
     Args:
         built: the network.
@@ -199,7 +199,7 @@ def check_network(built: nn.Module, where: str, running_code: AbstractContextMan
         running_code: a context for the network's own `state_dict()`.
 
     Raises:
-        ModelError: if parameters share memory in part, or its state dict is not what a checkpoint could hold.
+        ModelError: if parameters share part of their memory, or a checkpoint could not hold its state dict.
     """
     tie_shared_parameters(built, where)
     with running_code:
@@ -207,12 +207,12 @@ def check_network(built: nn.Module, where: str, running_code: AbstractContextMan
     _check_state(built, state, where)
     for layer in built.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-            layer.sparse = False  # the same gradients, in a layout that optimisers and kernels take
+            layer.sparse = False  # the same gradients, in a layout that optimisers and kernels accept
     own_memory(built)
 
 
 def own_memory(built: nn.Module) -> None:
-    """Values of inference mode, or whose entries share memory as an expanded view's do, become ones to compute with."""
+    """Copy values that were made in inference mode or share memory within themselves, such as expanded views."""
     renewed: dict[int, Tensor] = {}
     for module in built.modules():
         for values in (module._parameters, module._buffers):
@@ -227,21 +227,22 @@ def own_memory(built: nn.Module) -> None:
 
 
 def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
-    """Refuse a network that cannot be copied and taken apart.
+    """Refuse a network that cannot be copied and turned into a function.
 
     Args:
-        built: the network, which is left as it is.
+        built: the network, which is not changed.
         where: what to name in an error.
-        verb: what its author does with a network: "return" or "pass" it.
+        verb: how its author provides the network: "return" or "pass" it.
 
     Raises:
-        ModelError: if it is scripted, compiled or wrapped, has no values yet, or holds the result of a computation.
+        ModelError: if it is scripted, compiled or wrapped, has parameters without values, or holds the result of a
+            computation.
     """
     for name, module in built.named_modules():
         what = name or "the network"
         if isinstance(module, torch.jit.ScriptModule):
             hint = f"{verb} the torch.nn.Module that it was made of"
-            raise ModelError(where, f"{what} is TorchScript, which cannot be taken apart", hint=hint)
+            raise ModelError(where, f"{what} is TorchScript, which cannot be turned into a function", hint=hint)
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             hint = f"{verb} the network inside, model.module; torchrun has several processes prune one network"
             raise ModelError(where, f"{what} is wrapped in {type(module).__name__}", hint=hint)
@@ -267,10 +268,11 @@ def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
 
 
 def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> None:
-    """Refuse a state dict that no checkpoint could hold, before there is anything to write.
+    """Refuse a state dict that no checkpoint could hold, before any work.
 
     Raises:
-        ModelError: if it has what is no tensor, lacks a parameter's name or values, or its own module does not load it.
+        ModelError: if it holds something other than tensors, lacks a parameter's name or values, or cannot be loaded
+            by its own module.
     """
     hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
     parameters = dict(built.named_parameters(remove_duplicate=False))
@@ -304,10 +306,10 @@ def _loads_its_own_way(built: nn.Module) -> bool:
 
 
 def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, hint: str) -> None:
-    """Refuse a network that is not the same after it has loaded its own state dict.
+    """Refuse a network that changes when it loads its own state dict.
 
     Raises:
-        ModelError: if it is not, or does not load it.
+        ModelError: if it changes, or does not load the state dict.
     """
     try:
         loaded = copy_module(built)
@@ -322,7 +324,7 @@ def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, 
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:
-    """To the bit, where they are dense."""
+    """Whether two tensors have the same type, shape, layout and, if dense, the same bits."""
     if one is other:
         return True
     if any((one.dtype != other.dtype, one.shape != other.shape, one.layout is not other.layout)):
@@ -387,7 +389,7 @@ def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
 
 
 def _candidates(module: ModuleType, arguments: Mapping[str, object]) -> list[str]:
-    """What the file itself defines that may build its network from these arguments."""
+    """Functions and classes of the file that could build the network from these arguments."""
 
     def builds(value: object) -> bool:
         if not (inspect.isfunction(value) or (inspect.isclass(value) and issubclass(value, nn.Module))):

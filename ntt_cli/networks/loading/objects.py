@@ -1,4 +1,4 @@
-"""Networks that a caller of the Python functions hands over as objects, which are never changed."""
+"""Networks that a caller of the Python functions passes as objects. They are never changed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ntt_cli.runtime.shared_memory import tie_shared_parameters
 
 
 def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutputs | None = None) -> LoadedModel:
-    """A copy of the caller's network, which has passed the checks of one that a factory builds.
+    """A copy of the caller's network, with the same checks as for one that a factory builds.
 
-    It is in the mode and on the device of the caller's, and tied parameters are tied. Its hooks are the caller's: what
-    they write to outside of the network, they still write to.
+    The copy has the mode and the device of the original, and its tied parameters stay tied. It has the same hooks,
+    which still write to objects outside of the network.
 
     Args:
-        module: the caller's network, which is left as it is.
-        trained: whether its weights are more than a draw of the initialisation.
-        select_outputs: the logits among what it returns; by default, as `usual_logits` finds them.
+        module: the caller's network, which is not changed.
+        trained: whether its weights are trained, not only initialised.
+        select_outputs: maps what it returns to its logits; by default `usual_logits`.
 
     Raises:
-        ModelError: if it is no network, or one that cannot be copied, taken apart or written.
+        ModelError: if it is not a network, or cannot be copied, turned into a function or written.
     """
     kind = type(module)
     if not isinstance(module, nn.Module):
@@ -53,9 +53,9 @@ def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutpu
 
 
 def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the caller's network with the values of this state dict, which has to fit exactly.
+    """A copy of the caller's network with the values of this state dict, which must fit exactly.
 
-    It is in the mode, on the device and of the types of the caller's, which is left as it is.
+    The copy has the mode, the device and the types of the original, which is not changed.
 
     Raises:
         ModelError: if the network cannot be copied, or does not load the state dict.
@@ -63,7 +63,7 @@ def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     where = type(module).__name__
     with global_draws_apart():
         copied = _copy(module, where)
-        own_memory(copied)  # no values can be loaded into an expanded view
+        own_memory(copied)  # an expanded view cannot be loaded into
         try:
             copied.load_state_dict(state, strict=True)
         except RuntimeError as failure:
@@ -73,7 +73,7 @@ def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Of the names, types, shapes and values of parameters and persistent buffers, on whatever device they are."""
+    """SHA-256 of names, types, shapes and values of parameters and persistent buffers, independent of the device."""
     saved = dict(sorted(saved_values(module).items()))
     dense = {name: value if value.layout is torch.strided else value.to_dense() for name, value in saved.items()}
     hashes = tensor_hashes(dense)
@@ -82,12 +82,12 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def _copy(module: nn.Module, where: str) -> nn.Module:
-    """A deep copy in which parameters that are the same numbers in memory are one parameter.
+    """A deep copy in which parameters that share all of their memory are one parameter.
 
-    `copy.deepcopy` gives each of two parameters over one memory a memory of its own.
+    `copy.deepcopy` alone would give each of them its own memory.
 
     Raises:
-        ModelError: if it cannot be copied, or parameters share memory in part.
+        ModelError: if the network cannot be copied, or parameters share part of their memory.
     """
     check_kind(module, where, verb="pass")
     tied = _skeleton(module)
@@ -108,7 +108,7 @@ def _copy(module: nn.Module, where: str) -> nn.Module:
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
-    """Bare modules that hold the parameters and buffers of another under the same names."""
+    """Plain modules with the parameters and buffers of another module under the same names."""
     bare = nn.Module()
     bare._parameters.update(module._parameters)
     bare._buffers.update(module._buffers)

@@ -1,4 +1,4 @@
-"""Which weights a network has, from a file, from its factory or at random, and what the zeros among them mean."""
+"""The weights of a network, from a file, its factory or at random, and the meaning of their zeros."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from ntt_cli.tensors import Masks
 Origin = Literal["ntt", "foreign", "factory", "random"]
 
 OTHER_SEED = 500_009
-"""Added to the seed to see whether the factory heeds it."""
+"""Added to the seed to find out whether the factory uses it."""
 
 MOST_NAMED = 4
-"""Layers that a line names."""
+"""The most layers that a line names."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network's weights are.
+    """A network's weights, their origin and their masks.
 
     Attributes:
         origin: a file that ntt wrote, a file from elsewhere, the factory (`TRAINED = True`), or a seed.
         checkpoint: the file, where there is one.
-        masks: of its pruned weights, as the file records them or, where it is foreign, as its zeros show them.
-        recorded: the file itself says which weights are pruned.
-        other_zeros: the fraction of zeros in each weight of a foreign file that has many, and no mask: on the grid of
-            quantised weights zero is one of few values, and a layer of zeros alone may be as it was initialised.
+        masks: of its pruned weights, from the record of the file or, without a record, from its zeros.
+        recorded: whether the file itself says which weights are pruned.
+        other_zeros: the fraction of zeros in weights that have many zeros but no mask. Zero may be one of few values
+            of quantised weights, and a layer of zeros alone may just be initialised.
     """
 
     origin: Origin
@@ -53,22 +53,22 @@ class Weights:
 
     @property
     def trained(self) -> bool:
-        """Whether they are more than a draw of the initialisation."""
+        """Whether the weights are trained, not only initialised."""
         return self.origin != "random"
 
     @property
     def from_elsewhere(self) -> bool:
-        """Whether somebody else trained them, so that no record tells how."""
+        """Whether the weights were trained without ntt, so that there is no record of how."""
         return self.origin in {"foreign", "factory"}
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the network's outputs stand for, where the file says."""
+        """The names of the network's classes; `None` if the file does not record them."""
         return self.checkpoint.class_names if self.checkpoint else None
 
     @property
     def pruned(self) -> dict[str, float]:
-        """The fraction of zeros in each weight that has pruned ones."""
+        """The fraction of zeros in each weight that has pruned entries."""
         sparsities = {name: 1 - float(mask.double().mean()) for name, mask in self.masks.items()}
         return {name: sparsity for name, sparsity in sparsities.items() if sparsity > 0}
 
@@ -76,16 +76,16 @@ class Weights:
 def open_weights(
     named: str | Checkpoint | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights"
 ) -> Weights:
-    """Load a file, or a checkpoint in memory, into the network, and say how its tensors were mapped.
+    """Load a file, or a checkpoint in memory, into the network; a note says how its tensors were mapped.
 
-    Without one, the weights are the network's own.
+    Without either, the weights are the network's own.
 
     Raises:
         CheckpointError: if the file cannot be read, or belongs to another model.
     """
     if named is None:
         return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
-    if not named:  # which as a path is the folder that one is in
+    if not named:  # an empty path would be the current folder
         raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
     checkpoint = read_checkpoint(Path(named)) if isinstance(named, str) else named
     found = load_into(loaded.module, checkpoint)
@@ -100,7 +100,7 @@ def open_weights(
 
 
 def _zeros_of(module: nn.Module, tensors: Mapping[str, Tensor], recorded: Masks) -> tuple[Masks, dict[str, float]]:
-    """The masks of a foreign file, by its zeros where it records none, and what other weights have many zeros."""
+    """The masks of a file from elsewhere, from its zeros if it records none, and other weights with many zeros."""
     embeddings = {
         f"{prefix}.weight" if prefix else "weight"
         for prefix, layer in module.named_modules()
@@ -116,25 +116,25 @@ def _zeros_of(module: nn.Module, tensors: Mapping[str, Tensor], recorded: Masks)
         if name not in masks and has_many_zeros(tensors[name], embeds=name in embeddings)
     }
     if not masks and all(share == 1 for share in others.values()):
-        others = {}  # a head or an adapter that starts at zero, in a network that nobody pruned
+        others = {}  # a head or an adapter that starts at zero, in a network that is not pruned
     return masks, others
 
 
-def held_masks(
+def fixed_masks(
     weights: Weights, module: nn.Module, options: FinetuneConfig | EvaluateConfig, on_event: EventSink
 ) -> Masks:
-    """The masks under which the network is trained and measured; zeros that no record explains are named.
+    """The masks under which the network is trained and measured; a warning names zeros that no record explains.
 
     Raises:
-        UsageError: if an option about zeros decides nothing.
+        UsageError: if an option about zeros has no effect.
     """
     path = options.checkpoint or "the network"
     if options.dense and not weights.masks and not weights.other_zeros:
-        raise UsageError("--dense", f"does nothing: no zeros of {path} would be held", hint="leave it out")
+        raise UsageError("--dense", f"does nothing: no zeros of {path} would be kept", hint="leave it out")
     if options.keep_zeros:
         if weights.recorded and not weights.other_zeros:
             hint = "leave it out, or train them with --dense"
-            raise UsageError("--keep-zeros", f"does nothing: {path} says itself which zeros are held", hint=hint)
+            raise UsageError("--keep-zeros", f"does nothing: {path} says itself which zeros to keep", hint=hint)
         trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad and p.ndim > 1}
         masks = {name: p != 0 for name, p in trained.items() if (p == 0).any()}
         if not masks:
@@ -146,23 +146,24 @@ def held_masks(
     if weights.masks and not weights.recorded:
         on_event(
             Warned(
-                f"{path} does not say which of its weights are pruned; its zeros are held as such:"
+                f"{path} does not say which of its weights are pruned; its zeros stay zero:"
                 f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
             )
         )
     if weights.other_zeros:
         on_event(
             Warned(
-                f"zeros of {path} that are not held, but are weights like all others: {described(weights.other_zeros)};"
+                f"zeros of {path} that do not stay zero but are weights like all others:"
+                f" {described(weights.other_zeros)};"
                 " they look like values of a grid (ternary or quantised weights) or like an initialisation;"
-                " --keep-zeros holds all zeros, --dense says that they are weights"
+                " --keep-zeros keeps all zeros, --dense says that they are weights"
             )
         )
     return weights.masks
 
 
 def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: float | None = None) -> None:
-    """Say that a teacher has pruned weights, and what becomes of them where it is pruned further."""
+    """Note that a teacher has pruned weights, and what happens to them if it is pruned further."""
     if not weights.pruned:
         return
     counted = without_biases(weights.masks)
@@ -177,7 +178,7 @@ def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: 
 
 
 def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str], on_event: EventSink) -> None:
-    """Name the weights whose zeros save nothing: the network computes with others that it makes from them."""
+    """Warn of weights whose zeros save nothing, because the network computes other, nonzero weights from them."""
     filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
     if filled:
         shown = ", ".join(filled[:MOST_NAMED]) + (f" and {len(filled) - MOST_NAMED} more" * (len(filled) > MOST_NAMED))
@@ -190,16 +191,16 @@ def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str]
 
 
 def described(sparsities: Mapping[str, float]) -> str:
-    """Layers and their fraction of zeros, the first of them by name."""
+    """The first layers and their fractions of zeros, in words."""
     shown = [f"{name} {sparsity:.1%}" for name, sparsity in list(sparsities.items())[:MOST_NAMED]]
     more = f" and {len(sparsities) - MOST_NAMED} more" if len(sparsities) > MOST_NAMED else ""
     return ", ".join(shown) + more
 
 
 def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:
-    """Whether the factory's weights are another draw under another seed: most of those that are no constants.
+    """Whether another seed changes most of the factory's weights, constants aside.
 
-    A factory that loads trained weights builds the same again, as does one that sets its own seed.
+    A factory that loads trained weights or sets its own seed builds the same weights again.
     """
     other = dict(load_model(options, seed=seed + OTHER_SEED).module.named_parameters())
     same = different = 0

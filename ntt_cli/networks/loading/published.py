@@ -1,4 +1,4 @@
-"""What the publishers of weights say of their inputs, in the files that a hub's folder has beside them."""
+"""The normalisation that publishers of weights name in configuration files beside the weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ntt_cli.files.metadata import MeanStd
 from ntt_cli.files.strict_json import parse_json
 
 MOST_BYTES = 2**24
-"""Of a configuration; a larger file is something else."""
+"""The most bytes of a configuration; a larger file is something else."""
 
 PIXELS = 255
-"""The highest value of a pixel, by which images are divided before they are normalised."""
+"""The highest value of a pixel. Images are divided by it before they are normalised."""
 
 
 def published_mean_std(weights: Path) -> tuple[MeanStd, str] | None:
-    """Mean and deviation that a file beside the weights names, and that file's name.
+    """Mean and deviation from a file beside the weights, and the name of that file.
 
-    timm writes them into `config.json`, open_clip into `open_clip_config.json`, transformers into
+    timm writes them to `config.json`, open_clip into `open_clip_config.json`, transformers into
     `preprocessor_config.json`.
     """
     folder = weights if weights.is_dir() else weights.parent
@@ -36,12 +36,12 @@ def published_mean_std(weights: Path) -> tuple[MeanStd, str] | None:
 
 
 def configured_mean_std(configuration: object) -> MeanStd | None:
-    """Mean and deviation of the `pretrained_cfg` that timm gives its networks."""
+    """Mean and deviation from the `pretrained_cfg` of timm's networks."""
     return _mean_and_std(configuration) if isinstance(configuration, Mapping) else None
 
 
 def _configuration(path: Path) -> Mapping[str, Any] | None:
-    """Nothing where it cannot be read."""
+    """The configuration in a file; empty if it cannot be read."""
     try:
         if path.stat().st_size > MOST_BYTES:
             return None
@@ -52,7 +52,7 @@ def _configuration(path: Path) -> Mapping[str, Any] | None:
 
 
 def _of_timm(configuration: Mapping[str, Any]) -> MeanStd | None:
-    # The configuration of the weights is within that of the network, or is it.
+    # The configuration of the weights may be a part of the network's, or all of it.
     return configured_mean_std(configuration.get("pretrained_cfg")) or _mean_and_std(configuration)
 
 
@@ -61,12 +61,13 @@ def _of_open_clip(configuration: Mapping[str, Any]) -> MeanStd | None:
 
 
 def _of_transformers(configuration: Mapping[str, Any]) -> MeanStd | None:
-    """Of images `x` in [0, 1], what amounts to transformers' steps, the last only with `do_normalize`.
+    """Mean and deviation, for images `x` in [0, 1], that have the effect of transformers' steps.
 
-    `y = 255 * x * rescale_factor - (1 if rescale_offset else 0)`, then `(y - image_mean) / image_std`.
+    The steps are `y = 255 * x * rescale_factor - (1 if rescale_offset else 0)`, then, only with `do_normalize`,
+    `(y - image_mean) / image_std`.
     """
     if not configuration.get("do_rescale", True):
-        return None  # then it does not say what numbers its pixels are
+        return None  # then the range of its pixels is unknown
     normalises = configuration.get("do_normalize", True)
     if not normalises and "rescale_factor" not in configuration:
         return None
@@ -76,18 +77,18 @@ def _of_transformers(configuration: Mapping[str, Any]) -> MeanStd | None:
     if means is None or stds is None or factor is None or len(factor) != 1 or not factor[0] > 0:
         return None
     scale, offset = PIXELS * factor[0], 1.0 if configuration.get("rescale_offset") else 0.0
-    return _standardisation([(offset + mean) / scale for mean in means], [std / scale for std in stds])
+    return _as_mean_std([(offset + mean) / scale for mean in means], [std / scale for std in stds])
 
 
 def _mean_and_std(part: Mapping[str, Any]) -> MeanStd | None:
-    """Of lists: a single number under such common names may be anything's."""
+    """Mean and deviation from lists; single numbers under such common names may mean something else."""
     means, stds = part.get("mean"), part.get("std")
     if not isinstance(means, list | tuple) or not isinstance(stds, list | tuple):
         return None
-    return _standardisation(_numbers(means), _numbers(stds))
+    return _as_mean_std(_numbers(means), _numbers(stds))
 
 
-def _standardisation(means: Sequence[float] | None, stds: Sequence[float] | None) -> MeanStd | None:
+def _as_mean_std(means: Sequence[float] | None, stds: Sequence[float] | None) -> MeanStd | None:
     if means is None or stds is None:
         return None
     try:
@@ -97,7 +98,7 @@ def _standardisation(means: Sequence[float] | None, stds: Sequence[float] | None
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:
-    """A list of numbers, or one that stands for all channels."""
+    """A list of numbers, one for each channel or one for all."""
     values = value if isinstance(value, list | tuple) else (value,)
     if not all(type(number) in {int, float} for number in values):
         return None

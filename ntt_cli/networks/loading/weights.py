@@ -1,7 +1,7 @@
-"""Weights as people publish them, loaded into a network: other names for the same tensors, counters left out, pairs.
+"""Load published weights, which may have other names, lack counters, or hold pairs of a weight and a mask.
 
-Nothing is guessed. A way to read the file's names counts only if the network then has all its weights in their shapes,
-and the file holds no others.
+Nothing is guessed. A mapping of the file's names counts only if it gives the network all its weights in their shapes,
+and the file holds no other weights.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.tensors import Masks
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What DataParallel, torch.compile, FSDP and checkpoint wrappers put into the names of what they wrap."""
+"""Parts that DataParallel, torch.compile, FSDP and checkpoint wrappers add to names."""
 
 VALUES = frozenset({"weight", "bias", "gamma", "beta", "running_mean", "running_var"})
-"""Names of vectors that a layer computes with."""
+"""Names of vectors that layers compute with."""
 
 MOST_LISTED = 20
 HINT = "name the model, and the --model-arg values, that it was made with"
@@ -32,12 +32,12 @@ HINT = "name the model, and the --model-arg values, that it was made with"
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What a network was given.
+    """The tensors that were loaded into a network.
 
     Attributes:
         tensors: as the file holds them, under the network's names.
-        masks: those that the file records, under the network's names.
-        notes: what was done to make them fit, in words.
+        masks: from the file, under the network's names.
+        notes: how the tensors were made to fit, in words.
     """
 
     tensors: dict[str, Tensor]
@@ -46,14 +46,14 @@ class LoadedWeights:
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
-    """Load the checkpoint's tensors into `module`: all that it trains, and nothing that it has no place for.
+    """Load the checkpoint's tensors into `module`. The file must hold all that it trains, and nothing else.
 
-    Of a tied tensor one name is enough. Counters and tables of whole numbers may be missing, and what no layer computes
-    with may be there besides.
+    One name of a tied tensor is enough. Counters and tables of whole numbers may be missing, and the file may also hold
+    tensors that no layer computes with.
 
     Raises:
-        CheckpointError: if the tensors are not this network's; those that do not fit are listed. Then the network may
-            hold some of them.
+        CheckpointError: if the tensors are not this network's; the message lists those that do not fit. The network may
+            then already hold some of the tensors.
     """
     own = _Own(module)
     tensors, pairs = _without_pairs(checkpoint.tensors, own)
@@ -64,7 +64,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
     state = {names[name]: value for name, value in tensors.items() if name not in apart}
     masks = {names[name]: mask for name, mask in (checkpoint.masks | pairs | beside).items() if name not in apart}
     by_id = {id(own.tensors[name]): value for name, value in reversed(state.items()) if name in own.tensors}
-    # Each of a tied tensor's names is a key that torch asks for.
+    # torch expects a key for each name of a tied tensor.
     tied = {name: by_id[id(value)] for name, value in own.tensors.items() if id(value) in by_id}
     _check_ties(checkpoint, state, tied)
     problems = _type_problems(state, own)
@@ -72,7 +72,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
     unexpected: list[str] = []
     if not problems:
         try:
-            # Strictness is ours: hooks of the network's own may rename, add or remove keys before torch compares them.
+            # ntt checks the keys itself: the network's hooks may rename, add or remove keys before torch compares.
             missing, unexpected = module.load_state_dict(tied | state, strict=False)
         except RuntimeError as error:
             problems = _shape_problems(state, own) or str(error).splitlines()[:MOST_LISTED]
@@ -99,10 +99,10 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
 
 
 class _Own:
-    """What the network itself has."""
+    """The network's own tensors."""
 
     def __init__(self, module: nn.Module) -> None:
-        found = module.state_dict(keep_vars=True)  # the parameters themselves, which are the same where they are tied
+        found = module.state_dict(keep_vars=True)  # the parameters themselves, so that tied ones are the same object
         self.tensors: dict[str, Tensor] = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         self.parameters = {id(p) for p in module.parameters()}
         self.modules = {name for name, _ in module.named_modules()}
@@ -111,13 +111,13 @@ class _Own:
         self.required = [name for name in self.tensors if self.needs(name)]
 
     def needs(self, name: str) -> bool:
-        """Whether a file of weights must hold it: all but counters and constants, which nobody trains."""
-        return name in self.tensors and name not in self._constants  # torch also asks for what is no tensor
+        """Whether a file of weights must hold this tensor: all but counters and constants, which are not trained."""
+        return name in self.tensors and name not in self._constants  # torch also expects entries that are not tensors
 
     def _is_constant(self, name: str) -> bool:
-        """Whether a buffer holds whole numbers, or numbers that no training leaves: causal masks, best values so far.
+        """Whether a buffer holds whole numbers, or numbers that training does not produce, as in causal masks.
 
-        One of zeros alone, or of ones alone, may be a statistic that begins so.
+        A buffer of only zeros or only ones does not count: it may be the start of a statistic.
         """
         value = self.tensors[name]
         if id(value) in self.parameters or is_statistic(name):
@@ -128,7 +128,7 @@ class _Own:
         return bool((zeros | ones).all() and zeros.any() and ones.any())
 
     def would_miss(self, name: str, value: Tensor) -> bool:
-        """Whether a network that lacks this tensor of the file is another one than the file's."""
+        """Whether this tensor of the file matters, so that a network without it differs from the file's."""
         if not _is_real(value) or value.numel() <= 1 or name in self.buffers:
             return False
         layer, _, last = name.rpartition(".")
@@ -136,9 +136,9 @@ class _Own:
 
 
 def _without_pairs(tensors: Mapping[str, Tensor], own: _Own) -> tuple[dict[str, Tensor], Masks]:
-    """The tensors with each `NAME_orig` and `NAME_mask` of `torch.nn.utils.prune` as one, and the masks."""
+    """The tensors, with each pair `NAME_orig` and `NAME_mask` of `torch.nn.utils.prune` multiplied, and the masks."""
     if any(name.endswith("_orig") for name in own.tensors):
-        return dict(tensors), {}  # the network is pruned that way itself
+        return dict(tensors), {}  # the network itself has such pairs
     masks = {
         name.removesuffix("_orig"): tensors[mask].bool()
         for name, value in tensors.items()
@@ -170,7 +170,7 @@ def _without_masks(tensors: Mapping[str, Tensor], own: _Own) -> tuple[dict[str, 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A way to read the file's names: for each the network's, which all have a prefix in the file or only some."""
+    """A mapping of the file's names to the network's. All names in the file may have a prefix, or only some."""
 
     names: dict[str, str]
     prefix: str = ""
@@ -178,7 +178,7 @@ class _Reading:
 
 
 def _reading_of(tensors: Mapping[str, Tensor], own: _Own) -> _Reading:
-    """The first way to read the file's names by which all fits, else the nearest."""
+    """The first mapping of the file's names with which everything fits, or else the closest one."""
     nearest, fewest = _Reading({}), math.inf
     for reading in _readings(list(tensors), own):
         state = {reading.names[name]: value for name, value in tensors.items()}
@@ -191,15 +191,15 @@ def _reading_of(tensors: Mapping[str, Tensor], own: _Own) -> _Reading:
 
 
 def _lacking(names: Collection[str], own: _Own) -> int:
-    """How many of the tensors that the network needs have none of their names among these."""
+    """How many of the tensors that the network needs have no name among these."""
     there = {id(own.tensors[name]) for name in names if name in own.tensors}
     return sum(id(own.tensors[name]) not in there for name in own.required)
 
 
 def _parts_beside(tensors: Mapping[str, Tensor], reading: _Reading, own: _Own) -> list[str]:
-    """What lies outside the prefix under which the file holds all of the network, as a loss's weights do.
+    """The names without the prefix under which the file holds the whole network, such as a loss's weights.
 
-    Nothing where none of it would be missed, or where more than one part of the file could be the network.
+    Empty if none of these tensors matters, or if more than one part of the file could be the network.
     """
     if not any(own.would_miss(reading.names[name], tensors[name]) for name in reading.outside):
         return []
@@ -208,13 +208,13 @@ def _parts_beside(tensors: Mapping[str, Tensor], reading: _Reading, own: _Own) -
 
 
 def _holds_all(tensors: Mapping[str, Tensor], reading: _Reading, own: _Own) -> bool:
-    """Whether the network has all that it needs under the reading's prefix."""
+    """Whether the file has all that the network needs under the mapping's prefix."""
     inside = {to: tensors[name] for name, to in reading.names.items() if name not in reading.outside}
     return not _lacking(inside, own) and not _shape_problems(inside, own)
 
 
 def _readings(names: Sequence[str], own: _Own) -> Iterator[_Reading]:
-    # The plainest first.
+    # The simplest first.
     yield _Reading({name: name for name in names})
     bare, own_bare = {name: _bare(name) for name in names}, {_bare(name): name for name in own.tensors}
     if len(set(bare.values())) < len(names) or len(own_bare) < len(own.tensors) or not own.required:
@@ -240,7 +240,7 @@ def _bare(name: str) -> str:
 
 
 def _common_prefixes(names: Sequence[str]) -> list[str]:
-    """What all names begin with, from nothing to the longest, in whole parts."""
+    """The common prefixes of all names in whole parts, from the empty one to the longest."""
     parts = [name.split(".")[:-1] for name in names]
     shared = [part[0] for part in zip(*parts, strict=False) if len(set(part)) == 1]
     length = next((i for i, part in enumerate(zip(*parts, strict=False)) if len(set(part)) > 1), len(shared))
@@ -267,7 +267,7 @@ def _type_problems(state: Mapping[str, Tensor], own: _Own) -> list[str]:
 
 
 def _converts(value: Tensor, to: Tensor, is_parameter: bool) -> bool:
-    """Whether the number stays the same, rounding aside; those of 8 bits are quantised, and mean others."""
+    """Whether conversion keeps the numbers, rounding aside; 8-bit numbers are quantised and stand for others."""
     if value.dtype == to.dtype:
         return True
     if value.is_complex() or to.is_complex():
@@ -369,7 +369,7 @@ def _cause_of_buffers(lacking: Sequence[str]) -> tuple[str, str]:
 
 
 def _weight_normalised(name: str) -> str | None:
-    """The weight of which weight normalisation has made this one."""
+    """The weight that this tensor is a part of under weight normalisation; `None` if it is not."""
     old = re.fullmatch(r"(?P<weight>.+)_[gv]", name)
     new = re.fullmatch(r"(?P<layer>|.+\.)parametrizations\.(?P<weight>[^.]+)\.original[01]", name)
     if new is not None:
@@ -378,7 +378,7 @@ def _weight_normalised(name: str) -> str | None:
 
 
 def _twice(tensors: Mapping[str, Tensor], own: _Own) -> list[str]:
-    """The prefixes under which the file holds all that the network needs, if there are several."""
+    """The prefixes under which the file holds all that the network needs; empty if there is only one."""
     first = own.required[0]
     prefixes = [name.removesuffix(first) for name in tensors if f".{name}".endswith(f".{first}")]
     whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in tensors for name in own.required)]
@@ -386,7 +386,7 @@ def _twice(tensors: Mapping[str, Tensor], own: _Own) -> list[str]:
 
 
 def _other_outputs(tensors: Mapping[str, Tensor], own: _Own, problems: Sequence[str]) -> bool:
-    """Whether the last layer alone has another shape, and that only in its first axis."""
+    """Whether only the last layer has another shape, and only on its first axis."""
     last = own.required[-1].rpartition(".")[0]
     return all(problem.startswith(f"{last}.") for problem in problems) and all(
         tensors[name].shape[1:] == own.tensors[name].shape[1:]
@@ -396,7 +396,7 @@ def _other_outputs(tensors: Mapping[str, Tensor], own: _Own, problems: Sequence[
 
 
 def _renaming(names: Mapping[str, str], own: _Own) -> list[str]:
-    """How the names were read, in words."""
+    """How the names were mapped, in words."""
     changed = {name: to for name, to in names.items() if to in own.tensors and name != to}
     if not changed:
         return []
@@ -429,7 +429,7 @@ def _absent(names: Sequence[str], own: _Own) -> list[str]:
 
 
 def _counted(names: Collection[str], most: int = 3) -> str:
-    """Few names, or how many there are of each kind."""
+    """The names if there are few, or else their number of each kind."""
     if len(names) <= most:
         return ", ".join(names)
     kinds = Counter(name.rpartition(".")[2] for name in names).most_common()
@@ -446,7 +446,7 @@ def _is_real(value: Tensor) -> bool:
 
 
 def _wide(value: Tensor) -> Tensor:
-    return value.float() if value.itemsize == 1 else value  # torch has no isfinite for some floats of one byte
+    return value.float() if value.itemsize == 1 else value  # torch lacks isfinite for some one-byte floats
 
 
 def _shape(value: Tensor) -> str:

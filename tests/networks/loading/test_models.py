@@ -361,8 +361,8 @@ def test_lazy_layers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "what", "hint"),
     [
-        ("torch.jit.script(nn.Linear(2, 3))", "the network is TorchScript, which cannot be taken apart", "made of"),
-        ("nn.Sequential(torch.jit.script(nn.ReLU()))", "0 is TorchScript, which cannot be taken apart", "made of"),
+        ("torch.jit.script(nn.Linear(2, 3))", "the network is TorchScript, which cannot be turned into", "made of"),
+        ("nn.Sequential(torch.jit.script(nn.ReLU()))", "0 is TorchScript, which cannot be turned into", "made of"),
         ("nn.DataParallel(nn.Linear(2, 3))", "the network is wrapped in DataParallel", ".module"),
         ("torch.compile(nn.Linear(2, 3))", "the network is compiled already", "--compile"),
         ("nn.Linear(2, 3, device='meta')", "weight has no values: it is on the meta device", "on the CPU"),
@@ -427,7 +427,7 @@ def test_unknown_torchvision_argument() -> None:
 )
 def test_a_file_may_name_its_normalisation(folder: Path, text: str, expected: MeanStd | None) -> None:
     Path("model.py").write_text(f"{MODEL}\n{text}\n")
-    assert load("model.py").standardisation == expected
+    assert load("model.py").mean_std == expected
 
 
 @pytest.mark.parametrize(

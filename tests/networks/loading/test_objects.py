@@ -132,7 +132,7 @@ def test_what_is_known_of_it() -> None:
     loaded = loaded_from(NETWORKS["resnet"](), trained=False)
     assert loaded.source == "torchvision.models.resnet.ResNet"
     assert (loaded.sha256, loaded.data, loaded.input_shape, loaded.modules) == (None, None, None, {})
-    assert (loaded.trained, loaded.standardisation, loaded.declares_logits) == (False, None, False)
+    assert (loaded.trained, loaded.mean_std, loaded.declares_logits) == (False, None, False)
     assert loaded.select_outputs is usual_logits
     with torch.no_grad():
         assert loaded.module.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
