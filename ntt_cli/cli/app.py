@@ -18,7 +18,7 @@ BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 
 COMMANDS = {
     "prune": "Find a sparse network, without labels.",
-    "finetune": "Train a sparse network on labels and keep its zeros; without --checkpoint, a dense one.",
+    "finetune": "Train a sparse network on labels, its zeros fixed; without --checkpoint, a dense one.",
     "evaluate": "Measure accuracy, agreement with a teacher, FLOPs and size.",
     "compare": "Compare methods, sparsities and seeds under one budget; a repeated command goes on.",
     "report": "Show a run or a comparison as one HTML page with plots.",

@@ -21,12 +21,12 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     As in training, each layer normalises by the statistics of the batch, but Dropout stays off. A batch of one sample
     has no variance and is skipped.
     """
-    untrained = untrained_statistics(model, buffers)
+    averaged = untrained_statistics(model, buffers)
     with torch.no_grad(), _averaging(model):
         for batch in batches:
             if len(batch) > 1:
-                functional_call(model.module, model.placed(params, untrained), (batch,), tie_weights=False)
-    return untrained
+                functional_call(model.module, model.placed(params, averaged), (batch,), tie_weights=False)
+    return averaged
 
 
 @contextmanager
@@ -58,13 +58,13 @@ def with_variances_of_at_least(least: float, buffers: Params, reference: Params)
 
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     """Copies of the buffers, with running statistics as before any batch: mean 0 and variance 1."""
-    untrained = {name: value.clone() for name, value in buffers.items()}
+    copies = {name: value.clone() for name, value in buffers.items()}
     for prefix in _batch_norm_layers(model.module):
         path = f"{prefix}." if prefix else ""
-        untrained[f"{path}running_mean"].zero_()
-        untrained[f"{path}running_var"].fill_(1)
-        untrained[f"{path}num_batches_tracked"].zero_()
-    return untrained
+        copies[f"{path}running_mean"].zero_()
+        copies[f"{path}running_var"].fill_(1)
+        copies[f"{path}num_batches_tracked"].zero_()
+    return copies
 
 
 def is_statistic(name: str) -> bool:

@@ -33,7 +33,7 @@ def send_and_sleep(number: int) -> None:
 
 
 @BOTH
-def test_work_that_does_not_look_is_interrupted(number: int) -> None:
+def test_work_that_does_not_check_is_interrupted(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as caught, handle_signals(Stop()):
         send(number)
@@ -42,7 +42,7 @@ def test_work_that_does_not_look_is_interrupted(number: int) -> None:
 
 
 @BOTH
-def test_work_that_looks_is_left_alone(number: int) -> None:
+def test_work_that_checks_is_left_alone(number: int) -> None:
     stop = Stop()
     with handle_signals(stop):
         with stop.patiently():
@@ -63,13 +63,13 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_request_after_the_last_look() -> None:
+def test_a_request_after_the_last_check() -> None:
     stop = Stop()
     with pytest.raises(Interrupted), handle_signals(stop), stop.patiently():
         send(signal.SIGTERM)
 
 
-def test_work_that_never_looks_is_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_never_checks_is_interrupted_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
     stop = Stop()
     with pytest.raises(Interrupted) as caught, handle_signals(stop), stop.patiently():
@@ -92,9 +92,9 @@ def test_the_second_one_ends_at_once(number: int) -> None:
     code = f"""
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ntt_cli.runtime.signals import Stop, listening
+from ntt_cli.runtime.signals import Stop, handle_signals
 stop = Stop()
-with listening(stop):
+with handle_signals(stop):
     stop.patient = True
     try:
         os.kill(os.getpid(), {number})
