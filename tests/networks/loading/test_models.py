@@ -361,8 +361,16 @@ def test_lazy_layers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "what", "hint"),
     [
-        ("torch.jit.script(nn.Linear(2, 3))", "the network is TorchScript, which cannot be turned into", "made of"),
-        ("nn.Sequential(torch.jit.script(nn.ReLU()))", "0 is TorchScript, which cannot be turned into", "made of"),
+        (
+            "torch.jit.script(nn.Linear(2, 3))",
+            "the network is TorchScript, which cannot be turned into a function",
+            "made of",
+        ),
+        (
+            "nn.Sequential(torch.jit.script(nn.ReLU()))",
+            "0 is TorchScript, which cannot be turned into a function",
+            "made of",
+        ),
         ("nn.DataParallel(nn.Linear(2, 3))", "the network is wrapped in DataParallel", ".module"),
         ("torch.compile(nn.Linear(2, 3))", "the network is compiled already", "--compile"),
         ("nn.Linear(2, 3, device='meta')", "weight has no values: it is on the meta device", "on the CPU"),
