@@ -75,20 +75,20 @@ class Walk:
 
     def interrupted_after(self, looks: int, command: str, *arguments: object, output: str) -> bytes:
         """The output of a run that was interrupted after so many steps and went on."""
-        look = Stop.look
+        follow_request = Stop.follow_request
 
         def counting(stop: Stop) -> int | None:
             nonlocal looks
             looks -= 1
             if looks == 0:
                 stop.asked = signal.SIGINT
-            return look(stop)
+            return follow_request(stop)
 
-        Stop.look = counting  # type: ignore[method-assign]
+        Stop.follow_request = counting  # type: ignore[method-assign]
         try:
             self.run(command, *arguments, "-o", output, code=130)
         finally:
-            Stop.look = look  # type: ignore[method-assign]
+            Stop.follow_request = follow_request  # type: ignore[method-assign]
         assert not Path(output).exists()
         self.run(command, *arguments, "-o", output, "--resume")
         return Path(output).read_bytes()
