@@ -123,6 +123,13 @@ class Saliency:
         most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the number of
             layers.
         least_share: see `Score`.
+
+    Example:
+        >>> import torch, ntt_cli as ntt
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> method = ntt.NTT(score=ntt.Saliency(within=0.25), steps=5)
+        >>> ntt.prune(net, torch.randn(32, 4), sparsity=0.5, method=method).report.kept
+        28
     """
 
     across: float = EXPONENT_ACROSS_LAYERS
