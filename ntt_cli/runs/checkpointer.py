@@ -108,6 +108,8 @@ class RunCheckpointer:
                 self._save_end()
             hint = error.hint if self._saved is None else f"{error.hint}; then go on with --resume, for {self.kept}"
             raise OutputError(error.where, error.what, hint=hint) from error
+        finally:
+            self._end = None  # it holds the run, which holds this: the network's memory would wait for the collector
         # A state beside a complete result does no harm, so the run does not fail if it cannot be removed.
         with contextlib.suppress(OutputError):
             if self.group.first and self.path is not None:

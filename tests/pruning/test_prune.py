@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 from pathlib import Path
@@ -550,3 +551,20 @@ def test_kernels_are_looked_at_where_they_were_matched_or_asked_for() -> None:
     assert run(method="magnitude", kernels=True, force=True).kernels is not None
     error = refusal(UsageError, "tokens", method="magnitude", kernels=True, limit=None, force=True)
     assert str(error) == "--kernels: method magnitude needs no data to read it, and none is named"
+
+
+def test_a_run_leaves_no_network_to_the_collector() -> None:
+    """A cycle of references would hold its memory, and files that it has open, until somebody collects."""
+    run()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        run(force=True)
+        gc.collect()
+        left = [type(item).__name__ for item in gc.garbage if isinstance(item, nn.Module)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
