@@ -71,12 +71,11 @@ def open_inputs(
     """The samples with the normalisation `known`, or else that of their own statistics; notes describe both."""
     on_event(Noted(f"data: {samples.described()}" + "; labels are not read" * (not labelled)))
     if samples.changes == "always":
-        on_event(
-            Warned(
-                f"{samples.spec}: its items differ in each reading though torch, NumPy and random are seeded, so that"
-                " neither the same command nor --resume will give the same bytes"
-            )
+        what = (
+            f"{samples.spec}: its items differ in each reading though torch, NumPy and random are seeded, so that"
+            " neither the same command nor --resume will give the same bytes"
         )
+        on_event(Warned(what))
     normalisation = normalisation_of(samples, known)
     note_inputs(samples, normalisation, on_event)
     applied = None if samples.normalised or normalisation is None else normalisation.by
@@ -114,13 +113,12 @@ def _warn_of_scale(samples: Samples, by: MeanStd, source: str, on_event: EventSi
         return
     if samples.source.fetch(torch.arange(1)).dtype != torch.uint8:
         return  # values that are not pixels may be of any size
-    on_event(
-        Warned(
-            f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"
-            f" {PIXELS}, but ntt reads pixels as 0 to 1; if so, write --mean {_typed(by.mean, PIXELS)}"
-            f" --std {_typed(by.std, PIXELS)}, or MEAN and STD in model.py alike"
-        )
+    what = (
+        f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"
+        f" {PIXELS}, but ntt reads pixels as 0 to 1; if so, write --mean {_typed(by.mean, PIXELS)}"
+        f" --std {_typed(by.std, PIXELS)}, or MEAN and STD in model.py alike"
     )
+    on_event(Warned(what))
 
 
 def _typed(numbers: Sequence[float], divided_by: int = 1) -> str:

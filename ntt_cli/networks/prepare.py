@@ -56,18 +56,14 @@ def to_functional(
         if (name in model.params or is_statistic(name)) and not value.isfinite().all():
             raise ModelError(name, "holds NaN or infinity before any work", hint="mend build_model() or the weights")
     if coupling := coupling_layers(model):
-        raise ModelError(
-            f"layer {coupling[0]}",
-            "normalises by the statistics of its batch, in evaluation too, so that samples depend on each other",
-            hint="build it with track_running_stats=True",
-        )
+        what = "normalises by the statistics of its batch, in evaluation too, so that samples depend on each other"
+        raise ModelError(f"layer {coupling[0]}", what, hint="build it with track_running_stats=True")
     if quantised := [name for name, layer in model.module.named_modules() if _fakes_quantisation(layer)]:
-        on_event(
-            Warned(
-                f"fake quantisation moves its ranges by what it sees, in evaluation too, and has no kernel:"
-                f" {_listed(quantised)}; better prune the network before it is prepared for quantisation"
-            )
+        what = (
+            f"fake quantisation moves its ranges by what it sees, in evaluation too, and has no kernel:"
+            f" {_listed(quantised)}; better prune the network before it is prepared for quantisation"
         )
+        on_event(Warned(what))
     if frozen := [name for name, p in model.module.named_parameters() if not p.requires_grad]:
         on_event(Warned(f"frozen parameters stay as they are and dense: {_listed(frozen)}"))
     return model
@@ -146,20 +142,15 @@ def pick_prunable(
         left_alone = {n: "of unknown use without --data" if r == "table" else r for n, r in left_alone.items()}
     for pattern in include:
         if not set(prunable_names(model, exclude, (pattern,), multiplied=multiplied)) - set(usual):
-            raise UsageError(
-                f"--include {pattern}",
-                "makes no more weights prunable",
-                hint=f"those to name are {_listed(list(left_alone))}" if left_alone else "all are; leave it out",
-            )
+            hint = f"those to name are {_listed(list(left_alone))}" if left_alone else "all are; leave it out"
+            raise UsageError(f"--include {pattern}", "makes no more weights prunable", hint=hint)
     names = prunable_names(model, exclude, include, multiplied=multiplied)
     if not names:
-        raise ModelError(
-            where,
-            "has no prunable weights: none is trainable, of two or more dimensions and not excluded",
-            hint=f"--include {next(iter(left_alone))!r} prunes it too"
-            if left_alone
-            else "check --exclude and requires_grad",
+        what = "has no prunable weights: none is trainable, of two or more dimensions and not excluded"
+        hint = (
+            f"--include {next(iter(left_alone))!r} prunes it too" if left_alone else "check --exclude and requires_grad"
         )
+        raise ModelError(where, what, hint=hint)
     on_event(Noted(_what_is_prunable(model, names, left_alone)))
     with named_gradients(where):
         unused = _unused(model, names, inputs) if inputs else []
@@ -173,11 +164,8 @@ def pick_prunable(
                 hint="let gradients through there, or switch torch.utils.checkpoint off, or leave these dense:"
                 f" {leave_dense}",
             )
-        raise ModelError(
-            where,
-            f"never uses {_listed(unused)} for its output, so their share of the density would be lost",
-            hint=leave_dense,
-        )
+        what = f"never uses {_listed(unused)} for its output, so their share of the density would be lost"
+        raise ModelError(where, what, hint=leave_dense)
     return names
 
 
@@ -241,9 +229,6 @@ def _acts(model: FunctionalModel, name: str, inputs: Inputs) -> bool:
 @contextmanager
 def named_gradients(where: str) -> Generator[None]:
     """While it is active, torch's error about a missing gradient becomes an error of the model.
-
-    Yields:
-        nothing.
 
     Raises:
         ModelError: with torch's reason.

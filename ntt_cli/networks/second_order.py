@@ -38,9 +38,6 @@ def twice_differentiable() -> Generator[None]:
     """While it is active, operations can be differentiated in forward mode, and twice.
 
     A single backward pass does not need this: PyTorch's own operations are faster.
-
-    Yields:
-        nothing.
     """
     # Fused attention kernels have neither derivative, and no function mode sees nn.MultiheadAttention's calls of them.
     with sdpa_kernel(SDPBackend.MATH), _Replacing(_TWICE):

@@ -72,11 +72,8 @@ class MicroBatching:
         if self._lowered or self.fixed or now == 1:
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             smaller = "a smaller --image-size" if now == 1 else f"--micro-batch {max(1, now // 4)}"
-            raise UsageError(
-                f"--micro-batch {now}",
-                f"does not fit into memory: {reason}",
-                hint=f"try {smaller} or another --device",
-            ) from error
+            hint = f"try {smaller} or another --device"
+            raise UsageError(f"--micro-batch {now}", f"does not fit into memory: {reason}", hint=hint) from error
         self.micro_batch = max(1, now // 4)
         self._lowered = True
         self.on_event(Warned(f"memory ran out; going on with --micro-batch {self.micro_batch}"))

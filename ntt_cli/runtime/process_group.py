@@ -116,9 +116,6 @@ class ProcessGroup:
     def joined(self, device: torch.device) -> Generator[None]:
         """Connect the processes, and disconnect them at the end.
 
-        Yields:
-            nothing.
-
         Raises:
             LostError: if another process has ended.
         """
@@ -139,9 +136,6 @@ class ProcessGroup:
     def starting(self) -> Generator[None]:
         """While each process prepares its work: if one process fails, the others end too.
 
-        Yields:
-            nothing.
-
         Raises:
             LostError: if another process failed.
         """
@@ -160,11 +154,9 @@ class ProcessGroup:
         try:
             work()
         except RuntimeError as error:
-            raise LostError(
-                f"process {self.rank} of {self.size}",
-                f"cannot reach the others: {next(iter(str(error).splitlines()), '')}",
-                hint="see what the process that ended first said; then go on with --resume",
-            ) from error
+            what = f"cannot reach the others: {next(iter(str(error).splitlines()), '')}"
+            hint = "see what the process that ended first said; then go on with --resume"
+            raise LostError(f"process {self.rank} of {self.size}", what, hint=hint) from error
 
 
 SINGLE = ProcessGroup()
@@ -182,8 +174,6 @@ def this_process_group() -> ProcessGroup:
     try:
         return ProcessGroup(int(given["RANK"] or ""), int(given["WORLD_SIZE"] or ""))
     except ValueError as error:
-        raise UsageError(
-            " ".join(f"{name}={value}" for name, value in given.items()),
-            "is no process of a run",
-            hint="start several processes with torchrun, and one without these variables",
-        ) from error
+        what = "is no process of a run"
+        hint = "start several processes with torchrun, and one without these variables"
+        raise UsageError(" ".join(f"{name}={value}" for name, value in given.items()), what, hint=hint) from error

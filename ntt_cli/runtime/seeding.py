@@ -44,11 +44,7 @@ def global_state() -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def global_draws_apart(device: torch.device = CPU) -> Generator[None]:
-    """Restore the global generators afterwards, those of the CPU and of this device.
-
-    Yields:
-        nothing.
-    """
+    """Restore the global generators afterwards, those of the CPU and of this device."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:

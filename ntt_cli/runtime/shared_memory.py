@@ -60,10 +60,7 @@ def _check_disjoint(values: Mapping[str, Tensor], trained: Container[str], where
         if other := int(own.max()):
             one = names[other - 1]
             shapes = f"{one} {list(values[one].shape)} and {name} {list(value.shape)}"
-            raise ModelError(
-                where,
-                f"{shapes} share memory, and are not one parameter",
-                hint="use one nn.Parameter in both places, and take views of it in forward(); or clone() the second",
-            )
+            hint = "use one nn.Parameter in both places, and take views of it in forward(); or clone() the second"
+            raise ModelError(where, f"{shapes} share memory, and are not one parameter", hint=hint)
         if name in trained:
             own.fill_(number)

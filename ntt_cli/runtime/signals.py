@@ -48,9 +48,6 @@ class Stop:
     def patiently(self) -> Generator[None]:
         """A context for work that checks `asked` after each step.
 
-        Yields:
-            nothing.
-
         Raises:
             Interrupted: at the end, if a request came after the last check.
         """
@@ -75,9 +72,6 @@ def reraise_as_interrupt(stop: Stop) -> Generator[None]:
 
     torch or a user's code may raise another error while it cleans up.
 
-    Yields:
-        nothing.
-
     Raises:
         Interrupted: if the run was asked to end before something went wrong.
         OutputError: unchanged, because the state cannot be saved.
@@ -99,11 +93,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def handle_signals(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> Generator[None]:
-    """Let these signals ask for the end. A second signal ends the process at once. Only for the main thread.
-
-    Yields:
-        nothing.
-    """
+    """Let these signals ask for the end. A second signal ends the process at once. Only for the main thread."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
         if stop.asked is not None:
@@ -126,11 +116,7 @@ def handle_signals(stop: Stop, numbers: Iterable[signal.Signals] = SIGNALS) -> G
 
 @contextlib.contextmanager
 def leaving() -> Generator[None]:
-    """While there is nothing to save yet, or nothing left to save: a signal ends the process at once.
-
-    Yields:
-        nothing.
-    """
+    """While there is nothing to save yet, or nothing left to save: a signal ends the process at once."""
     with _handled(SIGNALS, lambda number, _: _leave(number)):
         yield
 

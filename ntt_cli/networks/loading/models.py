@@ -143,19 +143,13 @@ def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -
         hint = f"the nearest are {', '.join(near)}" if near else "torchvision.models.list_models() lists them"
         raise ModelError(source, "torchvision has no such classifier", hint=hint)
     for forbidden in arguments.keys() & {"weights", "pretrained"}:
-        raise ModelError(
-            f"--model-arg {forbidden}",
-            "torchvision's weights are not downloaded",
-            hint="save them as a .safetensors file and name it with --weights",
-        )
+        hint = "save them as a .safetensors file and name it with --weights"
+        raise ModelError(f"--model-arg {forbidden}", "torchvision's weights are not downloaded", hint=hint)
     try:
         built = models.get_model(name, weights=None, **arguments)
     except Exception as failure:
-        raise ModelError(
-            source,
-            f"raised {type(failure).__name__}: {failure}",
-            hint=f"look up what torchvision.models.{name} takes and mend --model-arg",
-        ) from failure
+        hint = f"look up what torchvision.models.{name} takes and mend --model-arg"
+        raise ModelError(source, f"raised {type(failure).__name__}: {failure}", hint=hint) from failure
     return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=(3, 224, 224))
 
 
@@ -180,11 +174,8 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
     with user_code(code, ModelError):
         built = factory(**arguments)
     if not isinstance(built, nn.Module):
-        raise ModelError(
-            where,
-            f"returned a value of type {type(built).__name__}, not a torch.nn.Module",
-            hint="return the network itself, no tuple, class or state dict",
-        )
+        hint = "return the network itself, no tuple, class or state dict"
+        raise ModelError(where, f"returned a value of type {type(built).__name__}, not a torch.nn.Module", hint=hint)
     check_kind(built, where, verb="return")
     check_network(built, where, user_code(code, ModelError))
     return built
@@ -363,11 +354,8 @@ def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, objec
         raise ModelError(where, str(mismatch), hint=hint) from mismatch
     for name, value in arguments.items():
         if isinstance(value, str) and name in parameters and isinstance(parameters[name].default, bool):
-            raise ModelError(
-                f"--model-arg {name}={value}",
-                f"{name} is True or False, and the string {value!r} would count as True",
-                hint=f"write {name}=True or {name}=False",
-            )
+            what = f"{name} is True or False, and the string {value!r} would count as True"
+            raise ModelError(f"--model-arg {name}={value}", what, hint=f"write {name}=True or {name}=False")
 
 
 def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
@@ -380,11 +368,9 @@ def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
         hint = f"did you mean {where}:{public[near[0]]}?" if near else f"name a function or class as {where}:NAME"
         raise ModelError(where, f"defines no {name}", hint=hint)
     if isinstance(found, nn.Module) or not callable(found):
-        raise ModelError(
-            f"{where}:{name}",
-            f"is a value of type {type(found).__name__}, not a function or class that builds the network",
-            hint="let a function build and return the network, so that --seed decides its weights",
-        )
+        what = f"is a value of type {type(found).__name__}, not a function or class that builds the network"
+        hint = "let a function build and return the network, so that --seed decides its weights"
+        raise ModelError(f"{where}:{name}", what, hint=hint)
     return found  # type: ignore[no-any-return]  # `callable` tells mypy nothing of what a user's object returns
 
 
@@ -419,11 +405,8 @@ def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
     if shape is None:
         return None
     if not isinstance(shape, tuple) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise ModelError(
-            path,
-            f"INPUT_SHAPE is {shape!r}, not a tuple of positive whole numbers",
-            hint="give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)",
-        )
+        hint = "give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)"
+        raise ModelError(path, f"INPUT_SHAPE is {shape!r}, not a tuple of positive whole numbers", hint=hint)
     return shape
 
 
@@ -457,11 +440,8 @@ def _declared_select_outputs(module: ModuleType, path: Path) -> SelectOutputs:
     if select_outputs is None:
         return usual_logits
     if not inspect.isfunction(select_outputs):
-        raise ModelError(
-            path,
-            f"logits is of type {type(select_outputs).__name__}, not a function",
-            hint="define logits(outputs) to return the logits, [n, classes], or call it something else",
-        )
+        hint = "define logits(outputs) to return the logits, [n, classes], or call it something else"
+        raise ModelError(path, f"logits is of type {type(select_outputs).__name__}, not a function", hint=hint)
     return select_outputs
 
 

@@ -144,21 +144,19 @@ def fixed_masks(
         on_event(Noted(f"zeros are weights like all others: {described(weights.pruned | weights.other_zeros)}"))
         return {}
     if weights.masks and not weights.recorded:
-        on_event(
-            Warned(
-                f"{path} does not say which of its weights are pruned; its zeros stay zero:"
-                f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
-            )
+        what = (
+            f"{path} does not say which of its weights are pruned; its zeros stay zero:"
+            f" {described(weights.pruned)}; --keep-zeros says that this is meant, --dense that they are weights"
         )
+        on_event(Warned(what))
     if weights.other_zeros:
-        on_event(
-            Warned(
-                f"zeros of {path} that do not stay zero but are weights like all others:"
-                f" {described(weights.other_zeros)};"
-                " they look like values of a grid (ternary or quantised weights) or like an initialisation;"
-                " --keep-zeros keeps all zeros, --dense says that they are weights"
-            )
+        what = (
+            f"zeros of {path} that do not stay zero but are weights like all others:"
+            f" {described(weights.other_zeros)};"
+            " they look like values of a grid (ternary or quantised weights) or like an initialisation;"
+            " --keep-zeros keeps all zeros, --dense says that they are weights"
         )
+        on_event(Warned(what))
     return weights.masks
 
 
@@ -182,12 +180,11 @@ def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str]
     filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
     if filled:
         shown = ", ".join(filled[:MOST_NAMED]) + (f" and {len(filled) - MOST_NAMED} more" * (len(filled) > MOST_NAMED))
-        on_event(
-            Warned(
-                f"zeros of {shown} are none where they are used: the network computes other weights from these, as"
-                " weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
-            )
+        what = (
+            f"zeros of {shown} are none where they are used: the network computes other weights from these, as"
+            " weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
         )
+        on_event(Warned(what))
 
 
 def described(sparsities: Mapping[str, float]) -> str:

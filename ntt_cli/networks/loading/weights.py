@@ -251,11 +251,9 @@ def _check_ties(checkpoint: Checkpoint, state: Mapping[str, Tensor], tied: Mappi
     for name, value in state.items():
         if name in tied and tied[name] is not value and not torch.equal(tied[name], value):
             other = next(other for other, same in state.items() if same is tied[name])
-            raise CheckpointError(
-                checkpoint.path,
-                f"{other} and {name} are one weight in the model, and differ in the file",
-                hint="build the network with a weight of its own for each, or save the one that is meant alone",
-            )
+            what = f"{other} and {name} are one weight in the model, and differ in the file"
+            hint = "build the network with a weight of its own for each, or save the one that is meant alone"
+            raise CheckpointError(checkpoint.path, what, hint=hint)
 
 
 def _type_problems(state: Mapping[str, Tensor], own: _Own) -> list[str]:
