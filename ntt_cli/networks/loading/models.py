@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from ntt_cli.config import ModelOptions
 from ntt_cli.data.normalise import make_mean_std
 from ntt_cli.errors import ModelError
-from ntt_cli.files.atomic import require_text
-from ntt_cli.files.hashed import can_be_named, can_hold
+from ntt_cli.files.atomic import file_sha256, require_text
 from ntt_cli.files.metadata import MeanStd, ModelRecord
-from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.loading.checks import check_kind, check_network
 from ntt_cli.networks.outputs import SelectOutputs, field_of, usual_logits
-from ntt_cli.runtime.python_source import load_python, local_modules, said_by, user_code
+from ntt_cli.runtime.python_source import load_python, local_modules, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
-from ntt_cli.runtime.shared_memory import tie_shared_parameters
 
 Factory = Callable[..., object]
 DEFAULT_FACTORY = "build_model"
@@ -54,9 +48,9 @@ class LoadedModel:
 
     module: nn.Module
     source: str
-    sha256: str | None
-    data: str | None
-    input_shape: tuple[int, ...] | None
+    sha256: str | None = None
+    data: str | None = None
+    input_shape: tuple[int, ...] | None = None
     select_outputs: SelectOutputs = usual_logits
     modules: dict[str, str] = field(default_factory=dict)
     trained: bool = False
@@ -114,7 +108,7 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
     return LoadedModel(
         module=_build(factory, f"{path}:{name or DEFAULT_FACTORY}", path, arguments),
         source=path.name if name in {"", DEFAULT_FACTORY} else f"{path.name}:{name}",
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_sha256(path),
         data=data,
         input_shape=input_shape,
         select_outputs=_declared_select_outputs(module, path),
@@ -128,10 +122,7 @@ def _from_package(source: str, target: str, name: str, arguments: Mapping[str, o
     here = Path(target)  # in the working folder, so that `ntt` finds its modules as `python -m ntt_cli` does
     with user_code(here, ModelError):
         factory = _find_factory(importlib.import_module(target), target, name)
-    built = _build(factory, source, here, arguments)
-    return LoadedModel(
-        module=built, source=source, sha256=None, data=None, input_shape=None, modules=local_modules(here)
-    )
+    return LoadedModel(_build(factory, source, here, arguments), source, modules=local_modules(here))
 
 
 def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
@@ -150,7 +141,7 @@ def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -
     except Exception as failure:
         hint = f"look up what torchvision.models.{name} takes and mend --model-arg"
         raise ModelError(source, f"raised {type(failure).__name__}: {failure}", hint=hint) from failure
-    return LoadedModel(module=built, source=source, sha256=None, data=None, input_shape=(3, 224, 224))
+    return LoadedModel(built, source, input_shape=(3, 224, 224))
 
 
 def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
@@ -181,173 +172,14 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
     return built
 
 
-def check_network(built: nn.Module, where: str, running_code: AbstractContextManager[None]) -> None:
-    """Check a network that passed `check_kind`, and prepare it for computing. It changes in place but keeps its values.
-
-    Args:
-        built: the network.
-        where: what to name in an error.
-        running_code: a context for the network's own `state_dict()`.
-
-    Raises:
-        ModelError: if parameters share part of their memory, or a checkpoint could not hold its state dict.
-    """
-    tie_shared_parameters(built, where)
-    with running_code:
-        state = built.state_dict(keep_vars=True)
-    _check_state(built, state, where)
-    for layer in built.modules():
-        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-            layer.sparse = False  # the same gradients, in a layout that optimisers and kernels accept
-    own_memory(built)
-
-
-def own_memory(built: nn.Module) -> None:
-    """Copy values that were made in inference mode or share memory within themselves, such as expanded views."""
-    renewed: dict[int, Tensor] = {}
-    for module in built.modules():
-        for values in (module._parameters, module._buffers):
-            for name, value in list(values.items()):
-                if value is None or not (value.is_inference() or 0 in value.stride()):
-                    continue
-                if id(value) not in renewed:
-                    copied = value.detach().clone(memory_format=torch.contiguous_format)
-                    trainable = value.requires_grad
-                    renewed[id(value)] = nn.Parameter(copied, trainable) if isinstance(value, nn.Parameter) else copied
-                setattr(module, name, renewed[id(value)])
-
-
-def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
-    """Refuse a network that cannot be copied and turned into a function.
-
-    Args:
-        built: the network, which is not changed.
-        where: what to name in an error.
-        verb: how its author provides the network: "return" or "pass" it.
-
-    Raises:
-        ModelError: if it is scripted, compiled or wrapped, has parameters without values, or holds the result of a
-            computation.
-    """
-    for name, module in built.named_modules():
-        what = name or "the network"
-        if isinstance(module, torch.jit.ScriptModule):
-            hint = f"{verb} the torch.nn.Module that it was made of"
-            raise ModelError(where, f"{what} is TorchScript, which cannot be turned into a function", hint=hint)
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            hint = f"{verb} the network inside, model.module; torchrun has several processes prune one network"
-            raise ModelError(where, f"{what} is wrapped in {type(module).__name__}", hint=hint)
-        if type(module).__name__ == "OptimizedModule":  # importing its class takes a second
-            hint = f"{verb} the network itself; --compile compiles the steps"
-            raise ModelError(where, f"{what} is compiled already", hint=hint)
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                raise ModelError(
-                    where,
-                    f"{name}.{key}".lstrip(".") + " is the result of a computation, and cannot be copied",
-                    hint="keep none in the network; for weight normalisation there is"
-                    " torch.nn.utils.parametrizations.weight_norm",
-                )
-    for key, value in [*built.named_parameters(), *built.named_buffers()]:
-        if is_lazy(value):
-            hint = "pass one batch through the network first, or use layers that are not lazy"
-            raise ModelError(where, f"{key} has no shape yet", hint=hint)
-        if value.is_meta:
-            raise ModelError(
-                where, f"{key} has no values: it is on the meta device", hint="build the network on the CPU"
-            )
-
-
-def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> None:
-    """Refuse a state dict that no checkpoint could hold, before any work.
-
-    Raises:
-        ModelError: if it holds something other than tensors, lacks a parameter's name or values, or cannot be loaded
-            by its own module.
-    """
-    hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
-    parameters = dict(built.named_parameters(remove_duplicate=False))
-    usual = saved_values(built)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    for key, value in state.items():
-        if key not in tensors:
-            what = f"its state dict holds {key}, of type {type(value).__name__}, not a tensor"
-            raise ModelError(where, what, hint=hint)
-    for key, tensor in tensors.items():
-        if not can_be_named(key) or (key not in usual and not can_hold(tensor)):
-            raise ModelError(where, f"its state dict holds {key}, which no safetensors file does", hint=hint)
-    for key, parameter in parameters.items():
-        if key not in tensors or tensors[key].shape != parameter.shape:
-            raise ModelError(where, f"its state dict does not hold the parameter {key} under that name", hint=hint)
-    for key, parameter in parameters.items():
-        if not _are_same(tensors[key], parameter):
-            what = f"its state dict holds {key} in another type or with other values than the parameter has"
-            raise ModelError(where, what, hint=hint)
-    if (
-        _loads_its_own_way(built)
-        or tensors.keys() != usual.keys()
-        or any(tensors[key] is not value for key, value in usual.items())
-    ):
-        _check_loading(built, tensors, where, hint)
-
-
-def _loads_its_own_way(built: nn.Module) -> bool:
-    hooked = any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in built.modules())
-    return hooked or type(built).load_state_dict is not nn.Module.load_state_dict
-
-
-def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, hint: str) -> None:
-    """Refuse a network that changes when it loads its own state dict.
-
-    Raises:
-        ModelError: if it changes, or does not load the state dict.
-    """
-    try:
-        loaded = copy_module(built)
-        loaded.load_state_dict({key: tensor.detach().clone() for key, tensor in tensors.items()}, strict=True)
-    except (Exception, SystemExit) as failure:
-        what = f"does not load its own state dict: {type(failure).__name__}: {said_by(failure)}"
-        raise ModelError(where, what, hint=hint) from failure
-    after = saved_values(loaded)
-    for key, value in saved_values(built).items():
-        if key not in after or not _are_same(after[key], value):
-            raise ModelError(where, f"has another {key} once it has loaded its own state dict", hint=hint)
-
-
-def _are_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same type, shape, layout and, if dense, the same bits."""
-    if one is other:
-        return True
-    if any((one.dtype != other.dtype, one.shape != other.shape, one.layout is not other.layout)):
-        return False
-    return one.layout is not torch.strided or torch.equal(_bits(one), _bits(other))
-
-
-def _bits(value: Tensor) -> Tensor:
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8)
-
-
-def saved_values(built: nn.Module) -> dict[str, Tensor]:
-    """The parameters and the persistent buffers, by all of their names."""
-    return dict(built.named_parameters(remove_duplicate=False)) | _persistent_buffers(built)
-
-
-def _persistent_buffers(built: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}".lstrip("."): value
-        for prefix, module in built.named_modules(remove_duplicate=False)
-        for name, value in module._buffers.items()
-        if value is not None and name not in module._non_persistent_buffers_set
-    }
-
-
 def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:
     try:
-        parameters = inspect.signature(factory).parameters
+        signature = inspect.signature(factory)
     except ValueError:  # compiled code need not have a signature
         return
+    parameters = signature.parameters
     try:
-        inspect.signature(factory).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as mismatch:
         takes = ", ".join(parameters)
         hint = f"it takes {takes}: --model-arg NAME=VALUE" if takes else "it takes no --model-arg"
@@ -361,9 +193,7 @@ def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, objec
 def _find_factory(module: ModuleType, where: str, name: str) -> Factory:
     found = getattr(module, name, None)
     if found is None:
-        public = {
-            key.lower(): key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
-        }
+        public = {k.lower(): k for k, value in vars(module).items() if callable(value) and not k.startswith("_")}
         near = difflib.get_close_matches(name.lower(), public, n=1)
         hint = f"did you mean {where}:{public[near[0]]}?" if near else f"name a function or class as {where}:NAME"
         raise ModelError(where, f"defines no {name}", hint=hint)

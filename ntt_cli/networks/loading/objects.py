@@ -13,7 +13,8 @@ from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.hashed import tensor_hashes
 from ntt_cli.networks.copying import UncopyableError, copy_module
-from ntt_cli.networks.loading.models import LoadedModel, check_kind, check_network, own_memory, saved_values
+from ntt_cli.networks.loading.checks import check_kind, check_network, own_memory, saved_values
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.seeding import global_draws_apart
 from ntt_cli.runtime.shared_memory import tie_shared_parameters
@@ -24,11 +25,6 @@ def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutpu
 
     The copy has the mode and the device of the original, and its tied parameters stay tied. It has the same hooks,
     which still write to objects outside of the network.
-
-    Args:
-        module: the caller's network, which is not changed.
-        trained: whether its weights are trained, not only initialised.
-        select_outputs: maps what it returns to its logits; by default `usual_logits`.
 
     Raises:
         ModelError: if it is not a network, or cannot be copied, turned into a function or written.
@@ -41,15 +37,8 @@ def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutpu
     with global_draws_apart():
         copied = _copy(module, kind.__name__)
         check_network(copied, kind.__name__, nullcontext())
-    return LoadedModel(
-        module=copied,
-        source=f"{kind.__module__}.{kind.__qualname__}",
-        sha256=None,
-        data=None,
-        input_shape=None,
-        select_outputs=select_outputs or usual_logits,
-        trained=trained,
-    )
+    source = f"{kind.__module__}.{kind.__qualname__}"
+    return LoadedModel(copied, source, select_outputs=select_outputs or usual_logits, trained=trained)
 
 
 def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -82,15 +71,9 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def _copy(module: nn.Module, where: str) -> nn.Module:
-    """A deep copy in which parameters that share all of their memory are one parameter.
-
-    `copy.deepcopy` alone would give each of them its own memory.
-
-    Raises:
-        ModelError: if the network cannot be copied, or parameters share part of their memory.
-    """
+    """A deep copy in which parameters that share all of their memory are one parameter."""
     check_kind(module, where, verb="pass")
-    tied = _skeleton(module)
+    tied = _skeleton(module)  # `copy.deepcopy` alone would give each of them its own memory
     tie_shared_parameters(tied, where)
     try:
         copied = copy_module(module)
