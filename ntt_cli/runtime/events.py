@@ -6,22 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
+class Event:
+    """What a workflow reports."""
+
+
 @dataclass(frozen=True)
-class Warned:
+class Warned(Event):
     """Something the user should know; the work goes on."""
 
     message: str
 
 
 @dataclass(frozen=True)
-class Noted:
+class Noted(Event):
     """Something worth knowing about how the work is done."""
 
     message: str
 
 
 @dataclass(frozen=True)
-class TransferStarted:
+class TransferStarted(Event):
     """The transfer begins, or resumes after `done` steps; `layers` maps each prunable weight to its size."""
 
     steps: int
@@ -30,7 +34,7 @@ class TransferStarted:
 
 
 @dataclass(frozen=True)
-class MasksUpdated:
+class MasksUpdated(Event):
     """Masks were updated before `step`; `changes` of their entries changed."""
 
     step: int
@@ -40,7 +44,7 @@ class MasksUpdated:
 
 
 @dataclass(frozen=True)
-class StepsDone:
+class StepsDone(Event):
     """`step` transfer steps are done; the distances are those of the last step, `None` if it measured none."""
 
     step: int
@@ -49,7 +53,7 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
-class Validated:
+class Validated(Event):
     """The distance on validation samples before `step`; the transfer ends after `ends` steps, or goes on if `None`."""
 
     step: int
@@ -58,7 +62,7 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class TrainingStarted:
+class TrainingStarted(Event):
     """Supervised training begins, or resumes after `done` steps."""
 
     epochs: int
@@ -67,7 +71,7 @@ class TrainingStarted:
 
 
 @dataclass(frozen=True)
-class TrainingStepsDone:
+class TrainingStepsDone(Event):
     """`step` training steps are done over all epochs."""
 
     step: int
@@ -75,7 +79,7 @@ class TrainingStepsDone:
 
 
 @dataclass(frozen=True)
-class EpochDone:
+class EpochDone(Event):
     """One pass over the training samples is done; `accuracy` is on the validation split, `None` without one."""
 
     epoch: int
@@ -84,7 +88,7 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluated(Event):
     """`done` of `total` samples were evaluated."""
 
     done: int
@@ -92,7 +96,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class TrialsChanged:
+class TrialsChanged(Event):
     """Of `total` trials, `done` ended with a result and `failed` without one; `running` names the running ones."""
 
     done: int
@@ -101,17 +105,4 @@ class TrialsChanged:
     running: tuple[str, ...]
 
 
-Event = (
-    Warned
-    | Noted
-    | TransferStarted
-    | MasksUpdated
-    | StepsDone
-    | Validated
-    | TrainingStarted
-    | TrainingStepsDone
-    | EpochDone
-    | Evaluated
-    | TrialsChanged
-)
 EventSink = Callable[[Event], None]

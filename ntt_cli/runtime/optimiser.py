@@ -9,12 +9,7 @@ from torch import Tensor
 
 
 def advance(optimiser: torch.optim.Optimizer) -> None:
-    """Take a step.
-
-    Raises:
-        FloatingPointError: if the learning rate is beyond the range of the numbers.
-        RuntimeError: if torch fails in another way.
-    """
+    """Take a step; a learning rate beyond the range of the numbers is a `FloatingPointError`."""
     try:
         optimiser.step()
     except RuntimeError as error:
@@ -25,10 +20,9 @@ def advance(optimiser: torch.optim.Optimizer) -> None:
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state of each parameter, such as Adam's moments, as `INDEX.NAME`; not copied."""
-    state = optimiser.state_dict()["state"]
     return {
         f"{index}.{name}": value
-        for index, memory in state.items()
+        for index, memory in optimiser.state_dict()["state"].items()
         for name, value in memory.items()
         if isinstance(value, Tensor)
     }

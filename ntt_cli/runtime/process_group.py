@@ -25,7 +25,7 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of `size` processes that work on the same run.
+    """One of `size` processes that work on the same run; exchanges raise a `LostError` if another one has ended.
 
     Attributes:
         rank: its number, from 0; the first process chooses the masks and writes the files.
@@ -41,22 +41,14 @@ class ProcessGroup:
         return self.rank == 0
 
     def require(self, samples: int) -> None:
-        """Refuse batches, or halves of batches, that give a process no sample.
-
-        Raises:
-            UsageError: if there are fewer samples than processes.
-        """
+        """Refuse batches, or halves of batches, that give a process no sample."""
         if samples < self.size:
             raise UsageError(
                 "--batch-size", f"leaves {samples} samples to {self.size} processes at once", hint="raise it"
             )
 
     def require_one(self, asked: bool, option: str) -> None:
-        """Refuse an option that works only in a single process.
-
-        Raises:
-            UsageError: if the option was given and there are several processes.
-        """
+        """Refuse an option, if `asked` for, that works only in a single process."""
         if asked and self.size > 1:
             raise UsageError(option, "works in one process alone", hint="leave it out under torchrun")
 
@@ -68,9 +60,6 @@ class ProcessGroup:
         """Each tensor's sum over all processes, the same to the bit in each.
 
         All processes call it at the same places, in the same order. With one process it returns the same tensors.
-
-        Raises:
-            LostError: if another process has ended.
         """
         if self.size == 1 or not tensors:
             return tensors
@@ -84,11 +73,7 @@ class ProcessGroup:
         }
 
     def broadcast(self, tensors: Params) -> Params:
-        """The first process's tensors, in every process.
-
-        Raises:
-            LostError: if another process has ended.
-        """
+        """The first process's tensors, in every process."""
         if self.size == 1:
             return tensors
         found = {}
@@ -101,11 +86,7 @@ class ProcessGroup:
         return found
 
     def maximum(self, number: int) -> int:
-        """The largest of the processes' numbers, in every process.
-
-        Raises:
-            LostError: if another process has ended.
-        """
+        """The largest of the processes' numbers, in every process."""
         if self.size == 1:
             return number
         value = torch.tensor([number])
@@ -114,11 +95,7 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def joined(self, device: torch.device) -> Generator[None]:
-        """Connect the processes, and disconnect them at the end.
-
-        Raises:
-            LostError: if another process has ended.
-        """
+        """Connect the processes, and disconnect them at the end."""
         if self.size == 1:
             yield
             return
@@ -134,11 +111,7 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def starting(self) -> Generator[None]:
-        """While each process prepares its work: if one process fails, the others end too.
-
-        Raises:
-            LostError: if another process failed.
-        """
+        """While each process prepares its work: if one process fails, the others raise a `LostError`."""
         try:
             yield
         except Exception:

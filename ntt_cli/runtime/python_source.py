@@ -17,13 +17,14 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 
 import torch
 from torch import nn
 
 from ntt_cli.errors import ModelError, NttError
-from ntt_cli.files.atomic import require_text
+from ntt_cli.files.atomic import file_sha256, require_text
 
 _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
 _OWN = Path(__file__).resolve().parents[1]
@@ -104,16 +105,12 @@ def user_code(path: Path, error: type[NttError]) -> Generator[None]:
         brought = _BROUGHT.setdefault(path.resolve(), {})
         for name in sys.modules.keys() - before:
             if (file := _local_file(name)) is not None and name.rpartition(".")[2] != _own_name(path):
-                brought[name] = _sha256(file)
+                brought[name] = file_sha256(file)
 
 
 @contextmanager
 def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
-    """Undo what code changed for the whole process: working folder, warnings, recursion limit and use of gradients.
-
-    Raises:
-        NttError: as `error`, if the code changed torch's default type or device, which ntt's own tensors would take.
-    """
+    """Undo what code changed for the whole process; refuse a change of torch's default type or device."""
     folder, depth, gradients = Path.cwd(), sys.getrecursionlimit(), torch.is_grad_enabled()
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     try:
@@ -123,9 +120,8 @@ def _settings_kept(path: Path, error: type[NttError]) -> Generator[None]:
         os.chdir(folder)
         sys.setrecursionlimit(depth)
         torch.set_grad_enabled(gradients)
-        changed = [
-            str(new) for new in (torch.get_default_dtype(), torch.get_default_device()) if new not in {dtype, device}
-        ]
+        now = (torch.get_default_dtype(), torch.get_default_device())
+        changed = [str(new) for new in now if new not in {dtype, device}]
         if changed:
             torch.set_default_dtype(dtype)
             torch.set_default_device(device)
@@ -141,10 +137,6 @@ def _package_of(path: Path) -> tuple[Path, list[str]]:
         package.insert(0, top.name)
         top = top.parent
     return top, package
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _own_name(path: Path) -> str:
@@ -166,7 +158,7 @@ def _forget_edited() -> None:
     """Forget the local modules of a file if one was edited: if a file runs again, so must the modules it imports."""
     for brought in _BROUGHT.values():
         files = {name: _local_file(name) for name in brought if name in sys.modules}
-        if any(file is None or _sha256(file) != brought[name] for name, file in files.items()):
+        if any(file is None or file_sha256(file) != brought[name] for name, file in files.items()):
             for name in files:
                 del sys.modules[name]
             brought.clear()
@@ -202,15 +194,13 @@ def blame(failure: BaseException) -> ModelError | None:
     inside = False
     brought = {_local_file(name) for names in _BROUGHT.values() for name in names if name in sys.modules}
     found: tuple[Path, int] | None = None
-    trace = failure.__traceback__
-    while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename).resolve()
+    for frame, line in walk_tb(failure.__traceback__):
+        file = Path(frame.f_code.co_filename).resolve()
         if file in _BROUGHT or file in brought:
-            found = Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+            found = Path(frame.f_code.co_filename), line
         elif file.is_relative_to(_OWN) and not inside:
             found = None
-        inside |= trace.tb_frame.f_code is nn.Module._call_impl.__code__
-        trace = trace.tb_next
+        inside |= frame.f_code is nn.Module._call_impl.__code__
     if found is None and not inside:
         return None
     raised, hint = _what_raised(failure, "\n".join(said_by(failure).splitlines()[:1]))
@@ -244,13 +234,8 @@ def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
 
 
 def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:
-    line = None
-    trace = failure.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    message = said_by(failure)
+    lines = [line for frame, line in walk_tb(failure.__traceback__) if frame.f_code.co_filename == str(path)]
+    line, message = lines[-1] if lines else None, said_by(failure)
     if isinstance(failure, SyntaxError) and failure.filename == str(path):
         line, message = failure.lineno, shortened(failure.msg)
     raised, hint = _what_raised(failure, message)

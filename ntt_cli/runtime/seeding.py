@@ -1,4 +1,4 @@
-"""The global random generators that other people's code uses: torch's, NumPy's and Python's."""
+"""Random draws by seed: ntt's own, and the global ones of torch, NumPy and Python that other people's code uses."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def seed_as_users_do(seed: int) -> None:
 def _seed_others(seed: int) -> None:
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def seeded(seed: int, *where: int) -> torch.Generator:
+    """A generator for the draws at one place in a run. No state of a generator needs to be saved."""
+    return torch.Generator().manual_seed(mixed(seed, where))
 
 
 def global_state() -> tuple[object, ...]:

@@ -27,10 +27,11 @@ def tie_shared_parameters(module: nn.Module, where: str) -> None:
             same = first.setdefault((p.data_ptr(), p.dtype, p.shape, p.stride(), p.requires_grad), p)
             if same is not p:
                 setattr(layer, name, same)  # not `_parameters`, because recurrent layers also keep their own list
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad and _has_memory(p)}
-    frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    parameters = dict(module.named_parameters())
+    trained = {name: p for name, p in parameters.items() if p.requires_grad and _has_memory(p)}
+    others = parameters | dict(module.named_buffers())
+    values = trained | {name: value for name, value in others.items() if _has_memory(value)}
     by_storage: dict[int, list[str]] = {}
-    values = trained | {name: b for name, b in (frozen | dict(module.named_buffers())).items() if _has_memory(b)}
     for name, value in values.items():  # trained ones first: overlaps of constants do no harm
         by_storage.setdefault(value.untyped_storage().data_ptr(), []).append(name)
     for names in by_storage.values():
@@ -43,11 +44,7 @@ def _has_memory(value: Tensor) -> bool:
 
 
 def _check_disjoint(values: Mapping[str, Tensor], trained: Container[str], where: str) -> None:
-    """Refuse two tensors that share an entry; interleaved columns of one matrix, for example, share none.
-
-    Raises:
-        ModelError: if two tensors do; it names them.
-    """
+    """Refuse two tensors that share an entry; interleaved columns of one matrix, for example, share none."""
     unit = min(value.element_size() for value in values.values())
     size = max(value.untyped_storage().nbytes() for value in values.values())
     owners = torch.zeros(size // unit + 1, dtype=torch.int32)

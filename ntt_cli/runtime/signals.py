@@ -28,8 +28,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, number: int, kept: str = "no file is half-written") -> None:
         super().__init__(number, kept)
-        self.number = number
-        self.kept = kept
+        self.number, self.kept = number, kept
 
 
 @dataclass

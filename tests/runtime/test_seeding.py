@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt_cli.runtime.generators import seeded
-from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_as_users_do, seed_global_draws
+from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_as_users_do, seed_global_draws, seeded
 
 PLACES = [(0, 0), (0, 1), (2**32, 0), (2**63 - 1, 5), (0, 1, 1), (0,)]
 
@@ -72,3 +71,9 @@ def test_seeding_for_an_item_writes_no_stack_down(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(traceback, "format_stack", fails)
     with global_draws_apart():
         seed_global_draws(3, 1, 4)
+
+
+def test_seeds_and_places_do_not_run_into_each_other() -> None:
+    places = [*PLACES, (1, 0), (1, 1), (0, 1, 0), (0, 0, 1)]
+    numbers = {float(torch.rand((), generator=seeded(*place), dtype=torch.float64)) for place in places}
+    assert len(numbers) == len(places)

@@ -13,7 +13,7 @@ from ntt_cli.methods.ntt.compiled import CompiledOutputs
 from ntt_cli.methods.ntt.step import Batch
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
-from ntt_cli.runtime.generators import seeded
+from ntt_cli.runtime.seeding import seeded
 
 REMEMBERED_BYTES = 2**28
 """The most memory for the teacher's outputs that are kept for samples or batches that return."""
