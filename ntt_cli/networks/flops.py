@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ntt_cli.networks.multiplied import FACTORS
+from ntt_cli.networks.multiplied import FACTORS, Tracer, storage, tensors
 from ntt_cli.tensors import Apply, Masks, Params
 
 SELDOM = 8
@@ -96,7 +93,7 @@ def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
     """
     products = _products(apply, params, x)
     taken = {
-        name: sum(product.flops for product in products if _storage(p) in product.factors) / (2 * p.numel() * len(x))
+        name: sum(product.flops for product in products if storage(p) in product.factors) / (2 * p.numel() * len(x))
         for name, p in params.items()
     }
     return {name for name, times in taken.items() if 0 < times <= SELDOM}
@@ -121,58 +118,25 @@ class _Product:
 
 def _products(apply: Apply, params: Params, x: Tensor, names: frozenset[str] = frozenset()) -> list[_Product]:
     """Each product of a forward pass, with the factors that come from the weights `names`."""
-    counter = _Counter(x, {name: params[name] for name in names})
-    # torch has formulas for fused attention kernels only on some devices.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        apply(params, x)
+    counter = _Counter({name: params[name] for name in names}, x)
+    counter.watch(apply, params, x)
     return counter.products
 
 
-class _Counter(TorchDispatchMode):
-    """Counts products, and tracks values that are computed from some weights alone until a product uses them."""
+class _Counter(Tracer):
+    """Counts products, and the nonzero entries of their factors that are made of weights alone."""
 
-    def __init__(self, x: Tensor, weights: Params) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+    def __init__(self, weights: Params, x: Tensor) -> None:
+        super().__init__(weights, x)
         self.products: list[_Product] = []
-        self._follows = bool(weights)
-        self._made_of = {_storage(p): frozenset({name}) for name, p in weights.items()}
-        self._of_inputs = {_storage(x)}
-        self._alive: list[Tensor] = []  # so that the memory of a tracked value is not reused for another value
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-        multiplied = tree_leaves(args[FACTORS.get(func._overloadpacket, slice(None))]) if formula else []
-        weights = [factor for leaf in multiplied if isinstance(leaf, Tensor) and (factor := self._factor(leaf))]
-        factors = {_storage(leaf) for leaf in given}
-        out = func(*args, **(kwargs or {}))
-        if formula is not None:
-            self.products.append(_Product(formula(*args, **(kwargs or {}), out_val=out), factors, weights))
-        if self._follows:
-            self._follow(factors, [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)])
-        return out
-
-    def _factor(self, leaf: Tensor) -> _Factor | None:
-        storage = _storage(leaf)
-        if not self._made_of.get(storage) or storage in self._of_inputs or not leaf.numel():
-            return None
-        return _Factor(self._made_of[storage], int(leaf.count_nonzero()) / leaf.numel())
-
-    def _follow(self, given: set[int], made: Sequence[Tensor]) -> None:
-        names = frozenset[str]().union(*(self._made_of.get(storage, frozenset()) for storage in given))
-        of_inputs = not given.isdisjoint(self._of_inputs)
-        for leaf in made:
-            self._alive.append(leaf)
-            self._made_of[_storage(leaf)] = names
-            if of_inputs:
-                self._of_inputs.add(_storage(leaf))
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    def look(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        if (formula := flop_registry.get(operation)) is None:
+            return
+        weights = [
+            _Factor(names, int(leaf.count_nonzero()) / leaf.numel())
+            for leaf in tensors(args[FACTORS.get(operation, slice(None))])
+            if leaf.numel() and (names := self.parameters_in(leaf))
+        ]
+        factors = {storage(leaf) for leaf in tensors((args, kwargs))}
+        self.products.append(_Product(formula(*args, **kwargs, out_val=out), factors, weights))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -39,50 +39,81 @@ def multiplied_parameters(apply: Apply, params: Params, x: Shaped[Tensor, "n *fe
     A factor may also be computed from parameters alone. Two kinds of tables do not count: those that are added, and
     those in which entries are looked up, even if the entries are later multiplied, like relative positions by queries.
     """
-    tracer = _Tracer(params, x)
-    # torch has different fused attention kernels for different devices.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), tracer:
-        apply(params, x)
+    tracer = _Multiplications(params, x)
+    tracer.watch(apply, params, x)
     return tracer.found
 
 
-class _Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):
+    """Observes a forward pass: which values depend on the inputs `x`, and which are made of some parameters alone."""
+
+    sources_end_at: Collection[Any] = ()
+    """Operations whose results no longer count as made of parameters."""
+
     def __init__(self, params: Params, x: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
-        self.found: set[str] = set()
-        self._made_of = {_storage(p): {name} for name, p in params.items()}
-        self._from_inputs = {_storage(x)}
-        self._held: list[Any] = []  # so that no other tensor reuses the memory
+        self._made_of = {storage(p): frozenset({name}) for name, p in params.items()}
+        self._of_inputs = {storage(x)}
+        self._alive: list[Any] = []  # so that the memory of a tracked value is not reused for another value
+
+    def watch(self, apply: Apply, params: Params, x: Tensor) -> None:
+        """Run the network under observation."""
+        # torch has different fused attention kernels, and formulas for them, on different devices.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), self:
+            apply(params, x)
+
+    def look(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Called after each operation, before its results are tracked."""
+
+    def depends_on_inputs(self, value: Tensor) -> bool:
+        """Whether the inputs take part in a value."""
+        return storage(value) in self._of_inputs
+
+    def parameters_in(self, value: Tensor) -> frozenset[str]:
+        """The parameters that alone make a value; empty if inputs take part."""
+        return frozenset() if self.depends_on_inputs(value) else self._made_of.get(storage(value), frozenset())
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._held.append(result)
-        given = [_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if (factors := FACTORS.get(func.overloadpacket)) is not None:
-            multiplied = [_storage(factor) for factor in args[factors] if isinstance(factor, Tensor)]
-            if any(factor in self._from_inputs for factor in multiplied):
-                for factor in multiplied:
-                    self.found |= self._made_of.get(factor, set())
-        depends = any(one in self._from_inputs for one in given)
-        names = set[str]().union(*(self._made_of.get(one, set()) for one in given))
-        if func.overloadpacket in _LOOKUPS:
-            names.clear()
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                made = _storage(leaf)
-                if depends:
-                    self._from_inputs.add(made)
-                    self._made_of.pop(made, None)
-                elif names:
-                    self._made_of[made] = self._made_of.get(made, set()) | names
-        return result
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.look(func.overloadpacket, args, kwargs, out)
+        if not self._made_of:
+            return out
+        given = tensors((args, kwargs))
+        names = frozenset[str]().union(*map(self.parameters_in, given))
+        if func.overloadpacket in self.sources_end_at:
+            names = frozenset()
+        depends = any(map(self.depends_on_inputs, given))
+        self._alive.append(out)
+        for leaf in tensors(out):
+            self._made_of[storage(leaf)] = names
+            if depends:
+                self._of_inputs.add(storage(leaf))
+        return out
 
 
-def _storage(tensor: Tensor) -> int:
+class _Multiplications(Tracer):
+    """Finds the parameters by which values that depend on the inputs are multiplied."""
+
+    sources_end_at = _LOOKUPS
+
+    def __init__(self, params: Params, x: Tensor) -> None:
+        super().__init__(params, x)
+        self.found: set[str] = set()
+
+    def look(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        factors = tensors(args[FACTORS[operation]]) if operation in FACTORS else []
+        if any(map(self.depends_on_inputs, factors)):
+            self.found.update(*map(self.parameters_in, factors))
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors in nested arguments or results."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def storage(tensor: Tensor) -> int:
+    """Where a tensor's memory begins: the same for all views of it."""
     return tensor.untyped_storage().data_ptr()
