@@ -61,12 +61,7 @@ def known_normalisation(
 
 
 def open_inputs(
-    samples: Samples,
-    *,
-    device: torch.device,
-    known: Normalisation | None,
-    on_event: EventSink,
-    labelled: bool = True,
+    samples: Samples, *, device: torch.device, known: Normalisation | None, on_event: EventSink, labelled: bool = True
 ) -> Inputs:
     """The samples with the normalisation `known`, or else that of their own statistics; notes describe both."""
     on_event(Noted(f"data: {samples.described()}" + "; labels are not read" * (not labelled)))
