@@ -30,12 +30,7 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 @dataclass(frozen=True)
 class Outputs:
-    """A network's outputs for both halves of a batch.
-
-    Attributes:
-        logits1: `f(x1)`, `[n, c]`.
-        logits2: `f(x2)`, `[m, c]`.
-    """
+    """A network's outputs for both halves of a batch, `f(x1)`, `[n, c]`, and `f(x2)`, `[m, c]`."""
 
     logits1: Tensor
     logits2: Tensor
@@ -43,11 +38,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class OutputsAndProduct(Outputs):
-    """`K v`, and the outputs: the two passes that give `K v` compute them as well.
-
-    Attributes:
-        product: `K v`, `[n, c]`.
-    """
+    """`K v`, `[n, c]`, and the outputs: the two passes that give `K v` compute them as well."""
 
     product: Tensor
 
@@ -136,14 +127,7 @@ def outputs_and_pullback(
     saves one pass over `x2`, and needs the memory of both halves' graphs. It is ignored where `x2` is more than one
     micro-batch.
 
-    Args:
-        apply: the network, as for `kernel_vector_product`.
-        params: the point at which the kernel is taken.
-        x1: inputs of the kernel's rows.
-        x2: inputs of the kernel's columns.
-        probe: `v`; `None` for the outputs alone.
-        active: as for `kernel_vector_product`.
-        execution: of the passes.
+    The arguments are those of `kernel_vector_product`; without a probe, the outputs come alone.
     """
     leaves = _leaves(params)
     if probe is None:

@@ -43,9 +43,7 @@ def total_to_keep(sizes: Mapping[str, int], *, density: float, least: Mapping[st
 
 def allocate_layerwise(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
     """The same density in every layer, as in Liu & Zenke 2020."""
-    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
-    n_keep = total_to_keep(sizes, density=density, least=least)
-    return _apportion(sizes, dict.fromkeys(sizes, 1.0), n_keep, least)
+    return _apportion(shapes, dict.fromkeys(shapes, 1.0), density, slices)
 
 
 def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
@@ -53,16 +51,14 @@ def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None
 
     Layers that would exceed density 1 stay dense and the others share the rest. Evci et al. 2020, arXiv 1911.11134.
     """
-    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
-    raw = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
-    return _apportion(sizes, raw, total_to_keep(sizes, density=density, least=least), least)
+    raw = {name: sum(shapes[name]) / size for name, size in layer_sizes(shapes).items()}
+    return _apportion(shapes, raw, density, slices)
 
 
 def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: Slices | None = None) -> Counts:
     """The counts of the highest scores over all layers together; each layer keeps at least one weight."""
-    sizes = {name: score.numel() for name, score in scores.items()}
-    along = slices or {}
-    least = least_of({name: score.shape for name, score in scores.items()}, slices)
+    shapes, along = _shapes_of(scores), slices or {}
+    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
     n_keep = total_to_keep(sizes, density=density, least=least)
     # The best weight of each layer, or of each slice, is kept first. All others compete for what is left.
     others = [size - least[name] for name, size in sizes.items()]
@@ -99,9 +95,9 @@ def allocate(
     Raises:
         ValueError: if `density` cannot be met, over all weights or over those that `layer_density` leaves.
     """
+    shapes = _shapes_of(scores)
     if layer_density:
-        sizes = {name: score.numel() for name, score in scores.items()}
-        least = least_of({name: score.shape for name, score in scores.items()}, slices)
+        sizes, least = layer_sizes(shapes), least_of(shapes, slices)
         fixed = {name: min(max(least[name], round(d * sizes[name])), sizes[name]) for name, d in layer_density.items()}
         others = {name: score for name, score in scores.items() if name not in fixed}
         left = total_to_keep(sizes, density=density, least=least) - sum(fixed.values())
@@ -116,7 +112,7 @@ def allocate(
     if allocation == "global":
         return allocate_global(scores, density=density, slices=slices)
     by_shape = {"erk": allocate_erk, "layerwise": allocate_layerwise}[allocation]
-    return by_shape({name: score.shape for name, score in scores.items()}, density=density, slices=slices)
+    return by_shape(shapes, density=density, slices=slices)
 
 
 def allocate_global_with_shares(
@@ -129,17 +125,8 @@ def allocate_global_with_shares(
 ) -> Counts:
     """As `global`, but each layer keeps at least this share of what ERK would keep, rounded down.
 
-    Weights added to layers below this minimum are taken from the others, lowest scores first.
-
-    Args:
-        scores: by weight.
-        density: over all weights together.
-        layer_density: densities of single weights, to which the minimum does not apply.
-        share: from 0 to 1.
-        slices: the weights in which every slice keeps an entry.
-
-    Raises:
-        ValueError: if `density` cannot be met, over all weights or over those that `layer_density` leaves.
+    Weights added to layers below this minimum are taken from the others, lowest scores first. It does not apply to
+    weights with a density of their own. The arguments, and errors, are those of `allocate`.
     """
     erk = allocate("erk", scores, density=density, layer_density=layer_density, slices=slices)
     fixed = dict(layer_density)
@@ -151,18 +138,22 @@ def allocate_global_with_shares(
         fixed |= {name: int(share * erk[name]) / scores[name].numel() for name in short}
 
 
+def _shapes_of(scores: Mapping[str, Tensor]) -> Shapes:
+    return {name: score.shape for name, score in scores.items()}
+
+
 def layer_sizes(shapes: Shapes) -> dict[str, int]:
     """The number of weights in each layer."""
     return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
 
 
-def _apportion(
-    sizes: Mapping[str, int], density_ratio: Mapping[str, float], n_keep: int, least: Mapping[str, int]
-) -> Counts:
-    """Divide `n_keep` in proportion to `density_ratio · size`; each count lies between `least` and the layer's size.
+def _apportion(shapes: Shapes, density_ratio: Mapping[str, float], density: float, slices: Slices | None) -> Counts:
+    """Divide the weights to keep by `density_ratio · size`; each count lies between the layer's least and its size.
 
     Counts are rounded by largest remainder, ties by layer order (Hamilton's method), so that their sum is exact.
     """
+    sizes, least = layer_sizes(shapes), least_of(shapes, slices)
+    n_keep = total_to_keep(sizes, density=density, least=least)
     fixed: Counts = {}
     free = list(sizes)
     while True:

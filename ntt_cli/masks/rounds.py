@@ -19,15 +19,7 @@ def masks_at(
     layer_density: Mapping[str, float] | None = None,
     slices: Slices | None = None,
 ) -> Masks:
-    """The masks of the highest scores at this density.
-
-    Args:
-        scores: by weight.
-        allocation: `erk`, `layerwise` or `global`.
-        density: over all weights.
-        layer_density: densities of single weights, which the allocation does not change.
-        slices: the weights in which every slice keeps an entry.
-    """
+    """The masks of the highest scores at this density, by the arguments of `allocate`."""
     counts = allocate(allocation, scores, density=density, layer_density=layer_density, slices=slices)
     return choose_masks(scores, counts, slices=slices)
 
@@ -57,10 +49,10 @@ def prune_in_rounds(
         score: gives the scores under the masks so far; zero for a pruned entry, so that it does not return.
         masks: the masks to begin with.
         rounds: the number of rounds.
-        allocation: `erk`, `layerwise` or `global`.
+        allocation: as for `allocate`.
         density: `d`, reached exactly in the last round.
         layer_density: final densities of single weights.
-        slices: the weights in which every slice keeps an entry.
+        slices: as for `allocate`.
     """
     for r in range(1, rounds + 1):
         now = density ** (r / rounds)

@@ -59,8 +59,7 @@ def with_variances_of_at_least(least: float, buffers: Params, reference: Params)
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     """Copies of the buffers, with running statistics as before any batch: mean 0 and variance 1."""
     copies = {name: value.clone() for name, value in buffers.items()}
-    for prefix in _batch_norm_layers(model.module):
-        path = f"{prefix}." if prefix else ""
+    for path in _batch_norm_layers(model.module):
         copies[f"{path}running_mean"].zero_()
         copies[f"{path}running_var"].fill_(1)
         copies[f"{path}num_batches_tracked"].zero_()
@@ -85,12 +84,10 @@ def has_untrained_statistics(model: FunctionalModel) -> bool:
 
     The counter of batches cannot tell: weights from elsewhere often lack it.
     """
-    for prefix in _batch_norm_layers(model.module):
-        path = f"{prefix}." if prefix else ""
-        mean, variance = model.buffers[f"{path}running_mean"], model.buffers[f"{path}running_var"]
-        if (mean == 0).all() and (variance == 1).all():
-            return True
-    return False
+    return any(
+        bool((model.buffers[f"{path}running_mean"] == 0).all() and (model.buffers[f"{path}running_var"] == 1).all())
+        for path in _batch_norm_layers(model.module)
+    )
 
 
 def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:
@@ -103,8 +100,9 @@ def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:
 
 
 def _batch_norm_layers(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The layers that keep running statistics, by the beginning of their buffers' names."""
     return {
-        name: layer
+        f"{name}.".lstrip("."): layer
         for name, layer in module.named_modules()
         if isinstance(layer, _BATCH_NORM) and layer.running_mean is not None
     }

@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 
 class UncopyableError(Exception):
-    """An attribute of a network cannot be copied, and the copy cannot share it.
-
-    Args:
-        attribute: its name.
-        reason: why not.
-    """
+    """An attribute of a network cannot be copied, and the copy cannot share it."""
 
     def __init__(self, attribute: str, reason: str) -> None:
         super().__init__(f"{attribute} cannot be copied: {reason}")
-        self.attribute = attribute
-        self.reason = reason
+        self.attribute, self.reason = attribute, reason
 
 
 def copy_module(module: nn.Module) -> nn.Module:

@@ -20,12 +20,7 @@ FILLED = 0.75
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations for one sample: a multiplication and an addition count as two.
-
-    Attributes:
-        dense: all operations of the network.
-        sparse: the operations without products with pruned weights.
-    """
+    """Operations for one sample, all and without products with pruned weights. A product with its sum counts as two."""
 
     dense: int
     sparse: int
@@ -37,12 +32,6 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     A product with a factor that comes from pruned weights counts in proportion to the factor's nonzero entries. The
     factor may be a weight, a view of it, or computed from weights alone, as in weight normalisation. Values that are
     only added, such as biases, do not count.
-
-    Args:
-        apply: the network.
-        params: its parameters.
-        x: inputs; the counts are divided by their number.
-        masks: of the pruned weights.
     """
     products = _products(apply, params | _nonzero_where_kept(params, masks), x, frozenset(masks))
     sparse = sum(

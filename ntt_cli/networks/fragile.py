@@ -25,12 +25,6 @@ def fragile_axes(
 
     The weight is fragile if the outputs or their derivatives then are not finite or are far too large. Weight
     normalisation is such a case, `v / |v|`; attention between channels normalises each channel.
-
-    Args:
-        apply: the network.
-        params: its parameters.
-        names: the weights to check.
-        x: some inputs.
     """
     steepest = _steepest(apply, params, x)
     found: dict[str, int] = {}

@@ -77,27 +77,18 @@ class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
     If a sample has a row of logits for each of its positions, all rows together are its outputs.
-
-    Attributes:
-        model: the network.
-        buffers: by name.
     """
 
     model: FunctionalModel
     buffers: Params
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
-        """The logits."""
         logits: Tensor = self.model.select_outputs(self.model._returned(params, self.buffers, x))
         return logits.flatten(1)
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:
     """The module as a function; `module` itself is unchanged.
-
-    Args:
-        module: the network.
-        select_outputs: maps what it returns to its logits; by default the value itself, or its field `logits`.
 
     Raises:
         UncopyableError: if the module cannot be copied.

@@ -67,13 +67,7 @@ class RecordedPass:
 
 
 def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
-    """Run the network and record how it uses its weights.
-
-    Args:
-        apply: the network.
-        leaves: its parameters, leaves that require a gradient.
-        x: inputs.
-    """
+    """Run the network and record how it uses its weights, leaves that require a gradient."""
     with torch.enable_grad(), _CallRecorder(leaves) as recorder:
         logits = apply(leaves, x)
     nodes = _graph_nodes(logits)
@@ -94,18 +88,18 @@ class _CallRecorder(TorchFunctionMode):
         super().__init__()
         self.calls: dict[str, list[LayerCall]] = {name: [] for name in leaves}
         self._names = {id(leaf): name for name, leaf in leaves.items()}
+        self._observers: dict[Callable[..., Any], Callable[..., None]] = {
+            F.linear: self._linear,
+            F.conv2d: self._conv2d,
+            F.embedding: self._embedding,
+        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is F.linear:
-            self._linear(result, *args, **kwargs)
-        elif func is F.conv2d:
-            self._conv2d(result, *args, **kwargs)
-        elif func is F.embedding:
-            self._embedding(result, *args, **kwargs)
+        result = func(*args, **(kwargs or {}))
+        if (observe := self._observers.get(func)) is not None:
+            observe(result, *args, **(kwargs or {}))
         return result
 
     def _linear(self, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:

@@ -32,13 +32,8 @@ def known_normalisation(
 
     `--mean` and `--std` come first. For weights that ntt wrote, their record comes next. For other weights, `MEAN` and
     `STD` in the model's file come next, then a configuration of these weights. Without any of these, weights from
-    elsewhere take raw inputs as they are, and for random weights mean and deviation are fitted to the data.
-
-    Args:
-        options: with `--mean` and `--std`.
-        loaded: the network.
-        checkpoint: the file of its weights; `None` for the factory's own weights.
-        on_event: receives warnings about differences.
+    elsewhere take raw inputs as they are, and for random weights mean and deviation are fitted to the data. Without a
+    `checkpoint`, the weights are the factory's own. Differences are warned of.
 
     Raises:
         UsageError: if `--mean` and `--std` cannot be read.

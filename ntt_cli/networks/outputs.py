@@ -18,11 +18,7 @@ class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
 
 
 def field_of(outputs: Any, field: str | None) -> Any:
-    """The named field of the outputs, by default `logits`; the outputs themselves if they are a tensor.
-
-    Args:
-        outputs: a tensor, a mapping, a sequence, or an object with attributes.
-        field: a key, an attribute or a position.
+    """The outputs' field of this key, attribute or position, by default `logits`; the outputs if they are a tensor.
 
     Raises:
         NoSuchOutput: if a field is named that the outputs lack.

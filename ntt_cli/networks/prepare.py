@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.errors import ModelError, UsageError
+from ntt_cli.errors import ModelError, UsageError, listed
 from ntt_cli.files.hashed import can_hold
 from ntt_cli.networks.batch_norm import coupling_layers, estimate_statistics, has_batch_norm, is_statistic
 from ntt_cli.networks.copying import UncopyableError
@@ -61,11 +61,11 @@ def to_functional(
     if quantised := [name for name, layer in model.module.named_modules() if _fakes_quantisation(layer)]:
         what = (
             f"fake quantisation moves its ranges by what it sees, in evaluation too, and has no kernel:"
-            f" {_listed(quantised)}; better prune the network before it is prepared for quantisation"
+            f" {listed(quantised)}; better prune the network before it is prepared for quantisation"
         )
         on_event(Warned(what))
     if frozen := [name for name, p in model.module.named_parameters() if not p.requires_grad]:
-        on_event(Warned(f"frozen parameters stay as they are and dense: {_listed(frozen)}"))
+        on_event(Warned(f"frozen parameters stay as they are and dense: {listed(frozen)}"))
     return model
 
 
@@ -135,14 +135,14 @@ def pick_prunable(
     usual = prunable_names(model, multiplied=multiplied)
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name, _ in model.module.named_parameters()):
-            hint = f"the weights to prune are {_listed(usual)}"
+            hint = f"the weights to prune are {listed(usual)}"
             raise UsageError(f"--exclude {pattern}", "matches no parameter", hint=hint)
     left_alone = others(model, multiplied=multiplied)
     if inputs is None:
         left_alone = {n: "of unknown use without --data" if r == "table" else r for n, r in left_alone.items()}
     for pattern in include:
         if not set(prunable_names(model, exclude, (pattern,), multiplied=multiplied)) - set(usual):
-            hint = f"those to name are {_listed(list(left_alone))}" if left_alone else "all are; leave it out"
+            hint = f"those to name are {listed(list(left_alone))}" if left_alone else "all are; leave it out"
             raise UsageError(f"--include {pattern}", "makes no more weights prunable", hint=hint)
     names = prunable_names(model, exclude, include, multiplied=multiplied)
     if not names:
@@ -157,14 +157,11 @@ def pick_prunable(
     if unused:
         leave_dense = " ".join(f"--exclude {name!r}" for name in unused)
         if acting := [name for name in unused if inputs and _acts(model, name, inputs)]:
-            raise ModelError(
-                where,
-                f"uses {_listed(acting)} where no gradient is kept: under no_grad(), inference_mode(), detach() or"
-                " reentrant checkpointing",
-                hint="let gradients through there, or switch torch.utils.checkpoint off, or leave these dense:"
-                f" {leave_dense}",
-            )
-        what = f"never uses {_listed(unused)} for its output, so their share of the density would be lost"
+            places = "no_grad(), inference_mode(), detach() or reentrant checkpointing"
+            what = f"uses {listed(acting)} where no gradient is kept: under {places}"
+            hint = "let gradients through there, or switch torch.utils.checkpoint off, or leave these dense:"
+            raise ModelError(where, what, hint=f"{hint} {leave_dense}")
+        what = f"never uses {listed(unused)} for its output, so their share of the density would be lost"
         raise ModelError(where, what, hint=leave_dense)
     return names
 
@@ -201,7 +198,7 @@ def _what_is_prunable(model: FunctionalModel, names: tuple[str, ...], left_alone
     size = sum(model.params[name].numel() for name in names)
     prunable = f"prunable: {size:,} weights in {len(names):,} layer{'s' * (len(names) != 1)}"
     dense = [f"{name} ({role})" for name, role in left_alone.items() if name not in names]
-    return f"{prunable}; not: {_listed(dense, 3)}, which --include NAME would prune" if dense else prunable
+    return f"{prunable}; not: {listed(dense, 3)}, which --include NAME would prune" if dense else prunable
 
 
 def _unused(model: FunctionalModel, names: tuple[str, ...], inputs: Inputs) -> list[str]:
@@ -228,12 +225,7 @@ def _acts(model: FunctionalModel, name: str, inputs: Inputs) -> bool:
 
 @contextmanager
 def named_gradients(where: str) -> Generator[None]:
-    """While it is active, torch's error about a missing gradient becomes an error of the model.
-
-    Raises:
-        ModelError: with torch's reason.
-        OutOfMemoryError: unchanged.
-    """
+    """While it is active, torch's error about a missing gradient becomes a `ModelError` with torch's reason."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -249,8 +241,3 @@ def without_checkpointing(error: RuntimeError) -> str | None:
     if "checkpoint" not in str(error).lower():
         return None
     return "switch torch.utils.checkpoint off in build_model(): it saves memory by computing twice, and nothing else"
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

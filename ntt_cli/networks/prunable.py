@@ -25,13 +25,8 @@ def prunable_names(
     """Names of the weights that may be pruned, in the model's order.
 
     They are trainable and have two or more dimensions. They belong to layers that multiply by them, or to other modules
-    and are in `multiplied`. See `others` for the remaining ones.
-
-    Args:
-        model: the network.
-        exclude: shell patterns (`*`, `?`, `[…]`) of names to leave dense.
-        include: shell patterns of names to prune in any case.
-        multiplied: parameters that inputs are multiplied by, as far as that is known.
+    and are in `multiplied`, the parameters that inputs are multiplied by. See `others` for the remaining ones. Names
+    that match a shell pattern (`*`, `?`, `[…]`) of `exclude` stay dense; those of `include` are pruned in any case.
     """
     left_alone = others(model, multiplied=multiplied)
     return tuple(

@@ -34,11 +34,9 @@ class MicroBatching:
     _lowered: bool = False
 
     def run(self, work: Callable[[Execution], Result], execution: Execution = Execution()) -> Result:
-        """The result of `work(execution)`; if memory runs out, `work` is called again with a smaller micro-batch.
+        """The result of `work`, which changes nothing until it has finished, so that it can be called again.
 
-        Args:
-            work: changes nothing until it has finished.
-            execution: how to carry out the passes; its micro-batch is replaced.
+        If memory runs out, that is with a smaller micro-batch.
 
         Raises:
             UsageError: if memory runs out once more.

@@ -25,12 +25,7 @@ TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of `size` processes that work on the same run; exchanges raise a `LostError` if another one has ended.
-
-    Attributes:
-        rank: its number, from 0; the first process chooses the masks and writes the files.
-        size: number of processes.
-    """
+    """One of `size` processes that work on the same run; exchanges raise a `LostError` if another one has ended."""
 
     rank: int = 0
     size: int = 1

@@ -21,9 +21,7 @@ SHOW_CURSOR = "\x1b[?25h\n"
 class Interrupted(KeyboardInterrupt):
     """The run was asked to end. A KeyboardInterrupt, so that no `except Exception` in user code catches it.
 
-    Attributes:
-        number: of the signal.
-        kept: what is left of the run on disk, in words.
+    `kept` is what is left of the run on disk, in words.
     """
 
     def __init__(self, number: int, kept: str = "no file is half-written") -> None:
@@ -67,19 +65,10 @@ class Stop:
 
 @contextlib.contextmanager
 def reraise_as_interrupt(stop: Stop) -> Generator[None]:
-    """Raise `Interrupted` in place of an error of code that was interrupted.
-
-    torch or a user's code may raise another error while it cleans up.
-
-    Raises:
-        Interrupted: if the run was asked to end before something went wrong.
-        OutputError: unchanged, because the state cannot be saved.
-        DivergedError: unchanged, because the state is worthless.
-        Exception: unchanged, if the run was not asked to end.
-    """
+    """Raise `Interrupted` in place of the error that torch or a user's code raises when it is interrupted."""
     try:
         yield
-    except (OutputError, DivergedError):
+    except (OutputError, DivergedError):  # the state cannot be saved, or is worthless
         raise
     except Exception as error:
         if stop.asked is None:

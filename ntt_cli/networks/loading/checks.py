@@ -50,11 +50,11 @@ def own_memory(built: nn.Module) -> None:
 
 
 def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
-    """Refuse a network that cannot be copied and turned into a function; its author can "return" or "pass" another.
+    """Refuse a network that cannot be copied and turned into a function.
 
     Raises:
         ModelError: about `where`, if it is scripted, compiled or wrapped, has parameters without values, or holds the
-            result of a computation.
+            result of a computation. `verb` says how its author provides it: "return" or "pass".
     """
     for name, module in built.named_modules():
         what = name or "the network"

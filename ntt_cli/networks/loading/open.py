@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
-from ntt_cli.errors import CheckpointError, UsageError
+from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.files.shards import find_weights
 from ntt_cli.masks.masks import count_kept, without_biases
@@ -179,19 +179,16 @@ def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str]
     """Warn of weights whose zeros save nothing, because the network computes other, nonzero weights from them."""
     filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
     if filled:
-        shown = ", ".join(filled[:MOST_NAMED]) + (f" and {len(filled) - MOST_NAMED} more" * (len(filled) > MOST_NAMED))
         what = (
-            f"zeros of {shown} are none where they are used: the network computes other weights from these, as"
-            " weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
+            f"zeros of {listed(filled, MOST_NAMED)} are none where they are used: the network computes other weights"
+            " from these, as weight standardisation does. FLOPs count what is used; --exclude leaves such weights dense"
         )
         on_event(Warned(what))
 
 
 def described(sparsities: Mapping[str, float]) -> str:
     """The first layers and their fractions of zeros, in words."""
-    shown = [f"{name} {sparsity:.1%}" for name, sparsity in list(sparsities.items())[:MOST_NAMED]]
-    more = f" and {len(sparsities) - MOST_NAMED} more" if len(sparsities) > MOST_NAMED else ""
-    return ", ".join(shown) + more
+    return listed([f"{name} {sparsity:.1%}" for name, sparsity in sparsities.items()], MOST_NAMED)
 
 
 def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:

@@ -32,13 +32,7 @@ HINT = "name the model, and the --model-arg values, that it was made with"
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """The tensors that were loaded into a network.
-
-    Attributes:
-        tensors: as the file holds them, under the network's names.
-        masks: from the file, under the network's names.
-        notes: how the tensors were made to fit, in words.
-    """
+    """A file's tensors and masks under the network's names, and how the tensors were made to fit, in words."""
 
     tensors: dict[str, Tensor]
     masks: Masks
