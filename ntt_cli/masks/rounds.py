@@ -11,19 +11,6 @@ from ntt_cli.masks.masks import choose_masks
 from ntt_cli.tensors import Masks
 
 
-def masks_at(
-    scores: Mapping[str, Tensor],
-    *,
-    allocation: str | Allocate,
-    density: float,
-    layer_density: Mapping[str, float] | None = None,
-    slices: Slices | None = None,
-) -> Masks:
-    """The masks of the highest scores at this density, by the arguments of `allocate`."""
-    counts = allocate(allocation, scores, density=density, layer_density=layer_density, slices=slices)
-    return choose_masks(scores, counts, slices=slices)
-
-
 def scheduled_layer_density(layer_density: Mapping[str, float], *, density: float, target: float) -> dict[str, float]:
     """The densities of single weights while the density of all weights falls from 1 to `target`, and is `density` now.
 
@@ -57,5 +44,7 @@ def prune_in_rounds(
     for r in range(1, rounds + 1):
         now = density ** (r / rounds)
         densities = scheduled_layer_density(layer_density, density=now, target=density)
-        masks = masks_at(score(masks), allocation=allocation, density=now, layer_density=densities, slices=slices)
+        scores = score(masks)
+        counts = allocate(allocation, scores, density=now, layer_density=densities, slices=slices)
+        masks = choose_masks(scores, counts, slices=slices)
     return masks

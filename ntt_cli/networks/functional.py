@@ -88,11 +88,7 @@ class BoundModel:
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:
-    """The module as a function; `module` itself is unchanged.
-
-    Raises:
-        UncopyableError: if the module cannot be copied.
-    """
+    """The module as a function; `module` itself is unchanged."""
     private = copy_module(module).eval()
     for layer in private.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):

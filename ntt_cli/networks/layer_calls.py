@@ -88,11 +88,7 @@ class _CallRecorder(TorchFunctionMode):
         super().__init__()
         self.calls: dict[str, list[LayerCall]] = {name: [] for name in leaves}
         self._names = {id(leaf): name for name, leaf in leaves.items()}
-        self._observers: dict[Callable[..., Any], Callable[..., None]] = {
-            F.linear: self._linear,
-            F.conv2d: self._conv2d,
-            F.embedding: self._embedding,
-        }
+        self._observers: dict[Any, Any] = {F.linear: self._linear, F.conv2d: self._conv2d, F.embedding: self._embedding}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None

@@ -16,15 +16,8 @@ from ntt_cli.tensors import Apply, Params
 
 _ATEN = torch.ops.aten
 FACTORS = {
-    _ATEN.mm: slice(0, 2),
-    _ATEN.bmm: slice(0, 2),
-    _ATEN.mv: slice(0, 2),
-    _ATEN.addmm: slice(1, 3),
-    _ATEN.addmv: slice(1, 3),
-    _ATEN.baddbmm: slice(1, 3),
-    _ATEN.addbmm: slice(1, 3),
-    _ATEN.convolution: slice(0, 2),
-    _ATEN._convolution: slice(0, 2),
+    **dict.fromkeys((_ATEN.mm, _ATEN.bmm, _ATEN.mv, _ATEN.convolution, _ATEN._convolution), slice(0, 2)),
+    **dict.fromkeys((_ATEN.addmm, _ATEN.addmv, _ATEN.baddbmm, _ATEN.addbmm), slice(1, 3)),
     _ATEN._trilinear: slice(0, 3),
 }
 """The multiplied arguments of each matrix product and convolution."""

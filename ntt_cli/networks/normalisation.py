@@ -13,14 +13,13 @@ from ntt_cli.data.normalise import fit_mean_std, parse_mean_std
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.metadata import MeanStd, Normalisation, describe_inputs
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.loading.published import configured_mean_std, published_mean_std
+from ntt_cli.networks.loading.published import PIXELS, configured_mean_std, published_mean_std
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 
 OPTIONS = "--mean and --std"
 ELSEWHERE = "the weights come from elsewhere and nobody named a normalisation"
 STATISTICS_BATCH = 1024
 
-PIXELS = 255
 HIGHEST_MEAN, HIGHEST_STD = 1, 4
 """Limits for pixels in [0, 1]. Larger numbers are meant for pixels of 0 to 255, whose deviations are 20 to 100."""
 

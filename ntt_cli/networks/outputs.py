@@ -18,11 +18,7 @@ class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
 
 
 def field_of(outputs: Any, field: str | None) -> Any:
-    """The outputs' field of this key, attribute or position, by default `logits`; the outputs if they are a tensor.
-
-    Raises:
-        NoSuchOutput: if a field is named that the outputs lack.
-    """
+    """The outputs' field of this key, attribute or position, by default `logits`; the outputs if they are a tensor."""
     if isinstance(outputs, Tensor):
         return outputs
     found = _fields(outputs)

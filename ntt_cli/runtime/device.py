@@ -10,11 +10,7 @@ from ntt_cli.errors import UsageError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `--device` names; `auto` is the fastest one here.
-
-    Raises:
-        UsageError: if there is no such device.
-    """
+    """The device that `--device` names; `auto` is the fastest one here."""
     here = ["cpu"]
     if torch.backends.mps.is_available():
         here.insert(0, "mps")

@@ -131,11 +131,7 @@ SINGLE = ProcessGroup()
 
 
 def this_process_group() -> ProcessGroup:
-    """The group that `torchrun` describes in the environment; without it, one process.
-
-    Raises:
-        UsageError: if the environment makes no sense.
-    """
+    """The group that `torchrun` describes in the environment; without it, one process."""
     given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     if None in given.values():
         return SINGLE

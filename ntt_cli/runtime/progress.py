@@ -7,21 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ntt_cli.runtime.events import (
-    EpochDone,
-    Evaluated,
-    Event,
-    EventSink,
-    MasksUpdated,
-    Noted,
-    StepsDone,
-    TrainingStarted,
-    TrainingStepsDone,
-    TransferStarted,
-    TrialsChanged,
-    Validated,
-    Warned,
-)
+from ntt_cli.runtime import events
+from ntt_cli.runtime.events import Event, EventSink, Noted, Warned
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines, unless an event needs a line at once."""
@@ -45,38 +32,38 @@ class Board:
     def take(self, event: Event) -> bool:
         """Take in an event, and return whether it needs a plain line at once."""
         match event:
-            case TransferStarted():
+            case events.TransferStarted():
                 self.title, self.unit, self.total = "Neural Tangent Transfer", "step", event.steps
                 self.done = self.begun = event.done
                 self.layers = dict.fromkeys(event.layers, 1.0)
-            case MasksUpdated():
+            case events.MasksUpdated():
                 self.done = event.step
                 self.values["density"] = f"{event.density:.2%}"
                 self.values["mask changes"] = f"{event.changes:,}"
                 self.layers = event.layer_densities
-            case StepsDone():
+            case events.StepsDone():
                 self.done = event.step
                 if event.kernel_distance is not None:
                     self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
                 self.values["logit distance"] = f"{event.logit_distance:.4f}"
-            case Validated():
+            case events.Validated():
                 self.values["validation distance"] = f"{event.distance:.4f}"
                 self.total = event.ends or self.total
                 return event.ends is not None
-            case TrainingStarted():
+            case events.TrainingStarted():
                 self.title, self.total = "Training", event.epochs * event.steps_per_epoch
                 self.done = self.begun = event.done
-            case TrainingStepsDone():
+            case events.TrainingStepsDone():
                 self.done = event.step
                 self.values["loss"] = f"{event.loss:.4f}"
-            case EpochDone():
+            case events.EpochDone():
                 self.values["epoch"] = str(event.epoch)
                 if event.accuracy is not None:
                     self.values["validation accuracy"] = f"{event.accuracy:.2%}"
                 return True
-            case Evaluated():
+            case events.Evaluated():
                 self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
-            case TrialsChanged():
+            case events.TrialsChanged():
                 self.title, self.unit = "Comparison", "trial"
                 self.done, self.total = event.done + event.failed, event.total
                 self.values["running"] = ", ".join(event.running) or "none"

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntt_cli.masks.allocation import allocate, total_to_keep
-from ntt_cli.masks.masks import count_kept
-from ntt_cli.masks.rounds import masks_at, prune_in_rounds, scheduled_layer_density
+from ntt_cli.masks.masks import choose_masks, count_kept
+from ntt_cli.masks.rounds import prune_in_rounds, scheduled_layer_density
 
 SCORES = {"a": torch.arange(20.0).view(4, 5), "b": torch.arange(60.0, 0, -1).view(6, 10), "c": torch.ones(10, 2)}
 
@@ -39,7 +39,7 @@ def test_layers_by_hand_have_their_count_and_the_whole_its_own(allocation: str, 
     fixed = max(1, round(share * 20))
     left = total_to_keep({"a": 20, "b": 60, "c": 20}, density=density) - fixed
     if 1 <= left <= 81:
-        masks = masks_at(SCORES, allocation=allocation, density=density, layer_density=layer_density)
+        masks = choose_masks(SCORES, allocate(allocation, SCORES, density=density, layer_density=layer_density))
         assert int(masks["a"].sum()) == fixed
         assert count_kept(masks) == min(max(left, 2), 80) + fixed
         assert list(masks) == list(SCORES)

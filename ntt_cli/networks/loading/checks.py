@@ -17,12 +17,9 @@ from ntt_cli.runtime.shared_memory import tie_shared_parameters
 
 
 def check_network(built: nn.Module, where: str, running_code: AbstractContextManager[None]) -> None:
-    """Check a network that passed `check_kind`, and prepare it for computing. It changes in place but keeps its values.
+    """Refuse parameters that share part of their memory, and a state that no checkpoint could hold; prepare the others.
 
-    Its own `state_dict()` runs in the context `running_code`.
-
-    Raises:
-        ModelError: about `where`, if parameters share part of their memory, or a checkpoint could not hold its state.
+    The network changes in place but keeps its values. Its own `state_dict()` runs in the context `running_code`.
     """
     tie_shared_parameters(built, where)
     with running_code:
@@ -69,11 +66,10 @@ def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
             raise ModelError(where, f"{what} is compiled already", hint=hint)
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
+                instead = "torch.nn.utils.parametrizations.weight_norm"
+                what = f"{f'{name}.{key}'.lstrip('.')} is the result of a computation, and cannot be copied"
                 raise ModelError(
-                    where,
-                    f"{name}.{key}".lstrip(".") + " is the result of a computation, and cannot be copied",
-                    hint="keep none in the network; for weight normalisation there is"
-                    " torch.nn.utils.parametrizations.weight_norm",
+                    where, what, hint=f"keep none in the network; for weight normalisation there is {instead}"
                 )
     for key, value in [*built.named_parameters(), *built.named_buffers()]:
         if is_lazy(value):

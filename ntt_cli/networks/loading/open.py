@@ -123,11 +123,7 @@ def _zeros_of(module: nn.Module, tensors: Mapping[str, Tensor], recorded: Masks)
 def fixed_masks(
     weights: Weights, module: nn.Module, options: FinetuneConfig | EvaluateConfig, on_event: EventSink
 ) -> Masks:
-    """The masks under which the network is trained and measured; a warning names zeros that no record explains.
-
-    Raises:
-        UsageError: if an option about zeros has no effect.
-    """
+    """The masks under which the network is trained and measured; a warning names zeros that no record explains."""
     path = options.checkpoint or "the network"
     if options.dense and not weights.masks and not weights.other_zeros:
         raise UsageError("--dense", f"does nothing: no zeros of {path} would be kept", hint="leave it out")
