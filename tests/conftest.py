@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 MATHEMATICS = [
     "data.normalise",
+    "kernels.backward",
     "kernels.exact",
     "kernels.product",
     "kernels.spectrum",

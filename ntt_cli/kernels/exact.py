@@ -20,6 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ntt_cli.kernels.backward import leaves_of
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Masks, Params
@@ -51,7 +52,7 @@ def exact_kernel(
             through the network more often. One sample's derivative with respect to one parameter is in memory whatever
             the limit.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_of(params)
     symmetric = x1 is x2
     passes = (record_calls(apply, leaves, sample) for x in ((x1,) if symmetric else (x1, x2)) for sample in x.split(1))
     parts, logits = _plan(passes, leaves, active or {})
@@ -77,7 +78,7 @@ def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"],
 
     Each backward pass, of one sample and output, counts `PASS_FLOPS` at least, however small the network.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_of(params)
     recorded = record_calls(apply, leaves, x)
     pair = 0
     for name, leaf in leaves.items():

@@ -13,15 +13,15 @@ slowly. Nothing else here depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import jvp
-from torch.multiprocessing.reductions import StorageWeakRef
 
+from ntt_cli.kernels.backward import add_gradients, gradients_of, leaves_of, values_and_backward, without_graph
 from ntt_cli.masks.masks import masked
 from ntt_cli.networks.second_order import heavy_once_differentiable, twice_differentiable
 from ntt_cli.runtime.execution import Execution
@@ -73,10 +73,10 @@ def kernel_vector_product(
         execution: of the passes. Where several processes share `x1` and `x2`, each process gets the outputs and the
             rows of `K v` for its own share.
     """
-    leaves = _leaves(params)
+    leaves = leaves_of(params)
     tangents, logits2 = transposed_product(apply, leaves, x2, probe, execution=execution)
     tangents = _restricted(execution.all_reduce(tangents), active)
-    logits1, product = _without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, execution)
+    logits1, product = without_graph(lambda x: _forward_mode(apply, leaves, tangents, x), x1, execution)
     return OutputsAndProduct(product=product, logits1=logits1, logits2=logits2)
 
 
@@ -93,7 +93,7 @@ def compute_outputs(
     """`kernel_vector_product`; without a probe the outputs alone, for a third of the cost."""
     if probe is not None:
         return kernel_vector_product(apply, params, x1, x2, probe, active=active, execution=execution)
-    (logits,) = _without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), execution)
+    (logits,) = without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), execution)
     logits1, logits2 = logits.split([len(x1), len(x2)])
     return Outputs(logits1=logits1, logits2=logits2)
 
@@ -129,15 +129,15 @@ def outputs_and_pullback(
 
     The arguments are those of `kernel_vector_product`; without a probe, the outputs come alone.
     """
-    leaves = _leaves(params)
+    leaves = leaves_of(params)
     if probe is None:
         inputs = torch.cat([x1, x2])
-        backward, (logits,) = _values_and_backward(lambda x: (apply(leaves, x),), inputs, execution)
+        backward, (logits,) = values_and_backward(lambda x: (apply(leaves, x),), inputs, execution)
         logits1, logits2 = logits.split([len(x1), len(x2)])
 
         def pull_logits(gradients: Outputs) -> Params:
             backward((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
-            return execution.all_reduce(_gradients(leaves))
+            return execution.all_reduce(gradients_of(leaves))
 
         return Outputs(logits1=logits1, logits2=logits2), pull_logits
 
@@ -145,18 +145,18 @@ def outputs_and_pullback(
         u, logits2, pull_second = _second_half_with_kept_graph(apply, leaves, x2, probe)
     else:
         u, logits2, pull_second = _second_half(apply, leaves, x2, probe, execution)
-    u = _leaves(_restricted(execution.all_reduce(u), active))
-    backward, (logits1, product) = _values_and_backward(
+    u = leaves_of(_restricted(execution.all_reduce(u), active))
+    backward, (logits1, product) = values_and_backward(
         lambda x: _forward_mode(apply, leaves, tangents=u, x=x), x1, execution
     )
 
     def pull(gradients: Outputs) -> Params:
         assert isinstance(gradients, OutputsAndProduct)
         backward((gradients.logits1, gradients.product), leaves.values(), u.values())
-        z = _restricted(execution.all_reduce(_gradients(u)), active)
+        z = _restricted(execution.all_reduce(gradients_of(u)), active)
         u.clear()
         pull_second(gradients.logits2, z)
-        return execution.all_reduce(_gradients(leaves))
+        return execution.all_reduce(gradients_of(leaves))
 
     return OutputsAndProduct(product=product, logits1=logits1, logits2=logits2), pull
 
@@ -170,7 +170,7 @@ def transposed_product(
     execution: Execution = Execution(),
 ) -> tuple[Params, Float[Tensor, "n c"]]:
     """`J(x)ᵀ v`, by one backward pass, and the logits. It sums over the samples of this process alone."""
-    leaves = _leaves(params)
+    leaves = leaves_of(params)
     total: Params = {}
     logits = []
     for part, v in zip(execution.split(x), execution.split(probe), strict=True):
@@ -202,7 +202,7 @@ def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, execut
                 logits_and_product = _forward_mode(apply, leaves, tangents=z, x=x)
             if last := number == len(parts):
                 z.clear()
-            _backward(logits_and_product, (gradient, v), leaves.values(), free=leaves.values() if last else ())
+            add_gradients(logits_and_product, (gradient, v), leaves.values(), free=leaves.values() if last else ())
 
     return u, logits, pull
 
@@ -214,7 +214,7 @@ def _second_half_with_kept_graph(apply: Apply, leaves: Params, x2: Tensor, probe
         values = torch.autograd.grad(logits, list(leaves.values()), probe, create_graph=True, materialize_grads=True)
 
     def pull(logits_gradient: Tensor, z: Params) -> None:
-        _backward((logits, *values), [logits_gradient, *z.values()], leaves.values())
+        add_gradients((logits, *values), [logits_gradient, *z.values()], leaves.values())
 
     return {name: u.detach() for name, u in zip(leaves, values, strict=True)}, logits.detach(), pull
 
@@ -230,87 +230,6 @@ def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> 
     with twice_differentiable():
         logits, product = jvp(lambda p: apply(p, x), (params,), (tangents,))[:2]
     return logits, product
-
-
-Tensors = tuple[Tensor, ...]
-Backward = Callable[[Tensors, Iterable[Tensor], Iterable[Tensor]], None]
-"""`backward(gradients, inputs, free)`: the backward pass from the gradients with respect to some results.
-
-It adds to `.grad` of `inputs` and of `free`, and then frees the values of `free`.
-"""
-
-
-def _without_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> Tensors:
-    """The results of `run` for all micro-batches."""
-    with torch.no_grad():
-        return tuple(torch.cat(parts) for parts in zip(*map(run, execution.split(x)), strict=True))
-
-
-def _values_and_backward(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> tuple[Backward, Tensors]:
-    """A function for the backward passes through `run`, and the results of `run` for all micro-batches, detached.
-
-    The graph of a single micro-batch is kept from here to its backward pass. With more micro-batches no graph is kept,
-    and the backward function runs each of them again. It may be called once.
-    """
-    micro_batches = execution.split(x)
-    graphs: list[Tensors] = []
-    if len(micro_batches) == 1:
-        with torch.enable_grad():
-            graphs.append(run(x))
-        values = tuple(result.detach() for result in graphs[0])
-    else:
-        values = _without_graph(run, x, execution)
-
-    def backward(gradients: Tensors, inputs: Iterable[Tensor], free: Iterable[Tensor]) -> None:
-        into = [*inputs, *free]
-        for i, part in enumerate(micro_batches):
-            with torch.enable_grad():
-                results = graphs.pop() if graphs else run(part)
-            last = i == len(micro_batches) - 1
-            _backward(results, [execution.split(g)[i] for g in gradients], into, free=free if last else ())
-
-    return backward, values
-
-
-def _backward(
-    results: Tensors, gradients: Sequence[Tensor], inputs: Iterable[Tensor], *, free: Iterable[Tensor] = ()
-) -> None:
-    """Add to `.grad` of the inputs. Those in `free` lose their values, each as soon as its gradient is complete."""
-    for leaf in free:
-        leaf.register_post_accumulate_grad_hook(_free)
-    # A network that is linear in its parameters has a constant Jacobian: its products have no graph.
-    dependent = [(result, g) for result, g in zip(results, gradients, strict=True) if result.requires_grad]
-    if dependent:
-        leaves = list(inputs)
-        torch.autograd.backward([result for result, _ in dependent], [g for _, g in dependent], inputs=leaves)
-        _separate_gradients(leaves)
-
-
-def _separate_gradients(leaves: Iterable[Tensor]) -> None:
-    """Copy each gradient that shares memory with another one, so that adding to one does not change the other.
-
-    `backward` stores the tensors that it computes, and these may overlap: with one sample, the gradient of a class
-    token may be a view of the gradient of the position embeddings.
-    """
-    seen = set()
-    for leaf in leaves:
-        if leaf.grad is not None:
-            memory = StorageWeakRef(leaf.grad.untyped_storage())
-            if memory in seen:
-                leaf.grad.data = leaf.grad.clone()  # `.grad =` would refuse this shape if the leaf was freed
-            seen.add(memory)
-
-
-def _free(leaf: Tensor) -> None:
-    leaf.data = leaf.data.new_empty(0)
-
-
-def _leaves(params: Params) -> Params:
-    return {name: p.detach().requires_grad_() for name, p in params.items()}
-
-
-def _gradients(leaves: Params) -> Params:
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in leaves.items()}
 
 
 def _restricted(tangents: Params, active: Masks | None) -> Params:
