@@ -16,8 +16,8 @@ from ntt_cli.networks.loading.open import Weights, fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.runs.sources import Sources
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Masks
 

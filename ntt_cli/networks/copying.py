@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
@@ -38,10 +39,9 @@ def copy_module(module: nn.Module) -> nn.Module:
 def _innermost(trace: TracebackType | None) -> Any:
     """The object that `copy.deepcopy` was copying when it failed."""
     found = None
-    while trace is not None:
-        if trace.tb_frame.f_code is copy.deepcopy.__code__:
-            found = trace.tb_frame.f_locals["x"]
-        trace = trace.tb_next
+    for frame, _ in walk_tb(trace):
+        if frame.f_code is copy.deepcopy.__code__:
+            found = frame.f_locals["x"]
     return found
 
 

@@ -35,8 +35,8 @@ from ntt_cli.networks.prepare import estimate_buffers, laid_out, looked_up, pick
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Params
 

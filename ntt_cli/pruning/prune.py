@@ -31,9 +31,8 @@ from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runs.threads import threads_for
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
-from ntt_cli.runtime.machine import describe_machine
+from ntt_cli.runtime.machine import describe_machine, pick_device
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do

@@ -27,9 +27,9 @@ from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EpochDone, EventSink, TrainingStarted, TrainingStepsDone
 from ntt_cli.runtime.execution import Execution
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws

@@ -23,9 +23,8 @@ from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.outputs import settled
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink
-from ntt_cli.runtime.machine import describe_machine
+from ntt_cli.runtime.machine import describe_machine, pick_device
 from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Masks

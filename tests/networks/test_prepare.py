@@ -23,8 +23,8 @@ from ntt_cli.networks.prepare import (
     to_functional,
 )
 from ntt_cli.runs.sources import AS_NAMED
-from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import Event, Noted, Warned
+from ntt_cli.runtime.machine import pick_device
 from tests.parts import CPU, apart, inputs_of, loaded, refusal
 
 

@@ -29,8 +29,7 @@ def published_mean_std(weights: Path) -> tuple[MeanStd, str] | None:
         ("open_clip_config.json", _of_open_clip),
         ("preprocessor_config.json", _of_transformers),
     ):
-        configuration = _configuration(folder / name)
-        if configuration is not None and (found := read(configuration)):
+        if found := read(_configuration(folder / name)):
             return found, name
     return None
 
@@ -40,15 +39,15 @@ def configured_mean_std(configuration: object) -> MeanStd | None:
     return _mean_and_std(configuration) if isinstance(configuration, Mapping) else None
 
 
-def _configuration(path: Path) -> Mapping[str, Any] | None:
+def _configuration(path: Path) -> Mapping[str, Any]:
     """The configuration in a file; empty if it cannot be read."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            return None
+            return {}
         configuration = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return configuration if isinstance(configuration, Mapping) else None
+        return {}
+    return configuration if isinstance(configuration, Mapping) else {}
 
 
 def _of_timm(configuration: Mapping[str, Any]) -> MeanStd | None:
