@@ -60,10 +60,7 @@ def zeros_not_in_use(
 
 def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
     # A kept weight may itself be zero, as in a zero-initialised layer.
-    return {
-        name: torch.where(mask, torch.where(params[name] == 0, torch.ones_like(params[name]), params[name]), 0)
-        for name, mask in masks.items()
-    }
+    return {name: torch.where(mask, params[name].masked_fill(params[name] == 0, 1), 0) for name, mask in masks.items()}
 
 
 def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:

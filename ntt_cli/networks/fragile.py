@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -28,13 +29,12 @@ def fragile_axes(
     """
     steepest = _steepest(apply, params, x)
     found: dict[str, int] = {}
-    if steepest is None:
+    if steepest == math.inf:
         return found
 
     def breaks(chosen: Collection[str], axis: int) -> bool:
         emptied = {name: _without_first(p, axis) if name in chosen else p for name, p in params.items()}
-        slope = _steepest(apply, emptied, x)
-        return slope is None or slope > TOO_STEEP * max(steepest, 1.0)
+        return _steepest(apply, emptied, x) > TOO_STEEP * max(steepest, 1.0)
 
     for axis in AXES:
         several = [name for name in names if params[name].shape[axis] > 1]
@@ -66,12 +66,12 @@ def _without_first(p: Tensor, axis: int) -> Tensor:
     return emptied
 
 
-def _steepest(apply: Apply, params: Params, x: Tensor) -> float | None:
-    """The largest derivative of the outputs' sum; `None` if outputs or derivatives are not finite."""
+def _steepest(apply: Apply, params: Params, x: Tensor) -> float:
+    """The largest derivative of the outputs' sum; infinity if outputs or derivatives are not finite."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         logits = apply(leaves, x)
         gradients = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
     largest = [float(g.abs().max()) for g in gradients if g is not None and g.numel()]
     sound = bool(logits.isfinite().all()) and all(torch.tensor(largest).isfinite())
-    return max(largest, default=0.0) if sound else None
+    return max(largest, default=0.0) if sound else math.inf

@@ -86,14 +86,11 @@ def _without_pairs(tensors: Mapping[str, Tensor], own: OwnTensors) -> tuple[dict
     """The tensors, with each pair `NAME_orig` and `NAME_mask` of `torch.nn.utils.prune` multiplied, and the masks."""
     if any(name.endswith("_orig") for name in own.tensors):
         return dict(tensors), {}  # the network itself has such pairs
-    masks = {
-        name.removesuffix("_orig"): tensors[mask].bool()
-        for name, value in tensors.items()
-        if name.endswith("_orig")
-        and (mask := name.removesuffix("_orig") + "_mask") in tensors
-        and tensors[mask].shape == value.shape
-        and ((tensors[mask] == 0) | (tensors[mask] == 1)).all()
-    }
+    masks: Masks = {}
+    for name, value in tensors.items():
+        plain = name.removesuffix("_orig")
+        if plain != name and _is_mask(tensors.get(f"{plain}_mask"), value):
+            masks[plain] = tensors[f"{plain}_mask"].bool()
     weights = {name: torch.where(mask, tensors[f"{name}_orig"], 0) for name, mask in masks.items()}
     taken = {f"{name}{suffix}" for name in masks for suffix in ("_orig", "_mask")}
     return weights | {name: value for name, value in tensors.items() if name not in taken}, masks
@@ -106,13 +103,14 @@ def _without_masks(tensors: Mapping[str, Tensor], own: OwnTensors) -> tuple[dict
     masks = {
         name: tensors[f"{name}_mask"].bool()
         for name, value in tensors.items()
-        if (mask := tensors.get(f"{name}_mask")) is not None
-        and mask.shape == value.shape
-        and ((wide(mask) == 0) | (wide(mask) == 1)).all()
-        and not wide(value)[wide(mask) == 0].any()
+        if _is_mask(tensors.get(f"{name}_mask"), value) and not wide(value)[wide(tensors[f"{name}_mask"]) == 0].any()
     }
     taken = {f"{name}_mask" for name in masks}
     return {name: value for name, value in tensors.items() if name not in taken}, masks
+
+
+def _is_mask(mask: Tensor | None, value: Tensor) -> bool:
+    return mask is not None and mask.shape == value.shape and bool(((wide(mask) == 0) | (wide(mask) == 1)).all())
 
 
 def _check_ties(checkpoint: Checkpoint, state: Mapping[str, Tensor], tied: Mapping[str, Tensor]) -> None:
