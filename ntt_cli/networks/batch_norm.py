@@ -84,10 +84,11 @@ def has_untrained_statistics(model: FunctionalModel) -> bool:
 
     The counter of batches cannot tell: weights from elsewhere often lack it.
     """
-    return any(
-        bool((model.buffers[f"{path}running_mean"] == 0).all() and (model.buffers[f"{path}running_var"] == 1).all())
-        for path in _batch_norm_layers(model.module)
-    )
+    for path in _batch_norm_layers(model.module):
+        mean, variance = model.buffers[f"{path}running_mean"], model.buffers[f"{path}running_var"]
+        if (mean == 0).all() and (variance == 1).all():
+            return True
+    return False
 
 
 def coupling_layers(model: FunctionalModel) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.files.shards import find_weights
-from ntt_cli.masks.masks import count_kept, without_biases
+from ntt_cli.masks.masks import count_kept, layer_densities, without_biases
 from ntt_cli.masks.zeros import has_many_zeros, looks_pruned
 from ntt_cli.networks.flops import zeros_not_in_use
 from ntt_cli.networks.functional import FunctionalModel
@@ -69,8 +69,7 @@ class Weights:
     @property
     def pruned(self) -> dict[str, float]:
         """The fraction of zeros in each weight that has pruned entries."""
-        sparsities = {name: 1 - float(mask.double().mean()) for name, mask in self.masks.items()}
-        return {name: sparsity for name, sparsity in sparsities.items() if sparsity > 0}
+        return {name: 1 - density for name, density in layer_densities(self.masks).items() if density < 1}
 
 
 def open_weights(
