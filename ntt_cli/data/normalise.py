@@ -105,8 +105,7 @@ def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
     if {len(means), len(stds)} - {1, channels} or not channels:
         raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
     return MeanStd(
-        tuple(means) * (channels if len(means) == 1 else 1),
-        tuple(stds) * (channels if len(stds) == 1 else 1),
+        tuple(means) * (channels if len(means) == 1 else 1), tuple(stds) * (channels if len(stds) == 1 else 1)
     )
 
 

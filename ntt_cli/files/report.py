@@ -40,9 +40,6 @@ def write_report(
         OutputError: if the file system refuses.
     """
     record = ReportRecord(
-        kind=kind,
-        summary=summary.model_dump(mode="json"),
-        run_sha256=run_sha256,
-        tensors=tensor_hashes(tensors),
+        kind=kind, summary=summary.model_dump(mode="json"), run_sha256=run_sha256, tensors=tensor_hashes(tensors)
     )
     write_hashed(path, tensors, record)

@@ -22,18 +22,7 @@ from ntt_cli.errors import DataError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DIGITS = tuple("0123456789")
-FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 Content = tuple[Array, Array, tuple[str, ...]]
 
@@ -62,11 +51,7 @@ def _idx(folder: str | Path, class_names: tuple[str, ...]) -> Layout:
 
 
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "fashion-mnist": (
-        _idx("FashionMNIST/raw", FASHION),
-        _idx(".", FASHION),
-        _idx(DEBIAN_FASHION_MNIST, FASHION),
-    ),
+    "fashion-mnist": (_idx("FashionMNIST/raw", FASHION), _idx(".", FASHION), _idx(DEBIAN_FASHION_MNIST, FASHION)),
     "mnist": (_idx("MNIST/raw", DIGITS),),
     "cifar10": (
         Layout(
