@@ -31,12 +31,7 @@ def image_size(options: DataOptions) -> tuple[int, int] | None:
 
 
 def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
-    """Images with the size and channels that the options ask for; `x` itself without such options.
-
-    Args:
-        x: the samples, uint8 `[n, c, h, w]` if they are images.
-        options: `image_size` and `grayscale` are read.
-        where: what to name in an error.
+    """Images `[n, c, h, w]` with the size and channels that the options ask for; `x` itself without such options.
 
     Raises:
         DataError: if an option is given and the samples are not images, or have no colours to convert.
@@ -48,9 +43,8 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
         option = "--grayscale" if size is None else "--image-size"
         raise DataError(where, f"holds no uint8 images that {option} could change", hint=f"leave out {option}")
     if options.grayscale and x.shape[1] not in {1, 3}:
-        raise DataError(
-            where, f"holds images of {x.shape[1]} channels, for which there is no gray", hint="leave out --grayscale"
-        )
+        what = f"holds images of {x.shape[1]} channels, for which there is no gray"
+        raise DataError(where, what, hint="leave out --grayscale")
     return torch.cat(list(_formatted(x, size, where, grayscale=options.grayscale)))
 
 
@@ -64,11 +58,9 @@ def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
     scale = max(height / x.shape[2], width / x.shape[3])
     rows, columns = max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale))
     if rows * columns > MOST_PIXELS:
-        raise DataError(
-            where,
-            f"has {x.shape[2]}x{x.shape[3]} pixels, which become {rows}x{columns} before they are cropped",
-            hint="crop it yourself or remove it, or give a smaller --image-size",
-        )
+        what = f"has {x.shape[2]}x{x.shape[3]} pixels, which become {rows}x{columns} before they are cropped"
+        hint = "crop it yourself or remove it, or give a smaller --image-size"
+        raise DataError(where, what, hint=hint)
     resized = interpolate(x, size=(rows, columns), mode="bilinear", antialias=True)
     top, left = (rows - height) // 2, (columns - width) // 2
     return resized[:, :, top : top + height, left : left + width]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ntt_cli.errors import NttError, OutputError
 
+ELSEWHERE = "name a file elsewhere with --output"
 HOUR = 3600.0
 """Seconds after which a temporary file counts as abandoned where there is no lock."""
 
@@ -63,27 +64,22 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
     if not path.parent.is_dir():
         above = next(folder for folder in path.parents if folder.exists())
         if not above.is_dir():
-            raise OutputError(path, f"{above} is not a folder", hint="name a file elsewhere with --output")
+            raise OutputError(path, f"{above} is not a folder", hint=ELSEWHERE)
         raise OutputError(path, "its folder does not exist", hint=f"mkdir -p {path.parent}")
     require_plain(path)
     if path.exists() and not force:
         hint = "name another with --output, or overwrite it with --force"
         hint = f"if it is of this very run, add --resume; else {hint}" if resumable else hint
         raise OutputError(path, "exists already", hint=hint)
-    try:
-        # Write a file instead of reading permission bits, which ignore root, ACLs and read-only mounts.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(
-            path.parent, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
-        ) from error
+    # Write a file instead of reading permission bits, which ignore root, ACLs and read-only mounts.
+    with _trial_file(path.parent):
+        pass
 
 
 def require_plain(path: Path) -> None:
     """Refuse to replace anything but a regular file: renaming would replace it silently.
 
-    A link is not replaced. It is not followed either: somebody else may have chosen its target.
+    A link is not followed either: somebody else may have chosen its target.
 
     Raises:
         OutputError: if `path` is a link, a folder or a device.
@@ -198,14 +194,8 @@ def create_atomically(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
-    """A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed.
-
-    Yields:
-        its path.
-
-    Raises:
-        OutputError: if the file system refuses, here or in the body of the `with`.
-    """
+    # A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed. Refusals of the
+    # file system in the body of the `with` become an `OutputError` too.
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:  # "x" follows no link
@@ -216,7 +206,7 @@ def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Gener
         yield temporary
     except OSError as error:
         raise OutputError(
-            path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
+            path, f"cannot be written: {error.strerror}", hint=f"free some space or {ELSEWHERE}"
         ) from error
     finally:
         # After a rename there is no such file; after an error or an interruption there may be a part of it.
@@ -234,13 +224,17 @@ def can_sync(folder: Path) -> bool:
     Raises:
         OutputError: if the folder cannot be written to.
     """
+    with _trial_file(folder) as number:
+        return _sync(number) and _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _trial_file(folder: Path) -> Generator[int]:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            return _sync(file.fileno()) and _sync_folder(folder)
+            yield file.fileno()
     except OSError as error:
-        raise OutputError(
-            folder, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
-        ) from error
+        raise OutputError(folder, f"cannot be written to: {error.strerror}", hint=ELSEWHERE) from error
 
 
 def _sync(number: int) -> bool:

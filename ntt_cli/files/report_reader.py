@@ -23,14 +23,7 @@ DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
 
 @dataclass(frozen=True)
 class Report:
-    """A report file.
-
-    Attributes:
-        path: where it is.
-        kind: `prune report` or `finetune report`.
-        summary: what its command printed with `--json`.
-        numbers: its tensors except the masks, by name, in double precision.
-    """
+    """A report file: its record, and its tensors except the masks, by name, in double precision."""
 
     path: Path
     kind: str
@@ -53,9 +46,8 @@ def read_report(path: Path) -> Report:
     if not isinstance(record, ReportRecord):
         beside = report_path(path)
         if record is None or not beside.exists():
-            raise CheckpointError(
-                path, f"has no report beside it ({beside.name})", hint="name a report, or a comparison's folder"
-            )
+            what = f"has no report beside it ({beside.name})"
+            raise CheckpointError(path, what, hint="name a report, or a comparison's folder")
         path, header = beside, read_header(beside)
         record = header.record
         if not isinstance(record, ReportRecord):

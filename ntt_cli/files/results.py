@@ -73,9 +73,8 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
         except OSError as error:
             raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
         if others and not path.exists():  # another process may have written it meanwhile
-            raise OutputError(
-                folder, "holds something other than a comparison", hint="name another folder with --output"
-            )
+            what = "holds something other than a comparison"
+            raise OutputError(folder, what, hint="name another folder with --output")
         if not write or create_atomically(path, _settings_text(wanted)):
             return []
     _refuse_old_trials(folder)
@@ -92,19 +91,12 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
 
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The wanted settings that the folder lacks.
-
-    Raises:
-        OutputError: if a setting differs.
-    """
+    # The wanted settings that the folder lacks; those that it has must not differ.
     differing = [name for name in wanted if name in found and found[name] != wanted[name]]
     if differing:
         what = "; ".join(f"another {name}: {short(found[name])}, not {short(wanted[name])}" for name in differing)
-        raise OutputError(
-            folder,
-            f"holds a comparison with {what}",
-            hint="name another folder with --output, or compare what it was begun with",
-        )
+        hint = "name another folder with --output, or compare what it was begun with"
+        raise OutputError(folder, f"holds a comparison with {what}", hint=hint)
     return [name for name in wanted if name not in found]
 
 
@@ -114,19 +106,13 @@ def _settings_text(settings: Mapping[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
-    """Wait until no other process adds to the settings.
-
-    The lock ends with the process that holds it. Some file systems have no locks.
-
-    Raises:
-        OutputError: if the folder cannot be read.
-    """
+    # Wait until no other process adds to the settings. The lock ends with the process that holds it.
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise OutputError(folder, f"cannot be opened: {error.strerror}", hint="name another with --output") from error
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(number, fcntl.LOCK_EX)
         yield
     finally:
@@ -164,9 +150,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
         OutputError: if there is no comparison, or it cannot be read.
     """
     if not _is_there(folder / SETTINGS, hint=MEND_SETTINGS):
-        raise OutputError(
-            folder, "holds no comparison", hint="name the folder that ntt compare wrote, or a report file"
-        )
+        hint = "name the folder that ntt compare wrote, or a report file"
+        raise OutputError(folder, "holds no comparison", hint=hint)
     return _read_settings(folder / SETTINGS)
 
 
@@ -200,25 +185,15 @@ def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
 
 
 def _refuse_old_trials(folder: Path) -> None:
-    """Refuse a comparison of an older version of ntt, whose trials are in another folder: the two must not be mixed.
-
-    Raises:
-        OutputError: if there is such a folder.
-    """
+    # The trials of an older version of ntt are in another folder: the two must not be mixed.
     if (folder / OLD_TRIALS).exists():
-        raise OutputError(
-            folder,
-            f"holds a comparison of an older ntt, with its trials in {OLD_TRIALS}/",
-            hint=f"rename its folder {OLD_TRIALS} to {TRIALS}, or begin anew in another folder",
-        )
+        what = f"holds a comparison of an older ntt, with its trials in {OLD_TRIALS}/"
+        hint = f"rename its folder {OLD_TRIALS} to {TRIALS}, or begin anew in another folder"
+        raise OutputError(folder, what, hint=hint)
 
 
 def _is_there(path: Path, *, hint: str) -> bool:
-    """Whether there is such a file.
-
-    Raises:
-        OutputError: if something else is in its place.
-    """
+    # Whether there is such a file; nothing else may be in its place.
     try:
         mode = path.stat().st_mode  # one call to stat: another process may make the file between two
     except OSError as error:

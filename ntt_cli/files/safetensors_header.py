@@ -23,8 +23,6 @@ HEADER_BYTES = 16 * 2**20
 MOST_DIMENSIONS = 64
 MOST_ENTRIES = 2**63 - 1
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
-
-
 START = 1024
 """The first bytes of other kinds of files."""
 
@@ -36,6 +34,7 @@ _MAGIC = {
     b"GGUF": "a GGUF file",
     b"\x89PNG": "an image",
 }
+NAME_ONE = "name a safetensors file"
 _HINTS = {
     "empty": "copy or make it again",
     "a web page": "download the file itself, not the page that shows it",
@@ -55,13 +54,7 @@ class TensorRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RawHeader:
-    """The contents of a file's header.
-
-    Attributes:
-        tensors: in the order of their names.
-        parts: where each tensor's bytes lie in the file.
-        metadata: as the file holds it.
-    """
+    """The contents of a file's header, by the names of its tensors in order; `parts` says where their bytes lie."""
 
     tensors: dict[str, TensorRecord]
     parts: dict[str, slice]
@@ -85,16 +78,16 @@ def read_raw_header(path: Path) -> RawHeader:
             metadata = file.metadata() or {}
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(path, f"cannot be read: {reason}", hint="name a safetensors file") from error
+        raise CheckpointError(path, f"cannot be read: {reason}", hint=NAME_ONE) from error
     except SafetensorError as error:
         if _is_pickle(path):
             _refuse_pickle(path, error)
         if (kind := _kind(path)) is not None:
-            hint = _HINTS.get(kind, "name a safetensors file")
-            raise CheckpointError(path, f"is {kind}, not a safetensors file", hint=hint) from error
-        raise CheckpointError(
-            path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
-        ) from error
+            what, hint = f"is {kind}, not a safetensors file", _HINTS.get(kind, NAME_ONE)
+        else:
+            what = f"is not a whole safetensors file ({error})"
+            hint = "copy or make it again; it may have been cut short"
+        raise CheckpointError(path, what, hint=hint) from error
     try:
         entries = parse_json(start[8:].decode())
     except ValueError as error:
@@ -133,9 +126,8 @@ def _kind(path: Path) -> str | None:
         start = file.read(START)
     if not start:
         return "empty"
-    known = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
-    if known is not None:
-        return known
+    if known := [kind for magic, kind in _MAGIC.items() if start.startswith(magic)]:
+        return known[0]
     if b"\0" in start or len(start) < 4:  # as the length of a header has
         return None
     try:
@@ -155,11 +147,8 @@ def _kind(path: Path) -> str | None:
 
 
 def _refuse_pickle(path: Path, cause: Exception | None) -> NoReturn:
-    raise CheckpointError(
-        path,
-        "may hold a pickle, which can run code when it is read",
-        hint="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')",
-    ) from cause
+    hint = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')"
+    raise CheckpointError(path, "may hold a pickle, which can run code when it is read", hint=hint) from cause
 
 
 def _refuse_header(path: Path, what: str, cause: Exception | None) -> NoReturn:
@@ -169,9 +158,9 @@ def _refuse_header(path: Path, what: str, cause: Exception | None) -> NoReturn:
 
 def _refuse_no_file(path: Path) -> NoReturn:
     if os.path.isdir(path):
-        raise CheckpointError(path, "is a folder", hint="name a safetensors file")
+        raise CheckpointError(path, "is a folder", hint=NAME_ONE)
     if os.path.exists(path):
-        raise CheckpointError(path, "is a device or a pipe", hint="name a safetensors file")
+        raise CheckpointError(path, "is a device or a pipe", hint=NAME_ONE)
     here = [str(other) for other in path.parent.glob("*.safetensors")] if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(str(path), here, n=1)
     raise CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")

@@ -20,7 +20,6 @@ OTHER_SUFFIXES = (".report.safetensors", ".resume.safetensors")
 """Suffixes of ntt's own files that hold no weights to load."""
 
 MOST_LISTED = 10
-
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
@@ -90,25 +89,18 @@ def _index_of(path: Path) -> Path | None:
         return None
     index = path.with_name(shard["name"] + INDEX_SUFFIX)
     if not index.is_file():
-        raise CheckpointError(
-            path,
-            f"is one of {int(shard['count'])} shards, and their index {index.name} is not beside it",
-            hint="download the index and all shards into one folder, and name the index",
-        )
+        what = f"is one of {int(shard['count'])} shards, and their index {index.name} is not beside it"
+        hint = "download the index and all shards into one folder, and name the index"
+        raise CheckpointError(path, what, hint=hint)
     return index
 
 
 def _only_file(path: Path) -> Path | None:
-    """The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
-
-    Raises:
-        CheckpointError: if the folder holds several.
-    """
+    # The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
     if not os.path.isdir(path):
         return None
-    found = sorted(
-        file for file in path.glob("*.safetensors") if file.is_file() and not file.name.endswith(OTHER_SUFFIXES)
-    )
+    files = (file for file in path.glob("*.safetensors") if not file.name.endswith(OTHER_SUFFIXES))
+    found = sorted(filter(Path.is_file, files))
     if len(found) > 1:
         listed = ", ".join(file.name for file in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""

@@ -33,11 +33,8 @@ def run(path: Path) -> Verification:
     """
     header = read_header(path)
     if header.record is None:
-        raise CheckpointError(
-            path,
-            "was not written by ntt: it holds no hashes to check",
-            hint="compare it with sha256sum where you got it",
-        )
+        what = "was not written by ntt: it holds no hashes to check"
+        raise CheckpointError(path, what, hint="compare it with sha256sum where you got it")
     return Verification(
         file=str(path),
         kind=header.record.kind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     below = {sub: list(_walk(sub)) for sub in _subfolders(folder)}
     filled = sum(map(bool, below.values()))
     if direct or filled == 0 or (filled == 1 and classes is None):
-        paths = sorted([*direct, *(path for found in below.values() for path in found)])
+        paths = sorted(chain(direct, *below.values()))
         if not paths:
             hint = f"name a folder with images in it or below it: {' '.join(sorted(SUFFIXES))}"
             raise DataError(folder, "holds no images", hint=hint)
@@ -81,20 +82,16 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
         if not found and classes is None:  # without it, the numbers of the classes after it would shift
             raise DataError(sub, "holds no images, and the folders beside it are classes", hint="fill it or remove it")
     labels = [known.index(sub.name) for sub, found in below.items() for _ in found]
-    return ImageTree([path for found in below.values() for path in found], labels, known)
+    return ImageTree(list(chain(*below.values())), labels, known)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The parts of a divided folder, by the names in `PARTS`; empty if it is not divided.
-
-    Raises:
-        DataError: if the folder is divided, but has other images too.
-    """
+    # By the names in `PARTS`; empty if the folder is not divided.
     parts: dict[str, Path] = {}
     others = [path.name for path in _images_in(folder)[:1]]
     for sub in _subfolders(folder):
         name = ALIASES.get(sub.name.lower(), sub.name.lower())
-        if name not in {name for names in PARTS.values() for name in names}:
+        if name not in chain.from_iterable(PARTS.values()):
             others += [f"{sub.name}/"] if any(_walk(sub)) else []
         elif name in parts:
             both = f"{parts[name].name}/ and {sub.name}/"
@@ -106,11 +103,8 @@ def _parts(folder: Path) -> dict[str, Path]:
     if others and parts:
         there = ", ".join(others[:5]) + ", …" * (len(others) > 5)
         names = " and ".join(f"{sub.name}/" for sub in parts.values())
-        raise DataError(
-            folder,
-            f"has {names}, and images beside them: {there}",
-            hint=f"move those elsewhere, or name one folder, like {next(iter(parts.values()))}",
-        )
+        hint = f"move those elsewhere, or name one folder, like {next(iter(parts.values()))}"
+        raise DataError(folder, f"has {names}, and images beside them: {there}", hint=hint)
     return parts
 
 

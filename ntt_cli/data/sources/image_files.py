@@ -26,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """The decoders that may run, whatever a file's name: for PostScript, Pillow would start another program."""
 
 GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+REPAIR = "repair this image or remove it"
 Mode = Literal["L", "RGB"]
 
 
@@ -40,15 +41,7 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images of one size, decoded when they are fetched.
-
-    Attributes:
-        paths: one file a sample.
-        mode: the channels that all images are converted to.
-        height: of every image.
-        width: of every image.
-        resize: whether images are resized to this size; otherwise they must have it.
-    """
+    """Images of one size, decoded when they are fetched, and resized to it if `resize`; otherwise they must have it."""
 
     paths: list[Path]
     mode: Mode
@@ -72,14 +65,12 @@ class ImageFiles:
             with Image.open(self.paths[i], formats=FORMATS) as image:
                 pixels = image_pixels(image, self.mode)
         except Exception as failure:  # Pillow's decoders raise whatever they trip over
-            raise DataError(
-                self.paths[i], f"cannot be decoded: {failure}", hint="repair this image or remove it"
-            ) from failure
+            raise DataError(self.paths[i], f"cannot be decoded: {failure}", hint=REPAIR) from failure
         if self.resize:
             pixels = fit(pixels[None], (self.height, self.width), self.paths[i])[0]
         if pixels.shape[1:] != (self.height, self.width):
-            size = _in_words(*pixels.shape[1:])
-            raise DataError(self.paths[i], f"decodes to {size} pixels, unlike its header", hint="give --image-size")
+            what = f"decodes to {pixels.shape[1]}x{pixels.shape[2]} pixels, unlike its header"
+            raise DataError(self.paths[i], what, hint="give --image-size")
         return pixels
 
 
@@ -98,14 +89,10 @@ def open_images(paths: list[Path], options: DataOptions) -> InputSource:
     size = image_size(options)
     first = headers[0]
     height, width = size or (first.height, first.width)
-    if size is None:
-        for path, header in zip(paths, headers, strict=True):
-            if (header.height, header.width) != (height, width):
-                raise DataError(
-                    path,
-                    f"has {_in_words(header.height, header.width)} pixels, {paths[0]} {_in_words(height, width)}",
-                    hint=f"give --image-size, like --image-size {height}x{width}",
-                )
+    for path, header in zip(paths, headers, strict=True):
+        if size is None and (header.height, header.width) != (height, width):
+            what = f"has {header.height}x{header.width} pixels, {paths[0]} {height}x{width}"
+            raise DataError(path, what, hint=f"give --image-size, like --image-size {height}x{width}")
     files = ImageFiles(paths, mode, height, width, resize=size is not None)
     shape = (len(paths), 1 if gray else 3, height, width)
     if math.prod(shape) > samples.EAGER_BYTES:
@@ -145,8 +132,7 @@ def _read_headers(paths: list[Path]) -> list[Header]:
             except DataError as failure:
                 failures.append(failure)
             except Exception as failure:  # Pillow's decoders raise whatever they trip over
-                what = f"cannot be read as an image: {failure}"
-                failures.append(DataError(path, what, hint="repair this image or remove it"))
+                failures.append(DataError(path, f"cannot be read as an image: {failure}", hint=REPAIR))
     _raise_first(failures)
     return headers
 
@@ -179,7 +165,7 @@ def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
 
     workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # one at a time if images are very large
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        _raise_first([failure for failure in pool.map(decode, range(len(files))) if failure is not None])
+        _raise_first(list(filter(None, pool.map(decode, range(len(files))))))
     return out
 
 
@@ -189,7 +175,3 @@ def _raise_first(failures: list[DataError]) -> None:
     first = failures[0]
     others = f" ({len(failures) - 1} more of the images fail too)" if len(failures) > 1 else ""
     raise DataError(first.where, first.what + others, hint=first.hint)
-
-
-def _in_words(height: int, width: int) -> str:
-    return f"{height}x{width}"

@@ -60,8 +60,8 @@ class _DamagedError(Exception):
 @dataclass(frozen=True)
 class _Variable:
     name: str
-    kind: int
-    real: bool
+    dtype: str | None
+    """NumPy's name for the type; `None` if the variable is not an array of real numbers."""
     shape: tuple[int, ...]
 
 
@@ -89,30 +89,27 @@ def _read(path: Path, file: BinaryIO, names: Collection[str]) -> dict[str, Array
 
 
 def _variable(take: Take, order: str) -> _Variable:
-    _, flags = _element(take, order)
-    _, dimensions = _element(take, order)
-    _, name = _element(take, order)
+    flags, dimensions, name = (_element(take, order)[1] for _ in range(3))
     if len(flags) < 4 or len(dimensions) % 4:
         raise _DamagedError("a variable has no flags or dimensions")
     (flag,) = struct.unpack(f"{order}I", flags[:4])
     shape = struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions)
     if min(shape, default=0) < 0:
         raise _DamagedError("a variable has negative dimensions")
-    return _Variable(name.decode("latin-1"), flag & 0xFF, not flag & COMPLEX, shape)
+    return _Variable(name.decode("latin-1"), None if flag & COMPLEX else CLASSES.get(flag & 0xFF), shape)
 
 
 def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
-    wanted = CLASSES.get(variable.kind)
-    if wanted is None or not variable.real:
+    if variable.dtype is None:
         raise DataError(path, f"its {variable.name} is not real numbers", hint="name a file of arrays of numbers")
-    count = math.prod(variable.shape)
+    wanted, count = np.dtype(variable.dtype), math.prod(variable.shape)
 
     def size(kind: int) -> int:
         # Numbers may be stored in a larger type than the array's.
-        stored = count * np.dtype(TYPES.get(kind, "V0")).itemsize
-        size = max(stored, count * np.dtype(wanted).itemsize)
-        require_memory(path, size, error=DataError, hint=f"{AGAIN}, or use a larger machine")
-        return stored
+        stored = np.dtype(TYPES.get(kind, "V0")).itemsize
+        most = count * max(stored, wanted.itemsize)
+        require_memory(path, most, error=DataError, hint=f"{AGAIN}, or use a larger machine")
+        return count * stored
 
     stored, content = _element(take, order, size)
     if stored not in TYPES or len(content) != count * np.dtype(TYPES[stored]).itemsize:
@@ -122,11 +119,7 @@ def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
 
 
 def _element(take: Take, order: str, most: Callable[[int], int] = lambda _: MOST_BYTES) -> tuple[int, bytes]:
-    """Type and content, of at most so many bytes of that type; up to four lie within the tag.
-
-    Raises:
-        _DamagedError: if the element has more bytes.
-    """
+    # Type and content, of at most so many bytes of that type; up to four lie within the tag.
     tag = take(8)
     kind, size = struct.unpack(f"{order}II", tag)
     if kind >> 16:

@@ -26,9 +26,8 @@ def read_svhn(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.ND
     """
     path = svhn_file(folder, split)
     content = read_matlab(path, ("X", "y"))
-    for wanted in ("X", "y"):
-        if wanted not in content:
-            raise DataError(path, f"its {wanted} is missing", hint=CROPPED)
+    if missing := [name for name in ("X", "y") if name not in content]:
+        raise DataError(path, f"its {missing[0]} is missing", hint=CROPPED)
     images, labels = content["X"], content["y"].reshape(-1)
     if images.ndim == 3:  # MATLAB has no fourth dimension of length 1
         images = images[..., None]
