@@ -23,11 +23,7 @@ ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in m
 
 
 def count_samples(raw: Array, where: str | Path) -> int:
-    """The length of the first dimension, which counts samples.
-
-    Raises:
-        DataError: if there is no such dimension, or it is empty or too long.
-    """
+    """The length of the first dimension, which counts samples. There must be one, neither empty nor too long."""
     shape = list(raw.shape)
     if len(shape) < 2:
         hint = "save inputs as [n, features], [n, height, width] or [n, channels, height, width]"
@@ -52,15 +48,10 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
     uint8 arrays are images: `[n, h, w]` gets a channel, and `[n, h, w, c]` with 1, 3 or 4 channels is moved to
     `[n, c, h, w]`, unless its second dimension could be the channels. uint8 of another rank, floats and tokens keep
-    their shape.
-
-    Args:
-        raw: an array whose first dimension counts samples.
-        where: what to name in an error.
-        numbers: the index of each sample in the file, for an error.
+    their shape. Values must be finite in float32, and tokens not negative. An error names a sample by its `numbers`.
 
     Raises:
-        DataError: if the values are not numbers, not finite in float32, or negative tokens.
+        DataError: if the values are something else.
     """
     x = _numeric(raw)
     if x is None:
@@ -81,11 +72,7 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
-    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored.
-
-    Raises:
-        DataError: if they have another length or type, or a label is negative.
-    """
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored there."""
     shape = list(raw.shape)
     if len(shape) == 2 and shape[1] == 1:
         raw = raw.reshape(-1)

@@ -40,7 +40,7 @@ def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes]:
     if isinstance(source, Selection):
         yield from _contents(source.source, source.indices[indices])
     elif isinstance(source, ImageFiles):  # hash the files, because decoding their pixels is much slower
-        yield json.dumps([source.mode, source.height, source.width, source.resize]).encode()
+        yield json.dumps([source.mode, *source.size, source.resize]).encode()
         for i in indices.tolist():
             yield hashlib.sha256(source.paths[i].read_bytes()).digest()
     else:

@@ -17,11 +17,7 @@ MOST_PIXELS = 2**26
 
 
 def image_size(options: DataOptions) -> tuple[int, int] | None:
-    """The height and width that `--image-size` asks for.
-
-    Raises:
-        UsageError: if either is 0.
-    """
+    """The height and width that `--image-size` asks for. Neither may be 0."""
     if options.image_size is None:
         return None
     sides = [int(side) for side in options.image_size.split("x")]
@@ -31,11 +27,7 @@ def image_size(options: DataOptions) -> tuple[int, int] | None:
 
 
 def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
-    """Images `[n, c, h, w]` with the size and channels that the options ask for; `x` itself without such options.
-
-    Raises:
-        DataError: if an option is given and the samples are not images, or have no colours to convert.
-    """
+    """Images `[n, c, h, w]` with the size and channels that the options ask for; `x` itself without such options."""
     size = image_size(options)
     if size is None and not options.grayscale:
         return x
@@ -49,11 +41,7 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
 
 
 def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
-    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre.
-
-    Raises:
-        DataError: if the resized images would be too large, as with a long and thin image.
-    """
+    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre."""
     height, width = size
     scale = max(height / x.shape[2], width / x.shape[3])
     rows, columns = max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale))

@@ -18,11 +18,8 @@ MOST_NAMED = 10
 def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink, *, purpose: str) -> Samples:
     """The samples with labels numbered like the network's outputs, if class names are known on both sides.
 
-    Args:
-        samples: with labels in the data's own order; samples without labels are returned unchanged.
-        known: the classes that the network learnt, in the order of its outputs.
-        on_event: told which classes are missing, or that labels are matched by number.
-        purpose: the use of the labels, as in "accuracy is over".
+    `known` are the classes that the network learnt, in the order of its outputs. A warning says which of them are
+    missing, and for what `purpose`, as in "accuracy is over"; or that labels are matched by number.
 
     Raises:
         DataError: if the network never learnt one of the classes.
@@ -50,11 +47,7 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
 
 
 def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink) -> Samples:
-    """As `by_name`, for training, which may also teach the network entirely new classes.
-
-    Raises:
-        DataError: if the network knows only some of the classes.
-    """
+    """As `by_name`, for training, which may also teach the network entirely new classes."""
     if samples.labels is not None and known is not None:
         names, there = samples.class_names, _classes_there(samples)
         if names is None and there and there[-1] >= len(known):

@@ -29,11 +29,7 @@ _TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
 
 
 def require_text(name: str | Path, error: type[NttError]) -> None:
-    """Refuse a name whose bytes are not text, before any work: no record could hold it, and nobody could paste it.
-
-    Raises:
-        NttError: as `error`, if the name has such bytes.
-    """
+    """Refuse a name whose bytes are not text, before any work: no record could hold it, and nobody could paste it."""
     try:
         str(name).encode()
     except UnicodeEncodeError as cause:
@@ -42,17 +38,7 @@ def require_text(name: str | Path, error: type[NttError]) -> None:
 
 
 def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
-    """Refuse an unusable output before any work is done for it.
-
-    Args:
-        path: the output.
-        force: an existing file may be overwritten.
-        resumable: an existing file may be from the same run, so that the hint names `--resume`.
-
-    Raises:
-        OutputError: if `path` exists and `force` is not set; if it is a link, a folder or a device; if its name is not
-            text or is too long; or if its folder is missing or read-only.
-    """
+    """Refuse an unusable output before any work is done for it: without `force`, also one that exists."""
     require_text(path, OutputError)
     if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
@@ -77,18 +63,12 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
 
 
 def require_plain(path: Path) -> None:
-    """Refuse to replace anything but a regular file: renaming would replace it silently.
-
-    A link is not followed either: somebody else may have chosen its target.
-
-    Raises:
-        OutputError: if `path` is a link, a folder or a device.
-    """
+    """Refuse to replace anything but a regular file: renaming would replace it silently."""
     try:
         mode = path.lstat().st_mode
     except OSError:
         return
-    if stat.S_ISLNK(mode):
+    if stat.S_ISLNK(mode):  # not followed either: somebody else may have chosen its target
         target = path.parent / path.readlink()
         raise OutputError(path, f"is a link to {target}", hint=f"name {target} itself, or remove the link")
     if not stat.S_ISREG(mode):
@@ -96,11 +76,7 @@ def require_plain(path: Path) -> None:
 
 
 def check_outputs(checkpoint: Path, *, force: bool) -> None:
-    """Refuse a checkpoint, or the report beside it, before any work is done for them.
-
-    Raises:
-        OutputError: if one of them cannot be written, or the checkpoint is not named `.safetensors`.
-    """
+    """Refuse a checkpoint, or the report beside it, before any work is done for them."""
     check_writable(checkpoint, force=True)
     if checkpoint.suffix != ".safetensors":
         # With another suffix its report could be taken for another checkpoint's, and ntt does not read a .pt file.
@@ -141,11 +117,7 @@ def is_temporary(entry: Path, path: Path) -> bool:
 
 
 def remove_durably(path: Path) -> None:
-    """Remove a file, if it is there.
-
-    Raises:
-        OutputError: if the file system refuses.
-    """
+    """Remove a file, if it is there."""
     try:
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
@@ -159,10 +131,7 @@ def write_atomically(
     """Write `start` and `rest` to a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
     Permissions follow the umask. `check` reads the temporary file before it is renamed, and raises if its content is
-    wrong.
-
-    Raises:
-        OutputError: if the file system refuses, or `path` is a link; `path` is then unchanged.
+    wrong. After any error `path` is unchanged.
     """
     with _written(path, start, rest) as temporary:
         if check is not None:
@@ -173,12 +142,7 @@ def write_atomically(
 
 
 def create_atomically(path: Path, content: bytes) -> bool:
-    """As `write_atomically`, but never over an existing file: returns `False` if there is one.
-
-    Raises:
-        OutputError: if the file system refuses.
-        OSError: never; it becomes an `OutputError`.
-    """
+    """As `write_atomically`, but never over an existing file: returns `False` if there is one."""
     with _written(path, content) as temporary:
         try:
             os.link(temporary, path)
@@ -194,8 +158,8 @@ def create_atomically(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
-    # A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed. Refusals of the
-    # file system in the body of the `with` become an `OutputError` too.
+    # A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed. What the file
+    # system refuses in the body of the `with` becomes an `OutputError` too.
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:  # "x" follows no link
@@ -219,11 +183,7 @@ def _temporary(path: Path) -> Path:
 
 
 def can_sync(folder: Path) -> bool:
-    """Whether the file system can flush files and their names to disk.
-
-    Raises:
-        OutputError: if the folder cannot be written to.
-    """
+    """Whether the file system can flush files and their names to disk."""
     with _trial_file(folder) as number:
         return _sync(number) and _sync_folder(folder)
 

@@ -20,11 +20,7 @@ def free_memory() -> int:
 
 
 def require_memory(where: str | Path, size: int, *, error: type[NttError], hint: str) -> None:
-    """Refuse contents larger than half of the free memory: they are also copied or converted once.
-
-    Raises:
-        NttError: as `error`.
-    """
+    """Refuse contents larger than half of the free memory: they are also copied or converted once."""
     free = free_memory()
     if 2 * size > free:
         what = f"takes {size / 2**30:.1f} GiB of memory to read, of which {free / 2**30:.1f} GiB are free"

@@ -36,11 +36,7 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report, given its path or that of the checkpoint beside it.
-
-    Raises:
-        CheckpointError: if there is no report, or it is damaged.
-    """
+    """Read a report, given its path or that of the checkpoint beside it."""
     header = read_header(path)
     record = header.record
     if not isinstance(record, ReportRecord):

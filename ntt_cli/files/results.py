@@ -53,14 +53,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
 
     Several processes may do this at the same time: one of them makes the folder, and the others find it. The folder may
     lack settings, because older versions of ntt did not record them or because methods were added later. Missing
-    settings are added (if `write`).
-
-    Returns:
-        the settings that the folder lacked.
+    settings are added (if `write`) and returned.
 
     Raises:
-        OutputError: if the folder holds something else, was begun by an older version of ntt, or cannot be made or
-            read.
+        OutputError: if the folder holds something else, or cannot be made or read.
     """
     wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS
@@ -126,11 +122,7 @@ def short(value: object) -> str:
 
 
 def read_result(trial: Path, kind: type[R]) -> R | None:
-    """A trial's result; `None` if it has none yet.
-
-    Raises:
-        OutputError: if ntt did not write the file, or wrote it for another trial.
-    """
+    """A trial's result; `None` if it has none yet. It must be this trial's."""
     path = trial / RESULT
     if not _is_there(path, hint=MEND_RESULT):
         return None
@@ -144,11 +136,7 @@ def read_result(trial: Path, kind: type[R]) -> R | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the comparison in this folder.
-
-    Raises:
-        OutputError: if there is no comparison, or it cannot be read.
-    """
+    """The settings of the comparison in this folder."""
     if not _is_there(folder / SETTINGS, hint=MEND_SETTINGS):
         hint = "name the folder that ntt compare wrote, or a report file"
         raise OutputError(folder, "holds no comparison", hint=hint)
@@ -156,11 +144,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
-    """All results so far, by the folders of their trials, sorted by name.
-
-    Raises:
-        OutputError: if a file is not a result, or an older version of ntt began the comparison.
-    """
+    """All results so far, by the folders of their trials, sorted by name."""
     _refuse_old_trials(folder)
     trials = sorted(path.parent for path in (folder / TRIALS).glob(f"*/{RESULT}"))
     return {trial: result for trial in trials if (result := read_result(trial, kind)) is not None}

@@ -9,7 +9,6 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
@@ -27,6 +26,9 @@ START = 1024
 """The first bytes of other kinds of files."""
 
 POINTER = "version https://git-lfs.github.com/spec/"
+_PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch's zip archives and pickles begin, whatever their name."""
+
 _MAGIC = {
     b"\x89HDF\r\n": "an HDF5 file",
     b"\x1f\x8b": "a gzip archive",
@@ -62,16 +64,11 @@ class RawHeader:
 
 
 def read_raw_header(path: Path) -> RawHeader:
-    """Read and check the header; no byte of the tensors is read.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable, a pickle or not a complete safetensors file, or if its
-            header is too long, ambiguous or impossible.
-    """
+    """Read and check the header, which may be neither ambiguous nor impossible; no byte of the tensors is read."""
     if path.suffix.lower() in PICKLES:
-        _refuse_pickle(path, None)
+        raise _pickle(path)
     if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
-        _refuse_no_file(path)
+        raise _no_file(path)
     try:
         start = _start(path)
         with safe_open(path, framework="numpy") as file:  # checks offsets, sizes and types
@@ -80,9 +77,11 @@ def read_raw_header(path: Path) -> RawHeader:
         reason = error.strerror or error
         raise CheckpointError(path, f"cannot be read: {reason}", hint=NAME_ONE) from error
     except SafetensorError as error:
-        if _is_pickle(path):
-            _refuse_pickle(path, error)
-        if (kind := _kind(path)) is not None:
+        with path.open("rb") as raw:
+            first = raw.read(START)
+        if first[:4].startswith(_PICKLE):
+            raise _pickle(path) from error
+        if (kind := _kind(first, path.suffix)) is not None:
             what, hint = f"is {kind}, not a safetensors file", _HINTS.get(kind, NAME_ONE)
         else:
             what = f"is not a whole safetensors file ({error})"
@@ -91,14 +90,14 @@ def read_raw_header(path: Path) -> RawHeader:
     try:
         entries = parse_json(start[8:].decode())
     except ValueError as error:
-        _refuse_header(path, f"its header is ambiguous: {error}", error)
+        raise _untrusted(path, f"its header is ambiguous: {error}") from error
     entries.pop("__metadata__", None)
     tensors, parts = {}, {}
     for name, entry in sorted(entries.items()):
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         # Beyond these limits torch, NumPy and safetensors disagree on what a tensor is. Empty ones may have any shape.
         if len(shape) > MOST_DIMENSIONS or math.prod(max(1, side) for side in shape) > MOST_ENTRIES:
-            _refuse_header(path, f"{name:.99} has an absurd shape, {str(shape):.99}", None)
+            raise _untrusted(path, f"{name:.99} has an absurd shape, {str(shape):.99}")
         tensors[name] = TensorRecord(dtype=entry["dtype"], shape=tuple(shape))
         parts[name] = slice(len(start) + begin, len(start) + end)
     return RawHeader(tensors, parts, metadata)
@@ -110,20 +109,12 @@ def _start(path: Path) -> bytes:
         begin = file.read(8)
         length = struct.unpack("<Q", begin.ljust(8, b"\0"))[0]
         if HEADER_BYTES < length <= os.fstat(file.fileno()).st_size - 8:
-            _refuse_header(path, f"has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read", None)
+            raise _untrusted(path, f"has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read")
         return begin + file.read(min(length, HEADER_BYTES))
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether the file is a pickle despite its name: torch's zip archive, or the opcode that begins a pickle."""
-    with path.open("rb") as file:
-        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-
-
-def _kind(path: Path) -> str | None:
+def _kind(start: bytes, suffix: str) -> str | None:
     """The kind of a file that is clearly something else; `None` if it may be part of a safetensors file."""
-    with path.open("rb") as file:
-        start = file.read(START)
     if not start:
         return "empty"
     if known := [kind for magic, kind in _MAGIC.items() if start.startswith(magic)]:
@@ -141,26 +132,23 @@ def _kind(path: Path) -> str | None:
         return "a pointer of Git LFS"
     if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
         return "a web page"
-    if path.suffix == ".py":
+    if suffix == ".py":
         return "a Python file"
     return "JSON" if text.lstrip().startswith(("{", "[")) else "text"
 
 
-def _refuse_pickle(path: Path, cause: Exception | None) -> NoReturn:
+def _pickle(path: Path) -> CheckpointError:
     hint = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')"
-    raise CheckpointError(path, "may hold a pickle, which can run code when it is read", hint=hint) from cause
+    return CheckpointError(path, "may hold a pickle, which can run code when it is read", hint=hint)
 
 
-def _refuse_header(path: Path, what: str, cause: Exception | None) -> NoReturn:
-    hint = "do not trust this file; get it again from where it was made"
-    raise CheckpointError(path, what, hint=hint) from cause
+def _untrusted(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(path, what, hint="do not trust this file; get it again from where it was made")
 
 
-def _refuse_no_file(path: Path) -> NoReturn:
-    if os.path.isdir(path):
-        raise CheckpointError(path, "is a folder", hint=NAME_ONE)
+def _no_file(path: Path) -> CheckpointError:
     if os.path.exists(path):
-        raise CheckpointError(path, "is a device or a pipe", hint=NAME_ONE)
+        return CheckpointError(path, "is a folder" if os.path.isdir(path) else "is a device or a pipe", hint=NAME_ONE)
     here = [str(other) for other in path.parent.glob("*.safetensors")] if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(str(path), here, n=1)
-    raise CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")
+    return CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")

@@ -51,16 +51,13 @@ class WeightFiles:
 
 
 def find_weights(path: Path) -> WeightFiles:
-    """The files of weights that `path` names: a file itself, or all shards of an index.
+    """The files of weights that `path` names: a file itself, or all shards of an index, which are in its folder.
 
     An index, a folder with an index, and a shard name all shards of the index. A folder without an index names the one
     file of weights in it; ntt's reports and states do not count.
 
-    Shards must be in the folder of their index.
-
     Raises:
-        CheckpointError: if an index cannot be read, or names a file that is missing or in another folder; if a shard
-            has no index; or if a folder without an index holds several files.
+        CheckpointError: if a file is missing or cannot be read, or a folder without an index holds several.
     """
     index = _index_of(path)
     if index is None:

@@ -80,11 +80,7 @@ def from_arrays(
 def from_pair(
     inputs: Array, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
 ) -> Samples:
-    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread.
-
-    Raises:
-        DataError: if inputs or labels cannot be used, or labels look like an attention mask.
-    """
+    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread."""
     refuse_mask([(inputs, labels)], spec)
     if not labelled:
         return from_arrays(inputs, None, spec=spec, options=options, split=split)
@@ -112,11 +108,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
 
 
 def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
-    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`.
-
-    Raises:
-        DataError: if the file is really a .npy file.
-    """
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
     with _reading(spec), path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

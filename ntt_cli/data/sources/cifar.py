@@ -34,11 +34,7 @@ def read_cifar100(folder: Path, split: Split) -> Content:
 
 
 def read_cifar10_binary(folder: Path, split: Split) -> Content:
-    """Images `[n, 3, 32, 32]`, labels `[n]` and class names, from `cifar-10-batches-bin`.
-
-    Raises:
-        DataError: if a file is missing or does not consist of records of one label and one image.
-    """
+    """Images `[n, 3, 32, 32]`, labels `[n]` and class names, from `cifar-10-batches-bin`."""
     records = []
     for name in CIFAR10_BATCHES[split]:
         path = folder / f"{name}.bin"

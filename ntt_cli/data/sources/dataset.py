@@ -71,12 +71,7 @@ class DatasetItems:
         return x, self._label(i, label[0]) if label and self.labelled else None
 
     def parts(self, i: int) -> list[Any]:
-        """Item `i`: an input, and a label if it has one.
-
-        Raises:
-            DataError: if it is something else, or does not exist in a file's Dataset.
-            IndexError: if it does not exist in a Dataset that a caller passed.
-        """
+        """Item `i`: an input, and a label if it has one."""
         try:
             item = self.dataset[i]
         except IndexError as failure:
@@ -141,14 +136,9 @@ class LazyItems:
 
 
 def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tensor | None = None) -> Samples:
-    """The samples of a Dataset.
+    """The samples of a Dataset; of the items whose indices are `among` these, which are ascending, if that is given.
 
     A few items are read several times. All items are read here if they are kept in memory or have labels.
-
-    Args:
-        items: of the Dataset.
-        split: the part of the data that they are, if it is divided.
-        among: the indices of the items to choose from, ascending; by default all.
 
     Raises:
         DataError: if it is not a map-style Dataset, is empty, or has an unusable item.

@@ -34,9 +34,6 @@ def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) 
     """The images below a folder, without hidden files and files that are not images.
 
     A folder whose images are all in `train/`, `test/` and `val/` is divided, and the one for `split` is read.
-
-    Raises:
-        DataError: if there are images beside such parts, or the folder has another problem.
     """
     parts = _parts(folder)
     tree = _find_part(parts, spec=spec, split=split) if parts else find_images(folder)
@@ -55,11 +52,8 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     """The images below a folder, in the order of their paths.
 
     Two or more sub-folders with images, and no images beside them, are classes, numbered in the order of their names.
-    Any other folder is unlabelled, unless the classes are known; so is one with a single sub-folder.
-
-    Args:
-        folder: the folder to search.
-        classes: the names that sub-folders may have, in the order of the labels.
+    Any other folder is unlabelled, unless the `classes` are known, in the order of the labels; so is one with a single
+    sub-folder.
 
     Raises:
         DataError: if there are no images, a class folder is empty, or one is not among `classes`.

@@ -27,11 +27,7 @@ def find_idx(folder: Path, split: Split, kind: str = "images-idx3") -> Path:
 
 
 def read_idx_pair(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images `[n, h, w]` and labels `[n]`, from a folder that has the images.
-
-    Raises:
-        DataError: if the labels are missing, or a file is damaged.
-    """
+    """Images `[n, h, w]` and labels `[n]`, from a folder that has the images."""
     labels = find_idx(folder, split, "labels-idx1")
     if not labels.is_file():
         raise DataError(folder, f"has no {labels.stem}", hint="put it there, compressed by gzip or not")
@@ -39,11 +35,7 @@ def read_idx_pair(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], np
 
 
 def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array of unsigned bytes in an idx file: `0 0 8 d`, `d` big-endian sizes, then the values.
-
-    Raises:
-        DataError: if it is not such a file, or its length differs from the one that it declares.
-    """
+    """The array of unsigned bytes in an idx file: `0 0 8 d`, `d` big-endian sizes, then the values."""
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"

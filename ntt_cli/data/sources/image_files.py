@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +30,10 @@ REPAIR = "repair this image or remove it"
 Mode = Literal["L", "RGB"]
 
 
-@dataclass(frozen=True)
-class Header:
-    """The properties of an image that its file declares, in upright orientation."""
+class Header(NamedTuple):
+    """What a file declares of its image: height and width, upright, and whether it is gray."""
 
-    height: int
-    width: int
+    size: tuple[int, int]
     gray: bool
 
 
@@ -45,8 +43,7 @@ class ImageFiles:
 
     paths: list[Path]
     mode: Mode
-    height: int
-    width: int
+    size: tuple[int, int]
     resize: bool
 
     def __len__(self) -> int:
@@ -56,48 +53,37 @@ class ImageFiles:
         return torch.stack([self.decode(i) for i in indices.tolist()])
 
     def decode(self, i: int) -> Tensor:
-        """Image `i` as uint8 `[c, h, w]`.
-
-        Raises:
-            DataError: if the image is damaged, or its size differs from the one in its header.
-        """
+        """Image `i` as uint8 `[c, h, w]`."""
         try:
             with Image.open(self.paths[i], formats=FORMATS) as image:
                 pixels = image_pixels(image, self.mode)
         except Exception as failure:  # Pillow's decoders raise whatever they trip over
             raise DataError(self.paths[i], f"cannot be decoded: {failure}", hint=REPAIR) from failure
         if self.resize:
-            pixels = fit(pixels[None], (self.height, self.width), self.paths[i])[0]
-        if pixels.shape[1:] != (self.height, self.width):
+            pixels = fit(pixels[None], self.size, self.paths[i])[0]
+        if pixels.shape[1:] != self.size:
             what = f"decodes to {pixels.shape[1]}x{pixels.shape[2]} pixels, unlike its header"
             raise DataError(self.paths[i], what, hint="give --image-size")
         return pixels
 
 
 def open_images(paths: list[Path], options: DataOptions) -> InputSource:
-    """Images of one size and one number of channels: 1 if all are gray, otherwise 3 without alpha.
-
-    All headers are read here. All pixels are decoded here too if they fit into `samples.EAGER_BYTES`, so that a damaged
-    image is found before work starts.
-
-    Raises:
-        DataError: if an image cannot be read, or the sizes differ and `--image-size` is not given.
-    """
+    """Images of one size and one number of channels: 1 if all are gray, otherwise 3 without alpha."""
+    # All headers are read here, and pixels too if they fit, so that damage is found before work starts.
     headers = _read_headers(paths)
     gray = options.grayscale or all(header.gray for header in headers)
-    mode: Mode = "L" if gray else "RGB"
-    size = image_size(options)
-    first = headers[0]
-    height, width = size or (first.height, first.width)
+    asked = image_size(options)
+    size = asked or headers[0].size
     for path, header in zip(paths, headers, strict=True):
-        if size is None and (header.height, header.width) != (height, width):
-            what = f"has {header.height}x{header.width} pixels, {paths[0]} {height}x{width}"
-            raise DataError(path, what, hint=f"give --image-size, like --image-size {height}x{width}")
-    files = ImageFiles(paths, mode, height, width, resize=size is not None)
-    shape = (len(paths), 1 if gray else 3, height, width)
+        if asked is None and header.size != size:
+            first, other = (f"{height}x{width}" for height, width in (size, header.size))
+            what = f"has {other} pixels, {paths[0]} {first}"
+            raise DataError(path, what, hint=f"give --image-size, like --image-size {first}")
+    files = ImageFiles(paths, "L" if gray else "RGB", size, resize=asked is not None)
+    shape = (len(paths), 1 if gray else 3, *size)
     if math.prod(shape) > samples.EAGER_BYTES:
         return files
-    largest = max(header.height * header.width for header in headers)
+    largest = max(math.prod(header.size) for header in headers)
     return InMemory(_decode_all(files, torch.empty(shape, dtype=torch.uint8), largest=largest))
 
 
@@ -147,7 +133,7 @@ def _read_header(path: Path) -> Header:
         width, height = image.size if orientation < 5 else image.size[::-1]
         if width * height > images.MOST_PIXELS:
             raise _too_large(path)
-        return Header(height, width, gray=image.mode in GRAY_MODES)
+        return Header((height, width), gray=image.mode in GRAY_MODES)
 
 
 def _too_large(path: Path) -> DataError:

@@ -44,8 +44,7 @@ def samples_of(data: object, *, options: DataOptions, labelled: bool) -> Samples
         labelled: whether labels are read; if not, they may be anything.
 
     Raises:
-        DataError: if it is something else, or its contents cannot be used. Exceptions of the caller's own code stay
-            unchanged.
+        DataError: if it is something else or unusable. Exceptions of the caller's own code stay unchanged.
     """
     if isinstance(data, Samples):
         return data
