@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -37,7 +37,12 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
     if options.grayscale and x.shape[1] not in {1, 3}:
         what = f"holds images of {x.shape[1]} channels, for which there is no gray"
         raise DataError(where, what, hint="leave out --grayscale")
-    return torch.cat(list(_formatted(x, size, where, grayscale=options.grayscale)))
+    parts: Iterable[Tensor] = x.split(1024)
+    if options.grayscale and x.shape[1] == 3:
+        parts = map(_gray, parts)
+    if size is not None:
+        parts = (fit(part, size, where) for part in parts)
+    return torch.cat(list(parts))
 
 
 def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
@@ -52,12 +57,6 @@ def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
     resized = interpolate(x, size=(rows, columns), mode="bilinear", antialias=True)
     top, left = (rows - height) // 2, (columns - width) // 2
     return resized[:, :, top : top + height, left : left + width]
-
-
-def _formatted(x: Tensor, size: tuple[int, int] | None, where: str, *, grayscale: bool) -> Iterator[Tensor]:
-    for chunk in x.split(1024):
-        part = _gray(chunk) if grayscale and x.shape[1] == 3 else chunk
-        yield part if size is None else fit(part, size, where)
 
 
 def _gray(x: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     count = 0
     mean = square = torch.zeros(1, dtype=torch.float64)
     for batch in batches:
-        values = _by_channel(batch).double()
+        rows = batch.transpose(0, 1).flatten(1) if batch.dim() in {2, 4} else batch.reshape(1, -1)
+        values = rows.double()
         n = values.shape[1]
         batch_mean = values.mean(dim=1)
         batch_square = (values - batch_mean[:, None]).square().sum(dim=1)
@@ -99,13 +100,6 @@ def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
     if {len(means), len(stds)} - {1, channels} or not channels:
         raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
     return MeanStd(*(tuple(values) * (channels // len(values)) for values in (means, stds)))
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """The values as rows, one row for each number to fit."""
-    if x.dim() in {2, 4}:
-        return x.transpose(0, 1).flatten(1)
-    return x.reshape(1, -1)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-from ntt_cli.errors import NttError, OutputError
+from ntt_cli.errors import NttError, OutputError, os_error_as
 
 ELSEWHERE = "name a file elsewhere with --output"
 HOUR = 3600.0
@@ -118,11 +118,9 @@ def is_temporary(entry: Path, path: Path) -> bool:
 
 def remove_durably(path: Path) -> None:
     """Remove a file, if it is there."""
-    try:
+    with os_error_as(OutputError, path, "cannot be removed", hint="remove it yourself"):
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
 
 
 def write_atomically(
@@ -162,16 +160,13 @@ def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Gener
     # system refuses in the body of the `with` becomes an `OutputError` too.
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:  # "x" follows no link
-            file.write(start)
-            file.writelines(rest)
-            file.flush()
-            _sync(file.fileno())
-        yield temporary
-    except OSError as error:
-        raise OutputError(
-            path, f"cannot be written: {error.strerror}", hint=f"free some space or {ELSEWHERE}"
-        ) from error
+        with os_error_as(OutputError, path, "cannot be written", hint=f"free some space or {ELSEWHERE}"):
+            with temporary.open("xb") as file:  # "x" follows no link
+                file.write(start)
+                file.writelines(rest)
+                file.flush()
+                _sync(file.fileno())
+            yield temporary
     finally:
         # After a rename there is no such file; after an error or an interruption there may be a part of it.
         with contextlib.suppress(OSError):
@@ -190,11 +185,9 @@ def can_sync(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _trial_file(folder: Path) -> Generator[int]:
-    try:
+    with os_error_as(OutputError, folder, "cannot be written to", hint=ELSEWHERE):
         with tempfile.TemporaryFile(dir=folder) as file:
             yield file.fileno()
-    except OSError as error:
-        raise OutputError(folder, f"cannot be written to: {error.strerror}", hint=ELSEWHERE) from error
 
 
 def _sync(number: int) -> bool:

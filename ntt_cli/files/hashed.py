@@ -81,7 +81,7 @@ def _unlike(path: Path, what: str) -> OutputError:
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, as the record in a file holds them."""
-    return {name: sha256_of(_body(value)) for name, value in tensors.items()}
+    return {name: sha256_of(bytes_of(value)) for name, value in tensors.items()}
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -98,9 +98,9 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
 
 
 def _bodies(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    return (_body(value) for value in tensors.values())
+    return map(bytes_of, tensors.values())
 
 
-def _body(value: Tensor) -> memoryview:
-    # A contiguous tensor on the CPU is not copied.
+def bytes_of(value: Tensor) -> memoryview:
+    """A tensor's bytes in row-major order. Those of a contiguous tensor on the CPU are not copied."""
     return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

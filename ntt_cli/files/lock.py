@@ -68,24 +68,21 @@ def lock_path(output: Path) -> Path:
 
 def _acquire(path: Path, output: Path) -> int:
     while True:
-        number = _open(path)
-        try:
+        with contextlib.ExitStack() as otherwise:
+            number = _open(path)
+            otherwise.callback(os.close, number)
             _require_lock(path, number)
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, number):
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "wait for it, or name another file with --output"
+                raise OutputError(output, f"another run is at work on it: {_holder(number)}", hint=hint) from error
+            if _is_at(path, number):  # if not, the holder removed the file after we had opened it
                 since = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
                 os.ftruncate(number, 0)
                 os.pwrite(number, f"{SAYS}{os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+                otherwise.pop_all()
                 return number
-        except BlockingIOError as error:
-            holder = _holder(number)
-            os.close(number)
-            hint = "wait for it, or name another file with --output"
-            raise OutputError(output, f"another run is at work on it: {holder}", hint=hint) from error
-        except (OSError, OutputError):
-            os.close(number)
-            raise
-        os.close(number)  # the holder removed the file after we had opened it
 
 
 def _open(path: Path) -> int:

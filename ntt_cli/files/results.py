@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ntt_cli.errors import OutputError
+from ntt_cli.errors import OutputError, os_error_as
 from ntt_cli.files.atomic import HOUR, create_atomically, is_temporary, remove_orphans, write_atomically
 from ntt_cli.files.strict_json import parse_json
 
@@ -63,11 +63,9 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
     if not _is_there(path, hint=MEND_SETTINGS):
         if not write and not folder.exists():
             return []
-        try:
+        with os_error_as(OutputError, folder, "cannot be made", hint="name another with --output"):
             folder.mkdir(parents=True, exist_ok=True)
             others = any(not is_temporary(entry, path) for entry in folder.iterdir())
-        except OSError as error:
-            raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
         if others and not path.exists():  # another process may have written it meanwhile
             what = "holds something other than a comparison"
             raise OutputError(folder, what, hint="name another folder with --output")
@@ -103,10 +101,8 @@ def _settings_text(settings: Mapping[str, Any]) -> bytes:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
     # Wait until no other process adds to the settings. The lock ends with the process that holds it.
-    try:
+    with os_error_as(OutputError, folder, "cannot be opened", hint="name another with --output"):
         number = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(folder, f"cannot be opened: {error.strerror}", hint="name another with --output") from error
     try:
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(number, fcntl.LOCK_EX)
@@ -198,9 +194,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path, *, hint: str) -> Any:
     try:
-        return parse_json(path.read_bytes().decode())
-    except OSError as error:
-        raise OutputError(path, f"cannot be read: {error.strerror}", hint=hint) from error
+        with os_error_as(OutputError, path, "cannot be read", hint=hint):
+            return parse_json(path.read_bytes().decode())
     except (json.JSONDecodeError, UnicodeError) as error:
         raise OutputError(path, "is cut short or damaged: it is no JSON", hint=hint) from error
     except ValueError as error:

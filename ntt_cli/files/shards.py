@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt_cli.errors import CheckpointError
+from ntt_cli.errors import CheckpointError, os_error_as
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.strict_json import parse_json
 
@@ -110,11 +110,8 @@ def _only_file(path: Path) -> Path | None:
 
 def _read_index(path: Path) -> dict[str, str]:
     hint = "download the index again from where the weights were published"
-    try:
-        with path.open("rb") as file:
-            text = file.read(INDEX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}", hint="check the path") from error
+    with os_error_as(CheckpointError, path, "cannot be read", hint="check the path"), path.open("rb") as file:
+        text = file.read(INDEX_BYTES + 1)
     try:
         data = parse_json(text.decode())
     except ValueError as error:

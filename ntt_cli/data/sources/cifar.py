@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ntt_cli.config import Split
 from ntt_cli.data.sources.pickled import Bytes, Refused, read_pickle
-from ntt_cli.errors import DataError
+from ntt_cli.errors import DataError, os_error_as
 from ntt_cli.files.free_memory import require_memory
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -72,11 +72,9 @@ def _class_names(path: Path, key: str) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with os_error_as(DataError, path, "cannot be read", hint=ALL_AGAIN):
         require_memory(path, path.stat().st_size, error=DataError, hint=ALL_AGAIN)
         return path.read_bytes()
-    except OSError as failure:
-        raise DataError(path, f"cannot be read: {failure.strerror}", hint=ALL_AGAIN) from failure
 
 
 def _no_batch(path: Path, failure: Exception) -> DataError:

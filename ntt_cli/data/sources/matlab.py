@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ntt_cli.errors import DataError
+from ntt_cli.errors import DataError, os_error_as
 from ntt_cli.files.free_memory import require_memory
 
 HEADER_BYTES = 128
@@ -45,10 +45,8 @@ def read_matlab(path: Path, names: Collection[str]) -> dict[str, Array]:
             not fit into memory.
     """
     try:
-        with path.open("rb") as file:
+        with os_error_as(DataError, path, "cannot be read", hint="check the path"), path.open("rb") as file:
             return _read(path, file, names)
-    except OSError as failure:
-        raise DataError(path, f"cannot be read: {failure.strerror}", hint="check the path") from failure
     except (_DamagedError, zlib.error, ValueError) as failure:  # NumPy's limit of dimensions
         raise DataError(path, f"cannot be read as a MATLAB 5 file: {failure}", hint=AGAIN) from failure
 
