@@ -25,17 +25,13 @@ SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safeten
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where a network's weights lie.
-
-    Attributes:
-        index: the file that names the shards; `None` if all weights are in one file.
-        files: the safetensors files, in the order of their names.
-        where: the file that the index names for each tensor; empty without an index.
-    """
+    """Where a network's weights lie: in one file, or in the shards that an index names."""
 
     index: Path | None
     files: tuple[Path, ...]
+    """In the order of their names."""
     where: dict[str, Path]
+    """The file that the index names for each tensor; empty without an index."""
 
     @property
     def bytes(self) -> int:

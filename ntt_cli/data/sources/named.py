@@ -29,16 +29,11 @@ Content = tuple[Array, Array, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """One arrangement of the files of a data set.
-
-    Attributes:
-        folder: of the files, below `--data-root` unless it is absolute.
-        first: the path of the first file of a split in a folder, which may have no such file.
-        read: images, labels and class names of a split.
-    """
+    """One arrangement of the files of a data set, in a folder below `--data-root` unless it is absolute."""
 
     folder: Path
     first: Callable[[Path, Split], Path]
+    """The path of the first file of a split, which may not be there."""
     read: Callable[[Path, Split], Content]
 
 
