@@ -49,7 +49,6 @@ def split(batch: Batch, size: int) -> list[Any]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Any:
-    """The batch on a device."""
     return map_batch(lambda part: part.to(device), batch)
 
 

@@ -129,7 +129,6 @@ def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
 
 
 def type_and_shape(x: Tensor) -> str:
-    """The type and the shape of a tensor, in words."""
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 

@@ -28,8 +28,7 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     count = 0
     mean = square = torch.zeros(1, dtype=torch.float64)
     for batch in batches:
-        rows = batch.transpose(0, 1).flatten(1) if batch.dim() in {2, 4} else batch.reshape(1, -1)
-        values = rows.double()
+        values = (batch.transpose(0, 1).flatten(1) if batch.dim() in {2, 4} else batch.reshape(1, -1)).double()
         n = values.shape[1]
         batch_mean = values.mean(dim=1)
         batch_square = (values - batch_mean[:, None]).square().sum(dim=1)

@@ -117,7 +117,6 @@ def is_temporary(entry: Path, path: Path) -> bool:
 
 
 def remove_durably(path: Path) -> None:
-    """Remove a file, if it is there."""
     with os_error_as(OutputError, path, "cannot be removed", hint="remove it yourself"):
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
@@ -212,11 +211,9 @@ def _sync_folder(path: Path) -> bool:
 
 
 def sha256_of(data: bytes | memoryview) -> str:
-    """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) 
         OutputError: if the file system refuses, or the file read back differs; `path` is then unchanged.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
-    start = put_file_hash(_header(ordered, encode_record(record)), _bodies(ordered))
+    start = put_file_hash(_header(ordered, encode_record(record)), map(bytes_of, ordered.values()))
 
     def check(written: Path) -> None:
         try:
@@ -71,7 +71,7 @@ def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) 
         if there.keys() != ordered.keys():
             raise _unlike(path, "its tensors are others")
 
-    write_atomically(path, start, _bodies(ordered), check=check)
+    write_atomically(path, start, map(bytes_of, ordered.values()), check=check)
 
 
 def _unlike(path: Path, what: str) -> OutputError:
@@ -95,10 +95,6 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _bodies(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    return map(bytes_of, tensors.values())
 
 
 def bytes_of(value: Tensor) -> memoryview:

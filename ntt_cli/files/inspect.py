@@ -36,7 +36,6 @@ class Verification(Summary):
 
 
 def inspect(path: Path) -> Inspection:
-    """Read the header of a checkpoint or report."""
     header = read_header(path)
     return Inspection(file=str(path), bytes=path.stat().st_size, tensors=header.tensors, record=header.record)
 

@@ -62,7 +62,6 @@ def locked(output: Path) -> Generator[bool]:
 
 
 def lock_path(output: Path) -> Path:
-    """`.OUT.lock` beside `OUT`."""
     return output.with_name(f".{output.name}.lock")
 
 

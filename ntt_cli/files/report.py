@@ -34,7 +34,6 @@ def write_report(
     summary: BaseModel,
     run_sha256: str | None = None,
 ) -> None:
-    """Write the report's file."""
     record = ReportRecord(
         kind=kind, summary=summary.model_dump(mode="json"), run_sha256=run_sha256, tensors=tensor_hashes(tensors)
     )

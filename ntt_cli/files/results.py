@@ -67,27 +67,25 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
             folder.mkdir(parents=True, exist_ok=True)
             others = any(not is_temporary(entry, path) for entry in folder.iterdir())
         if others and not path.exists():  # another process may have written it meanwhile
-            what = "holds something other than a comparison"
-            raise OutputError(folder, what, hint="name another folder with --output")
+            hint = "name another folder with --output"
+            raise OutputError(folder, "holds something other than a comparison", hint=hint)
         if not write or create_atomically(path, _settings_text(wanted)):
             return []
     _refuse_old_trials(folder)
     if not write:
-        return _compare(folder, _read_settings(path), wanted)
+        return _compare(folder, read_settings(folder), wanted)
     for written in (path, *(folder / name for name in TABLES)):
         remove_orphans(written, older_than=HOUR)
     with _alone_in(folder):
-        found = _read_settings(path)
-        missing = _compare(folder, found, wanted)
-        if missing:
+        found = read_settings(folder)
+        if missing := _compare(folder, found, wanted):
             write_atomically(path, _settings_text(found | {name: wanted[name] for name in missing}))
     return missing
 
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     # The wanted settings that the folder lacks; those that it has must not differ.
-    differing = [name for name in wanted if name in found and found[name] != wanted[name]]
-    if differing:
+    if differing := [name for name in wanted if name in found and found[name] != wanted[name]]:
         what = "; ".join(f"another {name}: {short(found[name])}, not {short(wanted[name])}" for name in differing)
         hint = "name another folder with --output, or compare what it was begun with"
         raise OutputError(folder, f"holds a comparison with {what}", hint=hint)
@@ -132,11 +130,14 @@ def read_result(trial: Path, kind: type[R]) -> R | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the comparison in this folder."""
-    if not _is_there(folder / SETTINGS, hint=MEND_SETTINGS):
+    path = folder / SETTINGS
+    if not _is_there(path, hint=MEND_SETTINGS):
         hint = "name the folder that ntt compare wrote, or a report file"
         raise OutputError(folder, "holds no comparison", hint=hint)
-    return _read_settings(folder / SETTINGS)
+    content = _read_json(path, hint=MEND_SETTINGS)
+    if not isinstance(content, dict) or not content.keys() >= ALWAYS:
+        raise OutputError(path, "is not a comparison's settings", hint=MEND_SETTINGS)
+    return content
 
 
 def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
@@ -183,13 +184,6 @@ def _is_there(path: Path, *, hint: str) -> bool:
     if not stat.S_ISREG(mode):
         raise OutputError(path, "is a folder, a device or a pipe, not a file", hint=hint)
     return True
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    content = _read_json(path, hint=MEND_SETTINGS)
-    if not isinstance(content, dict) or not content.keys() >= ALWAYS:
-        raise OutputError(path, "is not a comparison's settings", hint=MEND_SETTINGS)
-    return content
 
 
 def _read_json(path: Path, *, hint: str) -> Any:

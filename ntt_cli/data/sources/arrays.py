@@ -69,12 +69,8 @@ def from_arrays(
     hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
     require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
     x = as_inputs(used, spec, numbers=chosen)
-    return Samples(
-        spec=spec,
-        source=InMemory(format_images(x, options, spec)),
-        labels=None if y is None else y[chosen],
-        split=split,
-    )
+    source = InMemory(format_images(x, options, spec))
+    return Samples(spec, source, labels=None if y is None else y[chosen], split=split)
 
 
 def from_pair(

@@ -74,7 +74,7 @@ def _read(path: Path, file: BinaryIO, names: Collection[str]) -> dict[str, Array
         kind, size = struct.unpack(f"{order}II", tag)
         end = file.tell() + size
         if kind in {MATRIX, COMPRESSED}:
-            take = _inflating(file, size) if kind == COMPRESSED else _reading(file, size)
+            take = _taking(file, size, compressed=kind == COMPRESSED)
             if kind == COMPRESSED and struct.unpack(f"{order}II", take(8))[0] != MATRIX:
                 raise _DamagedError("something else than a variable is compressed")
             variable = _variable(take, order)
@@ -129,31 +129,22 @@ def _element(take: Take, order: str, most: Callable[[int], int] = lambda _: MOST
     return kind, content if size % 8 == 0 else (content + take(-size % 8))[:size]
 
 
-def _reading(file: BinaryIO, left: int) -> Take:
-    def take(size: int) -> bytes:
-        nonlocal left
-        left -= size
-        data = file.read(size) if left >= 0 else b""
-        if len(data) < size:
-            raise _DamagedError("it is cut off")
-        return data
-
-    return take
-
-
-def _inflating(file: BinaryIO, left: int) -> Take:
+def _taking(file: BinaryIO, left: int, *, compressed: bool) -> Take:
     inflate, waiting = zlib.decompressobj(), b""
 
     def take(size: int) -> bytes:
         nonlocal left, waiting
         data = bytearray()
-        while len(data) < size:
+        while (missing := size - len(data)) > 0:
             if not waiting:
                 waiting = file.read(min(left, CHUNK))
                 left -= len(waiting)
             ended = not waiting
-            more = inflate.decompress(waiting, size - len(data))
-            waiting = inflate.unconsumed_tail
+            if compressed:
+                more = inflate.decompress(waiting, missing)
+                waiting = inflate.unconsumed_tail
+            else:
+                more, waiting = waiting[:missing], waiting[missing:]
             if ended and not more:
                 raise _DamagedError("it is cut off")
             data += more

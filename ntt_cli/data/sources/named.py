@@ -59,7 +59,6 @@ NAMES = ("digits", *LAYOUTS)
 
 
 def read_named(name: str, *, split: Split, options: DataOptions) -> Samples:
-    """The images of one of `NAMES`, with labels."""
     images, labels, class_names = _read_digits(split) if name == "digits" else _read_files(name, split, options)
     samples = from_arrays(images, labels, spec=name, options=options, split=split)
     return replace(samples, class_names=class_names)
