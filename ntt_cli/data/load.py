@@ -39,15 +39,10 @@ def load_samples(
     seed: int = 0,
     labelled: bool = True,
 ) -> Samples:
-    """The samples that `options` name.
+    """The samples that `options` name, or the model file by `default`. Undivided data is the same for both splits.
 
-    Args:
-        options: which data, and how to read it.
-        split: the part to read if the data is divided; undivided data is the same for both.
-        default: the data that the model file names, used without `options.data`.
-        input_shape: of one sample of `noise:N`, from the model file, used without `options.input_shape`.
-        seed: of `noise:N`.
-        labelled: whether to read labels; if not, the samples have none, and those in the data may be anything.
+    `seed` is for `noise:N`, and so is `input_shape`, which the model file names. If not `labelled`, the samples have no
+    labels, and those in the data may be anything.
 
     Raises:
         DataError: if no data is named, or it cannot be found, read or used.

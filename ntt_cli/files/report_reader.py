@@ -38,16 +38,15 @@ class Report:
 def read_report(path: Path) -> Report:
     """Read a report, given its path or that of the checkpoint beside it."""
     header = read_header(path)
-    record = header.record
-    if not isinstance(record, ReportRecord):
+    if not isinstance(header.record, ReportRecord):
         beside = report_path(path)
-        if record is None or not beside.exists():
+        if header.record is None or not beside.exists():
             what = f"has no report beside it ({beside.name})"
             raise CheckpointError(path, what, hint="name a report, or a comparison's folder")
         path, header = beside, read_header(beside)
-        record = header.record
-        if not isinstance(record, ReportRecord):
-            raise CheckpointError(path, "is not a report", hint=AGAIN)
+    record = header.record
+    if not isinstance(record, ReportRecord):
+        raise CheckpointError(path, "is not a report", hint=AGAIN)
     for name, tensor in header.tensors.items():
         if tensor.dtype not in DTYPES:
             raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}, as in no report", hint=AGAIN)

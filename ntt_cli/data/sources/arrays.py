@@ -118,9 +118,8 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             size = sum(_member_size(zipped, name, spec) for name in names)
         require_memory(spec, size, error=DataError, hint=hint)
         arrays = {name: archive[name] for name in names}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise DataError(spec, f"{name} is no array", hint="save it again with numpy.savez")
+        if odd := [name for name in names if not isinstance(arrays[name], np.ndarray)]:
+            raise DataError(spec, f"{odd[0]} is no array", hint="save it again with numpy.savez")
     return _samples(arrays, found, spec, options)
 
 

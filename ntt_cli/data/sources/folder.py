@@ -58,8 +58,8 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     Raises:
         DataError: if there are no images, a class folder is empty, or one is not among `classes`.
     """
-    direct = _images_in(folder)
-    below = {sub: list(_walk(sub)) for sub in _subfolders(folder)}
+    subfolders, direct = next(_visible(folder))
+    below = {sub: list(_images_below(sub)) for sub in subfolders}
     filled = sum(map(bool, below.values()))
     if direct or filled == 0 or (filled == 1 and classes is None):
         paths = sorted(chain(direct, *below.values()))
@@ -82,11 +82,12 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
 def _parts(folder: Path) -> dict[str, Path]:
     # By the names in `PARTS`; empty if the folder is not divided.
     parts: dict[str, Path] = {}
-    others = [path.name for path in _images_in(folder)[:1]]
-    for sub in _subfolders(folder):
+    subfolders, images = next(_visible(folder))
+    others = [path.name for path in images[:1]]
+    for sub in subfolders:
         name = ALIASES.get(sub.name.lower(), sub.name.lower())
         if name not in chain.from_iterable(PARTS.values()):
-            others += [f"{sub.name}/"] if any(_walk(sub)) else []
+            others += [f"{sub.name}/"] if any(_images_below(sub)) else []
         elif name in parts:
             both = f"{parts[name].name}/ and {sub.name}/"
             raise DataError(folder, f"has both {both}", hint="join them, or name one of them as the data")
@@ -112,30 +113,17 @@ def _find_part(parts: dict[str, Path], *, spec: str, split: Split) -> ImageTree:
     return find_images(parts[wanted[0]], classes=classes)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    _, names, _ = next(_visible(folder))
-    return [folder / name for name in names]
+def _images_below(top: Path) -> Iterator[Path]:
+    return chain.from_iterable(images for _, images in _visible(top))
 
 
-def _images_in(folder: Path) -> list[Path]:
-    _, _, names = next(_visible(folder))
-    return [folder / name for name in names if _is_image(name)]
-
-
-def _walk(top: Path) -> Iterator[Path]:
-    for folder, _, names in _visible(top):
-        yield from (Path(folder, name) for name in names if _is_image(name))
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def _visible(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    # `os.walk` in the order of names, without hidden folders and those of other programs, such as __MACOSX.
+def _visible(top: Path) -> Iterator[tuple[list[Path], list[Path]]]:
+    # The folders and images in a folder, and then in those below it, in the order of their names, without hidden ones
+    # and folders of other programs, such as __MACOSX.
     for folder, subfolders, names in os.walk(top, onerror=_refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
-        yield folder, subfolders, sorted(name for name in names if not name.startswith("."))
+        images = [name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES]
+        yield [Path(folder, name) for name in subfolders], [Path(folder, name) for name in images]
 
 
 def _refuse(failure: OSError) -> None:

@@ -156,8 +156,7 @@ def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
 
 
 def _raise_first(failures: list[DataError]) -> None:
-    if not failures:
-        return
-    first = failures[0]
-    others = f" ({len(failures) - 1} more of the images fail too)" if len(failures) > 1 else ""
-    raise DataError(first.where, first.what + others, hint=first.hint)
+    if failures:
+        first, *more = failures
+        others = f" ({len(more)} more of the images fail too)" if more else ""
+        raise DataError(first.where, first.what + others, hint=first.hint)

@@ -30,18 +30,12 @@ MOST_ROUNDS = 100
 
 
 def samples_of(data: object, *, options: DataOptions, labelled: bool) -> Samples:
-    """The samples of an object that a caller passes.
+    """The samples of an object that a caller passes; samples are returned as they are.
 
     The network takes the inputs as they are, unless `options` say how to normalise them; uint8 images are scaled to
     [0, 1]. Tensors may share memory with the caller's. Global generators stay unchanged, and so do a DataLoader's
-    generator and sampler. No worker process is started.
-
-    Args:
-        data: a tensor or an array of inputs; a pair of inputs and labels; a map-style Dataset; a DataLoader, whose
-            samples are read one by one, in the order of its dataset and without its batches; or samples, which are
-            returned as they are.
-        options: `limit`, `image_size`, `grayscale`, `mean` and `std` are read.
-        labelled: whether labels are read; if not, they may be anything.
+    generator and sampler. No worker process is started. A DataLoader's samples are read one by one, in the order of its
+    dataset and without its batches. Labels may be anything if they are not read.
 
     Raises:
         DataError: if it is something else or unusable. Exceptions of the caller's own code stay unchanged.
