@@ -116,14 +116,16 @@ class _Machine:
         self.push({})
         self.set_items(items)
 
-    def name(self, module: object, name: object) -> None:
-        asked = _Name(module if type(module) is str else "?", name if type(name) is str else "?")
+    def name(self, names: Sequence[object]) -> None:
+        module, name = (part if isinstance(part, str) else "?" for part in names)
+        asked = _Name(module, name)
         if asked not in _KNOWN:
             raise Refused(f"asks for {asked}")
         self.push(asked)
 
     def call(self) -> None:
-        match self.pop_few(2):
+        called, arguments = self.pop_few(2)
+        match called, arguments:
             case _Name("_codecs", "encode"), (str(text), "latin1"):  # how Python 3 writes bytes for Python 2
                 self.push(text.encode("latin-1"))
             case _Name("numpy", "dtype"), (name, *_):
@@ -182,8 +184,8 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "APPENDS": lambda machine, _: machine.append(machine.pop_mark()),
     "SETITEM": lambda machine, _: machine.set_items(machine.pop_few(2)),
     "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
-    "GLOBAL": lambda machine, names: machine.name(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.name(*machine.pop_few(2)),
+    "GLOBAL": lambda machine, names: machine.name(names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name(machine.pop_few(2)),
     "REDUCE": lambda machine, _: machine.call(),
     "BUILD": lambda machine, _: machine.build(),
 }
