@@ -18,8 +18,7 @@ from ntt_cli import results
 from ntt_cli.api.words import in_python
 from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, PlannedTrial, TrialFailure, TrialResult
 from ntt_cli.config import COMMANDS, ModelOptions
-from ntt_cli.files.inspect import Inspection
-from ntt_cli.files.verify import Verification
+from ntt_cli.files.inspect import Inspection, Verification
 
 WIDTH = 100
 """Of a signature in one line."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -40,6 +41,15 @@ class NttError(Exception):
     def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
         """So that a process of a pool can hand the error on: `hint` is not among the `args` that pickle keeps."""
         return partial(type(self), self.where, self.what, hint=self.hint), ()
+
+
+@contextmanager
+def os_error_as(error: type[NttError], where: str | Path, what: str, *, hint: str) -> Generator[None]:
+    """An `OSError` in the body of the `with` becomes this error, which adds the reason that the system gives."""
+    try:
+        yield
+    except OSError as failure:
+        raise error(where, f"{what}: {failure.strerror or failure}", hint=hint) from failure
 
 
 class UsageError(NttError):

@@ -8,9 +8,7 @@ from pathlib import Path
 from ntt_cli.api.words import told_in_python
 from ntt_cli.files import inspect as inspection
 from ntt_cli.files import template
-from ntt_cli.files import verify as verification
-from ntt_cli.files.inspect import Inspection
-from ntt_cli.files.verify import Verification
+from ntt_cli.files.inspect import Inspection, Verification
 from ntt_cli.results import ModelFile
 
 
@@ -34,7 +32,7 @@ def inspect(path: str | PathLike[str]) -> Inspection:
         (8, 4)
     """
     with told_in_python():
-        return inspection.run(Path(path))
+        return inspection.inspect(Path(path))
 
 
 def verify(path: str | PathLike[str]) -> Verification:
@@ -57,7 +55,7 @@ def verify(path: str | PathLike[str]) -> Verification:
         2
     """
     with told_in_python():
-        return verification.run(Path(path))
+        return inspection.verify(Path(path))
 
 
 def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> ModelFile:

@@ -31,11 +31,7 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
 
 def batch_size(batch: Batch) -> int:
-    """The number of samples in a batch.
-
-    Raises:
-        ValueError: if its tensors have different numbers of samples, or it has no tensors.
-    """
+    """The number of samples in a batch, which must be the same for each of its tensors."""
     sizes = {len(part) for part in tensors_of(batch)}
     if len(sizes) != 1:
         raise ValueError(f"the tensors of a batch have {sorted(sizes)} samples")
@@ -53,7 +49,6 @@ def split(batch: Batch, size: int) -> list[Any]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Any:
-    """The batch on a device."""
     return map_batch(lambda part: part.to(device), batch)
 
 

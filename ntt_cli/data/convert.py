@@ -19,24 +19,15 @@ from ntt_cli.files.free_memory import require_memory
 Array = npt.NDArray[Any] | Tensor
 
 WITHOUT_LABELS = "ntt prune takes any data, for it reads no labels"
-
-
 ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in model.py make the others of it"
 
 
 def count_samples(raw: Array, where: str | Path) -> int:
-    """The length of the first dimension, which counts samples.
-
-    Raises:
-        DataError: if there is no such dimension, or it is empty or too long.
-    """
+    """The length of the first dimension, which counts samples. There must be one, neither empty nor too long."""
     shape = list(raw.shape)
     if len(shape) < 2:
-        raise DataError(
-            where,
-            f"holds inputs of shape {shape}, without a dimension that counts samples",
-            hint="save inputs as [n, features], [n, height, width] or [n, channels, height, width]",
-        )
+        hint = "save inputs as [n, features], [n, height, width] or [n, channels, height, width]"
+        raise DataError(where, f"holds inputs of shape {shape}, without a dimension that counts samples", hint=hint)
     if 0 in shape:
         raise DataError(where, f"holds no samples: its inputs have shape {shape}", hint="name data that is not empty")
     # Empty samples, or those in a sparse file, may be too many to keep their indices in memory.
@@ -46,9 +37,10 @@ def count_samples(raw: Array, where: str | Path) -> int:
 
 def bytes_as_inputs(raw: Array) -> int:
     """Memory for the array as inputs, of type uint8, float32 or int64; it may be eight times the array's own."""
-    kinds = {"torch.uint8": 1, "uint8": 1}
+    if raw.dtype in {torch.uint8, np.dtype(np.uint8)}:
+        return math.prod(raw.shape)
     floating = raw.is_floating_point() if isinstance(raw, Tensor) else raw.dtype.kind == "f"
-    return math.prod(raw.shape) * kinds.get(str(raw.dtype), 4 if floating else 8)
+    return math.prod(raw.shape) * (4 if floating else 8)
 
 
 def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
@@ -56,23 +48,15 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
     uint8 arrays are images: `[n, h, w]` gets a channel, and `[n, h, w, c]` with 1, 3 or 4 channels is moved to
     `[n, c, h, w]`, unless its second dimension could be the channels. uint8 of another rank, floats and tokens keep
-    their shape.
-
-    Args:
-        raw: an array whose first dimension counts samples.
-        where: what to name in an error.
-        numbers: the index of each sample in the file, for an error.
+    their shape. Values must be finite in float32, and tokens not negative. An error names a sample by its `numbers`.
 
     Raises:
-        DataError: if the values are not numbers, not finite in float32, or negative tokens.
+        DataError: if the values are something else.
     """
     x = _numeric(raw)
     if x is None:
-        raise DataError(
-            where,
-            f"holds inputs of type {raw.dtype}",
-            hint="save images as uint8, other values as float32 and tokens as int64",
-        )
+        hint = "save images as uint8, other values as float32 and tokens as int64"
+        raise DataError(where, f"holds inputs of type {raw.dtype}", hint=hint)
     if x.dtype == torch.uint8:
         return _channels_first(x)
     if x.is_floating_point():
@@ -88,11 +72,7 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
-    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored.
-
-    Raises:
-        DataError: if they have another length or type, or a label is negative.
-    """
+    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored there."""
     shape = list(raw.shape)
     if len(shape) == 2 and shape[1] == 1:
         raw = raw.reshape(-1)
@@ -102,12 +82,9 @@ def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
     if len(raw) != n:
         raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
     if y is None or y.is_floating_point():
-        raise DataError(
-            where,
-            f"has labels of type {raw.dtype} and shape {shape}",
-            hint="save the number of each sample's class, by y.astype('int64'), of one-hot rows by y.argmax(1);"
-            f" other targets cannot be trained on; {WITHOUT_LABELS}",
-        )
+        hint = "save the number of each sample's class, by y.astype('int64'), of one-hot rows by y.argmax(1);"
+        hint += f" other targets cannot be trained on; {WITHOUT_LABELS}"
+        raise DataError(where, f"has labels of type {raw.dtype} and shape {shape}", hint=hint)
     y = y.long()
     negative = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
     if negative.any():
@@ -145,14 +122,14 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
-    """Refuse tokens whose labels look like an attention mask or like segments.
-
-    Raises:
-        DataError: if all labels look so.
-    """
+    # Refuse tokens all of whose labels look like an attention mask or like segments.
     if pairs and all(_is_mask(tokens, mask) for tokens, mask in pairs):
         what = "has tokens, and with them what looks like their attention mask, which would be taken for labels"
         raise DataError(where, what, hint=f"return the tokens alone; {ONE_TENSOR}")
+
+
+def type_and_shape(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 def kind_of(value: object) -> str:
@@ -170,11 +147,9 @@ def kind_of(value: object) -> str:
 
 def _is_mask(tokens: object, mask: object) -> bool:
     """Whether a value is as long as the tokens, with rows of ones before zeros or zeros before ones."""
-    if not all(
-        isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biuf")
-        for values in (tokens, mask)
-    ):
-        return False
+    for values in (tokens, mask):
+        if not isinstance(values, Tensor | np.ndarray) or getattr(values.dtype, "kind", "i") not in "biuf":
+            return False
     x, y = (torch.as_tensor(values).detach().cpu() for values in (tokens, mask))
     if x.dtype in {torch.uint8, torch.bool} or x.is_floating_point() or x.is_complex():
         return False

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ntt_cli.data.samples import InputSource, Samples, Selection
 from ntt_cli.data.sources.image_files import ImageFiles
+from ntt_cli.files.hashed import bytes_of
 
 BATCH_BYTES = 2**26
 """The most bytes that are read at once, unless a single sample is larger."""
@@ -30,25 +31,21 @@ def data_sha256(*parts: Samples) -> str | None:
         if len(part) == 0:
             continue
         if part.labels is not None:
-            digest.update(_bytes(part.labels))
+            digest.update(bytes_of(part.labels))
         for content in _contents(part.source, torch.arange(len(part))):
             digest.update(content)
     return digest.hexdigest()
 
 
-def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes]:
+def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes | memoryview]:
     if isinstance(source, Selection):
         yield from _contents(source.source, source.indices[indices])
     elif isinstance(source, ImageFiles):  # hash the files, because decoding their pixels is much slower
-        yield json.dumps([source.mode, source.height, source.width, source.resize]).encode()
+        yield json.dumps([source.mode, *source.size, source.resize]).encode()
         for i in indices.tolist():
             yield hashlib.sha256(source.paths[i].read_bytes()).digest()
     else:
         first = source.fetch(indices[:1])
         yield f"{first.dtype} {list(first.shape[1:])}".encode()
         for batch in indices.split(max(1, BATCH_BYTES // max(1, first.nbytes))):
-            yield _bytes(source.fetch(batch))
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            yield bytes_of(source.fetch(batch))

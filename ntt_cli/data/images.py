@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,11 +17,7 @@ MOST_PIXELS = 2**26
 
 
 def image_size(options: DataOptions) -> tuple[int, int] | None:
-    """The height and width that `--image-size` asks for.
-
-    Raises:
-        UsageError: if either is 0.
-    """
+    """The height and width that `--image-size` asks for. Neither may be 0."""
     if options.image_size is None:
         return None
     sides = [int(side) for side in options.image_size.split("x")]
@@ -31,16 +27,7 @@ def image_size(options: DataOptions) -> tuple[int, int] | None:
 
 
 def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
-    """Images with the size and channels that the options ask for; `x` itself without such options.
-
-    Args:
-        x: the samples, uint8 `[n, c, h, w]` if they are images.
-        options: `image_size` and `grayscale` are read.
-        where: what to name in an error.
-
-    Raises:
-        DataError: if an option is given and the samples are not images, or have no colours to convert.
-    """
+    """Images `[n, c, h, w]` with the size and channels that the options ask for; `x` itself without such options."""
     size = image_size(options)
     if size is None and not options.grayscale:
         return x
@@ -48,36 +35,28 @@ def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:
         option = "--grayscale" if size is None else "--image-size"
         raise DataError(where, f"holds no uint8 images that {option} could change", hint=f"leave out {option}")
     if options.grayscale and x.shape[1] not in {1, 3}:
-        raise DataError(
-            where, f"holds images of {x.shape[1]} channels, for which there is no gray", hint="leave out --grayscale"
-        )
-    return torch.cat(list(_formatted(x, size, where, grayscale=options.grayscale)))
+        what = f"holds images of {x.shape[1]} channels, for which there is no gray"
+        raise DataError(where, what, hint="leave out --grayscale")
+    parts: Iterable[Tensor] = x.split(1024)
+    if options.grayscale and x.shape[1] == 3:
+        parts = map(_gray, parts)
+    if size is not None:
+        parts = (fit(part, size, where) for part in parts)
+    return torch.cat(list(parts))
 
 
 def fit(x: Tensor, size: tuple[int, int], where: str | Path) -> Tensor:
-    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre.
-
-    Raises:
-        DataError: if the resized images would be too large, as with a long and thin image.
-    """
+    """Images `[n, c, h, w]` resized until they just cover `size`, then cropped to it about their centre."""
     height, width = size
     scale = max(height / x.shape[2], width / x.shape[3])
     rows, columns = max(height, round(x.shape[2] * scale)), max(width, round(x.shape[3] * scale))
     if rows * columns > MOST_PIXELS:
-        raise DataError(
-            where,
-            f"has {x.shape[2]}x{x.shape[3]} pixels, which become {rows}x{columns} before they are cropped",
-            hint="crop it yourself or remove it, or give a smaller --image-size",
-        )
+        what = f"has {x.shape[2]}x{x.shape[3]} pixels, which become {rows}x{columns} before they are cropped"
+        hint = "crop it yourself or remove it, or give a smaller --image-size"
+        raise DataError(where, what, hint=hint)
     resized = interpolate(x, size=(rows, columns), mode="bilinear", antialias=True)
     top, left = (rows - height) // 2, (columns - width) // 2
     return resized[:, :, top : top + height, left : left + width]
-
-
-def _formatted(x: Tensor, size: tuple[int, int] | None, where: str, *, grayscale: bool) -> Iterator[Tensor]:
-    for chunk in x.split(1024):
-        part = _gray(chunk) if grayscale and x.shape[1] == 3 else chunk
-        yield part if size is None else fit(part, size, where)
 
 
 def _gray(x: Tensor) -> Tensor:

@@ -16,19 +16,13 @@ from ntt_cli.files.metadata import MeanStd, Normalisation
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Samples as inputs of a network: normalised, on its device.
-
-    Attributes:
-        samples: the raw samples.
-        mean_std: what they are normalised with; `None` if they are not normalised.
-        device: of the batches.
-        normalisation: of the network's inputs, in later commands too; `None` if it is not known.
-    """
+    """Samples as inputs of a network: normalised by `mean_std`, if that is not `None`, and on its device."""
 
     samples: Samples
     mean_std: MeanStd | None
     device: torch.device
     normalisation: Normalisation | None = None
+    """Of the network's inputs, in later commands too; `None` if it is not known."""
 
     def __len__(self) -> int:
         return len(self.samples)

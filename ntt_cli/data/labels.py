@@ -18,11 +18,8 @@ MOST_NAMED = 10
 def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink, *, purpose: str) -> Samples:
     """The samples with labels numbered like the network's outputs, if class names are known on both sides.
 
-    Args:
-        samples: with labels in the data's own order; samples without labels are returned unchanged.
-        known: the classes that the network learnt, in the order of its outputs.
-        on_event: told which classes are missing, or that labels are matched by number.
-        purpose: the use of the labels, as in "accuracy is over".
+    `known` are the classes that the network learnt, in the order of its outputs. A warning says which of them are
+    missing, and for what `purpose`, as in "accuracy is over"; or that labels are matched by number.
 
     Raises:
         DataError: if the network never learnt one of the classes.
@@ -35,13 +32,12 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
     names, there = samples.class_names, _classes_there(samples)
     if names is None:
         return _by_number(samples, known, there, on_event, purpose=purpose)
-    _require_names(samples, names, there)
+    if there and there[-1] >= len(names):
+        what = f"has label {there[-1]} and names for {len(names)} classes"
+        raise DataError(samples.spec, what, hint="mend its labels")
     if unknown := [names[i] for i in there if names[i] not in known]:
-        raise DataError(
-            samples.spec,
-            f"has classes that the network never learnt: {_listed(unknown)}",
-            hint=f"it knows {_listed(known)}; name the folders so, or leave these classes out",
-        )
+        hint = f"it knows {_listed(known)}; name the folders so, or leave these classes out"
+        raise DataError(samples.spec, f"has classes that the network never learnt: {_listed(unknown)}", hint=hint)
     number = torch.tensor([known.index(name) if name in known else -1 for name in names])
     labels = torch.where(samples.labels < 0, samples.labels, number[samples.labels.clamp(min=0)])
     if missing := [name for name in known if name not in {names[i] for i in there}]:
@@ -51,40 +47,23 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
 
 
 def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink) -> Samples:
-    """As `by_name`, for training, which may also teach the network entirely new classes.
-
-    Raises:
-        DataError: if the network knows only some of the classes.
-    """
+    """As `by_name`, for training, which may also teach the network entirely new classes."""
     if samples.labels is not None and known is not None:
         names, there = samples.class_names, _classes_there(samples)
         if names is None and there and there[-1] >= len(known):
-            on_event(
-                Warned(
-                    f"{samples.spec} has labels up to {there[-1]} without names, and the network learnt {len(known)}"
-                    f" classes, {_listed(known)}: it is trained on other classes from now on, which have no names"
-                )
-            )
+            what = f"{samples.spec} has labels up to {there[-1]} without names, and the network learnt {len(known)}"
+            now = f"classes, {_listed(known)}: it is trained on other classes from now on, which have no names"
+            on_event(Warned(f"{what} {now}"))
             return samples
         if names is not None and not {*names} & {*known}:
-            on_event(
-                Warned(
-                    f"the network learnt {_listed(known)}, of which {samples.spec} has none: its outputs stand for"
-                    f" {_listed(names)} from now on"
-                )
-            )
+            what = f"the network learnt {_listed(known)}, of which {samples.spec} has none"
+            on_event(Warned(f"{what}: its outputs stand for {_listed(names)} from now on"))
             return samples
     return by_name(samples, known, on_event, purpose="the network is trained on")
 
 
 def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> None:
-    """Warn that trained weights without class names may have their classes in another order.
-
-    Args:
-        samples: with labels in the data's own order.
-        on_event: receives the warning.
-        outputs: the number of classes that the network has outputs for.
-    """
+    """Warn that trained weights without class names, for so many outputs, may have their classes in another order."""
     names = samples.class_names
     if samples.labels is None or names is None:
         return
@@ -92,28 +71,18 @@ def warn_of_order(samples: Samples, on_event: EventSink, *, outputs: int) -> Non
     numbered = all(name.isdecimal() for name in names)
     if len(names) < outputs or (numbered and wrong):
         first = wrong[0] if wrong else 0
-        on_event(
-            Warned(
-                f"the weights do not name their classes; those of {samples.spec} are numbered in the order of their"
-                f" names: {names[first]} is {first}"
-            )
-        )
+        order = f"those of {samples.spec} are numbered in the order of their names: {names[first]} is {first}"
+        on_event(Warned(f"the weights do not name their classes; {order}"))
 
 
 def _by_number(
     samples: Samples, known: tuple[str, ...], there: Sequence[int], on_event: EventSink, *, purpose: str
 ) -> Samples:
-    """Take labels without names for the numbers of the network's classes.
-
-    Raises:
-        DataError: if there are more classes than the network learnt.
-    """
+    # Take labels without names for the numbers of the network's classes.
     if there and there[-1] >= len(known):
-        raise DataError(
-            samples.spec,
-            f"has label {there[-1]}, and the network learnt {len(known)} classes: {_listed(known)}",
-            hint="number the labels in this order, or give the data class names: one folder a class",
-        )
+        what = f"has label {there[-1]}, and the network learnt {len(known)} classes: {_listed(known)}"
+        hint = "number the labels in this order, or give the data class names: one folder a class"
+        raise DataError(samples.spec, what, hint=hint)
     missing = [name for i, name in enumerate(known) if i not in there]
     numbered = [f"{i} is {name}" for i, name in enumerate(known) if name != str(i)]
     if missing or numbered:
@@ -122,13 +91,6 @@ def _by_number(
         none = f"; there is none of {_listed(missing)}: {purpose} the others" if missing else ""
         on_event(Warned(what + means + none))
     return replace(samples, class_names=known)
-
-
-def _require_names(samples: Samples, names: Sequence[str], there: Sequence[int]) -> None:
-    if there and there[-1] >= len(names):
-        raise DataError(
-            samples.spec, f"has label {there[-1]} and names for {len(names)} classes", hint="mend its labels"
-        )
 
 
 def _classes_there(samples: Samples) -> list[int]:

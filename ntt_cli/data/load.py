@@ -39,15 +39,10 @@ def load_samples(
     seed: int = 0,
     labelled: bool = True,
 ) -> Samples:
-    """The samples that `options` name.
+    """The samples that `options` name, or the model file by `default`. Undivided data is the same for both splits.
 
-    Args:
-        options: which data, and how to read it.
-        split: the part to read if the data is divided; undivided data is the same for both.
-        default: the data that the model file names, used without `options.data`.
-        input_shape: of one sample of `noise:N`, from the model file, used without `options.input_shape`.
-        seed: of `noise:N`.
-        labelled: whether to read labels; if not, the samples have none, and those in the data may be anything.
+    `seed` is for `noise:N`, and so is `input_shape`, which the model file names. If not `labelled`, the samples have no
+    labels, and those in the data may be anything.
 
     Raises:
         DataError: if no data is named, or it cannot be found, read or used.
@@ -55,11 +50,8 @@ def load_samples(
     """
     spec = options.data if options.data is not None else default
     if spec is None:
-        raise DataError(
-            "data",
-            "none is named",
-            hint='name it with --data, like --data digits, or write DATA = "digits" in model.py',
-        )
+        hint = 'name it with --data, like --data digits, or write DATA = "digits" in model.py'
+        raise DataError("data", "none is named", hint=hint)
     for text in (spec, options.data_root):
         require_text(text, DataError)
     for name in sorted(SOURCE_OPTIONS - read_by(spec)):
@@ -106,11 +98,8 @@ def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, lab
     if suffix == ".safetensors":
         return read_safetensors(path, spec=spec, split=split, options=options, labelled=labelled)
     if suffix in PICKLES:
-        raise DataError(
-            spec,
-            "is a pickle, which may run code when it is read",
-            hint="save its tensors: safetensors.torch.save_file({'x': x, 'y': y}, 'data.safetensors')",
-        )
+        hint = "save its tensors: safetensors.torch.save_file({'x': x, 'y': y}, 'data.safetensors')"
+        raise DataError(spec, "is a pickle, which may run code when it is read", hint=hint)
     if suffix in SUFFIXES:
         raise DataError(spec, "is a single image", hint=f"name its folder: {path.parent}")
     raise DataError(spec, "is not a kind of file that can be read as data", hint=f"name {KINDS}")
@@ -131,11 +120,8 @@ def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, se
     count = spec.removeprefix("noise").removeprefix(":")
     if not re.fullmatch(r"0*[1-9]\d{0,17}", count):
         raise DataError(spec, "does not say how many samples", hint="write noise:512 for 512 of them")
-    if options.input_shape is not None:
-        shape = tuple(int(side) for side in options.input_shape.split("x"))
-    elif declared is not None:
-        shape = declared
-    else:
+    shape = declared if options.input_shape is None else tuple(map(int, options.input_shape.split("x")))
+    if shape is None:
         hint = "give --input-shape, like 3x32x32, or write INPUT_SHAPE = (3, 32, 32) in model.py"
         raise DataError(spec, "the shape of a sample is not known", hint=hint)
     if len(shape) == 3:  # as for images

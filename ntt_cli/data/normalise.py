@@ -28,7 +28,7 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     count = 0
     mean = square = torch.zeros(1, dtype=torch.float64)
     for batch in batches:
-        values = _by_channel(batch).double()
+        values = (batch.transpose(0, 1).flatten(1) if batch.dim() in {2, 4} else batch.reshape(1, -1)).double()
         n = values.shape[1]
         batch_mean = values.mean(dim=1)
         batch_square = (values - batch_mean[:, None]).square().sum(dim=1)
@@ -51,20 +51,15 @@ def normalise(x: Shaped[Tensor, "*shape"], by: MeanStd | None) -> Shaped[Tensor,
     if by is None:
         return x
     if not x.is_floating_point():
-        raise DataError(
-            "inputs",
-            "are integers, so tokens, from which no mean can be subtracted",
-            hint="leave out --mean and --std (MEAN and STD in model.py), or store measurements as float32",
-        )
+        hint = "leave out --mean and --std (MEAN and STD in model.py), or store measurements as float32"
+        raise DataError("inputs", "are integers, so tokens, from which no mean can be subtracted", hint=hint)
     shape = [1] * x.dim()
     if len(by.mean) > 1:
         channels = x.shape[1] if x.dim() in {2, 4} else 1
         if channels != len(by.mean):
-            raise DataError(
-                "inputs",
-                f"have {channels} channel(s) or feature(s), but there are {len(by.mean)} means and deviations",
-                hint="give --mean and --std one number, or one for each channel, or use data of the same kind",
-            )
+            what = f"have {channels} channel(s) or feature(s), but there are {len(by.mean)} means and deviations"
+            hint = "give --mean and --std one number, or one for each channel, or use data of the same kind"
+            raise DataError("inputs", what, hint=hint)
         shape[1] = channels
     return (x - x.new_tensor(by.mean).view(shape)) / x.new_tensor(by.std).view(shape)
 
@@ -86,9 +81,8 @@ def parse_mean_std(mean: str | None, std: str | None) -> MeanStd | None:
     try:
         return make_mean_std(means, stds)
     except ValueError as error:
-        raise UsageError(
-            f"--mean {mean} --std {std}", str(error), hint="write them like --mean 0.5 --std 0.25"
-        ) from error
+        hint = "write them like --mean 0.5 --std 0.25"
+        raise UsageError(f"--mean {mean} --std {std}", str(error), hint=hint) from error
 
 
 def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
@@ -104,17 +98,7 @@ def make_mean_std(means: Sequence[float], stds: Sequence[float]) -> MeanStd:
     channels = max(len(means), len(stds))
     if {len(means), len(stds)} - {1, channels} or not channels:
         raise ValueError(f"there are {len(means)} means and {len(stds)} deviations, not one of each a channel")
-    return MeanStd(
-        tuple(means) * (channels if len(means) == 1 else 1),
-        tuple(stds) * (channels if len(stds) == 1 else 1),
-    )
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """The values as rows, one row for each number to fit."""
-    if x.dim() in {2, 4}:
-        return x.transpose(0, 1).flatten(1)
-    return x.reshape(1, -1)
+    return MeanStd(*(tuple(values) * (channels // len(values)) for values in (means, stds)))
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

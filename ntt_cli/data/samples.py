@@ -56,8 +56,6 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Some samples of another source."""
-
     source: InputSource
     indices: Tensor
 

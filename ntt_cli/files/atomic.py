@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
-from ntt_cli.errors import NttError, OutputError
+from ntt_cli.errors import NttError, OutputError, os_error_as
 
+ELSEWHERE = "name a file elsewhere with --output"
 HOUR = 3600.0
 """Seconds after which a temporary file counts as abandoned where there is no lock."""
 
@@ -28,11 +29,7 @@ _TEMPORARY = re.compile(r"\d+(\.[0-9a-f]{8})?\.tmp")
 
 
 def require_text(name: str | Path, error: type[NttError]) -> None:
-    """Refuse a name whose bytes are not text, before any work: no record could hold it, and nobody could paste it.
-
-    Raises:
-        NttError: as `error`, if the name has such bytes.
-    """
+    """Refuse a name whose bytes are not text, before any work: no record could hold it, and nobody could paste it."""
     try:
         str(name).encode()
     except UnicodeEncodeError as cause:
@@ -41,17 +38,7 @@ def require_text(name: str | Path, error: type[NttError]) -> None:
 
 
 def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
-    """Refuse an unusable output before any work is done for it.
-
-    Args:
-        path: the output.
-        force: an existing file may be overwritten.
-        resumable: an existing file may be from the same run, so that the hint names `--resume`.
-
-    Raises:
-        OutputError: if `path` exists and `force` is not set; if it is a link, a folder or a device; if its name is not
-            text or is too long; or if its folder is missing or read-only.
-    """
+    """Refuse an unusable output before any work is done for it: without `force`, also one that exists."""
     require_text(path, OutputError)
     if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
@@ -63,36 +50,25 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
     if not path.parent.is_dir():
         above = next(folder for folder in path.parents if folder.exists())
         if not above.is_dir():
-            raise OutputError(path, f"{above} is not a folder", hint="name a file elsewhere with --output")
+            raise OutputError(path, f"{above} is not a folder", hint=ELSEWHERE)
         raise OutputError(path, "its folder does not exist", hint=f"mkdir -p {path.parent}")
     require_plain(path)
     if path.exists() and not force:
         hint = "name another with --output, or overwrite it with --force"
         hint = f"if it is of this very run, add --resume; else {hint}" if resumable else hint
         raise OutputError(path, "exists already", hint=hint)
-    try:
-        # Write a file instead of reading permission bits, which ignore root, ACLs and read-only mounts.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(
-            path.parent, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
-        ) from error
+    # Write a file instead of reading permission bits, which ignore root, ACLs and read-only mounts.
+    with _trial_file(path.parent):
+        pass
 
 
 def require_plain(path: Path) -> None:
-    """Refuse to replace anything but a regular file: renaming would replace it silently.
-
-    A link is not replaced. It is not followed either: somebody else may have chosen its target.
-
-    Raises:
-        OutputError: if `path` is a link, a folder or a device.
-    """
+    """Refuse to replace anything but a regular file: renaming would replace it silently."""
     try:
         mode = path.lstat().st_mode
     except OSError:
         return
-    if stat.S_ISLNK(mode):
+    if stat.S_ISLNK(mode):  # not followed either: somebody else may have chosen its target
         target = path.parent / path.readlink()
         raise OutputError(path, f"is a link to {target}", hint=f"name {target} itself, or remove the link")
     if not stat.S_ISREG(mode):
@@ -100,11 +76,7 @@ def require_plain(path: Path) -> None:
 
 
 def check_outputs(checkpoint: Path, *, force: bool) -> None:
-    """Refuse a checkpoint, or the report beside it, before any work is done for them.
-
-    Raises:
-        OutputError: if one of them cannot be written, or the checkpoint is not named `.safetensors`.
-    """
+    """Refuse a checkpoint, or the report beside it, before any work is done for them."""
     check_writable(checkpoint, force=True)
     if checkpoint.suffix != ".safetensors":
         # With another suffix its report could be taken for another checkpoint's, and ntt does not read a .pt file.
@@ -145,16 +117,9 @@ def is_temporary(entry: Path, path: Path) -> bool:
 
 
 def remove_durably(path: Path) -> None:
-    """Remove a file, if it is there.
-
-    Raises:
-        OutputError: if the file system refuses.
-    """
-    try:
+    with os_error_as(OutputError, path, "cannot be removed", hint="remove it yourself"):
         path.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(path, f"cannot be removed: {error.strerror}", hint="remove it yourself") from error
 
 
 def write_atomically(
@@ -163,10 +128,7 @@ def write_atomically(
     """Write `start` and `rest` to a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
     Permissions follow the umask. `check` reads the temporary file before it is renamed, and raises if its content is
-    wrong.
-
-    Raises:
-        OutputError: if the file system refuses, or `path` is a link; `path` is then unchanged.
+    wrong. After any error `path` is unchanged.
     """
     with _written(path, start, rest) as temporary:
         if check is not None:
@@ -177,12 +139,7 @@ def write_atomically(
 
 
 def create_atomically(path: Path, content: bytes) -> bool:
-    """As `write_atomically`, but never over an existing file: returns `False` if there is one.
-
-    Raises:
-        OutputError: if the file system refuses.
-        OSError: never; it becomes an `OutputError`.
-    """
+    """As `write_atomically`, but never over an existing file: returns `False` if there is one."""
     with _written(path, content) as temporary:
         try:
             os.link(temporary, path)
@@ -198,26 +155,17 @@ def create_atomically(path: Path, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
-    """A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed.
-
-    Yields:
-        its path.
-
-    Raises:
-        OutputError: if the file system refuses, here or in the body of the `with`.
-    """
+    # A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed. What the file
+    # system refuses in the body of the `with` becomes an `OutputError` too.
     temporary = _temporary(path)
     try:
-        with temporary.open("xb") as file:  # "x" follows no link
-            file.write(start)
-            file.writelines(rest)
-            file.flush()
-            _sync(file.fileno())
-        yield temporary
-    except OSError as error:
-        raise OutputError(
-            path, f"cannot be written: {error.strerror}", hint="free some space or name a file elsewhere with --output"
-        ) from error
+        with os_error_as(OutputError, path, "cannot be written", hint=f"free some space or {ELSEWHERE}"):
+            with temporary.open("xb") as file:  # "x" follows no link
+                file.write(start)
+                file.writelines(rest)
+                file.flush()
+                _sync(file.fileno())
+            yield temporary
     finally:
         # After a rename there is no such file; after an error or an interruption there may be a part of it.
         with contextlib.suppress(OSError):
@@ -229,18 +177,16 @@ def _temporary(path: Path) -> Path:
 
 
 def can_sync(folder: Path) -> bool:
-    """Whether the file system can flush files and their names to disk.
+    """Whether the file system can flush files and their names to disk."""
+    with _trial_file(folder) as number:
+        return _sync(number) and _sync_folder(folder)
 
-    Raises:
-        OutputError: if the folder cannot be written to.
-    """
-    try:
+
+@contextlib.contextmanager
+def _trial_file(folder: Path) -> Generator[int]:
+    with os_error_as(OutputError, folder, "cannot be written to", hint=ELSEWHERE):
         with tempfile.TemporaryFile(dir=folder) as file:
-            return _sync(file.fileno()) and _sync_folder(folder)
-    except OSError as error:
-        raise OutputError(
-            folder, f"cannot be written to: {error.strerror}", hint="name a file elsewhere with --output"
-        ) from error
+            yield file.fileno()
 
 
 def _sync(number: int) -> bool:
@@ -265,11 +211,9 @@ def _sync_folder(path: Path) -> bool:
 
 
 def sha256_of(data: bytes | memoryview) -> str:
-    """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

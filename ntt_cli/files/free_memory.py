@@ -20,11 +20,7 @@ def free_memory() -> int:
 
 
 def require_memory(where: str | Path, size: int, *, error: type[NttError], hint: str) -> None:
-    """Refuse contents larger than half of the free memory: they are also copied or converted once.
-
-    Raises:
-        NttError: as `error`.
-    """
+    """Refuse contents larger than half of the free memory: they are also copied or converted once."""
     free = free_memory()
     if 2 * size > free:
         what = f"takes {size / 2**30:.1f} GiB of memory to read, of which {free / 2**30:.1f} GiB are free"
@@ -34,11 +30,9 @@ def require_memory(where: str | Path, size: int, *, error: type[NttError], hint:
 def _of_machine() -> int:
     try:
         lines = MEMORY.read_text(encoding="ascii").splitlines()
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(kilobytes)
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # not Linux
-        pages = getattr(os, "sysconf_names", {})
-        known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= pages.keys()
+        known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys()
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else UNKNOWN
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) 
         OutputError: if the file system refuses, or the file read back differs; `path` is then unchanged.
     """
     ordered = dict(sorted(tensors.items(), key=lambda item: (-_RANK[item[1].dtype], item[0])))
-    start = put_file_hash(_header(ordered, encode_record(record)), _bodies(ordered))
+    start = put_file_hash(_header(ordered, encode_record(record)), map(bytes_of, ordered.values()))
 
     def check(written: Path) -> None:
         try:
@@ -71,7 +71,7 @@ def write_hashed(path: Path, tensors: Mapping[str, Tensor], record: FileRecord) 
         if there.keys() != ordered.keys():
             raise _unlike(path, "its tensors are others")
 
-    write_atomically(path, start, _bodies(ordered), check=check)
+    write_atomically(path, start, map(bytes_of, ordered.values()), check=check)
 
 
 def _unlike(path: Path, what: str) -> OutputError:
@@ -81,7 +81,7 @@ def _unlike(path: Path, what: str) -> OutputError:
 
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of each tensor's bytes, as the record in a file holds them."""
-    return {name: sha256_of(_body(value)) for name, value in tensors.items()}
+    return {name: sha256_of(bytes_of(value)) for name, value in tensors.items()}
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -97,10 +97,6 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
     return struct.pack("<Q", len(text)) + text
 
 
-def _bodies(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    return (_body(value) for value in tensors.values())
-
-
-def _body(value: Tensor) -> memoryview:
-    # A contiguous tensor on the CPU is not copied.
+def bytes_of(value: Tensor) -> memoryview:
+    """A tensor's bytes in row-major order. Those of a contiguous tensor on the CPU are not copied."""
     return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

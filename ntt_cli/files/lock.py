@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ntt_cli.errors import OutputError
+from ntt_cli.files.atomic import ELSEWHERE
 
 PATIENCE_SECONDS = 1.0
 """How long to wait for the holder of a lock to write who it is."""
@@ -25,7 +26,7 @@ LONGEST = 1000
 """The most bytes that a lock's text has; a longer file is not a lock."""
 
 NO_LOCK = "is in the place of a lock, and is none: a link, a folder, a device or somebody's file"
-REMEDY = "find out who made it, and remove it; or name a file elsewhere with --output"
+REMEDY = f"find out who made it, and remove it; or {ELSEWHERE}"
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 """Errors of file systems without locks, such as those of some clusters."""
@@ -49,11 +50,8 @@ def locked(output: Path) -> Generator[bool]:
             path.unlink(missing_ok=True)
             yield False
             return
-        raise OutputError(
-            path,
-            f"cannot be locked: {error.strerror}",
-            hint="remove it if no run is at work there, or name a file elsewhere with --output",
-        ) from error
+        hint = f"remove it if no run is at work there, or {ELSEWHERE}"
+        raise OutputError(path, f"cannot be locked: {error.strerror}", hint=hint) from error
     try:
         yield True
     finally:
@@ -64,42 +62,30 @@ def locked(output: Path) -> Generator[bool]:
 
 
 def lock_path(output: Path) -> Path:
-    """`.OUT.lock` beside `OUT`."""
     return output.with_name(f".{output.name}.lock")
 
 
 def _acquire(path: Path, output: Path) -> int:
     while True:
-        number = _open(path)
-        try:
+        with contextlib.ExitStack() as otherwise:
+            number = _open(path)
+            otherwise.callback(os.close, number)
             _require_lock(path, number)
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, number):
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                hint = "wait for it, or name another file with --output"
+                raise OutputError(output, f"another run is at work on it: {_holder(number)}", hint=hint) from error
+            if _is_at(path, number):  # if not, the holder removed the file after we had opened it
                 since = datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds")
                 os.ftruncate(number, 0)
                 os.pwrite(number, f"{SAYS}{os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+                otherwise.pop_all()
                 return number
-        except BlockingIOError as error:
-            holder = _holder(number)
-            os.close(number)
-            raise OutputError(
-                output,
-                f"another run is at work on it: {holder}",
-                hint="wait for it, or name another file with --output",
-            ) from error
-        except (OSError, OutputError):
-            os.close(number)
-            raise
-        os.close(number)  # the holder removed the file after we had opened it
 
 
 def _open(path: Path) -> int:
-    """Open or create the lock's file. Anyone who can write to the folder may have put something else there.
-
-    Raises:
-        OutputError: if `path` is not a regular file.
-        OSError: if the file system refuses.
-    """
+    # Open or create the lock's file. Anyone who can write to the folder may have put something else there.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, flags, 0o666)
@@ -111,11 +97,7 @@ def _open(path: Path) -> int:
 
 
 def _require_lock(path: Path, number: int) -> None:
-    """Refuse a file that is not a lock of ntt's, before any byte of it is changed.
-
-    Raises:
-        OutputError: if it is not a regular file, has a second hard link, or does not hold the text of a lock.
-    """
+    # Refuse a file that is not a lock of ntt's, before any byte of it is changed.
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_size > LONGEST:
         raise OutputError(path, NO_LOCK, hint=REMEDY)

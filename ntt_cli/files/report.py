@@ -34,15 +34,7 @@ def write_report(
     summary: BaseModel,
     run_sha256: str | None = None,
 ) -> None:
-    """Write the report's file.
-
-    Raises:
-        OutputError: if the file system refuses.
-    """
     record = ReportRecord(
-        kind=kind,
-        summary=summary.model_dump(mode="json"),
-        run_sha256=run_sha256,
-        tensors=tensor_hashes(tensors),
+        kind=kind, summary=summary.model_dump(mode="json"), run_sha256=run_sha256, tensors=tensor_hashes(tensors)
     )
     write_hashed(path, tensors, record)

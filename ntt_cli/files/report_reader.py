@@ -23,14 +23,7 @@ DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
 
 @dataclass(frozen=True)
 class Report:
-    """A report file.
-
-    Attributes:
-        path: where it is.
-        kind: `prune report` or `finetune report`.
-        summary: what its command printed with `--json`.
-        numbers: its tensors except the masks, by name, in double precision.
-    """
+    """A report file: its record, and its tensors except the masks, by name, in double precision."""
 
     path: Path
     kind: str
@@ -43,23 +36,17 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report, given its path or that of the checkpoint beside it.
-
-    Raises:
-        CheckpointError: if there is no report, or it is damaged.
-    """
+    """Read a report, given its path or that of the checkpoint beside it."""
     header = read_header(path)
+    if not isinstance(header.record, ReportRecord):
+        beside = report_path(path)
+        if header.record is None or not beside.exists():
+            what = f"has no report beside it ({beside.name})"
+            raise CheckpointError(path, what, hint="name a report, or a comparison's folder")
+        path, header = beside, read_header(beside)
     record = header.record
     if not isinstance(record, ReportRecord):
-        beside = report_path(path)
-        if record is None or not beside.exists():
-            raise CheckpointError(
-                path, f"has no report beside it ({beside.name})", hint="name a report, or a comparison's folder"
-            )
-        path, header = beside, read_header(beside)
-        record = header.record
-        if not isinstance(record, ReportRecord):
-            raise CheckpointError(path, "is not a report", hint=AGAIN)
+        raise CheckpointError(path, "is not a report", hint=AGAIN)
     for name, tensor in header.tensors.items():
         if tensor.dtype not in DTYPES:
             raise CheckpointError(path, f"{name:.99} is of type {tensor.dtype}, as in no report", hint=AGAIN)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ntt_cli.errors import OutputError
+from ntt_cli.errors import OutputError, os_error_as
 from ntt_cli.files.atomic import HOUR, create_atomically, is_temporary, remove_orphans, write_atomically
 from ntt_cli.files.strict_json import parse_json
 
@@ -53,58 +53,42 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, write: bool) -> li
 
     Several processes may do this at the same time: one of them makes the folder, and the others find it. The folder may
     lack settings, because older versions of ntt did not record them or because methods were added later. Missing
-    settings are added (if `write`).
-
-    Returns:
-        the settings that the folder lacked.
+    settings are added (if `write`) and returned.
 
     Raises:
-        OutputError: if the folder holds something else, was begun by an older version of ntt, or cannot be made or
-            read.
+        OutputError: if the folder holds something else, or cannot be made or read.
     """
     wanted = json.loads(json.dumps(settings))
     path = folder / SETTINGS
     if not _is_there(path, hint=MEND_SETTINGS):
         if not write and not folder.exists():
             return []
-        try:
+        with os_error_as(OutputError, folder, "cannot be made", hint="name another with --output"):
             folder.mkdir(parents=True, exist_ok=True)
             others = any(not is_temporary(entry, path) for entry in folder.iterdir())
-        except OSError as error:
-            raise OutputError(folder, f"cannot be made: {error.strerror}", hint="name another with --output") from error
         if others and not path.exists():  # another process may have written it meanwhile
-            raise OutputError(
-                folder, "holds something other than a comparison", hint="name another folder with --output"
-            )
+            hint = "name another folder with --output"
+            raise OutputError(folder, "holds something other than a comparison", hint=hint)
         if not write or create_atomically(path, _settings_text(wanted)):
             return []
     _refuse_old_trials(folder)
     if not write:
-        return _compare(folder, _read_settings(path), wanted)
+        return _compare(folder, read_settings(folder), wanted)
     for written in (path, *(folder / name for name in TABLES)):
         remove_orphans(written, older_than=HOUR)
     with _alone_in(folder):
-        found = _read_settings(path)
-        missing = _compare(folder, found, wanted)
-        if missing:
+        found = read_settings(folder)
+        if missing := _compare(folder, found, wanted):
             write_atomically(path, _settings_text(found | {name: wanted[name] for name in missing}))
     return missing
 
 
 def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The wanted settings that the folder lacks.
-
-    Raises:
-        OutputError: if a setting differs.
-    """
-    differing = [name for name in wanted if name in found and found[name] != wanted[name]]
-    if differing:
+    # The wanted settings that the folder lacks; those that it has must not differ.
+    if differing := [name for name in wanted if name in found and found[name] != wanted[name]]:
         what = "; ".join(f"another {name}: {short(found[name])}, not {short(wanted[name])}" for name in differing)
-        raise OutputError(
-            folder,
-            f"holds a comparison with {what}",
-            hint="name another folder with --output, or compare what it was begun with",
-        )
+        hint = "name another folder with --output, or compare what it was begun with"
+        raise OutputError(folder, f"holds a comparison with {what}", hint=hint)
     return [name for name in wanted if name not in found]
 
 
@@ -114,19 +98,11 @@ def _settings_text(settings: Mapping[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
-    """Wait until no other process adds to the settings.
-
-    The lock ends with the process that holds it. Some file systems have no locks.
-
-    Raises:
-        OutputError: if the folder cannot be read.
-    """
-    try:
+    # Wait until no other process adds to the settings. The lock ends with the process that holds it.
+    with os_error_as(OutputError, folder, "cannot be opened", hint="name another with --output"):
         number = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(folder, f"cannot be opened: {error.strerror}", hint="name another with --output") from error
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(number, fcntl.LOCK_EX)
         yield
     finally:
@@ -140,11 +116,7 @@ def short(value: object) -> str:
 
 
 def read_result(trial: Path, kind: type[R]) -> R | None:
-    """A trial's result; `None` if it has none yet.
-
-    Raises:
-        OutputError: if ntt did not write the file, or wrote it for another trial.
-    """
+    """A trial's result; `None` if it has none yet. It must be this trial's."""
     path = trial / RESULT
     if not _is_there(path, hint=MEND_RESULT):
         return None
@@ -158,24 +130,18 @@ def read_result(trial: Path, kind: type[R]) -> R | None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the comparison in this folder.
-
-    Raises:
-        OutputError: if there is no comparison, or it cannot be read.
-    """
-    if not _is_there(folder / SETTINGS, hint=MEND_SETTINGS):
-        raise OutputError(
-            folder, "holds no comparison", hint="name the folder that ntt compare wrote, or a report file"
-        )
-    return _read_settings(folder / SETTINGS)
+    path = folder / SETTINGS
+    if not _is_there(path, hint=MEND_SETTINGS):
+        hint = "name the folder that ntt compare wrote, or a report file"
+        raise OutputError(folder, "holds no comparison", hint=hint)
+    content = _read_json(path, hint=MEND_SETTINGS)
+    if not isinstance(content, dict) or not content.keys() >= ALWAYS:
+        raise OutputError(path, "is not a comparison's settings", hint=MEND_SETTINGS)
+    return content
 
 
 def read_results(folder: Path, kind: type[R]) -> dict[Path, R]:
-    """All results so far, by the folders of their trials, sorted by name.
-
-    Raises:
-        OutputError: if a file is not a result, or an older version of ntt began the comparison.
-    """
+    """All results so far, by the folders of their trials, sorted by name."""
     _refuse_old_trials(folder)
     trials = sorted(path.parent for path in (folder / TRIALS).glob(f"*/{RESULT}"))
     return {trial: result for trial in trials if (result := read_result(trial, kind)) is not None}
@@ -200,25 +166,15 @@ def write_tables(folder: Path, results: Sequence[BaseModel]) -> None:
 
 
 def _refuse_old_trials(folder: Path) -> None:
-    """Refuse a comparison of an older version of ntt, whose trials are in another folder: the two must not be mixed.
-
-    Raises:
-        OutputError: if there is such a folder.
-    """
+    # The trials of an older version of ntt are in another folder: the two must not be mixed.
     if (folder / OLD_TRIALS).exists():
-        raise OutputError(
-            folder,
-            f"holds a comparison of an older ntt, with its trials in {OLD_TRIALS}/",
-            hint=f"rename its folder {OLD_TRIALS} to {TRIALS}, or begin anew in another folder",
-        )
+        what = f"holds a comparison of an older ntt, with its trials in {OLD_TRIALS}/"
+        hint = f"rename its folder {OLD_TRIALS} to {TRIALS}, or begin anew in another folder"
+        raise OutputError(folder, what, hint=hint)
 
 
 def _is_there(path: Path, *, hint: str) -> bool:
-    """Whether there is such a file.
-
-    Raises:
-        OutputError: if something else is in its place.
-    """
+    # Whether there is such a file; nothing else may be in its place.
     try:
         mode = path.stat().st_mode  # one call to stat: another process may make the file between two
     except OSError as error:
@@ -230,18 +186,10 @@ def _is_there(path: Path, *, hint: str) -> bool:
     return True
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    content = _read_json(path, hint=MEND_SETTINGS)
-    if not isinstance(content, dict) or not content.keys() >= ALWAYS:
-        raise OutputError(path, "is not a comparison's settings", hint=MEND_SETTINGS)
-    return content
-
-
 def _read_json(path: Path, *, hint: str) -> Any:
     try:
-        return parse_json(path.read_bytes().decode())
-    except OSError as error:
-        raise OutputError(path, f"cannot be read: {error.strerror}", hint=hint) from error
+        with os_error_as(OutputError, path, "cannot be read", hint=hint):
+            return parse_json(path.read_bytes().decode())
     except (json.JSONDecodeError, UnicodeError) as error:
         raise OutputError(path, "is cut short or damaged: it is no JSON", hint=hint) from error
     except ValueError as error:

@@ -9,7 +9,6 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
@@ -23,12 +22,13 @@ HEADER_BYTES = 16 * 2**20
 MOST_DIMENSIONS = 64
 MOST_ENTRIES = 2**63 - 1
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
-
-
 START = 1024
 """The first bytes of other kinds of files."""
 
 POINTER = "version https://git-lfs.github.com/spec/"
+_PICKLE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch's zip archives and pickles begin, whatever their name."""
+
 _MAGIC = {
     b"\x89HDF\r\n": "an HDF5 file",
     b"\x1f\x8b": "a gzip archive",
@@ -36,6 +36,7 @@ _MAGIC = {
     b"GGUF": "a GGUF file",
     b"\x89PNG": "an image",
 }
+NAME_ONE = "name a safetensors file"
 _HINTS = {
     "empty": "copy or make it again",
     "a web page": "download the file itself, not the page that shows it",
@@ -55,13 +56,7 @@ class TensorRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RawHeader:
-    """The contents of a file's header.
-
-    Attributes:
-        tensors: in the order of their names.
-        parts: where each tensor's bytes lie in the file.
-        metadata: as the file holds it.
-    """
+    """The contents of a file's header, by the names of its tensors in order; `parts` says where their bytes lie."""
 
     tensors: dict[str, TensorRecord]
     parts: dict[str, slice]
@@ -69,43 +64,40 @@ class RawHeader:
 
 
 def read_raw_header(path: Path) -> RawHeader:
-    """Read and check the header; no byte of the tensors is read.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable, a pickle or not a complete safetensors file, or if its
-            header is too long, ambiguous or impossible.
-    """
+    """Read and check the header, which may be neither ambiguous nor impossible; no byte of the tensors is read."""
     if path.suffix.lower() in PICKLES:
-        _refuse_pickle(path, None)
+        raise _pickle(path)
     if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
-        _refuse_no_file(path)
+        raise _no_file(path)
     try:
         start = _start(path)
         with safe_open(path, framework="numpy") as file:  # checks offsets, sizes and types
             metadata = file.metadata() or {}
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(path, f"cannot be read: {reason}", hint="name a safetensors file") from error
+        raise CheckpointError(path, f"cannot be read: {reason}", hint=NAME_ONE) from error
     except SafetensorError as error:
-        if _is_pickle(path):
-            _refuse_pickle(path, error)
-        if (kind := _kind(path)) is not None:
-            hint = _HINTS.get(kind, "name a safetensors file")
-            raise CheckpointError(path, f"is {kind}, not a safetensors file", hint=hint) from error
-        raise CheckpointError(
-            path, f"is not a whole safetensors file ({error})", hint="copy or make it again; it may have been cut short"
-        ) from error
+        with path.open("rb") as raw:
+            first = raw.read(START)
+        if first[:4].startswith(_PICKLE):
+            raise _pickle(path) from error
+        if (kind := _kind(first, path.suffix)) is not None:
+            what, hint = f"is {kind}, not a safetensors file", _HINTS.get(kind, NAME_ONE)
+        else:
+            what = f"is not a whole safetensors file ({error})"
+            hint = "copy or make it again; it may have been cut short"
+        raise CheckpointError(path, what, hint=hint) from error
     try:
         entries = parse_json(start[8:].decode())
     except ValueError as error:
-        _refuse_header(path, f"its header is ambiguous: {error}", error)
+        raise _untrusted(path, f"its header is ambiguous: {error}") from error
     entries.pop("__metadata__", None)
     tensors, parts = {}, {}
     for name, entry in sorted(entries.items()):
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         # Beyond these limits torch, NumPy and safetensors disagree on what a tensor is. Empty ones may have any shape.
         if len(shape) > MOST_DIMENSIONS or math.prod(max(1, side) for side in shape) > MOST_ENTRIES:
-            _refuse_header(path, f"{name:.99} has an absurd shape, {str(shape):.99}", None)
+            raise _untrusted(path, f"{name:.99} has an absurd shape, {str(shape):.99}")
         tensors[name] = TensorRecord(dtype=entry["dtype"], shape=tuple(shape))
         parts[name] = slice(len(start) + begin, len(start) + end)
     return RawHeader(tensors, parts, metadata)
@@ -117,25 +109,16 @@ def _start(path: Path) -> bytes:
         begin = file.read(8)
         length = struct.unpack("<Q", begin.ljust(8, b"\0"))[0]
         if HEADER_BYTES < length <= os.fstat(file.fileno()).st_size - 8:
-            _refuse_header(path, f"has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read", None)
+            raise _untrusted(path, f"has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read")
         return begin + file.read(min(length, HEADER_BYTES))
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether the file is a pickle despite its name: torch's zip archive, or the opcode that begins a pickle."""
-    with path.open("rb") as file:
-        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-
-
-def _kind(path: Path) -> str | None:
+def _kind(start: bytes, suffix: str) -> str | None:
     """The kind of a file that is clearly something else; `None` if it may be part of a safetensors file."""
-    with path.open("rb") as file:
-        start = file.read(START)
     if not start:
         return "empty"
-    known = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
-    if known is not None:
-        return known
+    if known := [kind for magic, kind in _MAGIC.items() if start.startswith(magic)]:
+        return known[0]
     if b"\0" in start or len(start) < 4:  # as the length of a header has
         return None
     try:
@@ -149,29 +132,23 @@ def _kind(path: Path) -> str | None:
         return "a pointer of Git LFS"
     if re.match(r"\s*<(!doctype|html|\?xml)", text, re.IGNORECASE):
         return "a web page"
-    if path.suffix == ".py":
+    if suffix == ".py":
         return "a Python file"
     return "JSON" if text.lstrip().startswith(("{", "[")) else "text"
 
 
-def _refuse_pickle(path: Path, cause: Exception | None) -> NoReturn:
-    raise CheckpointError(
-        path,
-        "may hold a pickle, which can run code when it is read",
-        hint="convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')",
-    ) from cause
+def _pickle(path: Path) -> CheckpointError:
+    hint = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'dense.safetensors')"
+    return CheckpointError(path, "may hold a pickle, which can run code when it is read", hint=hint)
 
 
-def _refuse_header(path: Path, what: str, cause: Exception | None) -> NoReturn:
-    hint = "do not trust this file; get it again from where it was made"
-    raise CheckpointError(path, what, hint=hint) from cause
+def _untrusted(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(path, what, hint="do not trust this file; get it again from where it was made")
 
 
-def _refuse_no_file(path: Path) -> NoReturn:
-    if os.path.isdir(path):
-        raise CheckpointError(path, "is a folder", hint="name a safetensors file")
+def _no_file(path: Path) -> CheckpointError:
     if os.path.exists(path):
-        raise CheckpointError(path, "is a device or a pipe", hint="name a safetensors file")
+        return CheckpointError(path, "is a folder" if os.path.isdir(path) else "is a device or a pipe", hint=NAME_ONE)
     here = [str(other) for other in path.parent.glob("*.safetensors")] if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(str(path), here, n=1)
-    raise CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")
+    return CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt_cli.errors import CheckpointError
+from ntt_cli.errors import CheckpointError, os_error_as
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.strict_json import parse_json
 
@@ -20,23 +20,18 @@ OTHER_SUFFIXES = (".report.safetensors", ".resume.safetensors")
 """Suffixes of ntt's own files that hold no weights to load."""
 
 MOST_LISTED = 10
-
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where a network's weights lie.
-
-    Attributes:
-        index: the file that names the shards; `None` if all weights are in one file.
-        files: the safetensors files, in the order of their names.
-        where: the file that the index names for each tensor; empty without an index.
-    """
+    """Where a network's weights lie: in one file, or in the shards that an index names."""
 
     index: Path | None
     files: tuple[Path, ...]
+    """In the order of their names."""
     where: dict[str, Path]
+    """The file that the index names for each tensor; empty without an index."""
 
     @property
     def bytes(self) -> int:
@@ -52,16 +47,13 @@ class WeightFiles:
 
 
 def find_weights(path: Path) -> WeightFiles:
-    """The files of weights that `path` names: a file itself, or all shards of an index.
+    """The files of weights that `path` names: a file itself, or all shards of an index, which are in its folder.
 
     An index, a folder with an index, and a shard name all shards of the index. A folder without an index names the one
     file of weights in it; ntt's reports and states do not count.
 
-    Shards must be in the folder of their index.
-
     Raises:
-        CheckpointError: if an index cannot be read, or names a file that is missing or in another folder; if a shard
-            has no index; or if a folder without an index holds several files.
+        CheckpointError: if a file is missing or cannot be read, or a folder without an index holds several.
     """
     index = _index_of(path)
     if index is None:
@@ -90,25 +82,18 @@ def _index_of(path: Path) -> Path | None:
         return None
     index = path.with_name(shard["name"] + INDEX_SUFFIX)
     if not index.is_file():
-        raise CheckpointError(
-            path,
-            f"is one of {int(shard['count'])} shards, and their index {index.name} is not beside it",
-            hint="download the index and all shards into one folder, and name the index",
-        )
+        what = f"is one of {int(shard['count'])} shards, and their index {index.name} is not beside it"
+        hint = "download the index and all shards into one folder, and name the index"
+        raise CheckpointError(path, what, hint=hint)
     return index
 
 
 def _only_file(path: Path) -> Path | None:
-    """The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
-
-    Raises:
-        CheckpointError: if the folder holds several.
-    """
+    # The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
     if not os.path.isdir(path):
         return None
-    found = sorted(
-        file for file in path.glob("*.safetensors") if file.is_file() and not file.name.endswith(OTHER_SUFFIXES)
-    )
+    files = (file for file in path.glob("*.safetensors") if not file.name.endswith(OTHER_SUFFIXES))
+    found = sorted(filter(Path.is_file, files))
     if len(found) > 1:
         listed = ", ".join(file.name for file in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
@@ -121,11 +106,8 @@ def _only_file(path: Path) -> Path | None:
 
 def _read_index(path: Path) -> dict[str, str]:
     hint = "download the index again from where the weights were published"
-    try:
-        with path.open("rb") as file:
-            text = file.read(INDEX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}", hint="check the path") from error
+    with os_error_as(CheckpointError, path, "cannot be read", hint="check the path"), path.open("rb") as file:
+        text = file.read(INDEX_BYTES + 1)
     try:
         data = parse_json(text.decode())
     except ValueError as error:

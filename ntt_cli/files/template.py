@@ -12,11 +12,7 @@ from ntt_cli.results import ModelFile
 
 
 def run(path: Path, *, force: bool) -> ModelFile:
-    """Write a commented model file that every command accepts unchanged.
-
-    Raises:
-        OutputError: if `path` is not a `.py` file, exists and `force` is not set, or cannot be written.
-    """
+    """Write a commented model file that every command accepts unchanged."""
     if path.is_dir():
         raise OutputError(path, "is a folder", hint=f"name a file in it: {path / 'model.py'}")
     if path.suffix != ".py":

@@ -69,22 +69,14 @@ def from_arrays(
     hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
     require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
     x = as_inputs(used, spec, numbers=chosen)
-    return Samples(
-        spec=spec,
-        source=InMemory(format_images(x, options, spec)),
-        labels=None if y is None else y[chosen],
-        split=split,
-    )
+    source = InMemory(format_images(x, options, spec))
+    return Samples(spec, source, labels=None if y is None else y[chosen], split=split)
 
 
 def from_pair(
     inputs: Array, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
 ) -> Samples:
-    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread.
-
-    Raises:
-        DataError: if inputs or labels cannot be used, or labels look like an attention mask.
-    """
+    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread."""
     refuse_mask([(inputs, labels)], spec)
     if not labelled:
         return from_arrays(inputs, None, spec=spec, options=options, split=split)
@@ -112,11 +104,7 @@ def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
 
 
 def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, labelled: bool = True) -> Samples:
-    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`.
-
-    Raises:
-        DataError: if the file is really a .npy file.
-    """
+    """Inputs, and labels where there are any, under the names in `INPUT_NAMES` and `LABEL_NAMES`."""
     with _reading(spec), path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -130,9 +118,8 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             size = sum(_member_size(zipped, name, spec) for name in names)
         require_memory(spec, size, error=DataError, hint=hint)
         arrays = {name: archive[name] for name in names}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise DataError(spec, f"{name} is no array", hint="save it again with numpy.savez")
+        if odd := [name for name in names if not isinstance(arrays[name], np.ndarray)]:
+            raise DataError(spec, f"{odd[0]} is no array", hint="save it again with numpy.savez")
     return _samples(arrays, found, spec, options)
 
 
@@ -146,24 +133,15 @@ def read_safetensors(path: Path, *, spec: str, split: Split, options: DataOption
 
 
 def _refuse_fields(inputs: Array, spec: str) -> None:
-    """Refuse a table of records, because its columns are not a dimension of the array.
-
-    Raises:
-        DataError: if the array has fields.
-    """
-    fields = getattr(inputs.dtype, "names", None)
-    if fields:
+    # The columns of a table of records are not a dimension of the array.
+    if fields := getattr(inputs.dtype, "names", None):
         listed = ", ".join(fields)
         hint = "save its columns as one array of numbers: numpy.lib.recfunctions.structured_to_unstructured(x)"
         raise DataError(spec, f"holds inputs with fields ({listed:.300}), not an array of numbers", hint=hint)
 
 
 def _as_numbers(labels: Array, spec: str) -> Array:
-    """Labels as numbers, without merging different labels; booleans become classes 0 and 1.
-
-    Raises:
-        DataError: if a label is too large.
-    """
+    # Labels as numbers, without merging different labels; booleans become classes 0 and 1.
     if isinstance(labels, Tensor):
         if labels.dtype not in {torch.bool, torch.uint64}:
             return labels
@@ -176,14 +154,10 @@ def _as_numbers(labels: Array, spec: str) -> Array:
 
 
 def _member_size(zipped: ZipFile, name: str, spec: str) -> int:
-    """The size of the member that NumPy reads under this name.
-
-    Raises:
-        DataError: if several members have this name, so that programs read different ones, or it is too short.
-    """
+    # The size of the member that NumPy reads under this name.
     found = [info for info in zipped.infolist() if info.filename in {name, f"{name}.npy"}]
     hint = "save it again with numpy.savez"
-    if len(found) != 1:
+    if len(found) != 1:  # programs would read different ones
         raise DataError(spec, f"holds {name} {len(found)} times", hint=hint)
     size, claimed = found[0].file_size, _claimed_size(zipped, found[0])
     if claimed > size:  # NumPy would allocate that much memory before it reads
@@ -227,11 +201,9 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
             return _Found(inputs[0], labels[0] if labels else None, split if divided else None)
     looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
     there = ", ".join(sorted(names)) or "nothing"
-    raise DataError(
-        spec,
-        f"holds {there if len(there) < 300 else there[:300] + '…'}, but no {looked_for}",
-        hint="save inputs as x and labels as y, or as x_train, y_train, x_test and y_test",
-    )
+    there = there if len(there) < 300 else f"{there[:300]}…"
+    hint = "save inputs as x and labels as y, or as x_train, y_train, x_test and y_test"
+    raise DataError(spec, f"holds {there}, but no {looked_for}", hint=hint)
 
 
 @contextmanager

@@ -10,41 +10,37 @@ import numpy.typing as npt
 
 from ntt_cli.config import Split
 from ntt_cli.data.sources.pickled import Bytes, Refused, read_pickle
-from ntt_cli.errors import DataError
+from ntt_cli.errors import DataError, os_error_as
 from ntt_cli.files.free_memory import require_memory
 
 IMAGE_SHAPE = (3, 32, 32)
 IMAGE_BYTES = 3 * 32 * 32
-CIFAR10_BATCHES: dict[Split, tuple[str, ...]] = {
-    "train": ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
-    "test": ("test_batch",),
-}
+CIFAR10_BATCHES: dict[Split, list[str]] = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+
+AGAIN, ALL_AGAIN = "fetch this file again", "fetch the data set again"
+
+Content = tuple[Bytes, npt.NDArray[np.int64], tuple[str, ...]]
 
 
-def read_cifar10(folder: Path, split: Split) -> tuple[Bytes, npt.NDArray[np.int64], tuple[str, ...]]:
+def read_cifar10(folder: Path, split: Split) -> Content:
     """Images `[n, 3, 32, 32]`, labels `[n]` and class names, from `cifar-10-batches-py`."""
-    batches = [_read_batch(folder / name, "labels") for name in CIFAR10_BATCHES[split]]
-    names = _class_names(folder / "batches.meta", "label_names")
-    return np.concatenate([batch[0] for batch in batches]), np.concatenate([batch[1] for batch in batches]), names
+    images, labels = zip(*(_read_batch(folder / name, "labels") for name in CIFAR10_BATCHES[split]), strict=True)
+    return np.concatenate(images), np.concatenate(labels), _class_names(folder / "batches.meta", "label_names")
 
 
-def read_cifar100(folder: Path, split: Split) -> tuple[Bytes, npt.NDArray[np.int64], tuple[str, ...]]:
+def read_cifar100(folder: Path, split: Split) -> Content:
     """Images `[n, 3, 32, 32]`, fine labels `[n]` and class names, from `cifar-100-python`."""
     return *_read_batch(folder / split, "fine_labels"), _class_names(folder / "meta", "fine_label_names")
 
 
-def read_cifar10_binary(folder: Path, split: Split) -> tuple[Bytes, npt.NDArray[np.int64], tuple[str, ...]]:
-    """Images `[n, 3, 32, 32]`, labels `[n]` and class names, from `cifar-10-batches-bin`.
-
-    Raises:
-        DataError: if a file is missing or does not consist of records of one label and one image.
-    """
+def read_cifar10_binary(folder: Path, split: Split) -> Content:
+    """Images `[n, 3, 32, 32]`, labels `[n]` and class names, from `cifar-10-batches-bin`."""
     records = []
     for name in CIFAR10_BATCHES[split]:
         path = folder / f"{name}.bin"
         values = np.frombuffer(_read(path), dtype=np.uint8)
         if len(values) % (1 + IMAGE_BYTES):
-            raise DataError(path, f"does not hold records of {1 + IMAGE_BYTES} bytes", hint="fetch this file again")
+            raise DataError(path, f"does not hold records of {1 + IMAGE_BYTES} bytes", hint=AGAIN)
         records.append(values.reshape(-1, 1 + IMAGE_BYTES))
     joined = np.concatenate(records)
     names = _read(folder / "batches.meta.txt").decode("latin1").split()
@@ -62,11 +58,8 @@ def _read_batch(path: Path, label_key: str) -> tuple[Bytes, npt.NDArray[np.int64
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as failure:
         raise _no_batch(path, failure) from failure
     if images.dtype != np.uint8 or labels.shape != (len(images),):
-        raise DataError(
-            path,
-            f"holds {len(images)} images of type {images.dtype} and labels of shape {list(labels.shape)}",
-            hint="fetch this file again",
-        )
+        what = f"holds {len(images)} images of type {images.dtype} and labels of shape {list(labels.shape)}"
+        raise DataError(path, what, hint=AGAIN)
     return images, labels
 
 
@@ -79,26 +72,20 @@ def _class_names(path: Path, key: str) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        require_memory(path, path.stat().st_size, error=DataError, hint="fetch the data set again")
+    with os_error_as(DataError, path, "cannot be read", hint=ALL_AGAIN):
+        require_memory(path, path.stat().st_size, error=DataError, hint=ALL_AGAIN)
         return path.read_bytes()
-    except OSError as failure:
-        raise DataError(path, f"cannot be read: {failure.strerror}", hint="fetch the data set again") from failure
 
 
 def _no_batch(path: Path, failure: Exception) -> DataError:
-    what = f"is not a batch of CIFAR images: {type(failure).__name__}: {failure}"
-    return DataError(path, what, hint="fetch this file again")
+    return DataError(path, f"is not a batch of CIFAR images: {type(failure).__name__}: {failure}", hint=AGAIN)
 
 
 def _unpickle(path: Path) -> Any:
     try:
         return read_pickle(_read(path))
     except Refused as failure:
-        raise DataError(
-            path,
-            f"{failure}, which images do not need; nothing of it was run",
-            hint="do not trust this file; fetch the data set again",
-        ) from failure
+        what = f"{failure}, which images do not need; nothing of it was run"
+        raise DataError(path, what, hint=f"do not trust this file; {ALL_AGAIN}") from failure
     except ValueError as failure:
         raise _no_batch(path, failure) from failure

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data import samples
-from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, as_inputs, as_labels, kind_of, refuse_mask
+from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, as_inputs, as_labels, kind_of, refuse_mask, type_and_shape
 from ntt_cli.data.images import format_images
 from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw
 from ntt_cli.data.sources.image_files import GRAY_MODES, image_pixels
@@ -32,14 +32,9 @@ PROBED = 16
 
 @dataclass(frozen=True, eq=False)
 class DatasetItems:
-    """The items of a torch Dataset. Each item is an input, or a pair of an input and a label.
+    """The items of a map-style Dataset. Each item is an input, or a pair of an input and a label.
 
-    Attributes:
-        dataset: any map-style Dataset.
-        spec: the data as the user named it.
-        options: how to format its images.
-        labelled: whether labels are read.
-        path: of the file that made it; `None` if a caller passed it, whose exceptions then stay unchanged.
+    `path` is the file that made it; `None` if a caller passed it, whose exceptions then stay unchanged.
     """
 
     dataset: Dataset[Any]
@@ -70,25 +65,20 @@ class DatasetItems:
         x, *label = self.parts(i)
         x = self._input(i, x)
         if like is not None and (x.shape, x.dtype) != (like.shape, like.dtype):
-            what = f"input {i}{self.where} is {_in_words(x)}, others are {_in_words(like)}"
-            raise DataError(
-                self.spec, what, hint="bring them to one shape and type: images by --image-size, sequences by padding"
-            )
+            what = f"input {i}{self.where} is {type_and_shape(x)}, others are {type_and_shape(like)}"
+            hint = "bring them to one shape and type: images by --image-size, sequences by padding"
+            raise DataError(self.spec, what, hint=hint)
         return x, self._label(i, label[0]) if label and self.labelled else None
 
     def parts(self, i: int) -> list[Any]:
-        """Item `i`: an input, and a label if it has one.
-
-        Raises:
-            DataError: if it is something else, or does not exist in a file's Dataset.
-            IndexError: if it does not exist in a Dataset that a caller passed.
-        """
+        """Item `i`: an input, and a label if it has one."""
         try:
             item = self.dataset[i]
         except IndexError as failure:
             if self.path is None:
                 raise
-            what = f"item {i} of its Dataset, which by its __len__ has {len(self.dataset):,}, raised {failure!r}"  # type: ignore[arg-type]
+            assert is_map_style(self.dataset)
+            what = f"item {i} of its Dataset, which by its __len__ has {len(self.dataset):,}, raised {failure!r}"
             hint = "let __len__ return how many items there are; --debug shows the traceback"
             raise DataError(self.spec, what, hint=hint) from failure
         parts = list(item) if isinstance(item, (tuple, list)) else [item]
@@ -118,20 +108,15 @@ class DatasetItems:
 
 @dataclass(frozen=True, eq=False)
 class LazyItems:
-    """Inputs of a Dataset that is random or too large for memory; each fetch reads them again.
-
-    Attributes:
-        items: of the Dataset.
-        numbers: the indices of the items that are used.
-        like: one of the inputs.
-        labels: of all items when first read; `None` if labels are not read.
-        changes: whether items differ between readings.
-    """
+    """Inputs of a Dataset that is random or too large for memory; each fetch reads them again."""
 
     items: DatasetItems
     numbers: Tensor
+    """The indices of the items that are used."""
     like: Tensor
+    """One of the inputs."""
     labels: Tensor | None
+    """Of all items when first read; `None` if labels are not read."""
     changes: Changes
 
     def __len__(self) -> int:
@@ -151,14 +136,9 @@ class LazyItems:
 
 
 def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tensor | None = None) -> Samples:
-    """The samples of a Dataset.
+    """The samples of a Dataset; of the items whose indices are `among` these, which are ascending, if that is given.
 
     A few items are read several times. All items are read here if they are kept in memory or have labels.
-
-    Args:
-        items: of the Dataset.
-        split: the part of the data that they are, if it is divided.
-        among: the indices of the items to choose from, ascending; by default all.
 
     Raises:
         DataError: if it is not a map-style Dataset, is empty, or has an unusable item.
@@ -171,7 +151,7 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
             hint += ", or a DataLoader over this one, whose batches are kept in memory"
         raise DataError(items.spec, f"its {kind} {what or 'has no length'}", hint=hint)
     with global_draws_apart(), items.running_code():
-        n = len(items.dataset) if among is None else len(among)  # type: ignore[arg-type]
+        n = len(items.dataset if among is None else among)
         if n == 0:
             raise DataError(items.spec, "its Dataset is empty", hint=f"{given} one that has items")
         require_memory(items.spec, 8 * n, error=DataError, hint=f"{given} a Dataset with fewer items")
@@ -190,19 +170,14 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
     return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
 
 
-def is_map_style(dataset: object) -> bool:
+def is_map_style(dataset: object) -> TypeGuard[Sized]:
     """Whether a value has a length, and items by index."""
     return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
-    """Class names in the order of their labels, from `classes` or `class_to_idx` as in torchvision's data sets.
-
-    A `Subset` has the names of its Dataset. A `ConcatDataset` has names if all of its Datasets have the same.
-
-    Raises:
-        DataError: if concatenated Datasets number their classes differently.
-    """
+    # Names in the order of their labels, from `classes` or `class_to_idx` as in torchvision's data sets. A `Subset` has
+    # the names of its Dataset. A `ConcatDataset` has names if all of its Datasets have the same.
     for attribute in ("classes", "class_to_idx"):
         if (names := _as_names(getattr(dataset, attribute, None))) is not None:
             return names
@@ -262,11 +237,7 @@ def _draws(items: DatasetItems, some: list[int]) -> bool:
 
 
 def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Tensor | None]:
-    """The inputs, in memory if they fit and never change, and the labels. No inputs if they unexpectedly changed.
-
-    Raises:
-        DataError: if only some items have labels.
-    """
+    # The inputs, in memory if they fit and never change, and the labels. No inputs if they unexpectedly changed.
     like, _ = items.read(int(numbers[0]), reading=())
     kept = None
     if changes == "never" and like.nbytes * len(numbers) <= samples.EAGER_BYTES:
@@ -288,7 +259,3 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
         return None, None
     y = as_labels(np.asarray(labels), items.spec, n=len(numbers)) if labels else None
     return InMemory(kept) if kept is not None else LazyItems(items, numbers, like, y, changes), y
-
-
-def _in_words(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

@@ -70,7 +70,6 @@ def _takes_split(factory: Callable[..., object]) -> bool:
 
 
 def _why_not_taken(made: object) -> tuple[str, str]:
-    """A description of an unusable return value, and a hint."""
     what, hint = f"returned {kind_of(made)}", TAKEN
     if isinstance(made, DataLoader):
         hint = "return its dataset, loader.dataset, from which batches are drawn at random"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -33,9 +34,6 @@ def read_folder(folder: Path, *, spec: str, split: Split, options: DataOptions) 
     """The images below a folder, without hidden files and files that are not images.
 
     A folder whose images are all in `train/`, `test/` and `val/` is divided, and the one for `split` is read.
-
-    Raises:
-        DataError: if there are images beside such parts, or the folder has another problem.
     """
     parts = _parts(folder)
     tree = _find_part(parts, spec=spec, split=split) if parts else find_images(folder)
@@ -54,20 +52,17 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
     """The images below a folder, in the order of their paths.
 
     Two or more sub-folders with images, and no images beside them, are classes, numbered in the order of their names.
-    Any other folder is unlabelled, unless the classes are known; so is one with a single sub-folder.
-
-    Args:
-        folder: the folder to search.
-        classes: the names that sub-folders may have, in the order of the labels.
+    Any other folder is unlabelled, unless the `classes` are known, in the order of the labels; so is one with a single
+    sub-folder.
 
     Raises:
         DataError: if there are no images, a class folder is empty, or one is not among `classes`.
     """
-    direct = _images_in(folder)
-    below = {sub: list(_walk(sub)) for sub in _subfolders(folder)}
+    subfolders, direct = next(_visible(folder))
+    below = {sub: list(_images_below(sub)) for sub in subfolders}
     filled = sum(map(bool, below.values()))
     if direct or filled == 0 or (filled == 1 and classes is None):
-        paths = sorted([*direct, *(path for found in below.values() for path in found)])
+        paths = sorted(chain(direct, *below.values()))
         if not paths:
             hint = f"name a folder with images in it or below it: {' '.join(sorted(SUFFIXES))}"
             raise DataError(folder, "holds no images", hint=hint)
@@ -81,21 +76,18 @@ def find_images(folder: Path, *, classes: tuple[str, ...] | None = None) -> Imag
         if not found and classes is None:  # without it, the numbers of the classes after it would shift
             raise DataError(sub, "holds no images, and the folders beside it are classes", hint="fill it or remove it")
     labels = [known.index(sub.name) for sub, found in below.items() for _ in found]
-    return ImageTree([path for found in below.values() for path in found], labels, known)
+    return ImageTree(list(chain(*below.values())), labels, known)
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The parts of a divided folder, by the names in `PARTS`; empty if it is not divided.
-
-    Raises:
-        DataError: if the folder is divided, but has other images too.
-    """
+    # By the names in `PARTS`; empty if the folder is not divided.
     parts: dict[str, Path] = {}
-    others = [path.name for path in _images_in(folder)[:1]]
-    for sub in _subfolders(folder):
+    subfolders, images = next(_visible(folder))
+    others = [path.name for path in images[:1]]
+    for sub in subfolders:
         name = ALIASES.get(sub.name.lower(), sub.name.lower())
-        if name not in {name for names in PARTS.values() for name in names}:
-            others += [f"{sub.name}/"] if any(_walk(sub)) else []
+        if name not in chain.from_iterable(PARTS.values()):
+            others += [f"{sub.name}/"] if any(_images_below(sub)) else []
         elif name in parts:
             both = f"{parts[name].name}/ and {sub.name}/"
             raise DataError(folder, f"has both {both}", hint="join them, or name one of them as the data")
@@ -106,11 +98,8 @@ def _parts(folder: Path) -> dict[str, Path]:
     if others and parts:
         there = ", ".join(others[:5]) + ", …" * (len(others) > 5)
         names = " and ".join(f"{sub.name}/" for sub in parts.values())
-        raise DataError(
-            folder,
-            f"has {names}, and images beside them: {there}",
-            hint=f"move those elsewhere, or name one folder, like {next(iter(parts.values()))}",
-        )
+        hint = f"move those elsewhere, or name one folder, like {next(iter(parts.values()))}"
+        raise DataError(folder, f"has {names}, and images beside them: {there}", hint=hint)
     return parts
 
 
@@ -124,30 +113,17 @@ def _find_part(parts: dict[str, Path], *, spec: str, split: Split) -> ImageTree:
     return find_images(parts[wanted[0]], classes=classes)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    _, names, _ = next(_visible(folder))
-    return [folder / name for name in names]
+def _images_below(top: Path) -> Iterator[Path]:
+    return chain.from_iterable(images for _, images in _visible(top))
 
 
-def _images_in(folder: Path) -> list[Path]:
-    _, _, names = next(_visible(folder))
-    return [folder / name for name in names if _is_image(name)]
-
-
-def _walk(top: Path) -> Iterator[Path]:
-    for folder, _, names in _visible(top):
-        yield from (Path(folder, name) for name in names if _is_image(name))
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
-
-
-def _visible(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    # `os.walk` in the order of names, without hidden folders and those of other programs, such as __MACOSX.
+def _visible(top: Path) -> Iterator[tuple[list[Path], list[Path]]]:
+    # The folders and images in a folder, and then in those below it, in the order of their names, without hidden ones
+    # and folders of other programs, such as __MACOSX.
     for folder, subfolders, names in os.walk(top, onerror=_refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
-        yield folder, subfolders, sorted(name for name in names if not name.startswith("."))
+        images = [name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES]
+        yield [Path(folder, name) for name in subfolders], [Path(folder, name) for name in images]
 
 
 def _refuse(failure: OSError) -> None:

@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,34 +26,24 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 """The decoders that may run, whatever a file's name: for PostScript, Pillow would start another program."""
 
 GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+REPAIR = "repair this image or remove it"
 Mode = Literal["L", "RGB"]
 
 
-@dataclass(frozen=True)
-class Header:
-    """The properties of an image that its file declares, in upright orientation."""
+class Header(NamedTuple):
+    """What a file declares of its image: height and width, upright, and whether it is gray."""
 
-    height: int
-    width: int
+    size: tuple[int, int]
     gray: bool
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images of one size, decoded when they are fetched.
-
-    Attributes:
-        paths: one file a sample.
-        mode: the channels that all images are converted to.
-        height: of every image.
-        width: of every image.
-        resize: whether images are resized to this size; otherwise they must have it.
-    """
+    """Images of one size, decoded when they are fetched, and resized to it if `resize`; otherwise they must have it."""
 
     paths: list[Path]
     mode: Mode
-    height: int
-    width: int
+    size: tuple[int, int]
     resize: bool
 
     def __len__(self) -> int:
@@ -63,54 +53,37 @@ class ImageFiles:
         return torch.stack([self.decode(i) for i in indices.tolist()])
 
     def decode(self, i: int) -> Tensor:
-        """Image `i` as uint8 `[c, h, w]`.
-
-        Raises:
-            DataError: if the image is damaged, or its size differs from the one in its header.
-        """
+        """Image `i` as uint8 `[c, h, w]`."""
         try:
             with Image.open(self.paths[i], formats=FORMATS) as image:
                 pixels = image_pixels(image, self.mode)
         except Exception as failure:  # Pillow's decoders raise whatever they trip over
-            raise DataError(
-                self.paths[i], f"cannot be decoded: {failure}", hint="repair this image or remove it"
-            ) from failure
+            raise DataError(self.paths[i], f"cannot be decoded: {failure}", hint=REPAIR) from failure
         if self.resize:
-            pixels = fit(pixels[None], (self.height, self.width), self.paths[i])[0]
-        if pixels.shape[1:] != (self.height, self.width):
-            size = _in_words(*pixels.shape[1:])
-            raise DataError(self.paths[i], f"decodes to {size} pixels, unlike its header", hint="give --image-size")
+            pixels = fit(pixels[None], self.size, self.paths[i])[0]
+        if pixels.shape[1:] != self.size:
+            what = f"decodes to {pixels.shape[1]}x{pixels.shape[2]} pixels, unlike its header"
+            raise DataError(self.paths[i], what, hint="give --image-size")
         return pixels
 
 
 def open_images(paths: list[Path], options: DataOptions) -> InputSource:
-    """Images of one size and one number of channels: 1 if all are gray, otherwise 3 without alpha.
-
-    All headers are read here. All pixels are decoded here too if they fit into `samples.EAGER_BYTES`, so that a damaged
-    image is found before work starts.
-
-    Raises:
-        DataError: if an image cannot be read, or the sizes differ and `--image-size` is not given.
-    """
+    """Images of one size and one number of channels: 1 if all are gray, otherwise 3 without alpha."""
+    # All headers are read here, and pixels too if they fit, so that damage is found before work starts.
     headers = _read_headers(paths)
     gray = options.grayscale or all(header.gray for header in headers)
-    mode: Mode = "L" if gray else "RGB"
-    size = image_size(options)
-    first = headers[0]
-    height, width = size or (first.height, first.width)
-    if size is None:
-        for path, header in zip(paths, headers, strict=True):
-            if (header.height, header.width) != (height, width):
-                raise DataError(
-                    path,
-                    f"has {_in_words(header.height, header.width)} pixels, {paths[0]} {_in_words(height, width)}",
-                    hint=f"give --image-size, like --image-size {height}x{width}",
-                )
-    files = ImageFiles(paths, mode, height, width, resize=size is not None)
-    shape = (len(paths), 1 if gray else 3, height, width)
+    asked = image_size(options)
+    size = asked or headers[0].size
+    for path, header in zip(paths, headers, strict=True):
+        if asked is None and header.size != size:
+            first, other = (f"{height}x{width}" for height, width in (size, header.size))
+            what = f"has {other} pixels, {paths[0]} {first}"
+            raise DataError(path, what, hint=f"give --image-size, like --image-size {first}")
+    files = ImageFiles(paths, "L" if gray else "RGB", size, resize=asked is not None)
+    shape = (len(paths), 1 if gray else 3, *size)
     if math.prod(shape) > samples.EAGER_BYTES:
         return files
-    largest = max(header.height * header.width for header in headers)
+    largest = max(math.prod(header.size) for header in headers)
     return InMemory(_decode_all(files, torch.empty(shape, dtype=torch.uint8), largest=largest))
 
 
@@ -145,8 +118,7 @@ def _read_headers(paths: list[Path]) -> list[Header]:
             except DataError as failure:
                 failures.append(failure)
             except Exception as failure:  # Pillow's decoders raise whatever they trip over
-                what = f"cannot be read as an image: {failure}"
-                failures.append(DataError(path, what, hint="repair this image or remove it"))
+                failures.append(DataError(path, f"cannot be read as an image: {failure}", hint=REPAIR))
     _raise_first(failures)
     return headers
 
@@ -161,7 +133,7 @@ def _read_header(path: Path) -> Header:
         width, height = image.size if orientation < 5 else image.size[::-1]
         if width * height > images.MOST_PIXELS:
             raise _too_large(path)
-        return Header(height, width, gray=image.mode in GRAY_MODES)
+        return Header((height, width), gray=image.mode in GRAY_MODES)
 
 
 def _too_large(path: Path) -> DataError:
@@ -179,17 +151,12 @@ def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
 
     workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # one at a time if images are very large
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        _raise_first([failure for failure in pool.map(decode, range(len(files))) if failure is not None])
+        _raise_first(list(filter(None, pool.map(decode, range(len(files))))))
     return out
 
 
 def _raise_first(failures: list[DataError]) -> None:
-    if not failures:
-        return
-    first = failures[0]
-    others = f" ({len(failures) - 1} more of the images fail too)" if len(failures) > 1 else ""
-    raise DataError(first.where, first.what + others, hint=first.hint)
-
-
-def _in_words(height: int, width: int) -> str:
-    return f"{height}x{width}"
+    if failures:
+        first, *more = failures
+        others = f" ({len(more)} more of the images fail too)" if more else ""
+        raise DataError(first.where, first.what + others, hint=first.hint)

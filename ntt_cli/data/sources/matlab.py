@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ntt_cli.errors import DataError
+from ntt_cli.errors import DataError, os_error_as
 from ntt_cli.files.free_memory import require_memory
 
 HEADER_BYTES = 128
@@ -45,10 +45,8 @@ def read_matlab(path: Path, names: Collection[str]) -> dict[str, Array]:
             not fit into memory.
     """
     try:
-        with path.open("rb") as file:
+        with os_error_as(DataError, path, "cannot be read", hint="check the path"), path.open("rb") as file:
             return _read(path, file, names)
-    except OSError as failure:
-        raise DataError(path, f"cannot be read: {failure.strerror}", hint="check the path") from failure
     except (_DamagedError, zlib.error, ValueError) as failure:  # NumPy's limit of dimensions
         raise DataError(path, f"cannot be read as a MATLAB 5 file: {failure}", hint=AGAIN) from failure
 
@@ -60,8 +58,8 @@ class _DamagedError(Exception):
 @dataclass(frozen=True)
 class _Variable:
     name: str
-    kind: int
-    real: bool
+    dtype: str | None
+    """NumPy's name for the type; `None` if the variable is not an array of real numbers."""
     shape: tuple[int, ...]
 
 
@@ -76,7 +74,7 @@ def _read(path: Path, file: BinaryIO, names: Collection[str]) -> dict[str, Array
         kind, size = struct.unpack(f"{order}II", tag)
         end = file.tell() + size
         if kind in {MATRIX, COMPRESSED}:
-            take = _inflating(file, size) if kind == COMPRESSED else _reading(file, size)
+            take = _taking(file, size, compressed=kind == COMPRESSED)
             if kind == COMPRESSED and struct.unpack(f"{order}II", take(8))[0] != MATRIX:
                 raise _DamagedError("something else than a variable is compressed")
             variable = _variable(take, order)
@@ -89,30 +87,27 @@ def _read(path: Path, file: BinaryIO, names: Collection[str]) -> dict[str, Array
 
 
 def _variable(take: Take, order: str) -> _Variable:
-    _, flags = _element(take, order)
-    _, dimensions = _element(take, order)
-    _, name = _element(take, order)
+    flags, dimensions, name = (_element(take, order)[1] for _ in range(3))
     if len(flags) < 4 or len(dimensions) % 4:
         raise _DamagedError("a variable has no flags or dimensions")
     (flag,) = struct.unpack(f"{order}I", flags[:4])
     shape = struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions)
     if min(shape, default=0) < 0:
         raise _DamagedError("a variable has negative dimensions")
-    return _Variable(name.decode("latin-1"), flag & 0xFF, not flag & COMPLEX, shape)
+    return _Variable(name.decode("latin-1"), None if flag & COMPLEX else CLASSES.get(flag & 0xFF), shape)
 
 
 def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
-    wanted = CLASSES.get(variable.kind)
-    if wanted is None or not variable.real:
+    if variable.dtype is None:
         raise DataError(path, f"its {variable.name} is not real numbers", hint="name a file of arrays of numbers")
-    count = math.prod(variable.shape)
+    wanted, count = np.dtype(variable.dtype), math.prod(variable.shape)
 
     def size(kind: int) -> int:
         # Numbers may be stored in a larger type than the array's.
-        stored = count * np.dtype(TYPES.get(kind, "V0")).itemsize
-        size = max(stored, count * np.dtype(wanted).itemsize)
-        require_memory(path, size, error=DataError, hint=f"{AGAIN}, or use a larger machine")
-        return stored
+        stored = np.dtype(TYPES.get(kind, "V0")).itemsize
+        most = count * max(stored, wanted.itemsize)
+        require_memory(path, most, error=DataError, hint=f"{AGAIN}, or use a larger machine")
+        return count * stored
 
     stored, content = _element(take, order, size)
     if stored not in TYPES or len(content) != count * np.dtype(TYPES[stored]).itemsize:
@@ -122,11 +117,7 @@ def _array(path: Path, variable: _Variable, take: Take, order: str) -> Array:
 
 
 def _element(take: Take, order: str, most: Callable[[int], int] = lambda _: MOST_BYTES) -> tuple[int, bytes]:
-    """Type and content, of at most so many bytes of that type; up to four lie within the tag.
-
-    Raises:
-        _DamagedError: if the element has more bytes.
-    """
+    # Type and content, of at most so many bytes of that type; up to four lie within the tag.
     tag = take(8)
     kind, size = struct.unpack(f"{order}II", tag)
     if kind >> 16:
@@ -138,31 +129,22 @@ def _element(take: Take, order: str, most: Callable[[int], int] = lambda _: MOST
     return kind, content if size % 8 == 0 else (content + take(-size % 8))[:size]
 
 
-def _reading(file: BinaryIO, left: int) -> Take:
-    def take(size: int) -> bytes:
-        nonlocal left
-        left -= size
-        data = file.read(size) if left >= 0 else b""
-        if len(data) < size:
-            raise _DamagedError("it is cut off")
-        return data
-
-    return take
-
-
-def _inflating(file: BinaryIO, left: int) -> Take:
+def _taking(file: BinaryIO, left: int, *, compressed: bool) -> Take:
     inflate, waiting = zlib.decompressobj(), b""
 
     def take(size: int) -> bytes:
         nonlocal left, waiting
         data = bytearray()
-        while len(data) < size:
+        while (missing := size - len(data)) > 0:
             if not waiting:
                 waiting = file.read(min(left, CHUNK))
                 left -= len(waiting)
             ended = not waiting
-            more = inflate.decompress(waiting, size - len(data))
-            waiting = inflate.unconsumed_tail
+            if compressed:
+                more = inflate.decompress(waiting, missing)
+                waiting = inflate.unconsumed_tail
+            else:
+                more, waiting = waiting[:missing], waiting[missing:]
             if ended and not more:
                 raise _DamagedError("it is cut off")
             data += more

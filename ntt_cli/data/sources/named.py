@@ -22,78 +22,43 @@ from ntt_cli.errors import DataError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DIGITS = tuple("0123456789")
-FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 Content = tuple[Array, Array, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One arrangement of the files of a data set.
-
-    Attributes:
-        folder: of the files, below `--data-root` unless it is absolute.
-        holds: whether a folder has the files of a split.
-        read: images, labels and class names of a split.
-    """
+    """One arrangement of the files of a data set, in a folder below `--data-root` unless it is absolute."""
 
     folder: Path
-    holds: Callable[[Path, Split], bool]
+    first: Callable[[Path, Split], Path]
+    """The path of the first file of a split, which may not be there."""
     read: Callable[[Path, Split], Content]
 
 
-def _holds_idx(folder: Path, split: Split) -> bool:
-    return find_idx(folder, "images-idx3", split) is not None
-
-
 def _idx(folder: str | Path, class_names: tuple[str, ...]) -> Layout:
-    return Layout(Path(folder), _holds_idx, lambda folder, split: (*read_idx_pair(folder, split), class_names))
+    return Layout(Path(folder), find_idx, lambda folder, split: (*read_idx_pair(folder, split), class_names))
 
 
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    "fashion-mnist": (
-        _idx("FashionMNIST/raw", FASHION),
-        _idx(".", FASHION),
-        _idx(DEBIAN_FASHION_MNIST, FASHION),
-    ),
+    "fashion-mnist": (_idx("FashionMNIST/raw", FASHION), _idx(".", FASHION), _idx(DEBIAN_FASHION_MNIST, FASHION)),
     "mnist": (_idx("MNIST/raw", DIGITS),),
     "cifar10": (
-        Layout(
-            Path("cifar-10-batches-py"),
-            lambda folder, split: (folder / CIFAR10_BATCHES[split][0]).is_file(),
-            read_cifar10,
-        ),
+        Layout(Path("cifar-10-batches-py"), lambda folder, split: folder / CIFAR10_BATCHES[split][0], read_cifar10),
         Layout(
             Path("cifar-10-batches-bin"),
-            lambda folder, split: (folder / f"{CIFAR10_BATCHES[split][0]}.bin").is_file(),
+            lambda folder, split: folder / f"{CIFAR10_BATCHES[split][0]}.bin",
             read_cifar10_binary,
         ),
     ),
-    "cifar100": (Layout(Path("cifar-100-python"), lambda folder, split: (folder / split).is_file(), read_cifar100),),
-    "svhn": (
-        Layout(
-            Path("."),
-            lambda folder, split: svhn_file(folder, split).is_file(),
-            lambda folder, split: (*read_svhn(folder, split), DIGITS),
-        ),
-    ),
+    "cifar100": (Layout(Path("cifar-100-python"), lambda folder, split: folder / split, read_cifar100),),
+    "svhn": (Layout(Path("."), svhn_file, lambda folder, split: (*read_svhn(folder, split), DIGITS)),),
 }
 NAMES = ("digits", *LAYOUTS)
 
 
 def read_named(name: str, *, split: Split, options: DataOptions) -> Samples:
-    """The images of one of `NAMES`, with labels."""
     images, labels, class_names = _read_digits(split) if name == "digits" else _read_files(name, split, options)
     samples = from_arrays(images, labels, spec=name, options=options, split=split)
     return replace(samples, class_names=class_names)
@@ -113,16 +78,13 @@ def _read_files(name: str, split: Split, options: DataOptions) -> Content:
         found = _find(name, root, split)
     if found is None:
         looked_in = ", ".join(dict.fromkeys(str(root / layout.folder) for layout in LAYOUTS[name]))
-        raise DataError(
-            name,
-            f"its {split} files are in none of these folders: {looked_in}",
-            hint="say where they lie with --data-root, or fetch them with --download",
-        )
+        hint = "say where they lie with --data-root, or fetch them with --download"
+        raise DataError(name, f"its {split} files are in none of these folders: {looked_in}", hint=hint)
     return found.read(root / found.folder, split)
 
 
 def _find(name: str, root: Path, split: Split) -> Layout | None:
-    return next((layout for layout in LAYOUTS[name] if layout.holds(root / layout.folder, split)), None)
+    return next((each for each in LAYOUTS[name] if each.first(root / each.folder, split).is_file()), None)
 
 
 def _download(name: str, root: Path, split: Split) -> None:
@@ -143,8 +105,5 @@ def _download(name: str, root: Path, split: Split) -> None:
             else:
                 classes[name](root, train=split == "train", download=True)
     except (OSError, RuntimeError) as failure:  # errors of the network or the disk, or a wrong checksum
-        raise DataError(
-            name,
-            f"could not be downloaded to {root}: {failure}",
-            hint="check the connection and the folder, or put the files there yourself",
-        ) from failure
+        hint = "check the connection and the folder, or put the files there yourself"
+        raise DataError(name, f"could not be downloaded to {root}: {failure}", hint=hint) from failure

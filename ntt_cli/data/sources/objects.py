@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ntt_cli.config import DataOptions
 from ntt_cli.data import samples
-from ntt_cli.data.convert import ONE_TENSOR, Array, bytes_as_inputs, count_samples, kind_of, refuse_mask
+from ntt_cli.data.convert import ONE_TENSOR, Array, bytes_as_inputs, count_samples, kind_of, refuse_mask, type_and_shape
 from ntt_cli.data.samples import Samples
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.dataset import PROBED, DatasetItems, is_map_style, read_dataset
@@ -30,22 +30,15 @@ MOST_ROUNDS = 100
 
 
 def samples_of(data: object, *, options: DataOptions, labelled: bool) -> Samples:
-    """The samples of an object that a caller passes.
+    """The samples of an object that a caller passes; samples are returned as they are.
 
     The network takes the inputs as they are, unless `options` say how to normalise them; uint8 images are scaled to
     [0, 1]. Tensors may share memory with the caller's. Global generators stay unchanged, and so do a DataLoader's
-    generator and sampler. No worker process is started.
-
-    Args:
-        data: a tensor or an array of inputs; a pair of inputs and labels; a map-style Dataset; a DataLoader, whose
-            samples are read one by one, in the order of its dataset and without its batches; or samples, which are
-            returned as they are.
-        options: `limit`, `image_size`, `grayscale`, `mean` and `std` are read.
-        labelled: whether labels are read; if not, they may be anything.
+    generator and sampler. No worker process is started. A DataLoader's samples are read one by one, in the order of its
+    dataset and without its batches. Labels may be anything if they are not read.
 
     Raises:
-        DataError: if it is something else, or its contents cannot be used. Exceptions of the caller's own code stay
-            unchanged.
+        DataError: if it is something else or unusable. Exceptions of the caller's own code stay unchanged.
     """
     if isinstance(data, Samples):
         return data
@@ -60,7 +53,7 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
     if isinstance(data, DataLoader):
         return _read_loader(data, options, labelled=labelled)
     if isinstance(data, Dataset):
-        spec = _counted("Dataset", len(data)) if is_map_style(data) else "a Dataset"  # type: ignore[arg-type]
+        spec = _counted("Dataset", len(data)) if is_map_style(data) else "a Dataset"
         return read_dataset(DatasetItems(data, spec, options, labelled))
     if isinstance(data, Tensor | np.ndarray):
         return _read_pair(data, None, options, labelled=labelled)
@@ -77,12 +70,8 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
 def _read_pair(inputs: Array, labels: object, options: DataOptions, *, labelled: bool) -> Samples:
     for value in (inputs, labels):
         if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_nested or value.is_meta):
-            what = (
-                "holds a tensor on the meta device, which has no values"
-                if value.is_meta
-                else "holds a sparse or nested tensor"
-            )
-            raise DataError("data", what, hint="give dense tensors, such as x.to_dense()")
+            kind = "tensor on the meta device, which has no values" if value.is_meta else "sparse or nested tensor"
+            raise DataError("data", f"holds a {kind}", hint="give dense tensors, such as x.to_dense()")
     kind = "a tensor" if isinstance(inputs, Tensor) else "an array"
     spec = f"{kind} {list(inputs.shape)}" + " with labels" * (labels is not None)
     return from_pair(inputs, labels, spec=spec, options=options, labelled=labelled)
@@ -108,13 +97,7 @@ def _read_loader(loader: DataLoader[Any], options: DataOptions, *, labelled: boo
 
 @dataclass(frozen=True, eq=False)
 class Collated(Dataset[Any]):
-    """Items after a collate function: each is collated as a batch of one, and the first axis is removed.
-
-    Attributes:
-        dataset: the items before collation.
-        collate: the collate function.
-        spec: what to name in an error.
-    """
+    """Items after a collate function: each is collated as a batch of one, and the first axis is removed."""
 
     dataset: Any
     collate: Callable[[list[Any]], Any]
@@ -139,11 +122,7 @@ def _holds_one(part: object) -> bool:
 
 
 def _sampled(loader: DataLoader[Any], n: int) -> Tensor:
-    """The indices that the loader's sampler yields among `n` items, each once, ascending.
-
-    Raises:
-        DataError: if the sampler cannot be copied, does not end, or yields something other than an index.
-    """
+    # The indices that the loader's sampler yields among `n` items, each once, ascending.
     hint = "give torch.utils.data.Subset(dataset, indices), or a DataLoader of that without a sampler"
     batches, shared = loader.batch_sampler, [loader.dataset]
     # Only the items in batches matter; `drop_last` would leave out a few.
@@ -175,11 +154,7 @@ def _sampled(loader: DataLoader[Any], n: int) -> Tensor:
 
 
 def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bool) -> Samples:
-    """The batches of a DataLoader over an IterableDataset, in memory, because they can be read only once.
-
-    Raises:
-        DataError: if there are no batches, or they are too large, differ in kind, or are not inputs or pairs.
-    """
+    # The batches of a DataLoader over an IterableDataset, in memory, because they can be read only once.
     spec, size, n = "a DataLoader", 0, 0
     inputs: list[Tensor] = []
     labels: list[Tensor] = []
@@ -218,11 +193,7 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches, without workers. The loader's own iterator would draw from its generator.
-
-    Yields:
-        each batch after `collate_fn`.
-    """
+    # The loader's batches, without workers. The loader's own iterator would draw from its generator.
     collate: Callable[[Any], Any] = loader.collate_fn
     items = iter(loader.dataset)
     if loader.batch_size is None:  # each item is a batch
@@ -234,11 +205,7 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _as_tensor(values: object, what: str, spec: str) -> Tensor:
-    """A copy as a tensor: a stream may write all of its batches into the same memory.
-
-    Raises:
-        DataError: if the value cannot be a tensor.
-    """
+    # A copy: a stream may write all of its batches into the same memory.
     try:
         return torch.as_tensor(values).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError) as failure:
@@ -246,12 +213,11 @@ def _as_tensor(values: object, what: str, spec: str) -> Tensor:
 
 
 def _joined(parts: list[Tensor], what: str, spec: str) -> Tensor:
-    first = parts[0]
+    first = type_and_shape(parts[0][0])
     for number, part in enumerate(parts):
-        if (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):
-            ours, others = (f"{str(x.dtype).removeprefix('torch.')} {list(x.shape[1:])}" for x in (part, first))
+        if (kind := type_and_shape(part[0])) != first:
             hint = "bring all samples to one shape and type"
-            raise DataError(spec, f"batch {number} holds {what} {ours}, others are {others}", hint=hint)
+            raise DataError(spec, f"batch {number} holds {what} {kind}, others are {first}", hint=hint)
     return torch.cat(parts)
 
 

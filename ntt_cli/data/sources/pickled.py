@@ -9,7 +9,7 @@ could fill the memory, because they can name place four billion of its memo.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,10 @@ class _Type:
 
 
 _MARK = object()
-_RECONSTRUCT = (_Name("numpy.core.multiarray", "_reconstruct"), _Name("numpy._core.multiarray", "_reconstruct"))
-_KNOWN = {*_RECONSTRUCT, _Name("numpy", "ndarray"), _Name("numpy", "dtype"), _Name("_codecs", "encode")}
+_KNOWN = {
+    *(_Name("numpy.core.multiarray", "_reconstruct"), _Name("numpy._core.multiarray", "_reconstruct")),
+    *(_Name("numpy", "ndarray"), _Name("numpy", "dtype"), _Name("_codecs", "encode")),
+}
 
 
 def read_pickle(data: bytes) -> object:
@@ -61,7 +63,9 @@ def read_pickle(data: bytes) -> object:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return machine.pop()
-            machine.follow(opcode.name, argument)
+            if opcode.name not in _STEPS:
+                raise Refused(f"asks for the instruction {opcode.name}")
+            _STEPS[opcode.name](machine, argument)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as failure:
         raise ValueError(f"its instructions make no sense: {type(failure).__name__}: {failure}") from failure
     raise ValueError("it does not end")
@@ -72,26 +76,16 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def follow(self, name: str, argument: Any) -> None:
-        if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _LITERALS:
-            self.stack.append(argument)
-        elif name in {"PUT", "BINPUT", "LONG_BINPUT"}:
-            self.memo[argument] = self.stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = self.stack[-1]
-        elif name in {"GET", "BINGET", "LONG_BINGET"}:
-            self.stack.append(self.memo[argument])
-        elif name in _STEPS:
-            _STEPS[name](self)
-        elif name == "GLOBAL":
-            self.stack.append(_known(*argument.split(" ", 1)))
-        elif name not in {"PROTO", "FRAME"}:
-            raise Refused(f"asks for the instruction {name}")
+    def push(self, value: object) -> None:
+        self.stack.append(value)
 
     def pop(self) -> Any:
         return self.stack.pop()
+
+    def pop_few(self, n: int) -> tuple[Any, ...]:
+        items = self.stack[-n:]
+        del self.stack[-n:]
+        return tuple(items)
 
     def pop_mark(self) -> list[Any]:
         at = next((i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK), None)
@@ -101,10 +95,8 @@ class _Machine:
         del self.stack[at:]
         return items
 
-    def pop_few(self, n: int) -> tuple[Any, ...]:
-        items = self.stack[-n:]
-        del self.stack[-n:]
-        return tuple(items)
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
 
     def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -112,25 +104,34 @@ class _Machine:
             raise ValueError("it appends to what is no list")
         target.extend(items)
 
-    def set_items(self, items: list[Any]) -> None:
+    def set_items(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
         # Only strings, because hashing nested tuples can take forever.
         if type(target) is not dict or not all(type(key) is str for key in items[::2]):
             raise ValueError("it sets items of what is no dictionary of strings")
         target.update(zip(items[::2], items[1::2], strict=True))
 
+    def dictionary(self) -> None:
+        items = self.pop_mark()
+        self.push({})
+        self.set_items(items)
+
+    def name(self, names: Sequence[object]) -> None:
+        module, name = (part if isinstance(part, str) else "?" for part in names)
+        asked = _Name(module, name)
+        if asked not in _KNOWN:
+            raise Refused(f"asks for {asked}")
+        self.push(asked)
+
     def call(self) -> None:
         called, arguments = self.pop_few(2)
         match called, arguments:
-            case _Name("_codecs", "encode"), (
-                str(text),
-                "latin1",
-            ):  # the form in which Python 3 writes bytes for Python 2
-                self.stack.append(text.encode("latin-1"))
+            case _Name("_codecs", "encode"), (str(text), "latin1"):  # how Python 3 writes bytes for Python 2
+                self.push(text.encode("latin-1"))
             case _Name("numpy", "dtype"), (name, *_):
-                self.stack.append(_Type(name))
+                self.push(_Type(name))
             case _Name(_, "_reconstruct"), _:
-                self.stack.append(Array())
+                self.push(Array())
             case _:
                 raise ValueError("it calls what makes no array")
 
@@ -140,7 +141,7 @@ class _Machine:
             target.values = _array(*state)
         elif not isinstance(target, _Type):  # the byte order and the like, which do not apply to bytes
             raise ValueError("it sets what is no array")
-        self.stack.append(target)
+        self.push(target)
 
 
 def _array(_version: object, shape: object, of: object, column_major: object, values: object) -> Bytes:
@@ -152,53 +153,39 @@ def _array(_version: object, shape: object, of: object, column_major: object, va
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape, order="F" if column_major else "C")
 
 
-def _known(module: str, name: str) -> _Name:
-    asked = _Name(module, name)
-    if asked not in _KNOWN:
-        raise Refused(f"asks for {asked}")
-    return asked
-
-
-def _named(machine: _Machine) -> None:
-    module, name = machine.pop_few(2)
-    machine.stack.append(_known(str(module) if type(module) is str else "?", name if type(name) is str else "?"))
-
-
-def _dictionary(machine: _Machine) -> None:
-    items = machine.pop_mark()
-    machine.stack.append({})
-    machine.set_items(items)
-
-
-_CONSTANTS: dict[str, Callable[[], object]] = {
-    "MARK": lambda: _MARK,
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-}
-_LITERALS = frozenset({
+_LITERALS = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-})
-_STEPS: dict[str, Callable[[_Machine], object]] = {
-    "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": lambda machine: machine.stack.append(machine.stack[-1]),
-    "LIST": lambda machine: machine.stack.append(machine.pop_mark()),
-    "TUPLE": lambda machine: machine.stack.append(tuple(machine.pop_mark())),
-    "TUPLE1": lambda machine: machine.stack.append(machine.pop_few(1)),
-    "TUPLE2": lambda machine: machine.stack.append(machine.pop_few(2)),
-    "TUPLE3": lambda machine: machine.stack.append(machine.pop_few(3)),
-    "DICT": _dictionary,
-    "APPEND": lambda machine: machine.append([machine.pop()]),
-    "APPENDS": lambda machine: machine.append(machine.pop_mark()),
-    "SETITEM": lambda machine: machine.set_items(list(machine.pop_few(2))),
-    "SETITEMS": lambda machine: machine.set_items(machine.pop_mark()),
-    "STACK_GLOBAL": _named,
-    "REDUCE": _Machine.call,
-    "BUILD": _Machine.build,
+)
+_STEPS: dict[str, Callable[[_Machine, Any], object]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(_LITERALS, _Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "MARK": lambda machine, _: machine.push(_MARK),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.pop_mark(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "LIST": lambda machine, _: machine.push(machine.pop_mark()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
+    "TUPLE1": lambda machine, _: machine.push(machine.pop_few(1)),
+    "TUPLE2": lambda machine, _: machine.push(machine.pop_few(2)),
+    "TUPLE3": lambda machine, _: machine.push(machine.pop_few(3)),
+    "DICT": lambda machine, _: machine.dictionary(),
+    "APPEND": lambda machine, _: machine.append([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.append(machine.pop_mark()),
+    "SETITEM": lambda machine, _: machine.set_items(machine.pop_few(2)),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
+    "GLOBAL": lambda machine, names: machine.name(names.split(" ", 1)),
+    "STACK_GLOBAL": lambda machine, _: machine.name(machine.pop_few(2)),
+    "REDUCE": lambda machine, _: machine.call(),
+    "BUILD": lambda machine, _: machine.build(),
 }

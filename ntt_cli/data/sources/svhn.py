@@ -19,16 +19,11 @@ def svhn_file(folder: Path, split: Split) -> Path:
 
 
 def read_svhn(folder: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Images `[n, 3, 32, 32]` and labels `[n]`, with class 0 for the digit 0, which is class 10 in the file.
-
-    Raises:
-        DataError: if the file is not one of SVHN's.
-    """
+    """Images `[n, 3, 32, 32]` and labels `[n]`, with class 0 for the digit 0, which is class 10 in the file."""
     path = svhn_file(folder, split)
     content = read_matlab(path, ("X", "y"))
-    for wanted in ("X", "y"):
-        if wanted not in content:
-            raise DataError(path, f"its {wanted} is missing", hint=CROPPED)
+    if missing := [name for name in ("X", "y") if name not in content]:
+        raise DataError(path, f"its {missing[0]} is missing", hint=CROPPED)
     images, labels = content["X"], content["y"].reshape(-1)
     if images.ndim == 3:  # MATLAB has no fourth dimension of length 1
         images = images[..., None]
