@@ -70,8 +70,7 @@ def prune(ctx: typer.Context, **values: Any) -> None:
 
 def _summary(report: PruneReport) -> RenderableType:
     head = Text.assemble(
-        (report.output, "bold"),
-        f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse",
+        (report.output, "bold"), f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse"
     )
     parts: list[RenderableType] = [head, layer_table(report.layers)]
     if report.agreement:

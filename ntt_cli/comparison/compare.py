@@ -13,15 +13,7 @@ from ntt_cli.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_o
 from ntt_cli.comparison.page import comparison_page
 from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialFailure, TrialResult
 from ntt_cli.comparison.rows import rows_of
-from ntt_cli.comparison.trial import (
-    SHARED,
-    TRAINING,
-    Trial,
-    learning_rate_source,
-    pruning_of,
-    result_of,
-    trials_of,
-)
+from ntt_cli.comparison.trial import SHARED, TRAINING, Trial, learning_rate_source, pruning_of, result_of, trials_of
 from ntt_cli.comparison.workers import run_trials
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.data.labels import by_name

@@ -115,12 +115,7 @@ class CompareConfig(ModelOptions, DataOptions):
         METHOD,
     ] = (1, 2, 3)
     steps: Annotated[
-        TransferSteps,
-        METHOD,
-        ReadWhen(
-            lambda config: any(map(_takes_steps, config.methods)),
-            _who_takes_steps,
-        ),
+        TransferSteps, METHOD, ReadWhen(lambda config: any(map(_takes_steps, config.methods)), _who_takes_steps)
     ] = None
     epochs: Annotated[
         int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the training samples in each fine-tuning."), TRAINING

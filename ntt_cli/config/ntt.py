@@ -30,10 +30,7 @@ class NTTOptions(Options):
     """How NTT prunes; the names in `words.BEHIND_METHOD` are given as in `--method ntt:score=magnitude`."""
 
     preset: Annotated[
-        Literal["default", "paper"],
-        Field(description="paper: the settings of Liu & Zenke 2020."),
-        NTT,
-        PRUNES,
+        Literal["default", "paper"], Field(description="paper: the settings of Liu & Zenke 2020."), NTT, PRUNES
     ] = "default"
     mask: Annotated[
         Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
@@ -56,16 +53,10 @@ class NTTOptions(Options):
         LEARNED_MASK,
     ] = "cubic"
     objective: Annotated[
-        Literal["relative", "paper"],
-        Field(description="Form of the distances to the teacher."),
-        NTT,
-        PRUNES,
+        Literal["relative", "paper"], Field(description="Form of the distances to the teacher."), NTT, PRUNES
     ] = "relative"
     kernel_params: Annotated[
-        Literal["all", "active"],
-        Field(description="Kernel over all entries, or over kept ones only."),
-        NTT,
-        PRUNES,
+        Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), NTT, PRUNES
     ] = "all"
     steps: Annotated[TransferSteps, NTT, PRUNES] = None
     epochs: Annotated[
@@ -107,11 +98,7 @@ class NTTOptions(Options):
         PRUNES,
     ] = None
     mask_update_every: Annotated[
-        int,
-        Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."),
-        NTT,
-        PRUNES,
-        MASK_UPDATES,
+        int, Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."), NTT, PRUNES, MASK_UPDATES
     ] = 100
     compile: Annotated[
         bool,

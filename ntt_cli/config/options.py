@@ -127,10 +127,7 @@ class ModelOptions(Options):
     """Which network."""
 
     model: Annotated[
-        str,
-        Field(description="model.py, model.py:factory, package.module:factory or torchvision:NAME."),
-        MODEL,
-        NAMED,
+        str, Field(description="model.py, model.py:factory, package.module:factory or torchvision:NAME."), MODEL, NAMED
     ]
     model_arg: Annotated[
         tuple[str, ...],

@@ -42,15 +42,7 @@ WORDS = {
 """Wording by the type of pydantic's error, with the bound that the error reports."""
 
 
-BEHIND_METHOD = frozenset({
-    "batches",
-    "kernel_params",
-    "mask",
-    "objective",
-    "schedule",
-    "score",
-    "weight_penalty",
-})
+BEHIND_METHOD = frozenset({"batches", "kernel_params", "mask", "objective", "schedule", "score", "weight_penalty"})
 """NTT's options without a flag of their own. They follow its name, as in `--method ntt:score=magnitude`."""
 
 

@@ -16,10 +16,7 @@ POINTS = 200
 def averaged(values: Numbers) -> tuple[Numbers, Numbers]:
     """Steps and values of a curve, as the means of at most `POINTS` equal parts of it."""
     parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
-    return (
-        np.array([part.mean() + 1 for part in parts]),
-        np.array([values[part].mean() for part in parts]),
-    )
+    return (np.array([part.mean() + 1 for part in parts]), np.array([values[part].mean() for part in parts]))
 
 
 def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
