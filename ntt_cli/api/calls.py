@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -15,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from ntt_cli.api.words import in_python, told_in_python
-from ntt_cli.config import LEAVE_OUT, UNREAD, Options, in_words, typed
+from ntt_cli.config import Options, advice, problem_of, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Event, EventSink, Noted, Warned
@@ -46,22 +45,16 @@ def configured(kind: type[C], values: dict[str, Any]) -> C:
     fields = kind.model_fields
     for name in values:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
-            raise UsageError(f"{name}={typed(values[name])}", "is not an option", hint=hint)
+            raise UsageError(f"{name}={typed(values[name])}", "is not an option", hint=advice(name, sorted(fields)))
     given = {name: _as_option(value, kind, name) for name, value in values.items() if value is not None}
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        name = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
-        where = name or "options"
-        if values.get(name) is not None:
-            where = f"{name}={typed(values[name]) or values[name]}"
-        what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
-        known = fields[name].description if name in fields else None
-        hint = LEAVE_OUT if problems[0]["type"] == UNREAD else known or "leave one of them out"
-        raise UsageError(where, what, hint=hint) from error
+        problem = problem_of(error, kind)
+        where = problem.name or "options"
+        if (value := values.get(where)) is not None:
+            where = f"{where}={typed(value) or value}"
+        raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
 def _as_option(value: object, kind: type[Options], name: str) -> object:

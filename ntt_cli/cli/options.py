@@ -13,28 +13,17 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ntt_cli.cli.streams import Streams, make_streams
-from ntt_cli.config import (
-    BEHIND_METHOD,
-    GROUPS,
-    LEAVE_OUT,
-    OUTPUT,
-    UNREAD,
-    Group,
-    Options,
-    flag,
-    in_a_file,
-    in_words,
-    method_names,
-    typed,
-)
+from ntt_cli.config import Group, Options, method_names
+from ntt_cli.config.fields import UNREAD
 from ntt_cli.config.file import read_config_file
+from ntt_cli.config.words import BEHIND_METHOD, flag, in_a_file, problem_of, typed
 from ntt_cli.errors import UsageError
 
 SHORT = {"output": "-o", "sparsity": "-s", "checkpoint": "-c", "data": "-d", "model_arg": "-a"}
 
 
 def _flag(name: str, annotation: Any, *names: str, help: str) -> inspect.Parameter:
-    info = typer.Option(*names, help=help, rich_help_panel=OUTPUT, show_default=False)
+    info = typer.Option(*names, help=help, rich_help_panel=Group.OUTPUT, show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -75,7 +64,7 @@ def options_of(config: type[Options]) -> list[inspect.Parameter]:
 
 
 def _rank(field: FieldInfo) -> tuple[int, bool]:
-    return GROUPS.index(_group(field)), not field.is_required()
+    return list(Group).index(_group(field)), not field.is_required()
 
 
 def _group(field: FieldInfo) -> Group:
@@ -112,23 +101,17 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
     try:
         return config.model_validate(filed | given)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        name = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
+        problem = problem_of(error, config)
+        name, details = problem.name, problem.details
         of_file = name in filed and name not in given
         where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
-        if name and problems[0]["type"] != "missing":
-            value = problems[0]["input"]
-            if problems[0]["type"] == UNREAD:
+        if name and details["type"] != "missing":
+            value = details["input"]
+            if details["type"] == UNREAD:
                 value = (filed | given).get(name, value)  # as it was typed
             between = "=" if name in BEHIND_METHOD and not of_file else " "
             where = f"{where}{between}{in_a_file(value) if of_file else typed(value)}".rstrip()
-        what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
-        hint = LEAVE_OUT if problems[0]["type"] == UNREAD else _help(config, name)
-        raise UsageError(where, what, hint=hint) from error
-
-
-def _help(config: type[Options], name: str) -> str:
-    return str(config.model_fields[name].description) if name else "leave one of them out"
+        raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
 def _kinds(annotation: Any) -> list[Any]:

@@ -6,24 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen, option
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
-from ntt_cli.config.options import (
-    DATA,
-    MACHINE,
-    METHOD,
-    MODEL,
-    MOST_EPOCHS,
-    NAMED,
-    OUTPUT,
-    TRAINING,
-    DataOptions,
-    ModelOptions,
-    ReadWhen,
-    TransferSteps,
-    Warmup,
-)
-from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig
-from ntt_cli.config.words import advice, in_words, joined, typed
+from ntt_cli.config.options import DEVICE, EXCLUDE, INCLUDE, OPTIMISER, WARMUP, DataOptions, ModelOptions, TransferSteps
+from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
+from ntt_cli.config.words import advice, joined, problem_of, typed
 
 REFERENCES = ("dense", "trained-magnitude")
 """What `ntt compare` can compare besides the methods of `ntt prune`."""
@@ -43,17 +30,15 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
         _, given = split_method(entry, METHOD_OPTIONS if name != "dense" else [])
     except ValueError as error:
         raise ValueError(f"{typed(entry)}: {error}") from error
-    options: dict[str, Any] = {
-        o: (v,) if isinstance(PruneConfig.model_fields[o].default, tuple) else v for o, v in given.items()
-    }
+    options = as_fields(given)
     if name != "dense":
         method = "magnitude" if name == "trained-magnitude" else name
         try:
             PruneConfig(**options | {"model": "", "sparsity": 0.5, "method": method})
         except ValidationError as error:
-            problems = error.errors()
-            option = str(problems[0]["loc"][0]).replace("_", "-") if problems[0]["loc"] else "options"
-            raise ValueError(f"{typed(entry)}: {option}: {in_words(problems)}") from error
+            problem = problem_of(error, PruneConfig)
+            where = problem.name.replace("_", "-") or "options"
+            raise ValueError(f"{typed(entry)}: {where}: {problem.what}") from error
     return name, options
 
 
@@ -70,97 +55,75 @@ def _who_takes_steps() -> str:
 class CompareConfig(ModelOptions, DataOptions):
     """`ntt compare`."""
 
-    weights: Annotated[
-        str | None,
-        Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights, by seed."),
-        MODEL,
+    weights: str | None = option(
+        None,
+        "Trained weights of the teacher, a .safetensors file. Default: random weights, by seed.",
+        Group.MODEL,
         NAMED,
         ReadWhen(
             lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),
             "trained-magnitude trains weights of its own",
         ),
-    ] = None
-    exclude: Annotated[
-        tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
-    ] = ()
-    include: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Prune parameters whose name matches this pattern too: embeddings, tables and norms, which stay"
-            " dense otherwise. Repeatable."
-        ),
-        MODEL,
-    ] = ()
-    test_data: Annotated[
-        str | None, Field(description="Labelled data to test on. Default: the test part of the data."), DATA, NAMED
-    ] = None
-    methods: Annotated[
-        tuple[str, ...],
-        Field(
-            min_length=1,
-            description="Methods, separated by commas: those of ntt prune, with options like"
-            " ntt:allocation=global:steps=500; dense; and trained-magnitude, which trains the dense network first.",
-        ),
-        METHOD,
-    ] = ("ntt", "synflow", "snip", "magnitude", "random")
-    sparsities: Annotated[
-        tuple[Annotated[float, Field(gt=0, lt=1)], ...],
-        Field(min_length=1, description="Sparsities, separated by commas."),
-        METHOD,
+    )
+    exclude: tuple[str, ...] = EXCLUDE
+    include: tuple[str, ...] = INCLUDE
+    test_data: str | None = option(
+        None, "Labelled data to test on. Default: the test part of the data.", Group.DATA, NAMED
+    )
+    methods: tuple[str, ...] = option(
+        ("ntt", "synflow", "snip", "magnitude", "random"),
+        "Methods, separated by commas: those of ntt prune, with options like ntt:allocation=global:steps=500; dense;"
+        " and trained-magnitude, which trains the dense network first.",
+        Group.METHOD,
+        min_length=1,
+    )
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = option(
+        (0.9, 0.95),
+        "Sparsities, separated by commas.",
+        Group.METHOD,
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
-    ] = (0.9, 0.95)
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
-        Field(min_length=1, description="Seeds, separated by commas; rates are chosen on the first."),
-        METHOD,
-    ] = (1, 2, 3)
+        min_length=1,
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = option(
+        (1, 2, 3), "Seeds, separated by commas; rates are chosen on the first.", Group.METHOD, min_length=1
+    )
     steps: Annotated[
-        TransferSteps, METHOD, ReadWhen(lambda config: any(map(_takes_steps, config.methods)), _who_takes_steps)
+        TransferSteps, Group.METHOD, ReadWhen(lambda config: any(map(_takes_steps, config.methods)), _who_takes_steps)
     ] = None
-    epochs: Annotated[
-        int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the training samples in each fine-tuning."), TRAINING
-    ] = 10
-    validation: Annotated[
-        float,
-        Field(ge=0, lt=1, description="Fraction of the training samples on which epochs and rates are chosen."),
-        TRAINING,
-    ] = 0.1
-    optimiser: Annotated[
-        Literal["adamw", "sgd"],
-        Field(description="AdamW, or SGD with momentum 0.9, gradients clipped to norm 1."),
-        TRAINING,
-    ] = "adamw"
-    learning_rates: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...],
-        Field(
-            description="Rates to choose from, separated by commas. Each method and sparsity gets the rate that is best"
-            " on the first seed's validation samples. Default: the rate that ntt finetune would use."
-        ),
-        TRAINING,
+    epochs: int = option(
+        10, "Passes over the training samples in each fine-tuning.", Group.TRAINING, ge=1, le=MOST_EPOCHS
+    )
+    validation: float = option(
+        0.1, "Fraction of the training samples on which epochs and rates are chosen.", Group.TRAINING, ge=0, lt=1
+    )
+    optimiser: Literal["adamw", "sgd"] = OPTIMISER
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = option(
+        (),
+        "Rates to choose from, separated by commas. Each method and sparsity gets the rate that is best on the first"
+        " seed's validation samples. Default: the rate that ntt finetune would use.",
+        Group.TRAINING,
         ReadWhen(
             lambda config: len(config.learning_rates) < 2 or config.validation > 0,
             "validation 0 holds out no samples to choose a rate by",
         ),
-    ] = ()
-    warmup: Warmup = 0.05
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps."), MACHINE] = "auto"
-    jobs: Annotated[
-        int,
-        Field(ge=1, le=1024, description="How many trials run side by side."),
-        MACHINE,
+    )
+    warmup: float = WARMUP
+    device: str = DEVICE
+    jobs: int = option(
+        1,
+        "How many trials run side by side.",
+        Group.MACHINE,
         ReadWhen(lambda config: config.trial is None, "trial {trial} runs alone"),
-    ] = 1
-    trial: Annotated[
-        int | None,
-        Field(ge=1, lt=2**63, description="Run only the trial of this number in --plan; for job arrays."),
-        MACHINE,
-    ] = None
-    checkpoint_every: Annotated[
-        float, Field(ge=0, description="Seconds between two saves of a trial's state."), OUTPUT
-    ] = 60.0
-    output: Annotated[
-        str, Field(description="Folder of the results; trials that have a result there are not repeated."), OUTPUT
-    ] = "comparison"
+        ge=1,
+        le=1024,
+    )
+    trial: int | None = option(
+        None, "Run only the trial of this number in --plan; for job arrays.", Group.MACHINE, ge=1, lt=2**63
+    )
+    checkpoint_every: float = option(60.0, "Seconds between two saves of a trial's state.", Group.OUTPUT, ge=0)
+    output: str = option(
+        "comparison", "Folder of the results; trials that have a result there are not repeated.", Group.OUTPUT
+    )
 
     @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
     @classmethod

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ntt_cli.config.options import MOST_EPOCHS, MOST_STEPS, NTT, Options, ReadWhen, TransferSteps
+from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, option
+from ntt_cli.config.options import TransferSteps
 
 PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
+NTT = Group.NTT, PRUNES
+"""Field metadata of all options of NTT."""
+
 _FIXED = "mask {mask} is fixed and does not read it; mask learned does"
 LEARNED_MASK = ReadWhen(lambda config: config.mask == "learned", _FIXED)
 MASK_UPDATES = ReadWhen(lambda config: config.mask == "learned" or config.steps == "auto", _FIXED)
@@ -29,86 +33,55 @@ PAPER_PRESET: dict[str, Any] = {
 class NTTOptions(Options):
     """How NTT prunes; the names in `words.BEHIND_METHOD` are given as in `--method ntt:score=magnitude`."""
 
-    preset: Annotated[
-        Literal["default", "paper"], Field(description="paper: the settings of Liu & Zenke 2020."), NTT, PRUNES
-    ] = "default"
-    mask: Annotated[
-        Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
-        Field(description="NTT's mask: learned with the weights, or chosen first by this method and then fixed."),
-        NTT,
-        PRUNES,
-    ] = "learned"
-    score: Annotated[
-        Literal["saliency", "magnitude"],
-        Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
-        NTT,
-        PRUNES,
+    preset: Literal["default", "paper"] = option("default", "paper: the settings of Liu & Zenke 2020.", *NTT)
+    mask: Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"] = option(
+        "learned", "NTT's mask: learned with the weights, or chosen first by this method and then fixed.", *NTT
+    )
+    score: Literal["saliency", "magnitude"] = option(
+        "saliency",
+        "Which weights stay: by |w| and their effect on the logits, or by |w| alone.",
+        *NTT,
         LEARNED_MASK,
-    ] = "saliency"
-    schedule: Annotated[
-        Literal["cubic", "constant"],
-        Field(description="How the density falls over the first half of the steps."),
-        NTT,
-        PRUNES,
-        LEARNED_MASK,
-    ] = "cubic"
-    objective: Annotated[
-        Literal["relative", "paper"], Field(description="Form of the distances to the teacher."), NTT, PRUNES
-    ] = "relative"
-    kernel_params: Annotated[
-        Literal["all", "active"], Field(description="Kernel over all entries, or over kept ones only."), NTT, PRUNES
-    ] = "all"
-    steps: Annotated[TransferSteps, NTT, PRUNES] = None
-    epochs: Annotated[
-        float | None,
-        Field(gt=0, le=MOST_EPOCHS, description="Transfer steps as passes over the data, instead of --steps."),
-        NTT,
-        PRUNES,
-    ] = None
-    batches: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            lt=2**31,
-            description="Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a"
-            " new batch for each step.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), NTT, PRUNES] = 2e-3
-    kernel_weight: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the"
-            " more accurate network.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    weight_penalty: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the squared norm of kept weights."
-            " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    mask_update_every: Annotated[
-        int, Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."), NTT, PRUNES, MASK_UPDATES
-    ] = 100
-    compile: Annotated[
-        bool,
-        Field(
-            description="Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a"
-            " GPU Triton; steps are faster then, most of all those of transformers and of small networks."
-        ),
-        NTT,
-        PRUNES,
-    ] = False
+    )
+    schedule: Literal["cubic", "constant"] = option(
+        "cubic", "How the density falls over the first half of the steps.", *NTT, LEARNED_MASK
+    )
+    objective: Literal["relative", "paper"] = option("relative", "Form of the distances to the teacher.", *NTT)
+    kernel_params: Literal["all", "active"] = option("all", "Kernel over all entries, or over kept ones only.", *NTT)
+    steps: Annotated[TransferSteps, Group.NTT, PRUNES] = None
+    epochs: float | None = option(
+        None, "Transfer steps as passes over the data, instead of --steps.", *NTT, gt=0, le=MOST_EPOCHS
+    )
+    batches: int | None = option(
+        None,
+        "Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a new batch for"
+        " each step.",
+        *NTT,
+        ge=1,
+        lt=2**31,
+    )
+    learning_rate: float = option(2e-3, "Adam's rate in the transfer.", *NTT, gt=0)
+    kernel_weight: float | None = option(
+        None,
+        "Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the more accurate"
+        " network.",
+        *NTT,
+        ge=0,
+    )
+    weight_penalty: float | None = option(
+        None,
+        "Weight of the squared norm of kept weights. Default: 0; with --preset paper 1e-4, or 1e-5 where there are"
+        " convolutions.",
+        *NTT,
+        ge=0,
+    )
+    mask_update_every: int = option(100, "Steps between mask updates.", *NTT, MASK_UPDATES, ge=1, le=MOST_STEPS)
+    compile: bool = option(
+        False,
+        "Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a GPU Triton;"
+        " steps are faster then, most of all those of transformers and of small networks.",
+        *NTT,
+    )
 
     def gives(self, name: str) -> bool:
         """Whether the user gave the option with an effect; a preset does not count."""

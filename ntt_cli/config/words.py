@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from ntt_cli.config.fields import UNREAD
 
 MOST_LETTERS = 80
 """The most characters of a value in an error."""
@@ -84,7 +86,27 @@ def as_typed(config: BaseModel, name: str) -> str:
     return f"{flag(name)}{between}{typed(getattr(config, name))}".rstrip()
 
 
-def in_words(problems: Sequence[ErrorDetails]) -> str:
+class Problem(NamedTuple):
+    """What is wrong with one option, or with several together: then `name` is empty."""
+
+    name: str
+    what: str
+    hint: str
+    details: ErrorDetails
+
+
+def problem_of(error: ValidationError, config: type[BaseModel]) -> Problem:
+    """The first problem of a configuration, in words."""
+    first, *others = error.errors(include_url=False)
+    name = str(first["loc"][0]) if first["loc"] else ""
+    known = config.model_fields[name].description if name in config.model_fields else None
+    hint = LEAVE_OUT if first["type"] == UNREAD else known or "leave one of them out"
+    return Problem(
+        name, _in_words([first, *(one for one in others if one["loc"][:1] == first["loc"][:1])]), hint, first
+    )
+
+
+def _in_words(problems: Sequence[ErrorDetails]) -> str:
     """What is wrong, from pydantic's errors about one option; if it takes a number or a word, there are two."""
     words = [problem for problem in problems if problem["type"] == "literal_error"]
     others = [problem for problem in problems if problem["type"] != "literal_error"]
