@@ -92,8 +92,8 @@ def _shown(progress: Progress | None) -> Callable[[Event], None] | None:
     if progress is True:
         return progress_lines()
     if progress and not callable(progress):
-        what = f"is a value of type {type(progress).__name__}"
-        raise UsageError("progress", what, hint="give True for lines on stderr, or a function that takes an event")
+        hint = "give True for lines on stderr, or a function that takes an event"
+        raise UsageError("progress", f"is a value of type {type(progress).__name__}", hint=hint)
     return progress or None
 
 

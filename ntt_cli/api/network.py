@@ -200,11 +200,8 @@ def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], S
         return {"model": f"{type(model).__module__}.{type(model).__qualname__}"}, Sources(model=model, trained=trained)
     if isinstance(model, str | PathLike):
         return {"model": fspath(model)}, Sources()
-    raise UsageError(
-        "model",
-        f"is a value of type {type(model).__name__}",
-        hint="give a torch.nn.Module, a name as on the command line, or what prune, finetune or load returned",
-    )
+    hint = "give a torch.nn.Module, a name as on the command line, or what prune, finetune or load returned"
+    raise UsageError("model", f"is a value of type {type(model).__name__}", hint=hint)
 
 
 def data_of(data: object) -> tuple[dict[str, Any], object | None]:
@@ -212,6 +209,13 @@ def data_of(data: object) -> tuple[dict[str, Any], object | None]:
     if data is None or isinstance(data, str | PathLike):
         return {"data": None if data is None else fspath(data)}, None
     return {}, data
+
+
+def sources_of(model: Model, data: object, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
+    """The options of a network and of data that names stand for, and those of the two that are objects."""
+    network, sources = network_of(model, trained=trained)
+    named, objects = data_of(data)
+    return network | named, replace(sources, data=objects)
 
 
 @told_in_python()
@@ -252,8 +256,8 @@ def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
     if isinstance(teacher, nn.Module):
         values = {name: value.detach().cpu() for name, value in teacher.state_dict().items()}
         return str(TEACHER), Checkpoint(path=TEACHER, tensors=values, masks={}, record=None)
-    what = f"is a value of type {type(teacher).__name__}"
-    raise UsageError("teacher", what, hint="give a network, or a file of its weights")
+    hint = "give a network, or a file of its weights"
+    raise UsageError("teacher", f"is a value of type {type(teacher).__name__}", hint=hint)
 
 
 @told_in_python()

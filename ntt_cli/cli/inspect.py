@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.pretty import Pretty
-from rich.table import Table
 from rich.text import Text
 
 import ntt_cli as ntt
-from ntt_cli.cli.render import layer_table
+from ntt_cli.cli.render import layer_table, plain_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.files.inspect import Inspection
@@ -24,17 +22,7 @@ from ntt_cli.results import LayerSummary
 MOST_NAMES = 10
 """The most classes that a line shows."""
 
-EXAMPLES = """Examples:
-
-  ntt inspect sparse.safetensors
-
-  ntt inspect sparse.report.safetensors --json
-"""
-
-
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return inspect
+EXAMPLES = ("ntt inspect sparse.safetensors", "ntt inspect sparse.report.safetensors --json")
 
 
 def inspect(
@@ -64,9 +52,7 @@ def _summary(inspection: Inspection) -> RenderableType:
         parts.append(Text(f"the {record.kind} of {record.summary.get('output')}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
         parts.append(Pretty(summary, expand_all=True))
-    tensors = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("tensor", "type", "shape"):
-        tensors.add_column(name, no_wrap=True)
+    tensors = plain_table(["tensor", "type", "shape"])
     for name, tensor in inspection.tensors.items():
         tensors.add_row(Text(name), tensor.dtype, "×".join(map(str, tensor.shape)))
     return Group(*parts, Text(), tensors)

@@ -64,18 +64,11 @@ class LivePanel:
         if isinstance(event, Noted):
             self.console.print(Text(event.message), soft_wrap=True)
             return
-        self.board.take(event)
+        task, board = self.task, self.board
+        board.take(event)
         if isinstance(event, TransferStarted | TrainingStarted):
-            self.bar.reset(
-                self.task, total=self.board.total, completed=self.board.done, description=self.board.unit, visible=True
-            )
-        self.bar.update(
-            self.task,
-            completed=self.board.done,
-            total=self.board.total,
-            description=self.board.unit,
-            visible=self.board.total > 0,
-        )
+            self.bar.reset(task, completed=board.done)
+        self.bar.update(task, completed=board.done, total=board.total, description=board.unit, visible=board.total > 0)
 
     def render(self) -> RenderableType:
         """The panel now."""

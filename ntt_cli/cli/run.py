@@ -15,8 +15,10 @@ from typing import TypeVar
 
 import typer
 
+from ntt_cli.cli.progress import progress
 from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import INTERNAL_ERROR, NttError
+from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, reraise_as_interrupt
 
 NOBODY_READS = 128 + signal.SIGPIPE
@@ -70,7 +72,9 @@ def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | N
     if isinstance(error, KeyboardInterrupt):
         return _tell_interruption(streams, error, again)
     if isinstance(error, NobodyReads):
-        _leave_the_pipe()
+        # Python flushes stdout again when it ends, and would report the closed pipe.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.close()
         return NOBODY_READS
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
@@ -115,10 +119,10 @@ def command_line(context: typer.Context, *more: str) -> str:
 Result = TypeVar("Result")
 
 
-def call(work: Callable[[], Result]) -> Result:
-    """Do the work with stdout reserved for the result."""
-    with contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
-        return work()
+def call(streams: Streams, work: Callable[[EventSink], Result]) -> Result:
+    """Do the work, which shows its progress, with stdout reserved for the result."""
+    with progress(streams) as on_event, contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
+        return work(on_event)
 
 
 @contextlib.contextmanager
@@ -137,9 +141,3 @@ def _descriptor_kept() -> Generator[None]:
         ctypes.CDLL(None).fflush(None)  # C's own buffer
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _leave_the_pipe() -> None:
-    # Python flushes stdout again when it ends, and would report the closed pipe.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.close()

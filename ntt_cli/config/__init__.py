@@ -13,7 +13,7 @@ from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions
 from ntt_cli.config.options import DataOptions, ModelOptions, Split
 from ntt_cli.config.prune import PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
-from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, in_a_file, problem_of, typed
+from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, problem_of, typed
 
 COMMANDS: dict[str, type[Options]] = {
     "prune": PruneConfig,

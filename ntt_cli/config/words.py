@@ -97,13 +97,12 @@ class Problem(NamedTuple):
 
 def problem_of(error: ValidationError, config: type[BaseModel]) -> Problem:
     """The first problem of a configuration, in words."""
-    first, *others = error.errors(include_url=False)
-    name = str(first["loc"][0]) if first["loc"] else ""
+    problems = error.errors(include_url=False)
+    first, place = problems[0], problems[0]["loc"][:1]
+    name = str(place[0]) if place else ""
     known = config.model_fields[name].description if name in config.model_fields else None
     hint = LEAVE_OUT if first["type"] == UNREAD else known or "leave one of them out"
-    return Problem(
-        name, _in_words([first, *(one for one in others if one["loc"][:1] == first["loc"][:1])]), hint, first
-    )
+    return Problem(name, _in_words([problem for problem in problems if problem["loc"][:1] == place]), hint, first)
 
 
 def _in_words(problems: Sequence[ErrorDetails]) -> str:
