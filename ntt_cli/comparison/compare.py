@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.comparison.in_process import run_trials_in_process
 from ntt_cli.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.comparison.page import comparison_page
-from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialFailure, TrialResult
+from ntt_cli.comparison.queue import run_trials_in_process
+from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialResult
 from ntt_cli.comparison.rows import rows_of
 from ntt_cli.comparison.trial import SHARED, TRAINING, Trial, learning_rate_source, pruning_of, result_of, trials_of
 from ntt_cli.comparison.workers import run_trials
@@ -105,7 +105,7 @@ def run(
     trials = prepare(config, on_event, write=True, sources=sources)
     chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
     waiting = [trial for trial in chosen if result_of(config, trial) is None]
-    failed = {}
+    failed = []
     if waiting and in_process:
         failed = run_trials_in_process(config, waiting, on_event, sources)
     elif waiting:
@@ -122,10 +122,7 @@ def run(
         page=page,
         rows=rows_of(results),
         results=results,
-        failed=[
-            TrialFailure(trial=name, error=failure.error, exit_code=failure.exit_code)
-            for name, failure in failed.items()
-        ],
+        failed=failed,
     )
 
 

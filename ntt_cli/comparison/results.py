@@ -1,18 +1,31 @@
-"""What `ntt compare` reports: trials, failures, and rows over seeds."""
+"""What `ntt compare` reports: trials, failures, and rows over seeds. Needs no torch."""
 
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ntt_cli.comparison.names import trial_name
 from ntt_cli.config import method_of
+from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.results import Result
 from ntt_cli.results import Summary
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+
+LONGEST_NAME = 100
+
+
+def trial_name(method: str, sparsity: float | None, seed: int) -> str:
+    """A trial's name, which is that of its folder."""
+    level = "" if sparsity is None else f"-{sparsity!r}"
+    # Some file systems have no colons; a comma cannot be in the method.
+    name = quote(method.replace(":", ","), safe=",=*")
+    if len(name) > LONGEST_NAME:  # an option may be a long path; file systems allow 255 letters
+        name = f"{name[:LONGEST_NAME]}~{sha256_of(name.encode())[:16]}"
+    return f"{name}{level}-seed{seed}"
 
 
 class TrialResult(Summary, Result):

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ntt_cli.comparison.inputs import given_of, require_unchanged, test_data_of
-from ntt_cli.comparison.names import trial_name
-from ntt_cli.comparison.results import TrialResult
+from ntt_cli.comparison.results import TrialResult, trial_name
 from ntt_cli.config import (
     CompareConfig,
     DataOptions,
