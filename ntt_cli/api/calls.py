@@ -29,8 +29,6 @@ LOGGER = logging.getLogger("ntt_cli")
 LOGGER.addHandler(logging.NullHandler())
 
 OF_SHAPE = {"image_size", "input_shape"}
-OF_FILES = ("force", "resume", "allow_mismatch", "checkpoint_every")
-"""Options by what they are about."""
 
 C = TypeVar("C", bound=Options)
 
@@ -81,7 +79,7 @@ def require_output(output: object, options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: if there is one.
     """
-    for name in OF_FILES:
+    for name in ("force", "resume", "allow_mismatch", "checkpoint_every"):
         if output is None and options.get(name):
             what = "nothing is written, so that nothing reads it"
             raise UsageError(f"{name}={options[name]}", what, hint="give output, or leave it out")
@@ -102,17 +100,10 @@ def apart(progress: Progress = False, sources: Sources = AS_NAMED) -> Generator[
     """Do the work with torch as ntt expects it, and leave everything as the caller had it.
 
     That is the global random state, the default dtype and device, gradient modes and warning filters. Errors show their
-    hint below the traceback.
-
-    Args:
-        progress: who is told of events besides.
-        sources: where there are objects among them, events and errors speak of keyword arguments.
+    hint below the traceback. Where there are objects among the sources, events and errors speak of keyword arguments.
 
     Yields:
         who is told of events, and the list in which warnings gather.
-
-    Raises:
-        UsageError: if `progress` is nothing that can be told.
     """
     told: list[str] = []
     show = _shown(progress)

@@ -17,9 +17,6 @@ from ntt_cli.results import ModelFile
 def inspect(path: str | PathLike[str]) -> Inspection:
     """What a checkpoint or a report says about itself.
 
-    Args:
-        path: the file.
-
     Returns:
         its tensors by name, with their types and shapes, and the record that ntt wrote into it.
 
@@ -39,9 +36,6 @@ def inspect(path: str | PathLike[str]) -> Inspection:
 
 def verify(path: str | PathLike[str]) -> Verification:
     """Check every bit of a checkpoint or a report that ntt wrote.
-
-    Args:
-        path: the file.
 
     Returns:
         its kind, size in bytes, number of tensors and SHA-256.

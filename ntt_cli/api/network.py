@@ -26,7 +26,6 @@ from ntt_cli.tensors import Masks
 
 S = TypeVar("S", bound=Summary)
 
-OF_MODEL = tuple(ModelOptions.model_fields)
 IN_MEMORY = Path("the network")
 TEACHER = Path("the teacher")
 """In the place of a checkpoint's path."""
@@ -167,14 +166,9 @@ def result_of(
     kind: type[R], outcome: Outcome[Any], warnings: list[str], architecture: Sources, options: Mapping[str, Any]
 ) -> R:
     """The result of a run, which wrote its files or holds what they would."""
-    return kind(
-        read=partial(_read, outcome),
-        architecture=Sources(model=architecture.model, trained=True),
-        options={name: options[name] for name in OF_MODEL if name in options},
-        report=outcome.report,
-        warnings=tuple(warnings),
-        outcome=outcome,
-    )
+    own = Sources(model=architecture.model, trained=True)
+    of_model = {name: options[name] for name in ModelOptions.model_fields if name in options}
+    return kind(partial(_read, outcome), own, of_model, outcome.report, tuple(warnings), outcome)
 
 
 def _read(outcome: Outcome[Any]) -> Checkpoint:
@@ -197,7 +191,7 @@ def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], S
     if isinstance(model, SparseNetwork):
         return {"model": _name(model), **{k: v for k, v in model.options.items() if k != "model"}}, model.sources()
     if isinstance(model, nn.Module):
-        return {"model": f"{type(model).__module__}.{type(model).__qualname__}"}, Sources(model=model, trained=trained)
+        return {"model": _class_of(model)}, Sources(model=model, trained=trained)
     if isinstance(model, str | PathLike):
         return {"model": fspath(model)}, Sources()
     hint = "give a torch.nn.Module, a name as on the command line, or what prune, finetune or load returned"
@@ -221,12 +215,6 @@ def sources_of(model: Model, data: object, *, trained: bool = True) -> tuple[dic
 @told_in_python()
 def own_weights(model: Model, option: str, options: Mapping[str, Any], *, required: bool = False) -> Any:
     """What the option for a file of weights is set to, where the network may have weights of its own.
-
-    Args:
-        model: the network.
-        option: its name.
-        options: as the caller gave them.
-        required: it cannot be left out.
 
     Raises:
         UsageError: if there are two sets of weights.
@@ -277,6 +265,8 @@ def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
 
 def _name(network: SparseNetwork) -> str:
     module = network.architecture.model
-    if module is None:
-        return str(network.options["model"])
+    return str(network.options["model"]) if module is None else _class_of(module)
+
+
+def _class_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"

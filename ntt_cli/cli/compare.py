@@ -16,8 +16,7 @@ from ntt_cli.cli.options import build_config, own_flag, with_options
 from ntt_cli.cli.render import plain_table
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow
-from ntt_cli.comparison.rows import columns_of
+from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, columns_of
 from ntt_cli.config import CompareConfig
 
 EXAMPLES = (

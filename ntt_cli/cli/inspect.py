@@ -45,9 +45,8 @@ def _summary(inspection: Inspection) -> RenderableType:
     elif isinstance(record, CheckpointRecord):
         parts += _checkpoint(record)
     elif isinstance(record, StateRecord):
-        parts.append(
-            Text(f"the {record.kind} of an unfinished run of {record.run.model.source}, at step {record.step:,}")
-        )
+        run = f"an unfinished run of {record.run.model.source}"
+        parts.append(Text(f"the {record.kind} of {run}, at step {record.step:,}"))
     else:
         parts.append(Text(f"the {record.kind} of {record.summary.get('output')}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
@@ -77,15 +76,11 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
         LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
         for name, layer in record.layers.items()
     ]
-    return [
-        *head,
-        Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse"),
-        layer_table(layers),
-    ]
+    kept_of_size = Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse")
+    return [*head, kept_of_size, layer_table(layers)]
 
 
 def _inputs(record: CheckpointRecord) -> str:
-    """The normalisation of the network's inputs and its source, in words."""
     if record.standardisation is None and record.standardisation_source is None:
         return "no normalisation is recorded"
     named = f" ({record.standardisation_source})" if record.standardisation_source else ""

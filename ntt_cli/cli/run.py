@@ -27,17 +27,10 @@ NOBODY_READS = 128 + signal.SIGPIPE
 
 @contextlib.contextmanager
 def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Generator[Stop]:
-    """Run a command's work. Errors are reported on stderr and become exit codes.
-
-    Output of the model's and the data's code goes to stderr, so that stdout holds only the result.
-
-    Args:
-        streams: where errors are reported.
-        debug: whether to show tracebacks.
-        again: the command that goes on after an interruption.
+    """Run a command's work. Errors are reported on stderr, with `debug` as tracebacks, and become exit codes.
 
     Yields:
-        whether SIGINT or SIGTERM asked for the end.
+        whether SIGINT or SIGTERM asked for the end; `again` is the command that goes on after that.
 
     Raises:
         typer.Exit: with the exit code of the error.
@@ -99,13 +92,9 @@ def _tell_unexpected(streams: Streams, error: BaseException) -> int:
     if (blamed := blame(error)) is not None:
         streams.error(blamed)
         return blamed.exit_code
-    streams.err.print(
-        f"internal error: {type(error).__name__}: {said_by(error)}\n"
-        "hint: this is a bug in ntt; run again with --debug and report what it prints",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    what = f"internal error: {type(error).__name__}: {said_by(error)}"
+    hint = "hint: this is a bug in ntt; run again with --debug and report what it prints"
+    streams.err.print(f"{what}\n{hint}", markup=False, highlight=False, soft_wrap=True)
     return INTERNAL_ERROR
 
 

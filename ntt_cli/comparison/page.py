@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntt_cli.comparison.results import CompareRow, TrialResult
-from ntt_cli.comparison.rows import columns_of, percent, rows_of
+from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, percent, rows_of
 from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.report_reader import Report, read_report

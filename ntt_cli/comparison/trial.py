@@ -29,7 +29,7 @@ from ntt_cli.files.results import RESULT, TRIALS, read_result, write_result
 from ntt_cli.pruning import prune
 from ntt_cli.results import EvaluateReport, FinetuneReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.events import Event, EventSink
+from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune
 
@@ -42,13 +42,7 @@ DENSE = "dense.safetensors"
 
 @dataclass(frozen=True)
 class Trial:
-    """A method at a sparsity and a seed.
-
-    Attributes:
-        method: an entry of `--methods`, with its options.
-        sparsity: `None` for the dense network.
-        seed: of weights, pruning and training.
-    """
+    """An entry of `--methods` at a sparsity, which the dense network has not, and a seed of everything random."""
 
     method: str
     sparsity: float | None
@@ -96,11 +90,7 @@ def folder_of(config: CompareConfig, trial: Trial) -> Path:
 
 
 def result_of(config: CompareConfig, trial: Trial) -> TrialResult | None:
-    """The trial's result, if it has one.
-
-    Raises:
-        OutputError: if it is that of another trial, or cannot be read.
-    """
+    """The trial's result, if it has one."""
     return read_result(folder_of(config, trial), TrialResult)
 
 
@@ -127,11 +117,8 @@ def run_trial(
     if source := learning_rate_source(config, trial):
         chosen = result_of(config, source)
         if chosen is None:
-            raise UsageError(
-                f"trial {trial.name}",
-                f"takes its learning rate from {source.name}, which has no result",
-                hint="run that trial first",
-            )
+            what = f"takes its learning rate from {source.name}, which has no result"
+            raise UsageError(f"trial {trial.name}", what, hint="run that trial first")
         rates = (chosen.learning_rate,)
     require_unchanged(config, trial.method, sources)  # now, and not only after the work
     sparse = _sparse_checkpoint(config, trial, folder, stop, sources)
@@ -174,6 +161,7 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     elif method == "dense":
         method = "magnitude"  # at sparsity 0 it keeps every weight and writes a checkpoint
     common = {
+        "seed": trial.seed,
         "sparsity": trial.sparsity or 0.0,
         "weights": weights,
         "exclude": config.exclude,
@@ -182,15 +170,13 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     }
     if trial.transfers and "epochs" not in own:
         common["steps"] = config.steps
-    return PruneConfig(**(_shared(config, trial) | common | own), method=method)
+    return PruneConfig(**(given_of(config, SHARED) | common | own), method=method)
 
 
 def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop, sources: Sources) -> str:
     name, _ = method_of(trial.method)
     if name == "trained-magnitude":
-        dense = FinetuneConfig(
-            **_shared(config, trial), **_resuming(config), **_training(config), output=str(folder / DENSE)
-        )
+        dense = _training_of(config, trial, output=str(folder / DENSE))
         _resumed_or_anew(finetune.finetune, dense, stop, sources)
     pruning = pruning_of(config, trial).model_copy(update=_resuming(config))
     return _resumed_or_anew(prune.prune, pruning, stop, sources).report.output
@@ -200,14 +186,7 @@ def _finetune(
     config: CompareConfig, trial: Trial, checkpoint: Path, rate: float | None, stop: Stop, sources: Sources
 ) -> FinetuneReport:
     output = checkpoint.with_name("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
-    options = FinetuneConfig(
-        **_shared(config, trial),
-        **_resuming(config),
-        **_training(config),
-        checkpoint=str(checkpoint),
-        learning_rate=rate,
-        output=str(output),
-    )
+    options = _training_of(config, trial, checkpoint=str(checkpoint), learning_rate=rate, output=str(output))
     return _resumed_or_anew(finetune.finetune, options, stop, sources).report
 
 
@@ -218,9 +197,9 @@ R = TypeVar("R")
 def _resumed_or_anew(run: Callable[[C, EventSink, Stop, Sources], R], options: C, stop: Stop, sources: Sources) -> R:
     """Go on from what a killed process left; if that is from another machine, start from the beginning."""
     try:
-        return run(options, _ignore, stop, sources)
+        return run(options, lambda _: None, stop, sources)  # a comparison reports which trials run, and no more
     except ResumeError:
-        return run(options.model_copy(update={"resume": False}), _ignore, stop, sources)
+        return run(options.model_copy(update={"resume": False}), lambda _: None, stop, sources)
 
 
 def _evaluate(
@@ -228,20 +207,14 @@ def _evaluate(
 ) -> EvaluateReport:
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": trial.seed}
-    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names, sources.testing())
+    measured = EvaluateConfig(**options, checkpoint=checkpoint)
+    return evaluate.run(measured, lambda _: None, class_names, sources.testing())
 
 
-def _shared(config: CompareConfig, trial: Trial) -> dict[str, Any]:
-    return given_of(config, SHARED) | {"seed": trial.seed}
+def _training_of(config: CompareConfig, trial: Trial, **options: Any) -> FinetuneConfig:
+    given = given_of(config, (*SHARED, *TRAINING)) | _resuming(config)
+    return FinetuneConfig(**given | {"seed": trial.seed} | options)
 
 
 def _resuming(config: CompareConfig) -> dict[str, Any]:
     return {"force": True, "resume": True, "checkpoint_every": config.checkpoint_every}
-
-
-def _training(config: CompareConfig) -> dict[str, Any]:
-    return given_of(config, TRAINING)
-
-
-def _ignore(event: Event) -> None:
-    """A comparison reports which trials run, and no events from within them."""

@@ -33,10 +33,7 @@ class Group(StrEnum):
 class ReadWhen:
     """Field metadata: the option is read only if `holds` is true of the configuration; otherwise giving it is an error.
 
-    Attributes:
-        holds: a condition on the configuration.
-        otherwise: why the option is not read, and what reads it, with names of other options in braces; or a function
-            that returns this text.
+    `otherwise` says why the option is not read, and what reads it, with names of other options in braces.
     """
 
     holds: Callable[[Any], bool]

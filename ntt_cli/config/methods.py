@@ -23,15 +23,10 @@ _REGISTERED: dict[str, MethodType] = {}
 
 
 def register_method(name: str) -> Callable[[M], M]:
-    """Make a method known under a name: `@register_method("mine")` before the class.
-
-    A name may be registered again, for example when a notebook's cell runs twice; the last class counts.
-
-    Args:
-        name: lower-case letters, digits and dashes.
+    """Make a method known under a name, as `ntt_cli.register_method` says.
 
     Raises:
-        ValueError: if the name has other characters, or is a built-in method's.
+        ValueError: if the name has other characters than small letters, digits and dashes, or is a built-in method's.
     """
     if not name or not all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in name):
         raise ValueError(f"{name!r} is no name of a method: use small letters, digits and dashes")
@@ -71,10 +66,7 @@ def method_class(name: str) -> MethodType:
 def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -> tuple[str, dict[str, str]]:
     """A method's name and the options after it, by field: `ntt:allocation=global:steps=500`.
 
-    Args:
-        entry: as typed.
-        known: the fields of all options.
-        taken: the fields that were given elsewhere.
+    `known` are the fields of all options, `taken` those that were given elsewhere.
 
     Raises:
         ValueError: if an option is unknown or given twice.

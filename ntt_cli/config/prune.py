@@ -92,9 +92,8 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
         try:
             name, options = split_method(given["method"], METHOD_OPTIONS, given)
         except ValueError as error:
-            problem = InitErrorDetails(
-                type="value_error", loc=("method",), input=given["method"], ctx={"error": ValueError(str(error))}
-            )
+            context = {"error": ValueError(str(error))}
+            problem = InitErrorDetails(type="value_error", loc=("method",), input=given["method"], ctx=context)
             wrong = ValidationError.from_exception_data(cls.__name__, [problem])
             raise wrong from error
         return given | as_fields(options) | {"method": name}

@@ -76,12 +76,8 @@ def draw_svg(figure: Figure, labels: Sequence[str] = ()) -> str:
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
-    for before, after in (
-        ('id="', f'id="{figure.name}-'),
-        ("url(#", f"url(#{figure.name}-"),
-        ('href="#', f'href="#{figure.name}-'),
-    ):
-        svg = svg.replace(before, after)
+    for before in ('id="', "url(#", 'href="#'):
+        svg = svg.replace(before, f"{before}{figure.name}-")
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg))
 
 
@@ -154,19 +150,11 @@ def _draw_series(panel: Panel, series: Series, ax: Axes, colour: str, marker: st
     if panel.form == "dots":
         ax.errorbar(series.x, series.y, xerr=series.spread, fmt="o", color=COLOURS[0], capsize=2)
         return
-    ax.plot(
-        series.x,
-        series.y,
-        color=colour,
-        linestyle="--" if series.dashed else "-",
-        marker=marker if panel.form == "marked" else "",
-        markersize=4,
-        label=series.label,
-    )
+    line, shape = "--" if series.dashed else "-", marker if panel.form == "marked" else ""
+    ax.plot(series.x, series.y, color=colour, linestyle=line, marker=shape, markersize=4, label=series.label)
     if series.spread is not None:
-        ax.fill_between(
-            series.x, series.y - series.spread, series.y + series.spread, color=colour, alpha=FAINT, linewidth=0
-        )
+        low, high = series.y - series.spread, series.y + series.spread
+        ax.fill_between(series.x, low, high, color=colour, alpha=FAINT, linewidth=0)
 
 
 def _legend(canvas: Canvas, labels: list[str]) -> None:
@@ -174,10 +162,6 @@ def _legend(canvas: Canvas, labels: list[str]) -> None:
     for ax in canvas.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    ordered = [label for label in labels if label in handles]
-    canvas.legend(
-        [handles[label] for label in ordered],
-        ordered,
-        loc="outside lower center",
-        ncols=min(LEGEND_COLUMNS, len(ordered)),
-    )
+    ordered = {label: handles[label] for label in labels if label in handles}
+    columns = min(LEGEND_COLUMNS, len(ordered))
+    canvas.legend(list(ordered.values()), list(ordered), loc="outside lower center", ncols=columns)
