@@ -35,11 +35,7 @@ C = TypeVar("C", bound=Options)
 
 @told_in_python(objects=True)
 def configured(kind: type[C], values: dict[str, Any]) -> C:
-    """The configuration of these options. `None` leaves one out.
-
-    Raises:
-        UsageError: if one is unknown, missing, of the wrong type or out of bounds, or nothing reads it.
-    """
+    """The configuration of these options. `None` leaves one out."""
     fields = kind.model_fields
     for name in values:
         if name not in fields:
@@ -74,11 +70,7 @@ def _as_option(value: object, kind: type[Options], name: str) -> object:
 
 @told_in_python()
 def require_output(output: object, options: Mapping[str, Any]) -> None:
-    """Refuse options about files where none is written.
-
-    Raises:
-        UsageError: if there is one.
-    """
+    """Refuse options about files where none is written."""
     for name in ("force", "resume", "allow_mismatch", "checkpoint_every"):
         if output is None and options.get(name):
             what = "nothing is written, so that nothing reads it"

@@ -64,11 +64,7 @@ def register_method(name: str) -> Callable[[M], M]:
 
 @told_in_python()
 def name_of(kind: type[Method]) -> str:
-    """The name that a class is registered under.
-
-    Raises:
-        UsageError: if it is not registered, or another class is under its name.
-    """
+    """The name that a class is registered under."""
     where = f"method={kind.__name__}"
     if not kind.name or "name" not in vars(kind):
         raise UsageError(where, "is not registered", hint='put @ntt_cli.register_method("name") before the class')

@@ -183,11 +183,7 @@ Model = str | PathLike[str] | nn.Module | SparseNetwork
 
 @told_in_python()
 def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
-    """The options and the source of a network.
-
-    Raises:
-        UsageError: if it is something else.
-    """
+    """The options and the source of a network."""
     if isinstance(model, SparseNetwork):
         return {"model": _name(model), **{k: v for k, v in model.options.items() if k != "model"}}, model.sources()
     if isinstance(model, nn.Module):
@@ -214,11 +210,7 @@ def sources_of(model: Model, data: object, *, trained: bool = True) -> tuple[dic
 
 @told_in_python()
 def own_weights(model: Model, option: str, options: Mapping[str, Any], *, required: bool = False) -> Any:
-    """What the option for a file of weights is set to, where the network may have weights of its own.
-
-    Raises:
-        UsageError: if there are two sets of weights.
-    """
+    """What the option for a file of weights is set to, where the network may have weights of its own."""
     given = options.get(option)
     if isinstance(model, SparseNetwork):
         if given is not None:
@@ -230,11 +222,7 @@ def own_weights(model: Model, option: str, options: Mapping[str, Any], *, requir
 
 @told_in_python()
 def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
-    """The name of a teacher's weights, and the weights where they are in memory.
-
-    Raises:
-        UsageError: if it is something else.
-    """
+    """The name of a teacher's weights, and the weights where they are in memory."""
     if teacher is None:
         return None, None
     if isinstance(teacher, str | PathLike):
@@ -250,11 +238,7 @@ def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
 
 @told_in_python()
 def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
-    """The network itself.
-
-    Raises:
-        UsageError: if it is something else.
-    """
+    """The network itself."""
     if isinstance(model, SparseNetwork):
         return model.model
     if isinstance(model, nn.Module):

@@ -102,11 +102,7 @@ def prune(
 
 @told_in_python()
 def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]:
-    """The name of a method, and the method where it is made already.
-
-    Raises:
-        UsageError: if it is not registered, or something else.
-    """
+    """The name of a method, and the method where it is made already."""
     if isinstance(method, str):
         return method, None
     kind = method if isinstance(method, type) else type(method)

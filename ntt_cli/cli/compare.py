@@ -16,7 +16,7 @@ from ntt_cli.cli.options import build_config, own_flag, with_options
 from ntt_cli.cli.render import plain_table
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, columns_of
+from ntt_cli.comparison.results import ComparePlan, CompareReport, columns_of, lines_of
 from ntt_cli.config import CompareConfig
 
 EXAMPLES = (
@@ -54,22 +54,13 @@ def _summary(report: CompareReport) -> RenderableType:
     folder = Text(report.output, style="bold")
     if not report.rows:  # every trial failed
         return folder
-    columns = columns_of(report.rows)
-    table = plain_table(["method", "labels before training"], columns.values())
-    for method in dict.fromkeys(row.method for row in report.rows):
-        rows = {row.sparsity: row for row in report.rows if row.method == method}
-        labels = "yes" if any(row.labels_before_training for row in rows.values()) else "no"
-        table.add_row(method, labels, *(_cell(rows.get(level)) for level in columns))
+    table = plain_table(["method", "labels before training"], columns_of(report.rows).values())
+    for method, labels, rows in lines_of(report.rows, dict.fromkeys(row.method for row in report.rows)):
+        cells = (Text(row.in_percent, style="bold" if row.best else "") if row else "" for row in rows)
+        table.add_row(method, labels, *cells)
     count = len({result.seed for result in report.results})
     head = Text(f"test accuracy in %, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
     return Group(folder, head, table)
-
-
-def _cell(row: CompareRow | None) -> Text:
-    if row is None:
-        return Text("")
-    spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
-    return Text(f"{100 * row.mean:.2f}{spread}", style="bold" if row.best else "")
 
 
 def _plan(plan: ComparePlan) -> RenderableType:

@@ -73,11 +73,7 @@ EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}
 
 
 def build_config(config: type[C], context: typer.Context) -> C:
-    """The configuration. Given options come before those of the file, and these before the defaults.
-
-    Raises:
-        UsageError: if a required option is missing, or a value is of the wrong type or out of bounds.
-    """
+    """The configuration. Given options come before those of the file, and these before the defaults."""
     file: Path | None = context.params["config"]
     given = {
         name: context.params[name]

@@ -21,9 +21,6 @@ from ntt_cli.errors import INTERNAL_ERROR, NttError
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, reraise_as_interrupt
 
-NOBODY_READS = 128 + signal.SIGPIPE
-"""The exit code with which a shell reports a program ended by a closed pipe."""
-
 
 @contextlib.contextmanager
 def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Generator[Stop]:
@@ -68,7 +65,7 @@ def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | N
         # Python flushes stdout again when it ends, and would report the closed pipe.
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.close()
-        return NOBODY_READS
+        return 128 + signal.SIGPIPE  # as a shell reports a program that a closed pipe ended
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
     if isinstance(error, NttError):

@@ -43,11 +43,7 @@ class SafeConsole(Console):
             yield Segment(text if control else escaped(text, keep="\n\t"), style, control)
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here.
-
-        Raises:
-            NobodyReads: always.
-        """
+        """Rich would end the process here."""
         raise NobodyReads
 
 

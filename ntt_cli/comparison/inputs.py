@@ -47,11 +47,7 @@ def inputs_of(
 
 
 def require_unchanged(config: CompareConfig, method: str, sources: Sources = AS_NAMED) -> None:
-    """Refuse to go on if model, weights or data changed since the comparison was begun.
-
-    Raises:
-        OutputError: if they did.
-    """
+    """Refuse to go on if model, weights or data changed since the comparison was begun."""
     settings = read_settings(Path(config.output))
     loaded = sources.load_model(config, seed=config.seeds[0])
     found = inputs_of(config, loaded, [method], sources)

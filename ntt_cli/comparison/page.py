@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, percent, rows_of
+from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, lines_of, percent, rows_of
 from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.report_reader import Report, read_report
@@ -28,11 +28,7 @@ Pruned = Sequence[tuple[TrialResult, Report]]
 
 
 def comparison_page(folder: Path) -> Page:
-    """What the folder holds, in pictures; trials that are not done are left out.
-
-    Raises:
-        OutputError: if there is no comparison in it, or nothing is done yet.
-    """
+    """What the folder holds, in pictures; trials that are not done are left out."""
     settings = read_settings(folder)
     trials = read_results(folder, TrialResult)
     if not trials:
@@ -52,7 +48,7 @@ def comparison_page(folder: Path) -> Page:
         "seeds": ", ".join(map(str, seeds)),
         "trials": str(len(trials)),
     }
-    tables = [_table(rows, methods, lambda row: _spread(row.mean, row.std), AFTER)]
+    tables = [_table(rows, methods, lambda row: row.in_percent, AFTER)]
     if settings.get("weights"):
         tables.append(_table(rows, methods, lambda row: f"{100 * row.mean_as_pruned:.2f}", BEFORE))
     first = sorted(
@@ -93,22 +89,14 @@ def _ranked(rows: Sequence[CompareRow]) -> list[str]:
     return sorted(ranked, key=lambda method: method in REFERENCES)
 
 
-def _spread(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-
-
 def _table(
     rows: Sequence[CompareRow], methods: Sequence[str], show: Callable[[CompareRow], str], caption: str
 ) -> Table:
-    columns = columns_of(rows)
-    by_method = {(row.method, row.sparsity): row for row in rows}
     lines, strong = [], set()
-    for number, method in enumerate(methods):
-        own = [by_method.get((method, level)) for level in columns]
-        sees = any(row.labels_before_training for row in own if row)
-        lines.append((method, "yes" if sees else "no", *(show(row) if row else "" for row in own)))
+    for number, (method, labels, own) in enumerate(lines_of(rows, methods)):
+        lines.append((method, labels, *(show(row) if row else "" for row in own)))
         strong |= {(number, column + 2) for column, row in enumerate(own) if row and row.best}
-    head = ("method", "labels before training", *columns.values())
+    head = ("method", "labels before training", *columns_of(rows).values())
     return Table(head, tuple(lines), caption, frozenset(strong))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Annotated
 from urllib.parse import quote
@@ -94,6 +94,11 @@ class CompareRow(Summary):
     mean_as_pruned: float
     best: bool
 
+    @property
+    def in_percent(self) -> str:
+        """The mean, and the deviation where there is one."""
+        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+
 
 class CompareReport(Summary):
     """What `ntt compare` found; `page` shows all of it, and is not written for a single trial."""
@@ -154,6 +159,14 @@ def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
     levels = sorted({row.sparsity for row in rows if row.sparsity is not None})
     dense = {None: "dense"} if any(row.sparsity is None for row in rows) else {}
     return dense | {level: percent(level) for level in levels}
+
+
+def lines_of(rows: Sequence[CompareRow], methods: Iterable[str]) -> Iterator[tuple[str, str, list[CompareRow | None]]]:
+    """A table's lines: a method, whether it sees labels before training, and its row in each of `columns_of`."""
+    by_place = {(row.method, row.sparsity): row for row in rows}
+    for method in methods:
+        own = [by_place.get((method, level)) for level in columns_of(rows)]
+        yield method, "yes" if any(row.labels_before_training for row in own if row) else "no", own
 
 
 def percent(sparsity: float) -> str:

@@ -100,11 +100,9 @@ def run_trial(
     """Prune, fine-tune and evaluate, and write the result last. What a killed process did is not done again.
 
     Raises:
-        NttError: what went wrong in one of the steps.
         UsageError: if the trial that chooses the learning rate has no result.
         DivergedError: if the loss on the test data is not finite.
         OutputError: if its folder is a link, or model, weights or data changed since the comparison was begun.
-        Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
     folder = folder_of(config, trial)

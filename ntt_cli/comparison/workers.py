@@ -130,11 +130,7 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
 
 
 def _run(config: CompareConfig, trial: Trial, stop: Stop) -> TrialFailure | None:
-    """Run the trial; why it failed, `None` if it did not.
-
-    Raises:
-        Interrupted: if the comparison ends its trials.
-    """
+    """Run the trial; why it failed, `None` if it did not."""
     try:
         run_trial(config, trial, stop)
     except Interrupted:

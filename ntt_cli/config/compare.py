@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen, option
-from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
+from ntt_cli.config.methods import method_names, readers_of, split_method
 from ntt_cli.config.options import DEVICE, EXCLUDE, INCLUDE, OPTIMISER, WARMUP, DataOptions, ModelOptions, TransferSteps
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
 from ntt_cli.config.words import advice, joined, problem_of, typed
@@ -17,11 +17,7 @@ REFERENCES = ("dense", "trained-magnitude")
 
 
 def method_of(entry: str) -> tuple[str, dict[str, Any]]:
-    """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`.
-
-    Raises:
-        ValueError: if there is no such method or option, or a value is out of range.
-    """
+    """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`."""
     name = entry.partition(":")[0]
     methods = (*method_names(), *REFERENCES)
     if name not in methods:
@@ -44,8 +40,7 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
 
 def _takes_steps(entry: str) -> bool:
     name, options = method_of(entry)
-    known = name in method_names()
-    return known and "steps" in method_class(name).reads and not {"steps", "epochs"} & options.keys()
+    return name in readers_of("steps") and not {"steps", "epochs"} & options.keys()
 
 
 def _who_takes_steps() -> str:

@@ -80,11 +80,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_flag_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """Refuse `sparsity = true` and `force = 1` in a file, although Python takes `True` for 1.
-
-        Raises:
-            PydanticKnownError: if a flag is given for a number, or a number for a flag.
-        """
+        """Refuse `sparsity = true` and `force = 1` in a file, although Python takes `True` for 1."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(given, bool) and kinds & {int, float}:
             raise PydanticKnownError("float_type" if float in kinds else "int_type")

@@ -16,9 +16,6 @@ MethodType = type[Any]
 M = TypeVar("M", bound=MethodType)
 
 _PACKAGE = "ntt_cli.methods"
-_NO_METHODS = {"base"}
-"""Modules in the folder of the methods that are not methods."""
-
 _REGISTERED: dict[str, MethodType] = {}
 
 
@@ -53,11 +50,7 @@ def built_in_methods() -> tuple[str, ...]:
 
 
 def method_class(name: str) -> MethodType:
-    """The class of a method; this imports its module.
-
-    Raises:
-        KeyError: if there is no such method.
-    """
+    """The class of a method; this imports its module."""
     if name not in _REGISTERED and name in (own := _built_in()):
         import_module(own[name])
     return _REGISTERED[name]
@@ -97,6 +90,6 @@ def _built_in() -> dict[str, str]:
     found = {
         module.name.replace("_", "-"): f"{_PACKAGE}.{module.name}" + ".method" * module.ispkg
         for module in pkgutil.iter_modules(spec.submodule_search_locations)
-        if module.name not in _NO_METHODS
+        if module.name != "base"
     }
     return {"ntt": found["ntt"]} | found

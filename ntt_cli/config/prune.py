@@ -82,11 +82,7 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     @model_validator(mode="before")
     @classmethod
     def _split_method(cls, given: Any) -> Any:
-        """Turn options after the method's name into normal options.
-
-        Raises:
-            ValidationError: if one is not an option of a method, or is given twice.
-        """
+        """Turn options after the method's name into normal options."""
         if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
             return given
         try:

@@ -14,11 +14,7 @@ from ntt_cli.results import FinetuneReport, PruneReport
 
 
 def run_page(report: Report) -> Page:
-    """What the report holds, in pictures.
-
-    Raises:
-        CheckpointError: if its summary lacks what this version writes.
-    """
+    """What the report holds, in pictures."""
     try:
         if report.kind == "finetune report":
             return _finetuned(FinetuneReport.model_validate(report.summary))

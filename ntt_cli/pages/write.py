@@ -19,11 +19,7 @@ MARK = '<meta name="generator" content="ntt '
 
 
 def write_page(whole: Page, output: Path, *, png: bool = False, force: bool = False) -> PageReport:
-    """Write the page, and with `png` a picture of each figure beside it.
-
-    Raises:
-        OutputError: if the output exists and is no page of ntt's, or cannot be written.
-    """
+    """Write the page, and with `png` a picture of each figure beside it."""
     page = bounded(whole)
     check_writable(output, force=force or _ours(output))
     content = _html(page).encode()
