@@ -28,8 +28,6 @@ LOGGER = logging.getLogger("ntt_cli")
 """Warnings go here; nobody sees them unless the caller sets logging up."""
 LOGGER.addHandler(logging.NullHandler())
 
-OF_SHAPE = {"image_size", "input_shape"}
-
 C = TypeVar("C", bound=Options)
 
 
@@ -63,7 +61,7 @@ def _as_option(value: object, kind: type[Options], name: str) -> object:
         return (value,)
     if field.annotation in {str, str | None}:
         if isinstance(value, list | tuple):
-            return ("x" if name in OF_SHAPE else ",").join(map(str, value))
+            return ("x" if name in {"image_size", "input_shape"} else ",").join(map(str, value))
         return str(value) if number else value
     return value
 

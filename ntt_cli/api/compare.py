@@ -68,16 +68,9 @@ def compare(
     Example:
         >>> import tempfile, torch, ntt_cli as ntt
         >>> x, y = torch.randn(80, 4), torch.arange(80) % 3
-        >>> report = ntt.compare(
-        ...     torch.nn.Linear(4, 3),
-        ...     (x[:64], y[:64]),
-        ...     test_data=(x[64:], y[64:]),
-        ...     methods=("magnitude", "random"),
-        ...     sparsities=0.5,
-        ...     seeds=(1, 2),
-        ...     epochs=1,
-        ...     output=tempfile.mkdtemp() + "/comparison",
-        ... )
+        >>> wanted = {"methods": ("magnitude", "random"), "sparsities": 0.5, "seeds": (1, 2), "epochs": 1}
+        >>> net, output = torch.nn.Linear(4, 3), tempfile.mkdtemp() + "/comparison"
+        >>> report = ntt.compare(net, (x[:64], y[:64]), test_data=(x[64:], y[64:]), output=output, **wanted)
         >>> [(row.method, row.sparsity, row.seeds) for row in report.rows]
         [('magnitude', 0.5, 2), ('random', 0.5, 2)]
     """

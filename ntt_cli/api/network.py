@@ -86,10 +86,6 @@ class SparseNetwork:
                 module = self.architecture.load_model(ModelOptions(**self.options), seed=0).module
             return sparse_copy(module, self.checkpoint.tensors)
 
-    def sources(self, **objects: Any) -> Sources:
-        """This network as the source of a run."""
-        return replace(self.architecture, checkpoint=self.checkpoint, **objects)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(SparseNetwork, Generic[S]):
@@ -185,7 +181,7 @@ Model = str | PathLike[str] | nn.Module | SparseNetwork
 def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
     """The options and the source of a network."""
     if isinstance(model, SparseNetwork):
-        return {"model": _name(model), **{k: v for k, v in model.options.items() if k != "model"}}, model.sources()
+        return {**model.options, "model": _name(model)}, replace(model.architecture, checkpoint=model.checkpoint)
     if isinstance(model, nn.Module):
         return {"model": _class_of(model)}, Sources(model=model, trained=trained)
     if isinstance(model, str | PathLike):
@@ -238,7 +234,6 @@ def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
 
 @told_in_python()
 def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
-    """The network itself."""
     if isinstance(model, SparseNetwork):
         return model.model
     if isinstance(model, nn.Module):

@@ -18,7 +18,6 @@ from ntt_cli.config import EvaluateConfig
 from ntt_cli.results import EvaluateReport
 
 MOST_CLASSES = 20
-"""The most classes that are shown."""
 
 EXAMPLES = (
     "ntt evaluate model.py --checkpoint tuned.safetensors",

@@ -33,13 +33,11 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
 
 
 def agreement_line(agreement: Agreement) -> Text:
-    """The agreement with the teacher, in a line."""
     choice = "" if agreement.top1_agreement is None else f"same first choice {agreement.top1_agreement:.2%}, "
     kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
     return Text(f"agreement with the teacher: {choice}logit distance {agreement.logit_distance:.4f}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:
-    """The comparison of the two kernels, in a line."""
     alignment = "" if kernels.alignment is None else f"alignment {kernels.alignment:.4f}, "
     return Text(f"kernels on {kernels.extent}: {alignment}effective rank {kernels.ranks}")

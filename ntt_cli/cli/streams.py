@@ -20,7 +20,6 @@ from ntt_cli.errors import NttError, OutputError
 from ntt_cli.pages.bounds import escaped
 
 Mode = Literal["human", "json", "quiet"]
-PIPE_WIDTH = 1000
 MOST_LETTERS = 300
 """The most characters of the subject of an error."""
 
@@ -103,12 +102,10 @@ class Streams:
         self._tell("failed", "bold red", text)
 
     def error(self, error: NttError) -> None:
-        """Print an error: what was wrong, where, and what to do."""
         self._tell("error", "bold red", f"{self.speaker}{_in_a_line(error.where)}: {error.what}")
         self.hint(error.hint)
 
     def hint(self, text: str) -> None:
-        """Print what to do, in every mode."""
         self._tell("hint", "bold", text.replace("\n", "\\n"))
 
     def _tell(self, word: str, style: str, text: str) -> None:
@@ -120,7 +117,7 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
     out, err = SafeConsole(file=_open(sys.stdout)), TalkingConsole(file=_open(sys.stderr))
     if not out.is_terminal:
-        out.width = PIPE_WIDTH  # a pipe has no width at which to wrap lines or cut names
+        out.width = 1000  # a pipe has no width at which to wrap lines or cut names
     rank = os.environ.get("RANK", "0")
     if rank != "0" and "WORLD_SIZE" in os.environ:
         # Among the processes that torchrun starts, the first prints for all; the others print only their errors.

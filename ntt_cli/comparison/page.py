@@ -224,7 +224,6 @@ def _kernels(first: Pruned) -> list[Figure]:
 
 
 def _tuned_report(trial: Path, result: TrialResult) -> Report | None:
-    """The report of the fine-tuning at the chosen rate."""
     for path in sorted(trial.glob("tuned*.report.safetensors")):
         report = _report(path)
         if report is not None and report.summary.get("learning_rate") == result.learning_rate:

@@ -30,7 +30,6 @@ class TrialQueue:
     failed: list[TrialFailure] = field(default_factory=list)
 
     def tell(self) -> None:
-        """Tell how many trials are where."""
         total = self.done + len(self.failed) + len(self.running) + len(self.waiting)
         names = tuple(trial.name for trial in self.running)
         self.on_event(TrialsChanged(done=self.done, failed=len(self.failed), total=total, running=names))
@@ -74,11 +73,7 @@ def run_trials_in_process(
 ) -> list[TrialFailure]:
     """Run the trials as `workers.run_trials` does, for models and data that cannot be sent to another process.
 
-    `config.jobs` is not read: one trial runs at a time. A trial that fails does not end the others. An interrupt ends
-    the comparison, and is raised as it is.
-
-    Returns:
-        why some trials failed.
+    `config.jobs` is not read: one trial runs at a time. An interrupt ends the comparison, and is raised as it is.
     """
     queue = TrialQueue(config, list(trials), on_event)
     queue.tell()

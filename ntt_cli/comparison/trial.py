@@ -50,7 +50,6 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
         return trial_name(self.method, self.sparsity, self.seed)
 
     @property
@@ -85,12 +84,10 @@ def learning_rate_source(config: CompareConfig, trial: Trial) -> Trial | None:
 
 
 def folder_of(config: CompareConfig, trial: Trial) -> Path:
-    """Where the trial's files are."""
     return Path(config.output) / TRIALS / trial.name
 
 
 def result_of(config: CompareConfig, trial: Trial) -> TrialResult | None:
-    """The trial's result, if it has one."""
     return read_result(folder_of(config, trial), TrialResult)
 
 
@@ -151,7 +148,6 @@ def run_trial(
 
 
 def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
-    """How the trial's network is pruned."""
     method, own = method_of(trial.method)
     folder, weights = folder_of(config, trial), config.weights
     if method == "trained-magnitude":

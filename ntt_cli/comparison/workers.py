@@ -35,7 +35,6 @@ class _Worker:
     trial: Trial | None = None
 
     def begin(self, trial: Trial) -> None:
-        """Let the process run a trial."""
         self.trial = trial
         # If the process has died already, `end` finds out.
         with contextlib.suppress(BrokenPipeError):
@@ -56,12 +55,9 @@ class _Worker:
 
 
 def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> list[TrialFailure]:
-    """Run the trials in other processes, `config.jobs` at a time.
+    """Run the trials in other processes, `config.jobs` at a time, and return why some of them failed.
 
     If a process is killed, as when memory runs out, only its own trial fails. No process outlives this one.
-
-    Returns:
-        why some trials failed.
     """
     queue = TrialQueue(config, list(trials), on_event)
     workers: list[_Worker] = []

@@ -79,7 +79,6 @@ def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -
 
 
 def readers_of(option: str) -> list[str]:
-    """The methods that read this option."""
     return [name for name in method_names() if option in method_class(name).reads]
 
 

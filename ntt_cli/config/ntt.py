@@ -6,13 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, option
+from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T, option
 from ntt_cli.config.options import TransferSteps
 
 PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
-NTT = Group.NTT, PRUNES
-"""Field metadata of all options of NTT."""
-
 _FIXED = "mask {mask} is fixed and does not read it; mask learned does"
 LEARNED_MASK = ReadWhen(lambda config: config.mask == "learned", _FIXED)
 MASK_UPDATES = ReadWhen(lambda config: config.mask == "learned" or config.steps == "auto", _FIXED)
@@ -30,57 +27,54 @@ PAPER_PRESET: dict[str, Any] = {
 """Liu & Zenke 2020, arXiv 2006.08228. `methods.ntt.settings` has the weight penalties of this preset."""
 
 
+def _option(default: T, help: str, *metadata: object, **bounds: Any) -> T:
+    return option(default, help, Group.NTT, PRUNES, *metadata, **bounds)
+
+
 class NTTOptions(Options):
     """How NTT prunes; the names in `words.BEHIND_METHOD` are given as in `--method ntt:score=magnitude`."""
 
-    preset: Literal["default", "paper"] = option("default", "paper: the settings of Liu & Zenke 2020.", *NTT)
-    mask: Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"] = option(
-        "learned", "NTT's mask: learned with the weights, or chosen first by this method and then fixed.", *NTT
+    preset: Literal["default", "paper"] = _option("default", "paper: the settings of Liu & Zenke 2020.")
+    mask: Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"] = _option(
+        "learned", "NTT's mask: learned with the weights, or chosen first by this method and then fixed."
     )
-    score: Literal["saliency", "magnitude"] = option(
-        "saliency",
-        "Which weights stay: by |w| and their effect on the logits, or by |w| alone.",
-        *NTT,
-        LEARNED_MASK,
+    score: Literal["saliency", "magnitude"] = _option(
+        "saliency", "Which weights stay: by |w| and their effect on the logits, or by |w| alone.", LEARNED_MASK
     )
-    schedule: Literal["cubic", "constant"] = option(
-        "cubic", "How the density falls over the first half of the steps.", *NTT, LEARNED_MASK
+    schedule: Literal["cubic", "constant"] = _option(
+        "cubic", "How the density falls over the first half of the steps.", LEARNED_MASK
     )
-    objective: Literal["relative", "paper"] = option("relative", "Form of the distances to the teacher.", *NTT)
-    kernel_params: Literal["all", "active"] = option("all", "Kernel over all entries, or over kept ones only.", *NTT)
+    objective: Literal["relative", "paper"] = _option("relative", "Form of the distances to the teacher.")
+    kernel_params: Literal["all", "active"] = _option("all", "Kernel over all entries, or over kept ones only.")
     steps: Annotated[TransferSteps, Group.NTT, PRUNES] = None
-    epochs: float | None = option(
-        None, "Transfer steps as passes over the data, instead of --steps.", *NTT, gt=0, le=MOST_EPOCHS
+    epochs: float | None = _option(
+        None, "Transfer steps as passes over the data, instead of --steps.", gt=0, le=MOST_EPOCHS
     )
-    batches: int | None = option(
+    batches: int | None = _option(
         None,
         "Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a new batch for"
         " each step.",
-        *NTT,
         ge=1,
         lt=2**31,
     )
-    learning_rate: float = option(2e-3, "Adam's rate in the transfer.", *NTT, gt=0)
-    kernel_weight: float | None = option(
+    learning_rate: float = _option(2e-3, "Adam's rate in the transfer.", gt=0)
+    kernel_weight: float | None = _option(
         None,
         "Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the more accurate"
         " network.",
-        *NTT,
         ge=0,
     )
-    weight_penalty: float | None = option(
+    weight_penalty: float | None = _option(
         None,
         "Weight of the squared norm of kept weights. Default: 0; with --preset paper 1e-4, or 1e-5 where there are"
         " convolutions.",
-        *NTT,
         ge=0,
     )
-    mask_update_every: int = option(100, "Steps between mask updates.", *NTT, MASK_UPDATES, ge=1, le=MOST_STEPS)
-    compile: bool = option(
+    mask_update_every: int = _option(100, "Steps between mask updates.", MASK_UPDATES, ge=1, le=MOST_STEPS)
+    compile: bool = _option(
         False,
         "Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a GPU Triton;"
         " steps are faster then, most of all those of transformers and of small networks.",
-        *NTT,
     )
 
     def gives(self, name: str) -> bool:

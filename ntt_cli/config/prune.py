@@ -25,10 +25,7 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
         float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), Group.MODEL
     ]
     weights: str | None = option(
-        None,
-        "Trained weights of the teacher, a .safetensors file. Default: random weights.",
-        Group.MODEL,
-        NAMED,
+        None, "Trained weights of the teacher, a .safetensors file. Default: random weights.", Group.MODEL, NAMED
     )
     exclude: tuple[str, ...] = EXCLUDE
     include: tuple[str, ...] = INCLUDE

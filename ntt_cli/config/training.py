@@ -63,7 +63,6 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
 
     @property
     def named_output(self) -> str:
-        """The output, or its default."""
         default = "dense.safetensors" if self.checkpoint is None else "tuned.safetensors"
         return default if self.output is None else self.output
 

@@ -96,7 +96,6 @@ class Problem(NamedTuple):
 
 
 def problem_of(error: ValidationError, config: type[BaseModel]) -> Problem:
-    """The first problem of a configuration, in words."""
     problems = error.errors(include_url=False)
     first, place = problems[0], problems[0]["loc"][:1]
     name = str(place[0]) if place else ""

@@ -39,7 +39,6 @@ class Panel:
         form: `line`; `marked`, a line with a marker at every value; `dots` and `bars`, one row for each name in
             `ticks`, counted from above, with the values along `x`.
         ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
-        reversed: `x` falls from left to right.
         floor: where the `y` axis begins; what is below leaves the frame.
     """
 
