@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen, option
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen
 from ntt_cli.config.methods import method_names, readers_of, split_method
 from ntt_cli.config.options import DEVICE, EXCLUDE, INCLUDE, OPTIMISER, WARMUP, DataOptions, ModelOptions, TransferSteps
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
@@ -50,10 +50,9 @@ def _who_takes_steps() -> str:
 class CompareConfig(ModelOptions, DataOptions):
     """`ntt compare`."""
 
-    weights: str | None = option(
+    weights: str | None = Group.MODEL.option(
         None,
         "Trained weights of the teacher, a .safetensors file. Default: random weights, by seed.",
-        Group.MODEL,
         NAMED,
         ReadWhen(
             lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),
@@ -62,41 +61,38 @@ class CompareConfig(ModelOptions, DataOptions):
     )
     exclude: tuple[str, ...] = EXCLUDE
     include: tuple[str, ...] = INCLUDE
-    test_data: str | None = option(
-        None, "Labelled data to test on. Default: the test part of the data.", Group.DATA, NAMED
+    test_data: str | None = Group.DATA.option(
+        None, "Labelled data to test on. Default: the test part of the data.", NAMED
     )
-    methods: tuple[str, ...] = option(
+    methods: tuple[str, ...] = Group.METHOD.option(
         ("ntt", "synflow", "snip", "magnitude", "random"),
         "Methods, separated by commas: those of ntt prune, with options like ntt:allocation=global:steps=500; dense;"
         " and trained-magnitude, which trains the dense network first.",
-        Group.METHOD,
         min_length=1,
     )
-    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = option(
+    sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Group.METHOD.option(
         (0.9, 0.95),
         "Sparsities, separated by commas.",
-        Group.METHOD,
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
         min_length=1,
     )
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = option(
-        (1, 2, 3), "Seeds, separated by commas; rates are chosen on the first.", Group.METHOD, min_length=1
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Group.METHOD.option(
+        (1, 2, 3), "Seeds, separated by commas; rates are chosen on the first.", min_length=1
     )
     steps: Annotated[
         TransferSteps, Group.METHOD, ReadWhen(lambda config: any(map(_takes_steps, config.methods)), _who_takes_steps)
     ] = None
-    epochs: int = option(
-        10, "Passes over the training samples in each fine-tuning.", Group.TRAINING, ge=1, le=MOST_EPOCHS
+    epochs: int = Group.TRAINING.option(
+        10, "Passes over the training samples in each fine-tuning.", ge=1, le=MOST_EPOCHS
     )
-    validation: float = option(
-        0.1, "Fraction of the training samples on which epochs and rates are chosen.", Group.TRAINING, ge=0, lt=1
+    validation: float = Group.TRAINING.option(
+        0.1, "Fraction of the training samples on which epochs and rates are chosen.", ge=0, lt=1
     )
     optimiser: Literal["adamw", "sgd"] = OPTIMISER
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = option(
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Group.TRAINING.option(
         (),
         "Rates to choose from, separated by commas. Each method and sparsity gets the rate that is best on the first"
         " seed's validation samples. Default: the rate that ntt finetune would use.",
-        Group.TRAINING,
         ReadWhen(
             lambda config: len(config.learning_rates) < 2 or config.validation > 0,
             "validation 0 holds out no samples to choose a rate by",
@@ -104,20 +100,19 @@ class CompareConfig(ModelOptions, DataOptions):
     )
     warmup: float = WARMUP
     device: str = DEVICE
-    jobs: int = option(
+    jobs: int = Group.MACHINE.option(
         1,
         "How many trials run side by side.",
-        Group.MACHINE,
         ReadWhen(lambda config: config.trial is None, "trial {trial} runs alone"),
         ge=1,
         le=1024,
     )
-    trial: int | None = option(
-        None, "Run only the trial of this number in --plan; for job arrays.", Group.MACHINE, ge=1, lt=2**63
+    trial: int | None = Group.MACHINE.option(
+        None, "Run only the trial of this number in --plan; for job arrays.", ge=1, lt=2**63
     )
-    checkpoint_every: float = option(60.0, "Seconds between two saves of a trial's state.", Group.OUTPUT, ge=0)
-    output: str = option(
-        "comparison", "Folder of the results; trials that have a result there are not repeated.", Group.OUTPUT
+    checkpoint_every: float = Group.OUTPUT.option(60.0, "Seconds between two saves of a trial's state.", ge=0)
+    output: str = Group.OUTPUT.option(
+        "comparison", "Folder of the results; trials that have a result there are not repeated."
     )
 
     @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")

@@ -28,6 +28,12 @@ class Group(StrEnum):
     MACHINE = "Machine"
     NTT = "Options of ntt"
 
+    def option(self, default: T, help: str, *metadata: object, **bounds: Any) -> T:
+        """A field of this group. Required fields are written with `Annotated`, so that type checkers know them."""
+        field = Field(default, description=help, **bounds)
+        field.metadata += (self, *metadata)
+        return cast(T, field)
+
 
 @dataclass(frozen=True)
 class ReadWhen:
@@ -49,13 +55,6 @@ MOST_EPOCHS = 10**6
 
 NAMED = "named"
 """Field metadata: the option names a file or folder; records hold only the last part of its path."""
-
-
-def option(default: T, help: str, *metadata: object, **bounds: Any) -> T:
-    """A field with this default. Required fields are written with `Annotated`, which type checkers know as required."""
-    field = Field(default, description=help, **bounds)
-    field.metadata += metadata
-    return cast(T, field)
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T, option
+from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T
 from ntt_cli.config.options import TransferSteps
 
 PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
@@ -28,7 +28,7 @@ PAPER_PRESET: dict[str, Any] = {
 
 
 def _option(default: T, help: str, *metadata: object, **bounds: Any) -> T:
-    return option(default, help, Group.NTT, PRUNES, *metadata, **bounds)
+    return Group.NTT.option(default, help, PRUNES, *metadata, **bounds)
 
 
 class NTTOptions(Options):

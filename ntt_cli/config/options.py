@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ntt_cli.config.fields import MOST_STEPS, NAMED, WHEREABOUTS, Group, Options, ReadWhen, option
+from ntt_cli.config.fields import MOST_STEPS, NAMED, WHEREABOUTS, Group, Options, ReadWhen
 
 Split = Literal["train", "test"]
 
@@ -21,20 +21,19 @@ TransferSteps = Annotated[
 SaveEvery = Annotated[
     float, Field(ge=0, description="Seconds between two saves of the state; 0 saves after each step."), Group.OUTPUT
 ]
-EXCLUDE: tuple[str, ...] = option((), "Leave weights whose name matches this pattern dense. Repeatable.", Group.MODEL)
-INCLUDE: tuple[str, ...] = option(
+EXCLUDE: tuple[str, ...] = Group.MODEL.option((), "Leave weights whose name matches this pattern dense. Repeatable.")
+INCLUDE: tuple[str, ...] = Group.MODEL.option(
     (),
     "Prune parameters whose name matches this pattern too: embeddings, tables and norms, which stay dense otherwise."
     " Repeatable.",
-    Group.MODEL,
 )
-OPTIMISER: Literal["adamw", "sgd"] = option(
-    "adamw", "AdamW, or SGD with momentum 0.9, gradients clipped to norm 1.", Group.TRAINING
+OPTIMISER: Literal["adamw", "sgd"] = Group.TRAINING.option(
+    "adamw", "AdamW, or SGD with momentum 0.9, gradients clipped to norm 1."
 )
-WARMUP: float = option(
-    0.05, "Fraction of the steps over which the rate rises linearly to its peak.", Group.TRAINING, ge=0, lt=1
+WARMUP: float = Group.TRAINING.option(
+    0.05, "Fraction of the steps over which the rate rises linearly to its peak.", ge=0, lt=1
 )
-DEVICE: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", Group.MACHINE)
+DEVICE: str = Group.MACHINE.option("auto", "auto, cpu, cuda, cuda:N or mps.")
 
 
 class ModelOptions(Options):
@@ -46,77 +45,70 @@ class ModelOptions(Options):
         Group.MODEL,
         NAMED,
     ]
-    model_arg: tuple[str, ...] = option(
-        (), "KEY=VALUE passed to the factory; VALUE is a Python literal or a string. Repeatable.", Group.MODEL
+    model_arg: tuple[str, ...] = Group.MODEL.option(
+        (), "KEY=VALUE passed to the factory; VALUE is a Python literal or a string. Repeatable."
     )
-    logits: str | None = option(
+    logits: str | None = Group.MODEL.option(
         None,
         "Which of several outputs the logits are: a key, an attribute or a position. Default: what logits(outputs) in"
         " model.py picks, or the output named logits.",
-        Group.MODEL,
     )
 
 
 class DataOptions(Options):
     """Which samples, and how to make inputs of them."""
 
-    data: str | None = option(
+    data: str | None = Group.DATA.option(
         None,
         "digits, fashion-mnist, mnist, cifar10, cifar100, svhn, a folder of images, a .npy, .npz or .safetensors file,"
         " data.py:factory or noise:N. Default: DATA in model.py.",
-        Group.DATA,
         NAMED,
     )
-    data_root: str = option("data", "Folder that holds the named data sets.", Group.DATA, WHEREABOUTS)
-    download: bool = option(False, "Download a named data set that is not there.", Group.DATA, WHEREABOUTS)
-    limit: int | None = option(
-        None, "Use only this many samples, drawn once at random (seed 0).", Group.DATA, ge=1, lt=2**63
+    data_root: str = Group.DATA.option("data", "Folder that holds the named data sets.", WHEREABOUTS)
+    download: bool = Group.DATA.option(False, "Download a named data set that is not there.", WHEREABOUTS)
+    limit: int | None = Group.DATA.option(
+        None, "Use only this many samples, drawn once at random (seed 0).", ge=1, lt=2**63
     )
-    image_size: str | None = option(
-        None, "Resize images to H or HxW pixels.", Group.DATA, pattern=r"^\d{1,9}(x\d{1,9})?$"
+    image_size: str | None = Group.DATA.option(
+        None, "Resize images to H or HxW pixels.", pattern=r"^\d{1,9}(x\d{1,9})?$"
     )
-    grayscale: bool = option(False, "Read images as one channel.", Group.DATA)
-    input_shape: str | None = option(
+    grayscale: bool = Group.DATA.option(False, "Read images as one channel.")
+    input_shape: str | None = Group.DATA.option(
         None,
         "Shape of one noise sample, like 3x32x32. Default: INPUT_SHAPE in model.py.",
-        Group.DATA,
         pattern=r"^\d{1,9}(x\d{1,9})*$",
     )
-    mean: str | None = option(
+    mean: str | None = Group.DATA.option(
         None,
         "Mean to subtract, one number or one a channel. Default: MEAN in model.py; without it the training inputs' mean"
         " for random weights, nothing for weights from elsewhere.",
-        Group.DATA,
     )
-    std: str | None = option(
+    std: str | None = Group.DATA.option(
         None,
         "Deviation to divide by, one number or one a channel. Default: STD in model.py; without it the training"
         " inputs' deviation for random weights, nothing for weights from elsewhere.",
-        Group.DATA,
     )
 
 
 class MachineOptions(Options):
     """Where and how reproducibly."""
 
-    seed: int = option(0, "Seed of everything random.", Group.MACHINE, ge=0, lt=2**63)
+    seed: int = Group.MACHINE.option(0, "Seed of everything random.", ge=0, lt=2**63)
     device: str = DEVICE
 
 
 class OutputOptions(Options):
     """Where the result goes. Not recorded: it does not change what is computed."""
 
-    force: bool = option(False, "Overwrite the output if it exists.", Group.OUTPUT)
-    resume: bool = option(
+    force: bool = Group.OUTPUT.option(False, "Overwrite the output if it exists.")
+    resume: bool = Group.OUTPUT.option(
         False,
         "Go on from the state that a killed run left beside the output; the result has the same bytes. Start from the"
         " beginning if there is no state; do nothing if all is done.",
-        Group.OUTPUT,
     )
     checkpoint_every: SaveEvery = 60.0
-    allow_mismatch: bool = option(
+    allow_mismatch: bool = Group.OUTPUT.option(
         False,
         "Resume with another torch, device, number of threads or data; the result then has other bytes.",
-        Group.OUTPUT,
         ReadWhen(lambda config: config.resume, "it is read with --resume alone"),
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from ntt_cli.config.fields import NAMED, Group, option, unread
+from ntt_cli.config.fields import NAMED, Group, unread
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.ntt import PRUNES, NTTOptions
 from ntt_cli.config.options import EXCLUDE, INCLUDE, DataOptions, MachineOptions, ModelOptions, OutputOptions, SaveEvery
@@ -24,55 +24,49 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     sparsity: Annotated[
         float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), Group.MODEL
     ]
-    weights: str | None = option(
-        None, "Trained weights of the teacher, a .safetensors file. Default: random weights.", Group.MODEL, NAMED
+    weights: str | None = Group.MODEL.option(
+        None, "Trained weights of the teacher, a .safetensors file. Default: random weights.", NAMED
     )
     exclude: tuple[str, ...] = EXCLUDE
     include: tuple[str, ...] = INCLUDE
-    method: str = option(
+    method: str = Group.METHOD.option(
         "ntt",
         "ntt learns mask and weights; most others choose a mask and stop. Options may follow the name, as in"
         " ntt:score=magnitude.",
-        Group.METHOD,
     )
-    allocation: Literal["erk", "layerwise", "global"] | None = option(
+    allocation: Literal["erk", "layerwise", "global"] | None = Group.METHOD.option(
         None,
         "How the density is spread over the layers. Default: for ntt global where there are convolutions, else erk;"
         " erk for magnitude and random, layerwise for wanda, global for the others.",
-        Group.METHOD,
         PRUNES,
     )
-    layer_density: tuple[str, ...] = option(
+    layer_density: tuple[str, ...] = Group.METHOD.option(
         (),
         "PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights. Repeatable.",
-        Group.METHOD,
         PRUNES,
     )
-    batch_size: int | None = option(
+    batch_size: int | None = Group.METHOD.option(
         None,
         "Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
-        Group.METHOD,
         PRUNES,
         BY_METHOD,
         ge=2,
         lt=2**31,
     )
-    micro_batch: int | None = option(
+    micro_batch: int | None = Group.MACHINE.option(
         None,
         "Put at most this many samples through the network at once; the result is the same up to rounding. Default:"
         " half a batch, and fewer once memory runs out.",
-        Group.MACHINE,
         ge=1,
         lt=2**31,
     )
-    kernels: bool = option(
+    kernels: bool = Group.METHOD.option(
         False,
         "Measure both networks' kernels at the end: distance, alignment and spectra. Always on if the transfer has a"
         " kernel term.",
-        Group.METHOD,
     )
-    output: str | None = option(
-        "sparse.safetensors", "The sparse checkpoint; a report is written beside it.", Group.OUTPUT
+    output: str | None = Group.OUTPUT.option(
+        "sparse.safetensors", "The sparse checkpoint; a report is written beside it."
     )
     checkpoint_every: Annotated[SaveEvery, PRUNES, BY_METHOD] = 60.0
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, Options, ReadWhen, option
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, Options, ReadWhen
 from ntt_cli.config.options import OPTIMISER, WARMUP, DataOptions, MachineOptions, ModelOptions, OutputOptions, Split
 
 OF_A_CHECKPOINT = ReadWhen(
@@ -17,16 +17,13 @@ OF_A_CHECKPOINT = ReadWhen(
 class ZerosOptions(Options):
     """What zeros mean in a checkpoint that ntt did not write, which does not say so itself."""
 
-    keep_zeros: bool = option(
+    keep_zeros: bool = Group.MODEL.option(
         False,
         "Keep all zeros of a checkpoint that ntt did not write, as pruned weights. Default: only in weights with many"
         " zeros, with a warning.",
-        Group.MODEL,
         OF_A_CHECKPOINT,
     )
-    dense: bool = option(
-        False, "Treat the checkpoint's zeros as weights like all others.", Group.MODEL, OF_A_CHECKPOINT
-    )
+    dense: bool = Group.MODEL.option(False, "Treat the checkpoint's zeros as weights like all others.", OF_A_CHECKPOINT)
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:
@@ -38,27 +35,25 @@ class ZerosOptions(Options):
 class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt finetune`."""
 
-    checkpoint: str | None = option(
-        None, "Sparse or dense .safetensors file to start from. Default: random weights.", Group.MODEL, NAMED
+    checkpoint: str | None = Group.MODEL.option(
+        None, "Sparse or dense .safetensors file to start from. Default: random weights.", NAMED
     )
-    epochs: int = option(10, "Passes over the training samples.", Group.TRAINING, ge=1, le=MOST_EPOCHS)
-    batch_size: int = option(64, "Samples a step.", Group.TRAINING, ge=1, lt=2**31)
+    epochs: int = Group.TRAINING.option(10, "Passes over the training samples.", ge=1, le=MOST_EPOCHS)
+    batch_size: int = Group.TRAINING.option(64, "Samples a step.", ge=1, lt=2**31)
     optimiser: Literal["adamw", "sgd"] = OPTIMISER
-    learning_rate: float | None = option(
-        None, "Peak rate. Default: by optimiser and density, see the README.", Group.TRAINING, gt=0
+    learning_rate: float | None = Group.TRAINING.option(
+        None, "Peak rate. Default: by optimiser and density, see the README.", gt=0
     )
-    rate_schedule: Literal["cosine", "constant"] = option(
-        "cosine", "How the rate changes over the steps.", Group.TRAINING
+    rate_schedule: Literal["cosine", "constant"] = Group.TRAINING.option(
+        "cosine", "How the rate changes over the steps."
     )
     warmup: float = WARMUP
-    weight_decay: float = option(0.0, "Weight decay, decoupled with AdamW.", Group.TRAINING, ge=0)
-    validation: float = option(
-        0.1, "Fraction of the samples on which the best epoch is chosen.", Group.TRAINING, ge=0, lt=1
+    weight_decay: float = Group.TRAINING.option(0.0, "Weight decay, decoupled with AdamW.", ge=0)
+    validation: float = Group.TRAINING.option(
+        0.1, "Fraction of the samples on which the best epoch is chosen.", ge=0, lt=1
     )
-    output: str | None = option(
-        None,
-        "The trained checkpoint. Default: tuned.safetensors, dense.safetensors without --checkpoint.",
-        Group.OUTPUT,
+    output: str | None = Group.OUTPUT.option(
+        None, "The trained checkpoint. Default: tuned.safetensors, dense.safetensors without --checkpoint."
     )
 
     @property
@@ -71,17 +66,16 @@ class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     """`ntt evaluate`."""
 
     checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), Group.MODEL]
-    split: Split = option("test", "Which part of a named data set.", Group.DATA)
-    teacher: str | None = option(
-        None, "Weights to compare with, a .safetensors file of the same model; needs no labels.", Group.MODEL
+    split: Split = Group.DATA.option("test", "Which part of a named data set.")
+    teacher: str | None = Group.MODEL.option(
+        None, "Weights to compare with, a .safetensors file of the same model; needs no labels."
     )
-    kernels: bool = option(
+    kernels: bool = Group.OUTPUT.option(
         False,
         "With --teacher: also the distance between the two networks' kernels.",
-        Group.OUTPUT,
         ReadWhen(lambda config: config.teacher is not None, "they are compared with a teacher's; --teacher names it"),
     )
-    batch_size: int = option(256, "Samples a forward pass.", Group.MACHINE, ge=1, lt=2**31)
-    min_accuracy: float | None = option(
-        None, "Exit 1 if the accuracy is below this, 0.97 means 97%.", Group.OUTPUT, ge=0, le=1
+    batch_size: int = Group.MACHINE.option(256, "Samples a forward pass.", ge=1, lt=2**31)
+    min_accuracy: float | None = Group.OUTPUT.option(
+        None, "Exit 1 if the accuracy is below this, 0.97 means 97%.", ge=0, le=1
     )
