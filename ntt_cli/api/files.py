@@ -14,6 +14,7 @@ from ntt_cli.files.verify import Verification
 from ntt_cli.results import ModelFile
 
 
+@told_in_python()
 def inspect(path: str | PathLike[str]) -> Inspection:
     """What a checkpoint or a report says about itself.
 
@@ -30,10 +31,10 @@ def inspect(path: str | PathLike[str]) -> Inspection:
         >>> ntt.inspect(path).tensors["weight"].shape
         (8, 4)
     """
-    with told_in_python():
-        return inspection.run(Path(path))
+    return inspection.run(Path(path))
 
 
+@told_in_python()
 def verify(path: str | PathLike[str]) -> Verification:
     """Check every bit of a checkpoint or a report that ntt wrote.
 
@@ -50,10 +51,10 @@ def verify(path: str | PathLike[str]) -> Verification:
         >>> ntt.verify(path).tensors
         2
     """
-    with told_in_python():
-        return verification.run(Path(path))
+    return verification.run(Path(path))
 
 
+@told_in_python()
 def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> ModelFile:
     """Write a commented model file that every command takes as it is.
 
@@ -73,5 +74,4 @@ def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> Mode
         >>> round(ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity, 3)
         0.9
     """
-    with told_in_python():
-        return template.run(Path(path), force=force)
+    return template.run(Path(path), force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -98,7 +98,7 @@ class Result(SparseNetwork, Generic[S]):
 
     report: S
     warnings: tuple[str, ...] = ()
-    outcome: Outcome[S] | None = field(default=None, repr=False)
+    outcome: Outcome[S] | None = None
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Path:
         """Write the checkpoint, a safetensors file that anyone can load, and the report beside it.

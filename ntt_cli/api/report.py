@@ -13,6 +13,7 @@ from ntt_cli.pages.write import write_page
 from ntt_cli.results import PageReport
 
 
+@told_in_python()
 def report(
     path: str | PathLike[str], *, output: str | PathLike[str] | None = None, png: bool = False, force: bool = False
 ) -> PageReport:
@@ -38,10 +39,9 @@ def report(
         >>> ntt.report(path).figures
         ['layers']
     """
-    with told_in_python():
-        if Path(path).is_dir():
-            page, default = comparison_page(Path(path)), Path(path) / "report.html"
-        else:
-            found = read_report(Path(path))
-            page, default = run_page(found), found.path.with_suffix(".html")
-        return write_page(page, Path(output) if output is not None else default, png=png, force=force)
+    if Path(path).is_dir():
+        page, default = comparison_page(Path(path)), Path(path) / "report.html"
+    else:
+        found = read_report(Path(path))
+        page, default = run_page(found), found.path.with_suffix(".html")
+    return write_page(page, Path(output) if output is not None else default, png=png, force=force)

@@ -98,4 +98,4 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Make neural networks sparse without labels, by Neural Tangent Transfer."""
+    """Options of `ntt` without a command."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ntt_cli.config import Group, Options, method_names
-from ntt_cli.config.fields import UNREAD
+from ntt_cli.config.fields import UNREAD, kinds_of
 from ntt_cli.config.file import read_config_file
 from ntt_cli.config.words import BEHIND_METHOD, flag, in_a_file, problem_of, typed
 from ntt_cli.errors import UsageError
@@ -98,17 +98,6 @@ def build_config(config: type[C], context: typer.Context) -> C:
         raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The types that a value may have: `int` and the words "auto" of `int | Literal["auto"] | None`."""
-    if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if parts := get_args(annotation):
-        return [kind for part in parts for kind in _kinds(part)]
-    return [] if annotation is type(None) else [annotation]
-
-
 def _metavar(kinds: list[Any]) -> str:
     """`<float>`, `<a|b>`, or `<int>|auto`."""
     words = [kind for kind in kinds if isinstance(kind, str)]
@@ -124,7 +113,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         return _parameter(name, str | None, None, info)
     names = [flag(name), *([SHORT[name]] if name in SHORT else [])]
     required, shown = field.is_required(), field.default
-    several, kinds = get_origin(field.annotation) is tuple, _kinds(field.annotation)
+    several, kinds = get_origin(field.annotation) is tuple, kinds_of(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]
     described = field.description
     if name == "method":

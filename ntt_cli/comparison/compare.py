@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -75,9 +74,14 @@ def run(
 
     A trial that fails is reported and does not end the others. With `in_process`, trials run in this process, one after
     the other, as objects in the place of names demand.
+
+    Raises:
+        UsageError: if there is no trial of the number.
     """
     trials = prepare(config, on_event, write=True, sources=sources)
-    chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
+    if config.trial is not None and config.trial > len(trials):
+        raise UsageError(f"--trial {config.trial}", f"there are {len(trials)} trials", hint="--plan lists them")
+    chosen = trials if config.trial is None else [trials[config.trial - 1]]
     waiting = [trial for trial in chosen if result_of(config, trial) is None]
     failed = []
     if waiting and in_process:
@@ -158,9 +162,3 @@ def _check_test_data(
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
     return FinetuneConfig(**given_of(config, (*SHARED, *TRAINING)), seed=config.seeds[0], checkpoint=config.weights)
-
-
-def _numbered(trials: Sequence[Trial], number: int) -> Trial:
-    if number > len(trials):
-        raise UsageError(f"--trial {number}", f"there are {len(trials)} trials", hint="--plan lists them")
-    return trials[number - 1]

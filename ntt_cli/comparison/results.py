@@ -147,10 +147,8 @@ def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
                 best=False,
             )
         )
-    best: dict[float | None, float] = {}
-    for row in rows:
-        if row.sparsity is not None:
-            best[row.sparsity] = max(row.mean, best.get(row.sparsity, 0.0))
+    levels = {row.sparsity for row in rows} - {None}
+    best = {level: max(row.mean for row in rows if row.sparsity == level) for level in levels}
     return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
@@ -57,9 +57,15 @@ NAMED = "named"
 """Field metadata: the option names a file or folder; records hold only the last part of its path."""
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that `annotation` names, including those of a list's items."""
-    return {annotation} | {kind for part in get_args(annotation) for kind in _kinds(part)}
+def kinds_of(annotation: Any) -> list[Any]:
+    """The types that a value or a list's item may be of: `int` and the words "auto" of `int | Literal["auto"] | None`."""
+    if get_origin(annotation) is Annotated:
+        return kinds_of(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if parts := get_args(annotation):
+        return [kind for part in parts for kind in kinds_of(part)]
+    return [] if annotation is type(None) else [annotation]
 
 
 class Options(BaseModel):
@@ -80,8 +86,8 @@ class Options(BaseModel):
     @classmethod
     def _no_flag_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
         """Refuse `sparsity = true` and `force = 1` in a file, although Python takes `True` for 1."""
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(given, bool) and kinds & {int, float}:
+        kinds = kinds_of(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(given, bool) and (int in kinds or float in kinds):
             raise PydanticKnownError("float_type" if float in kinds else "int_type")
         if isinstance(given, int | float) and not isinstance(given, bool) and bool in kinds:
             raise PydanticKnownError("bool_type")

@@ -29,7 +29,7 @@ def register_method(name: str) -> Callable[[M], M]:
         raise ValueError(f"{name!r} is no name of a method: use small letters, digits and dashes")
 
     def register(kind: M) -> M:
-        if name in _built_in() and not kind.__module__.startswith(f"{_PACKAGE}."):
+        if name in built_in_methods() and not kind.__module__.startswith(f"{_PACKAGE}."):
             raise ValueError(f"{name} is a method of ntt's own: choose another name")
         kind.name = name
         _REGISTERED[name] = kind
@@ -40,18 +40,13 @@ def register_method(name: str) -> Callable[[M], M]:
 
 def method_names() -> tuple[str, ...]:
     """All methods: NTT first, then the other built-in ones, then those that users registered."""
-    own = _built_in()
+    own = built_in_methods()
     return (*own, *(name for name in _REGISTERED if name not in own))
-
-
-def built_in_methods() -> tuple[str, ...]:
-    """The built-in methods, which every process has."""
-    return tuple(_built_in())
 
 
 def method_class(name: str) -> MethodType:
     """The class of a method; this imports its module."""
-    if name not in _REGISTERED and name in (own := _built_in()):
+    if name not in _REGISTERED and name in (own := built_in_methods()):
         import_module(own[name])
     return _REGISTERED[name]
 
@@ -82,8 +77,8 @@ def readers_of(option: str) -> list[str]:
     return [name for name in method_names() if option in method_class(name).reads]
 
 
-def _built_in() -> dict[str, str]:
-    """Modules by the names of their methods: iterative-snip for `iterative_snip.py`, ntt for the folder `ntt`."""
+def built_in_methods() -> dict[str, str]:
+    """The methods that every process has, with their modules: iterative-snip is `iterative_snip.py`, ntt a folder."""
     spec = util.find_spec(_PACKAGE)
     assert spec is not None
     found = {

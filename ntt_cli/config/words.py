@@ -111,7 +111,8 @@ def _in_words(problems: Sequence[ErrorDetails]) -> str:
     if others:
         said = _one(others[0])
         return f"{said} or {words[0]['ctx']['expected'].strip(chr(39))}" if words and said in {NUMBER, WHOLE} else said
-    return _choice(words[0])
+    known = [word.strip("'") for word in words[0]["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+    return not_one_of(str(words[0]["input"]), known)
 
 
 def advice(name: str, known: Sequence[str]) -> str:
@@ -130,8 +131,3 @@ def _one(problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     return WORDS[problem["type"]].format_map(problem.get("ctx", {})) if problem["type"] in WORDS else problem["msg"]
-
-
-def _choice(problem: ErrorDetails) -> str:
-    known = [word.strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-    return not_one_of(str(problem["input"]), known)
