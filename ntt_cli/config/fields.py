@@ -58,7 +58,7 @@ NAMED = "named"
 
 
 def kinds_of(annotation: Any) -> list[Any]:
-    """The types that a value or a list's item may be of: `int` and the words "auto" of `int | Literal["auto"] | None`."""
+    """The types of a value or of a list's items: `int` and the words "auto" of `int | Literal["auto"] | None`."""
     if get_origin(annotation) is Annotated:
         return kinds_of(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
