@@ -67,7 +67,7 @@ REPORTS: tuple[type[BaseModel], ...] = (
     results.ModelFile,
 )
 OPTIONS = {**COMMANDS, "load": ModelOptions}
-INTERNAL = {"sources", "checkpoint"}
+INTERNAL = {"checkpoint"}
 """Members that other rooms use."""
 
 LIST = {"Args", "Attributes", "Raises"}

@@ -37,49 +37,31 @@ _WHERE = {
 }
 """The public names, by the module that has them."""
 
-__all__ = [
-    "EvaluateReport",
-    "FinetuneResult",
-    "Method",
-    "MethodContext",
-    "NTT",
-    "NttError",
-    "PruneResult",
-    "Saliency",
-    "SparseNetwork",
-    "Task",
-    "__version__",
-    "compare",
-    "empirical_ntk",
-    "evaluate",
-    "finetune",
-    "init",
-    "inspect",
-    "kernel_vector_product",
-    "load",
-    "prune",
-    "register_method",
-    "report",
-    "verify",
-]
+__all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
-    from ntt_cli.api.compare import compare
-    from ntt_cli.api.evaluate import evaluate
-    from ntt_cli.api.files import init, inspect, verify
-    from ntt_cli.api.finetune import finetune
-    from ntt_cli.api.kernels import empirical_ntk, kernel_vector_product
-    from ntt_cli.api.load import load
-    from ntt_cli.api.methods import register_method
-    from ntt_cli.api.network import FinetuneResult, PruneResult, SparseNetwork
-    from ntt_cli.api.prune import prune
-    from ntt_cli.api.report import report
-    from ntt_cli.errors import NttError
-    from ntt_cli.methods.base import Method, MethodContext
-    from ntt_cli.methods.ntt.method import NTT
-    from ntt_cli.methods.ntt.score import Saliency
-    from ntt_cli.results import EvaluateReport
-    from ntt_cli.tasks.base import Task
+    from ntt_cli.api.compare import compare as compare
+    from ntt_cli.api.evaluate import evaluate as evaluate
+    from ntt_cli.api.files import init as init
+    from ntt_cli.api.files import inspect as inspect
+    from ntt_cli.api.files import verify as verify
+    from ntt_cli.api.finetune import finetune as finetune
+    from ntt_cli.api.kernels import empirical_ntk as empirical_ntk
+    from ntt_cli.api.kernels import kernel_vector_product as kernel_vector_product
+    from ntt_cli.api.load import load as load
+    from ntt_cli.api.methods import register_method as register_method
+    from ntt_cli.api.network import FinetuneResult as FinetuneResult
+    from ntt_cli.api.network import PruneResult as PruneResult
+    from ntt_cli.api.network import SparseNetwork as SparseNetwork
+    from ntt_cli.api.prune import prune as prune
+    from ntt_cli.api.report import report as report
+    from ntt_cli.errors import NttError as NttError
+    from ntt_cli.methods.base import Method as Method
+    from ntt_cli.methods.base import MethodContext as MethodContext
+    from ntt_cli.methods.ntt.method import NTT as NTT
+    from ntt_cli.methods.ntt.score import Saliency as Saliency
+    from ntt_cli.results import EvaluateReport as EvaluateReport
+    from ntt_cli.tasks.base import Task as Task
 
 
 def __getattr__(name: str) -> object:

@@ -50,10 +50,8 @@ class KernelSummary(Summary):
     @property
     def ranks(self) -> str:
         """The effective ranks, in words."""
-        student, teacher = (
-            "none" if rank is None else f"{rank:.1f}"
-            for rank in (self.effective_rank_student, self.effective_rank_teacher)
-        )
+        ranks = self.effective_rank_student, self.effective_rank_teacher
+        student, teacher = ("none" if rank is None else f"{rank:.1f}" for rank in ranks)
         return f"{student}, the teacher's {teacher}"
 
 

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from ntt_cli.config import (
     COMMANDS,
-    GROUPS,
     PAPER_PRESET,
     CompareConfig,
     EvaluateConfig,
     FinetuneConfig,
+    Group,
     Options,
     PruneConfig,
     method_class,
@@ -48,7 +48,7 @@ def test_every_option_has_a_description_and_a_group(config: type[Options]) -> No
     for name, field in config.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
-        assert sum(item in GROUPS for item in field.metadata if isinstance(item, str)) == 1, name
+        assert sum(isinstance(item, Group) for item in field.metadata) == 1, name
 
 
 @every_command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -15,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from ntt_cli.api.words import in_python, told_in_python
-from ntt_cli.config import LEAVE_OUT, UNREAD, Options, in_words, typed
+from ntt_cli.config import Options, advice, problem_of, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Event, EventSink, Noted, Warned
@@ -29,39 +28,25 @@ LOGGER = logging.getLogger("ntt_cli")
 """Warnings go here; nobody sees them unless the caller sets logging up."""
 LOGGER.addHandler(logging.NullHandler())
 
-OF_SHAPE = {"image_size", "input_shape"}
-OF_FILES = ("force", "resume", "allow_mismatch", "checkpoint_every")
-"""Options by what they are about."""
-
 C = TypeVar("C", bound=Options)
 
 
 @told_in_python(objects=True)
 def configured(kind: type[C], values: dict[str, Any]) -> C:
-    """The configuration of these options. `None` leaves one out.
-
-    Raises:
-        UsageError: if one is unknown, missing, of the wrong type or out of bounds, or nothing reads it.
-    """
+    """The configuration of these options. `None` leaves one out."""
     fields = kind.model_fields
     for name in values:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(fields))}"
-            raise UsageError(f"{name}={typed(values[name])}", "is not an option", hint=hint)
+            raise UsageError(f"{name}={typed(values[name])}", "is not an option", hint=advice(name, sorted(fields)))
     given = {name: _as_option(value, kind, name) for name, value in values.items() if value is not None}
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        name = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
-        where = name or "options"
-        if values.get(name) is not None:
-            where = f"{name}={typed(values[name]) or values[name]}"
-        what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
-        known = fields[name].description if name in fields else None
-        hint = LEAVE_OUT if problems[0]["type"] == UNREAD else known or "leave one of them out"
-        raise UsageError(where, what, hint=hint) from error
+        problem = problem_of(error, kind)
+        where = problem.name or "options"
+        if (value := values.get(where)) is not None:
+            where = f"{where}={typed(value) or value}"
+        raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
 def _as_option(value: object, kind: type[Options], name: str) -> object:
@@ -76,19 +61,15 @@ def _as_option(value: object, kind: type[Options], name: str) -> object:
         return (value,)
     if field.annotation in {str, str | None}:
         if isinstance(value, list | tuple):
-            return ("x" if name in OF_SHAPE else ",").join(map(str, value))
+            return ("x" if name in {"image_size", "input_shape"} else ",").join(map(str, value))
         return str(value) if number else value
     return value
 
 
 @told_in_python()
 def require_output(output: object, options: Mapping[str, Any]) -> None:
-    """Refuse options about files where none is written.
-
-    Raises:
-        UsageError: if there is one.
-    """
-    for name in OF_FILES:
+    """Refuse options about files where none is written."""
+    for name in ("force", "resume", "allow_mismatch", "checkpoint_every"):
         if output is None and options.get(name):
             what = "nothing is written, so that nothing reads it"
             raise UsageError(f"{name}={options[name]}", what, hint="give output, or leave it out")
@@ -99,8 +80,8 @@ def _shown(progress: Progress | None) -> Callable[[Event], None] | None:
     if progress is True:
         return progress_lines()
     if progress and not callable(progress):
-        what = f"is a value of type {type(progress).__name__}"
-        raise UsageError("progress", what, hint="give True for lines on stderr, or a function that takes an event")
+        hint = "give True for lines on stderr, or a function that takes an event"
+        raise UsageError("progress", f"is a value of type {type(progress).__name__}", hint=hint)
     return progress or None
 
 
@@ -109,17 +90,10 @@ def apart(progress: Progress = False, sources: Sources = AS_NAMED) -> Generator[
     """Do the work with torch as ntt expects it, and leave everything as the caller had it.
 
     That is the global random state, the default dtype and device, gradient modes and warning filters. Errors show their
-    hint below the traceback.
-
-    Args:
-        progress: who is told of events besides.
-        sources: where there are objects among them, events and errors speak of keyword arguments.
+    hint below the traceback. Where there are objects among the sources, events and errors speak of keyword arguments.
 
     Yields:
         who is told of events, and the list in which warnings gather.
-
-    Raises:
-        UsageError: if `progress` is nothing that can be told.
     """
     told: list[str] = []
     show = _shown(progress)

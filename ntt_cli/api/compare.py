@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from ntt_cli.api.calls import Progress, apart, configured
 from ntt_cli.api.methods import name_of
-from ntt_cli.api.network import Model, data_of, network_of
+from ntt_cli.api.network import Model, data_of, sources_of
 from ntt_cli.comparison import compare as comparison
 from ntt_cli.comparison.results import ComparePlan, CompareReport
 from ntt_cli.config import CompareConfig, built_in_methods
@@ -29,16 +29,7 @@ def compare(
 
 
 @overload
-def compare(
-    model: Model,
-    data: object = None,
-    *,
-    test_data: object = None,
-    output: str | PathLike[str] = "comparison",
-    progress: Progress = False,
-    plan: Literal[True],
-    **options: Any,
-) -> ComparePlan: ...
+def compare(model: Model, data: object = None, *, plan: Literal[True], **options: Any) -> ComparePlan: ...
 
 
 def compare(
@@ -77,32 +68,24 @@ def compare(
     Example:
         >>> import tempfile, torch, ntt_cli as ntt
         >>> x, y = torch.randn(80, 4), torch.arange(80) % 3
-        >>> report = ntt.compare(
-        ...     torch.nn.Linear(4, 3),
-        ...     (x[:64], y[:64]),
-        ...     test_data=(x[64:], y[64:]),
-        ...     methods=("magnitude", "random"),
-        ...     sparsities=0.5,
-        ...     seeds=(1, 2),
-        ...     epochs=1,
-        ...     output=tempfile.mkdtemp() + "/comparison",
-        ... )
+        >>> wanted = {"methods": ("magnitude", "random"), "sparsities": 0.5, "seeds": (1, 2), "epochs": 1}
+        >>> net, output = torch.nn.Linear(4, 3), tempfile.mkdtemp() + "/comparison"
+        >>> report = ntt.compare(net, (x[:64], y[:64]), test_data=(x[64:], y[64:]), output=output, **wanted)
         >>> [(row.method, row.sparsity, row.seeds) for row in report.rows]
         [('magnitude', 0.5, 2), ('random', 0.5, 2)]
     """
-    network, sources = network_of(model)
-    named, objects = data_of(data)
+    named, sources = sources_of(model, data)
     test_named, test_objects = data_of(test_data)
-    values = network | named | options | {"output": fspath(output)}
+    values = named | options | {"output": fspath(output)}
     if isinstance(methods := options.get("methods"), list | tuple):
         values["methods"] = [name_of(method) if isinstance(method, type) else method for method in methods]
     if (test_name := test_named.get("data")) is not None:
         values["test_data"] = test_name
     config = configured(CompareConfig, values)
-    sources = replace(sources, data=objects, test_data=test_objects)
+    sources = replace(sources, test_data=test_objects)
     here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
     with apart(progress, sources) as (on_event, _):
-        if objects is not None and test_objects is None and config.test_data is None:
+        if sources.data is not None and test_objects is None and config.test_data is None:
             hint = "give inputs and labels to test on as test_data"
             raise DataError("test_data", "is missing, and data that is an object has no test part", hint=hint)
         if plan:

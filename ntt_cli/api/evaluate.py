@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ntt_cli.api.calls import Progress, apart, configured
-from ntt_cli.api.network import Model, SparseNetwork, data_of, network_of, own_weights, teacher_of
+from ntt_cli.api.network import Model, SparseNetwork, own_weights, sources_of, teacher_of
 from ntt_cli.config import EvaluateConfig
 from ntt_cli.evaluation import evaluate as evaluation
 from ntt_cli.results import EvaluateReport
@@ -47,12 +47,10 @@ def evaluate(
         >>> report.agreement.top1_agreement, report.flops_dense
         (1.0, 112)
     """
-    network, sources = network_of(model)
-    named, objects = data_of(data)
-    sources = replace(sources, data=objects)
+    named, sources = sources_of(model, data)
     options["checkpoint"] = own_weights(model, "checkpoint", options, required=True)
     named_teacher, values = teacher_of(teacher)
     sources = replace(sources, teacher=values)
-    config = configured(EvaluateConfig, network | named | options | {"teacher": named_teacher})
+    config = configured(EvaluateConfig, named | options | {"teacher": named_teacher})
     with apart(progress, sources) as (on_event, _):
         return evaluation.run(config, on_event, sources=sources)

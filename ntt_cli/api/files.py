@@ -12,11 +12,9 @@ from ntt_cli.files.inspect import Inspection, Verification
 from ntt_cli.results import ModelFile
 
 
+@told_in_python()
 def inspect(path: str | PathLike[str]) -> Inspection:
     """What a checkpoint or a report says about itself.
-
-    Args:
-        path: the file.
 
     Returns:
         its tensors by name, with their types and shapes, and the record that ntt wrote into it.
@@ -31,15 +29,12 @@ def inspect(path: str | PathLike[str]) -> Inspection:
         >>> ntt.inspect(path).tensors["weight"].shape
         (8, 4)
     """
-    with told_in_python():
-        return inspection.inspect(Path(path))
+    return inspection.inspect(Path(path))
 
 
+@told_in_python()
 def verify(path: str | PathLike[str]) -> Verification:
     """Check every bit of a checkpoint or a report that ntt wrote.
-
-    Args:
-        path: the file.
 
     Returns:
         its kind, size in bytes, number of tensors and SHA-256.
@@ -54,10 +49,10 @@ def verify(path: str | PathLike[str]) -> Verification:
         >>> ntt.verify(path).tensors
         2
     """
-    with told_in_python():
-        return inspection.verify(Path(path))
+    return inspection.verify(Path(path))
 
 
+@told_in_python()
 def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> ModelFile:
     """Write a commented model file that every command takes as it is.
 
@@ -77,5 +72,4 @@ def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> Mode
         >>> round(ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity, 3)
         0.9
     """
-    with told_in_python():
-        return template.run(Path(path), force=force)
+    return template.run(Path(path), force=force)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
 from ntt_cli.api.calls import Progress, apart, configured, require_output
-from ntt_cli.api.network import FinetuneResult, Model, data_of, network_of, own_weights, result_of
+from ntt_cli.api.network import FinetuneResult, Model, own_weights, result_of, sources_of
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune as training
@@ -54,11 +53,9 @@ def finetune(
         True
     """
     require_output(output, options)
-    network, sources = network_of(model)
-    named, objects = data_of(data)
-    sources = replace(sources, data=objects)
+    named, sources = sources_of(model, data)
     options["checkpoint"] = own_weights(model, "checkpoint", options)
-    values = network | named | options | {"output": None if output is None else fspath(output)}
+    values = named | options | {"output": None if output is None else fspath(output)}
     config = configured(FinetuneConfig, values)
     with apart(progress, sources) as (on_event, warnings):
         outcome = training.finetune(config, on_event, stop, sources)

@@ -56,7 +56,7 @@ def register_method(name: str) -> Callable[[M], M]:
         if not (isinstance(kind, type) and issubclass(kind, Method)):
             raise TypeError(f"{kind!r} is no subclass of ntt_cli.Method")
         if "scores" in vars(kind):
-            kind.scores = _checked(kind.scores)  # type: ignore[assignment, method-assign]
+            kind.scores = _checked(kind.scores)  # type: ignore[assignment, method-assign]  # the same, but checked
         return known(kind)
 
     return take
@@ -64,21 +64,13 @@ def register_method(name: str) -> Callable[[M], M]:
 
 @told_in_python()
 def name_of(kind: type[Method]) -> str:
-    """The name that a class is registered under.
-
-    Raises:
-        UsageError: if it is not registered, or another class is under its name.
-    """
+    """The name that a class is registered under."""
+    where = f"method={kind.__name__}"
     if not kind.name or "name" not in vars(kind):
-        raise UsageError(
-            f"method={kind.__name__}", "is not registered", hint='put @ntt_cli.register_method("name") before the class'
-        )
+        raise UsageError(where, "is not registered", hint='put @ntt_cli.register_method("name") before the class')
     if method_class(kind.name) is not kind:
-        raise UsageError(
-            f"method={kind.__name__}",
-            f"is no longer registered: another class has taken the name {kind.name}",
-            hint="give that class, or register this one under another name",
-        )
+        what = f"is no longer registered: another class has taken the name {kind.name}"
+        raise UsageError(where, what, hint="give that class, or register this one under another name")
     return kind.name
 
 
@@ -103,12 +95,6 @@ def _checked(scores: Scores) -> Scores:
 
 
 def _check(where: str, name: str, values: object, weight: Tensor) -> None:
-    """Refuse what is no tensor of scores for this weight.
-
-    Raises:
-        UsageError: if it is of another type or shape.
-        DivergedError: if a score is not finite.
-    """
     what = f"gives for {name}"
     if not isinstance(values, Tensor):
         raise UsageError(where, f"{what} a value of type {type(values).__name__}", hint=SCORES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -26,7 +26,6 @@ from ntt_cli.tensors import Masks
 
 S = TypeVar("S", bound=Summary)
 
-OF_MODEL = tuple(ModelOptions.model_fields)
 IN_MEMORY = Path("the network")
 TEACHER = Path("the teacher")
 """In the place of a checkpoint's path."""
@@ -87,10 +86,6 @@ class SparseNetwork:
                 module = self.architecture.load_model(ModelOptions(**self.options), seed=0).module
             return sparse_copy(module, self.checkpoint.tensors)
 
-    def sources(self, **objects: Any) -> Sources:
-        """This network as the source of a run."""
-        return replace(self.architecture, checkpoint=self.checkpoint, **objects)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(SparseNetwork, Generic[S]):
@@ -103,7 +98,7 @@ class Result(SparseNetwork, Generic[S]):
 
     report: S
     warnings: tuple[str, ...] = ()
-    outcome: Outcome[S] | None = field(default=None, repr=False)
+    outcome: Outcome[S] | None = None
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Path:
         """Write the checkpoint, a safetensors file that anyone can load, and the report beside it.
@@ -167,14 +162,9 @@ def result_of(
     kind: type[R], outcome: Outcome[Any], warnings: list[str], architecture: Sources, options: Mapping[str, Any]
 ) -> R:
     """The result of a run, which wrote its files or holds what they would."""
-    return kind(
-        read=partial(_read, outcome),
-        architecture=Sources(model=architecture.model, trained=True),
-        options={name: options[name] for name in OF_MODEL if name in options},
-        report=outcome.report,
-        warnings=tuple(warnings),
-        outcome=outcome,
-    )
+    own = Sources(model=architecture.model, trained=True)
+    of_model = {name: options[name] for name in ModelOptions.model_fields if name in options}
+    return kind(partial(_read, outcome), own, of_model, outcome.report, tuple(warnings), outcome)
 
 
 def _read(outcome: Outcome[Any]) -> Checkpoint:
@@ -189,22 +179,15 @@ Model = str | PathLike[str] | nn.Module | SparseNetwork
 
 @told_in_python()
 def network_of(model: Model, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
-    """The options and the source of a network.
-
-    Raises:
-        UsageError: if it is something else.
-    """
+    """The options and the source of a network."""
     if isinstance(model, SparseNetwork):
-        return {"model": _name(model), **{k: v for k, v in model.options.items() if k != "model"}}, model.sources()
+        return {**model.options, "model": _name(model)}, replace(model.architecture, checkpoint=model.checkpoint)
     if isinstance(model, nn.Module):
-        return {"model": f"{type(model).__module__}.{type(model).__qualname__}"}, Sources(model=model, trained=trained)
+        return {"model": _class_of(model)}, Sources(model=model, trained=trained)
     if isinstance(model, str | PathLike):
         return {"model": fspath(model)}, Sources()
-    raise UsageError(
-        "model",
-        f"is a value of type {type(model).__name__}",
-        hint="give a torch.nn.Module, a name as on the command line, or what prune, finetune or load returned",
-    )
+    hint = "give a torch.nn.Module, a name as on the command line, or what prune, finetune or load returned"
+    raise UsageError("model", f"is a value of type {type(model).__name__}", hint=hint)
 
 
 def data_of(data: object) -> tuple[dict[str, Any], object | None]:
@@ -214,19 +197,16 @@ def data_of(data: object) -> tuple[dict[str, Any], object | None]:
     return {}, data
 
 
+def sources_of(model: Model, data: object, *, trained: bool = True) -> tuple[dict[str, Any], Sources]:
+    """The options of a network and of data that names stand for, and those of the two that are objects."""
+    network, sources = network_of(model, trained=trained)
+    named, objects = data_of(data)
+    return network | named, replace(sources, data=objects)
+
+
 @told_in_python()
 def own_weights(model: Model, option: str, options: Mapping[str, Any], *, required: bool = False) -> Any:
-    """What the option for a file of weights is set to, where the network may have weights of its own.
-
-    Args:
-        model: the network.
-        option: its name.
-        options: as the caller gave them.
-        required: it cannot be left out.
-
-    Raises:
-        UsageError: if there are two sets of weights.
-    """
+    """What the option for a file of weights is set to, where the network may have weights of its own."""
     given = options.get(option)
     if isinstance(model, SparseNetwork):
         if given is not None:
@@ -238,11 +218,7 @@ def own_weights(model: Model, option: str, options: Mapping[str, Any], *, requir
 
 @told_in_python()
 def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
-    """The name of a teacher's weights, and the weights where they are in memory.
-
-    Raises:
-        UsageError: if it is something else.
-    """
+    """The name of a teacher's weights, and the weights where they are in memory."""
     if teacher is None:
         return None, None
     if isinstance(teacher, str | PathLike):
@@ -252,17 +228,12 @@ def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
     if isinstance(teacher, nn.Module):
         values = {name: value.detach().cpu() for name, value in teacher.state_dict().items()}
         return str(TEACHER), Checkpoint(path=TEACHER, tensors=values, masks={}, record=None)
-    what = f"is a value of type {type(teacher).__name__}"
-    raise UsageError("teacher", what, hint="give a network, or a file of its weights")
+    hint = "give a network, or a file of its weights"
+    raise UsageError("teacher", f"is a value of type {type(teacher).__name__}", hint=hint)
 
 
 @told_in_python()
 def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
-    """The network itself.
-
-    Raises:
-        UsageError: if it is something else.
-    """
     if isinstance(model, SparseNetwork):
         return model.model
     if isinstance(model, nn.Module):
@@ -273,6 +244,8 @@ def module_of(model: nn.Module | SparseNetwork) -> nn.Module:
 
 def _name(network: SparseNetwork) -> str:
     module = network.architecture.model
-    if module is None:
-        return str(network.options["model"])
+    return str(network.options["model"]) if module is None else _class_of(module)
+
+
+def _class_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"

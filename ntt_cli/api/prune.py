@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Literal, overload
 
 from ntt_cli.api.calls import Progress, apart, configured, require_output
 from ntt_cli.api.methods import name_of
-from ntt_cli.api.network import Model, PruneResult, data_of, network_of, own_weights, result_of
+from ntt_cli.api.network import Model, PruneResult, own_weights, result_of, sources_of
 from ntt_cli.api.words import told_in_python
 from ntt_cli.config import PruneConfig
 from ntt_cli.errors import UsageError
@@ -36,17 +35,7 @@ def prune(
 
 @overload
 def prune(
-    model: Model,
-    data: object = None,
-    *,
-    sparsity: float,
-    method: str | Method | type[Method] = "ntt",
-    trained: bool = True,
-    output: str | PathLike[str] | None = None,
-    progress: Progress = False,
-    stop: Stop | None = None,
-    dry_run: Literal[True],
-    **options: Any,
+    model: Model, data: object = None, *, sparsity: float, dry_run: Literal[True], **options: Any
 ) -> PrunePlan: ...
 
 
@@ -99,12 +88,10 @@ def prune(
         (28, ['0.weight', '2.weight'], <class 'torch.nn.modules.container.Sequential'>)
     """
     require_output(output, options)
-    network, sources = network_of(model, trained=trained)
-    named, objects = data_of(data)
-    sources = replace(sources, data=objects)
+    named, sources = sources_of(model, data, trained=trained)
     name, made = _method_of(method)
     options["weights"] = own_weights(model, "weights", options)
-    values = network | named | (dict(made.options) if made else {}) | options | {"sparsity": sparsity, "method": name}
+    values = named | (dict(made.options) if made else {}) | options | {"sparsity": sparsity, "method": name}
     config = configured(PruneConfig, values).model_copy(update={"output": None if output is None else fspath(output)})
     with apart(progress, sources) as (on_event, warnings):
         if dry_run:
@@ -115,11 +102,7 @@ def prune(
 
 @told_in_python()
 def _method_of(method: str | Method | type[Method]) -> tuple[str, Method | None]:
-    """The name of a method, and the method where it is made already.
-
-    Raises:
-        UsageError: if it is not registered, or something else.
-    """
+    """The name of a method, and the method where it is made already."""
     if isinstance(method, str):
         return method, None
     kind = method if isinstance(method, type) else type(method)

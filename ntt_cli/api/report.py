@@ -8,12 +8,12 @@ from pathlib import Path
 from ntt_cli.api.words import told_in_python
 from ntt_cli.comparison.page import comparison_page
 from ntt_cli.files.report_reader import read_report
-from ntt_cli.pages.figures import Page
 from ntt_cli.pages.run import run_page
 from ntt_cli.pages.write import write_page
 from ntt_cli.results import PageReport
 
 
+@told_in_python()
 def report(
     path: str | PathLike[str], *, output: str | PathLike[str] | None = None, png: bool = False, force: bool = False
 ) -> PageReport:
@@ -39,13 +39,9 @@ def report(
         >>> ntt.report(path).figures
         ['layers']
     """
-    with told_in_python():
-        page, default = _page(Path(path))
-        return write_page(page, Path(output) if output is not None else default, png=png, force=force)
-
-
-def _page(path: Path) -> tuple[Page, Path]:
-    if path.is_dir():
-        return comparison_page(path), path / "report.html"
-    found = read_report(path)
-    return run_page(found), found.path.with_suffix(".html")
+    if Path(path).is_dir():
+        page, default = comparison_page(Path(path)), Path(path) / "report.html"
+    else:
+        found = read_report(Path(path))
+        page, default = run_page(found), found.path.with_suffix(".html")
+    return write_page(page, Path(output) if output is not None else default, png=png, force=force)

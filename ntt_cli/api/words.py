@@ -44,9 +44,8 @@ def in_python(text: str) -> str:
 def told_in_python(*, objects: bool = False) -> Generator[None]:
     """Show the hint of an error below its traceback.
 
-    Args:
-        objects: the network or the data is an object, so that no command line can be meant: the error itself is put
-            in the words of Python, too.
+    If `objects`, the network or the data is an object, so that no command line can be meant: the error itself is put in
+    the words of Python, too.
 
     Yields:
         nothing.

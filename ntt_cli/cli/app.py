@@ -49,7 +49,8 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     for name, summary in COMMANDS.items():
         if name in named or completing:
             module = import_module(f"ntt_cli.cli.{name}")
-            app.command(name, help=f"{summary}\n\n{module.EXAMPLES}")(module.command())
+            examples = "".join(f"\n\n  {example}" for example in module.EXAMPLES)
+            app.command(name, help=f"{summary}\n\nExamples:{examples}")(getattr(module, name))
         else:
             app.command(name, help=summary)(_not_loaded)
     return app
@@ -97,4 +98,4 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Make neural networks sparse without labels, by Neural Tangent Transfer."""
+    """Options of `ntt` without a command."""

@@ -36,7 +36,6 @@ def _in_our_words(error: Any, command: str) -> UsageError:
     if extra := re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", said, flags=re.DOTALL):
         return UsageError(typed(extra[1]), "is one argument too many", hint=help_lists)
     if unknown := re.match(r"No such command '(.*?)'", said, flags=re.DOTALL):
-        return UsageError(
-            typed(unknown[1]), "is not a command", hint=advice(unknown[1], list(error.ctx.command.commands))
-        )
+        hint = advice(unknown[1], list(error.ctx.command.commands))
+        return UsageError(typed(unknown[1]), "is not a command", hint=hint)
     return UsageError(command, said, hint=help_lists)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -11,43 +10,31 @@ from rich.table import Table
 from rich.text import Text
 
 import ntt_cli as ntt
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
-from ntt_cli.cli.progress import progress
+from ntt_cli.cli.options import build_config, with_options
 from ntt_cli.cli.render import agreement_line
 from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import EvaluateConfig
-
-if TYPE_CHECKING:
-    from ntt_cli.results import EvaluateReport
+from ntt_cli.results import EvaluateReport
 
 MOST_CLASSES = 20
-"""The most classes that are shown."""
 
-EXAMPLES = """Examples:
-
-  ntt evaluate model.py --checkpoint tuned.safetensors
-
-  ntt evaluate model.py -c tuned.safetensors -d test/ --min-accuracy 0.97
-
-  ntt evaluate model.py -c sparse.safetensors -d images/ --teacher dense.safetensors
-"""
+EXAMPLES = (
+    "ntt evaluate model.py --checkpoint tuned.safetensors",
+    "ntt evaluate model.py -c tuned.safetensors -d test/ --min-accuracy 0.97",
+    "ntt evaluate model.py -c sparse.safetensors -d images/ --teacher dense.safetensors",
+)
 
 
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return with_parameters(evaluate, [*options_of(EvaluateConfig), *COMMON])
-
-
+@with_options(EvaluateConfig)
 def evaluate(ctx: typer.Context, **values: Any) -> None:
-    common = common_of(values)
-    with guarded(common.streams, debug=common.debug):
-        config = build_config(EvaluateConfig, ctx, common.config)
-
-        with progress(common.streams) as on_event:
-            report = call(lambda: ntt.evaluate(**config.given(), progress=on_event))
-        common.streams.result(report, human=_summary(report), quiet=_main_figure(report))
+    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
+    with guarded(streams, debug=values["debug"]):
+        config = build_config(EvaluateConfig, ctx)
+        report = call(streams, lambda on_event: ntt.evaluate(**config.given(), progress=on_event))
+        streams.result(report, human=_summary(report), quiet=_main_figure(report))
         if report.passed is False and report.accuracy is not None:
-            common.streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")
+            streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")
             raise typer.Exit(1)
 
 

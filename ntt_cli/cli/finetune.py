@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import RenderableType
@@ -12,41 +11,30 @@ from rich.text import Text
 
 import ntt_cli as ntt
 from ntt_cli.cli.next_command import next_command
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
-from ntt_cli.cli.progress import progress
+from ntt_cli.cli.options import build_config, with_options
 from ntt_cli.cli.run import call, command_line, guarded
+from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import FinetuneConfig
+from ntt_cli.results import FinetuneReport
 
-if TYPE_CHECKING:
-    from ntt_cli.results import FinetuneReport
-
-EXAMPLES = """Examples:
-
-  ntt finetune model.py --checkpoint sparse.safetensors
-
-  ntt finetune model.py -c sparse.safetensors -d train/ --epochs 30 --optimiser sgd
-
-  ntt finetune model.py --output dense.safetensors
-"""
+EXAMPLES = (
+    "ntt finetune model.py --checkpoint sparse.safetensors",
+    "ntt finetune model.py -c sparse.safetensors -d train/ --epochs 30 --optimiser sgd",
+    "ntt finetune model.py --output dense.safetensors",
+)
 
 
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return with_parameters(finetune, [*options_of(FinetuneConfig), *COMMON])
-
-
+@with_options(FinetuneConfig)
 def finetune(ctx: typer.Context, **values: Any) -> None:
-    common = common_of(values)
-    with guarded(common.streams, debug=common.debug, again=command_line(ctx, "--resume")) as stop:
-        config = build_config(FinetuneConfig, ctx, common.config)
-
+    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
+    with guarded(streams, debug=values["debug"], again=command_line(ctx, "--resume")) as stop:
+        config = build_config(FinetuneConfig, ctx)
         begun = time.monotonic()
-        with progress(common.streams) as on_event:
-            given = config.given() | {"output": config.named_output}
-            report = call(lambda: ntt.finetune(**given, progress=on_event, stop=stop)).report
-        common.streams.result(report, human=_summary(report), quiet=report.output)
+        given = config.given() | {"output": config.named_output}
+        report = call(streams, lambda on_event: ntt.finetune(**given, progress=on_event, stop=stop)).report
+        streams.result(report, human=_summary(report), quiet=report.output)
         following = next_command("evaluate", config, report.output)
-        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
+        streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 
 def _summary(report: FinetuneReport) -> RenderableType:

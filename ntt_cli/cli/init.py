@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +13,7 @@ import ntt_cli as ntt
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 
-EXAMPLES = """Examples:
-
-  ntt init
-
-  ntt init nets/small.py
-"""
-
-
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return init
+EXAMPLES = ("ntt init", "ntt init nets/small.py")
 
 
 def init(

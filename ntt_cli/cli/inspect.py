@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.pretty import Pretty
-from rich.table import Table
 from rich.text import Text
 
 import ntt_cli as ntt
-from ntt_cli.cli.render import layer_table
+from ntt_cli.cli.render import layer_table, plain_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.files.inspect import Inspection
@@ -24,17 +22,7 @@ from ntt_cli.results import LayerSummary
 MOST_NAMES = 10
 """The most classes that a line shows."""
 
-EXAMPLES = """Examples:
-
-  ntt inspect sparse.safetensors
-
-  ntt inspect sparse.report.safetensors --json
-"""
-
-
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return inspect
+EXAMPLES = ("ntt inspect sparse.safetensors", "ntt inspect sparse.report.safetensors --json")
 
 
 def inspect(
@@ -57,16 +45,13 @@ def _summary(inspection: Inspection) -> RenderableType:
     elif isinstance(record, CheckpointRecord):
         parts += _checkpoint(record)
     elif isinstance(record, StateRecord):
-        parts.append(
-            Text(f"the {record.kind} of an unfinished run of {record.run.model.source}, at step {record.step:,}")
-        )
+        run = f"an unfinished run of {record.run.model.source}"
+        parts.append(Text(f"the {record.kind} of {run}, at step {record.step:,}"))
     else:
         parts.append(Text(f"the {record.kind} of {record.summary.get('output')}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
         parts.append(Pretty(summary, expand_all=True))
-    tensors = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("tensor", "type", "shape"):
-        tensors.add_column(name, no_wrap=True)
+    tensors = plain_table(["tensor", "type", "shape"])
     for name, tensor in inspection.tensors.items():
         tensors.add_row(Text(name), tensor.dtype, "×".join(map(str, tensor.shape)))
     return Group(*parts, Text(), tensors)
@@ -91,15 +76,11 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
         LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
         for name, layer in record.layers.items()
     ]
-    return [
-        *head,
-        Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse"),
-        layer_table(layers),
-    ]
+    kept_of_size = Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse")
+    return [*head, kept_of_size, layer_table(layers)]
 
 
 def _inputs(record: CheckpointRecord) -> str:
-    """The normalisation of the network's inputs and its source, in words."""
     if record.standardisation is None and record.standardisation_source is None:
         return "no normalisation is recorded"
     named = f" ({record.standardisation_source})" if record.standardisation_source else ""

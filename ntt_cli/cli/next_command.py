@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 
 from ntt_cli.config import FinetuneConfig, PruneConfig, flag
 
 KEPT = ("model_arg", "logits", "data", "data_root", "image_size", "grayscale", "mean", "std", "device")
 """Options that describe the network and its inputs; the next command needs the same."""
-
-OF_DATA = ("data", "data_root")
 
 LABELLED = "LABELLED"
 """Placeholder for the data that the user must name."""
@@ -22,19 +19,13 @@ def next_command(name: str, done: PruneConfig | FinetuneConfig, checkpoint: str,
     model = f"./{done.model}" if done.model.startswith("-") else done.model
     words = ["ntt", name, model, "--checkpoint", checkpoint]
     for option in KEPT:
-        if done.gives(option) and (labelled or option not in OF_DATA):
-            words += _words(option, getattr(done, option))
+        if done.gives(option) and (labelled or option not in ("data", "data_root")):
+            value = getattr(done, option)
+            for one in value if isinstance(value, tuple) else [value]:
+                words += [flag(option)] if one is True else [flag(option), one]
     return shlex.join(words if labelled else [*words, "--data", LABELLED])
 
 
 def has_labels(data: str | None) -> bool:
     """Whether data that a network was pruned on may have labels: noise and .npy files have none."""
     return data is not None and data.partition(":")[0] != "noise" and not data.lower().endswith(".npy")
-
-
-def _words(option: str, value: str | bool | tuple[str, ...]) -> Iterator[str]:
-    if isinstance(value, bool):
-        yield flag(option)
-        return
-    for one in value if isinstance(value, tuple) else [value]:
-        yield from (flag(option), one)

@@ -4,104 +4,77 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ntt_cli.cli.streams import Streams, make_streams
-from ntt_cli.config import (
-    BEHIND_METHOD,
-    GROUPS,
-    LEAVE_OUT,
-    OUTPUT,
-    UNREAD,
-    Group,
-    Options,
-    flag,
-    in_a_file,
-    in_words,
-    method_names,
-    typed,
-)
+from ntt_cli.config import Group, Options, method_names
+from ntt_cli.config.fields import UNREAD, kinds_of
 from ntt_cli.config.file import read_config_file
+from ntt_cli.config.words import BEHIND_METHOD, flag, in_a_file, problem_of, typed
 from ntt_cli.errors import UsageError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+C = TypeVar("C", bound=Options)
 
 SHORT = {"output": "-o", "sparsity": "-s", "checkpoint": "-c", "data": "-d", "model_arg": "-a"}
 
 
-def _flag(name: str, annotation: Any, *names: str, help: str) -> inspect.Parameter:
-    info = typer.Option(*names, help=help, rich_help_panel=OUTPUT, show_default=False)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False if annotation is bool else None,
-        annotation=Annotated[annotation, info],
-    )
+def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def own_flag(*names: str, kind: Any = bool, help: str) -> inspect.Parameter:
+    """A flag, or another option, of the command line itself: it is not in the configuration."""
+    info = typer.Option(*names, help=help, rich_help_panel=Group.OUTPUT, show_default=False)
+    return _parameter(names[0].strip("-").replace("-", "_"), kind, False if kind is bool else None, info)
 
 
 COMMON = [
-    _flag("config", Path | None, "--config", help="TOML file that sets these options by name; the command line wins."),
-    _flag("json", bool, "--json", help="Print the result as one JSON document."),
-    _flag("quiet", bool, "--quiet", "-q", help="No progress; print only the output path, or the main figure."),
-    _flag("debug", bool, "--debug", help="Show a traceback with every error."),
+    own_flag("--config", kind=Path | None, help="TOML file that sets these options by name; the command line wins."),
+    own_flag("--json", help="Print the result as one JSON document."),
+    own_flag("--quiet", "-q", help="No progress; print only the output path, or the main figure."),
+    own_flag("--debug", help="Show a traceback with every error."),
 ]
-"""The options of the command line itself, which do not affect the work."""
+"""The options of every command with a configuration, which do not affect the work."""
 
 
-@dataclass(frozen=True)
-class Common:
-    """The values of the options `COMMON`."""
+def with_options(config: type[Options], *flags: inspect.Parameter) -> Callable[[Command], Command]:
+    """Give a command that takes `**values` a signature that typer can read: an option for each field, flags, `COMMON`.
 
-    streams: Streams
-    config: Path | None
-    debug: bool
-
-
-def common_of(values: dict[str, Any]) -> Common:
-    """The values of `COMMON`."""
-    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
-    return Common(streams=streams, config=values["config"], debug=values["debug"])
-
-
-def options_of(config: type[Options]) -> list[inspect.Parameter]:
-    """One typer parameter for each field: an argument for the model, an option for anything else."""
+    The model is an argument.
+    """
     fields = {name: field for name, field in config.model_fields.items() if name not in BEHIND_METHOD}
-    parameters = {name: _parameter(name, field) for name, field in fields.items()}
-    return sorted(parameters.values(), key=lambda p: _rank(config.model_fields[p.name]))
+    options = [_option(name, fields[name]) for name in sorted(fields, key=lambda name: _rank(fields[name]))]
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *options, *flags, *COMMON]
+
+    def give(command: Command) -> Command:
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # mypy knows no such attribute
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return give
 
 
 def _rank(field: FieldInfo) -> tuple[int, bool]:
-    return GROUPS.index(_group(field)), not field.is_required()
+    return list(Group).index(_group(field)), not field.is_required()
 
 
 def _group(field: FieldInfo) -> Group:
     return next(item for item in field.metadata if isinstance(item, Group))
 
 
-def with_parameters(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
-    """The command, which takes `**values`, with a signature that typer can read."""
-    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]  # mypy knows no such attribute
-    command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
-    return command
-
-
 EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}
 """Pairs of options that exclude each other: one on the command line also replaces the other in the file."""
 
-C = TypeVar("C", bound=Options)
 
-
-def build_config(config: type[C], context: typer.Context, file: Path | None) -> C:
-    """The configuration. Given options come before those of the file, and these before the defaults.
-
-    Raises:
-        UsageError: if a required option is missing, or a value is of the wrong type or out of bounds.
-    """
+def build_config(config: type[C], context: typer.Context) -> C:
+    """The configuration. Given options come before those of the file, and these before the defaults."""
+    file: Path | None = context.params["config"]
     given = {
         name: context.params[name]
         for name in config.model_fields
@@ -112,34 +85,17 @@ def build_config(config: type[C], context: typer.Context, file: Path | None) -> 
     try:
         return config.model_validate(filed | given)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        name = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
+        problem = problem_of(error, config)
+        name, details = problem.name, problem.details
         of_file = name in filed and name not in given
         where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
-        if name and problems[0]["type"] != "missing":
-            value = problems[0]["input"]
-            if problems[0]["type"] == UNREAD:
+        if name and details["type"] != "missing":
+            value = details["input"]
+            if details["type"] == UNREAD:
                 value = (filed | given).get(name, value)  # as it was typed
             between = "=" if name in BEHIND_METHOD and not of_file else " "
             where = f"{where}{between}{in_a_file(value) if of_file else typed(value)}".rstrip()
-        what = in_words([problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]])
-        hint = LEAVE_OUT if problems[0]["type"] == UNREAD else _help(config, name)
-        raise UsageError(where, what, hint=hint) from error
-
-
-def _help(config: type[Options], name: str) -> str:
-    return str(config.model_fields[name].description) if name else "leave one of them out"
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The types that a value may have: `int` and the words "auto" of `int | Literal["auto"] | None`."""
-    if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if parts := get_args(annotation):
-        return [kind for part in parts for kind in _kinds(part)]
-    return [] if annotation is type(None) else [annotation]
+        raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
 def _metavar(kinds: list[Any]) -> str:
@@ -149,17 +105,15 @@ def _metavar(kinds: list[Any]) -> str:
     return "|".join([*types, *words]) if types else f"<{'|'.join(words)}>"
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """For typer every value is text. Only the configuration converts it, so that all errors have its wording."""
     if name == "model":
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, info]
-        )
+        return _parameter(name, str | None, None, info)
     names = [flag(name), *([SHORT[name]] if name in SHORT else [])]
     required, shown = field.is_required(), field.default
-    several, kinds = get_origin(field.annotation) is tuple, _kinds(field.annotation)
+    several, kinds = get_origin(field.annotation) is tuple, kinds_of(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]
     described = field.description
     if name == "method":
@@ -183,4 +137,4 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         show_default=not required and shown not in (None, ()) and shown is not False,
         autocompletion=(lambda incomplete: [word for word in words if word.startswith(incomplete)]) if words else None,
     )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+    return _parameter(name, kind, default, info)

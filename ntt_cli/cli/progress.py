@@ -23,11 +23,7 @@ OTHER_ROWS = 8
 
 @contextmanager
 def progress(streams: Streams) -> Generator[EventSink]:
-    """A sink for a workflow's events.
-
-    Yields:
-        the sink.
-    """
+    """A sink for a workflow's events."""
     if streams.quiet:
         yield lambda event: streams.warn(event.message) if isinstance(event, Warned) else None
     elif streams.err.is_terminal and not streams.err.is_dumb_terminal:
@@ -57,28 +53,19 @@ class LivePanel:
         self.task = self.bar.add_task("step", total=None, visible=False)
 
     def take(self, event: Event) -> None:
-        """Note an event."""
         if isinstance(event, Warned):
             self.console.print(Text.assemble(("warning", "bold yellow"), ": ", event.message), soft_wrap=True)
             return
         if isinstance(event, Noted):
             self.console.print(Text(event.message), soft_wrap=True)
             return
-        self.board.take(event)
+        task, board = self.task, self.board
+        board.take(event)
         if isinstance(event, TransferStarted | TrainingStarted):
-            self.bar.reset(
-                self.task, total=self.board.total, completed=self.board.done, description=self.board.unit, visible=True
-            )
-        self.bar.update(
-            self.task,
-            completed=self.board.done,
-            total=self.board.total,
-            description=self.board.unit,
-            visible=self.board.total > 0,
-        )
+            self.bar.reset(task, completed=board.done)
+        self.bar.update(task, completed=board.done, total=board.total, description=board.unit, visible=board.total > 0)
 
     def render(self) -> RenderableType:
-        """The panel now."""
         if not self.board.total:
             return Text("preparing …", style="dim")
         values = Table.grid(padding=(0, 3))

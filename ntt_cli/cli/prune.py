@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -13,65 +11,46 @@ from rich.text import Text
 
 import ntt_cli as ntt
 from ntt_cli.cli.next_command import has_labels, next_command
-from ntt_cli.cli.options import COMMON, build_config, common_of, options_of, with_parameters
-from ntt_cli.cli.progress import progress
+from ntt_cli.cli.options import build_config, own_flag, with_options
 from ntt_cli.cli.render import agreement_line, kernel_line, layer_table
 from ntt_cli.cli.run import call, command_line, guarded
-from ntt_cli.config import OUTPUT, PruneConfig
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.config import PruneConfig
+from ntt_cli.results import PrunePlan, PruneReport
 
-if TYPE_CHECKING:
-    from ntt_cli.results import PrunePlan, PruneReport
+EXAMPLES = (
+    "ntt prune model.py --sparsity 0.95",
+    "ntt prune model.py -s 0.95 --weights dense.safetensors --data images/",
+    "ntt prune torchvision:resnet18 -s 0.9 -d images/ --image-size 224 --exclude conv1.weight",
+)
 
-EXAMPLES = """Examples:
-
-  ntt prune model.py --sparsity 0.95
-
-  ntt prune model.py -s 0.95 --weights dense.safetensors --data images/
-
-  ntt prune torchvision:resnet18 -s 0.9 -d images/ --image-size 224 --exclude conv1.weight
-"""
-
-DRY_RUN = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Show the layers, and time and memory of a run by one measured probe of each part; train nothing.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+DRY_RUN = own_flag(
+    "--dry-run", help="Show the layers, and time and memory of a run by one measured probe of each part; train nothing."
+)
 
 
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    dry_run = inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DRY_RUN)
-    return with_parameters(prune, [*options_of(PruneConfig), dry_run, *COMMON])
-
-
+@with_options(PruneConfig, DRY_RUN)
 def prune(ctx: typer.Context, **values: Any) -> None:
-    common = common_of(values)
+    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
     again = None if values["dry_run"] else command_line(ctx, "--resume")
-    with guarded(common.streams, debug=common.debug, again=again) as stop:
-        config = build_config(PruneConfig, ctx, common.config)
-
+    with guarded(streams, debug=values["debug"], again=again) as stop:
+        config = build_config(PruneConfig, ctx)
         begun = time.monotonic()
         given = config.given() | {"output": config.output}
         if values["dry_run"]:
-            with progress(common.streams) as on_event:
-                plan = call(lambda: ntt.prune(**given, progress=on_event, dry_run=True))
-            common.streams.result(plan, human=_plan(plan), quiet=str(plan.kept))
+            plan = call(streams, lambda on_event: ntt.prune(**given, progress=on_event, dry_run=True))
+            streams.result(plan, human=_plan(plan), quiet=str(plan.kept))
             return
-        with progress(common.streams) as on_event:
-            report = call(lambda: ntt.prune(**given, progress=on_event, stop=stop)).report
-        common.streams.result(report, human=_summary(report), quiet=report.output)
+        report = call(streams, lambda on_event: ntt.prune(**given, progress=on_event, stop=stop)).report
+        streams.result(report, human=_summary(report), quiet=report.output)
         labelled = has_labels(config.data or report.data)
         following = next_command("finetune", config, report.output, labelled=labelled)
-        common.streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
+        streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
 
 
 def _summary(report: PruneReport) -> RenderableType:
     head = Text.assemble(
-        (report.output, "bold"),
-        f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse",
+        (report.output, "bold"), f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse"
     )
     parts: list[RenderableType] = [head, layer_table(report.layers)]
     if report.agreement:

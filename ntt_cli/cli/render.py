@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from ntt_cli.pages.bounds import MOST_ROWS, and_more, shown
+from ntt_cli.results import Agreement, KernelSummary, LayerSummary
 
-if TYPE_CHECKING:
-    from ntt_cli.results import Agreement, KernelSummary, LayerSummary
+
+def plain_table(left: Iterable[str], right: Iterable[str] = ()) -> Table:
+    """A table without lines, by the headings of its columns; those on the right are aligned to the right."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in left:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, no_wrap=True, justify="right")
+    return table
 
 
 def layer_table(layers: Sequence[LayerSummary]) -> Table:
     """One row a prunable weight."""
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("layer", no_wrap=True)
-    for name in ("shape", "kept", "of", "density"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table(["layer"], ["shape", "kept", "of", "density"])
     for layer in layers[:MOST_ROWS]:
-        table.add_row(
-            Text(shown(layer.name)),
-            "×".join(map(str, layer.shape)),
-            f"{layer.kept:,}",
-            f"{layer.size:,}",
-            f"{layer.density:.2%}",
-        )
+        counts = f"{layer.kept:,}", f"{layer.size:,}", f"{layer.density:.2%}"
+        table.add_row(Text(shown(layer.name)), "×".join(map(str, layer.shape)), *counts)
     if len(layers) > MOST_ROWS:
         table.add_row(f"{and_more(len(layers))}; --json lists all")
     return table
 
 
 def agreement_line(agreement: Agreement) -> Text:
-    """The agreement with the teacher, in a line."""
     choice = "" if agreement.top1_agreement is None else f"same first choice {agreement.top1_agreement:.2%}, "
     kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
     return Text(f"agreement with the teacher: {choice}logit distance {agreement.logit_distance:.4f}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:
-    """The comparison of the two kernels, in a line."""
     alignment = "" if kernels.alignment is None else f"alignment {kernels.alignment:.4f}, "
     return Text(f"kernels on {kernels.extent}: {alignment}effective rank {kernels.ranks}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +13,7 @@ from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.results import PageReport
 
-EXAMPLES = """Examples:
-
-  ntt report comparison/
-
-  ntt report sparse.safetensors --png
-"""
-
-
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return report
+EXAMPLES = ("ntt report comparison/", "ntt report sparse.safetensors --png")
 
 
 def report(

@@ -15,27 +15,19 @@ from typing import TypeVar
 
 import typer
 
+from ntt_cli.cli.progress import progress
 from ntt_cli.cli.streams import NobodyReads, Streams
 from ntt_cli.errors import INTERNAL_ERROR, NttError
+from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, reraise_as_interrupt
-
-NOBODY_READS = 128 + signal.SIGPIPE
-"""The exit code with which a shell reports a program ended by a closed pipe."""
 
 
 @contextlib.contextmanager
 def guarded(streams: Streams, *, debug: bool, again: str | None = None) -> Generator[Stop]:
-    """Run a command's work. Errors are reported on stderr and become exit codes.
-
-    Output of the model's and the data's code goes to stderr, so that stdout holds only the result.
-
-    Args:
-        streams: where errors are reported.
-        debug: whether to show tracebacks.
-        again: the command that goes on after an interruption.
+    """Run a command's work. Errors are reported on stderr, with `debug` as tracebacks, and become exit codes.
 
     Yields:
-        whether SIGINT or SIGTERM asked for the end.
+        whether SIGINT or SIGTERM asked for the end; `again` is the command that goes on after that.
 
     Raises:
         typer.Exit: with the exit code of the error.
@@ -70,8 +62,10 @@ def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | N
     if isinstance(error, KeyboardInterrupt):
         return _tell_interruption(streams, error, again)
     if isinstance(error, NobodyReads):
-        _leave_the_pipe()
-        return NOBODY_READS
+        # Python flushes stdout again when it ends, and would report the closed pipe.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.close()
+        return 128 + signal.SIGPIPE  # as a shell reports a program that a closed pipe ended
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
     if isinstance(error, NttError):
@@ -95,13 +89,9 @@ def _tell_unexpected(streams: Streams, error: BaseException) -> int:
     if (blamed := blame(error)) is not None:
         streams.error(blamed)
         return blamed.exit_code
-    streams.err.print(
-        f"internal error: {type(error).__name__}: {said_by(error)}\n"
-        "hint: this is a bug in ntt; run again with --debug and report what it prints",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    what = f"internal error: {type(error).__name__}: {said_by(error)}"
+    hint = "hint: this is a bug in ntt; run again with --debug and report what it prints"
+    streams.err.print(f"{what}\n{hint}", markup=False, highlight=False, soft_wrap=True)
     return INTERNAL_ERROR
 
 
@@ -115,10 +105,10 @@ def command_line(context: typer.Context, *more: str) -> str:
 Result = TypeVar("Result")
 
 
-def call(work: Callable[[], Result]) -> Result:
-    """Do the work with stdout reserved for the result."""
-    with contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
-        return work()
+def call(streams: Streams, work: Callable[[EventSink], Result]) -> Result:
+    """Do the work, which shows its progress, with stdout reserved for the result."""
+    with progress(streams) as on_event, contextlib.redirect_stdout(sys.stderr), _descriptor_kept():
+        return work(on_event)
 
 
 @contextlib.contextmanager
@@ -137,9 +127,3 @@ def _descriptor_kept() -> Generator[None]:
         ctypes.CDLL(None).fflush(None)  # C's own buffer
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _leave_the_pipe() -> None:
-    # Python flushes stdout again when it ends, and would report the closed pipe.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.close()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Literal, TextIO
-from unicodedata import category
 
 from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,9 +17,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ntt_cli.errors import NttError, OutputError
+from ntt_cli.pages.bounds import escaped
 
 Mode = Literal["human", "json", "quiet"]
-PIPE_WIDTH = 1000
 MOST_LETTERS = 300
 """The most characters of the subject of an error."""
 
@@ -40,14 +39,10 @@ class SafeConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else _visible(text), style, control)
+            yield Segment(text if control else escaped(text, keep="\n\t"), style, control)
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here.
-
-        Raises:
-            NobodyReads: always.
-        """
+        """Rich would end the process here."""
         raise NobodyReads
 
 
@@ -89,9 +84,8 @@ class Streams:
         except BrokenPipeError as error:
             raise NobodyReads from error
         except OSError as error:
-            raise OutputError(
-                "stdout", f"cannot be written to: {error.strerror}", hint="redirect it to another place"
-            ) from error
+            what = f"cannot be written to: {error.strerror}"
+            raise OutputError("stdout", what, hint="redirect it to another place") from error
 
     def say(self, text: str) -> None:
         """A line for the user, such as what to do next."""
@@ -100,25 +94,22 @@ class Streams:
 
     def warn(self, text: str) -> None:
         """A warning, shown in every mode."""
-        if self.speaker:
-            return  # the first process has the same one
-        self.err.print(Text.assemble(("warning", "bold yellow"), ": ", text), soft_wrap=True)
+        if not self.speaker:  # the first process has the same one
+            self._tell("warning", "bold yellow", text)
 
     def fail(self, text: str) -> None:
         """A gate that was missed, shown in every mode."""
-        self.err.print(Text.assemble(("failed", "bold red"), ": ", text), soft_wrap=True)
+        self._tell("failed", "bold red", text)
 
     def error(self, error: NttError) -> None:
-        """Print an error: what was wrong, where, and what to do."""
-        self.err.print(
-            Text.assemble(("error", "bold red"), f": {self.speaker}{_in_a_line(error.where)}: {error.what}"),
-            soft_wrap=True,
-        )
+        self._tell("error", "bold red", f"{self.speaker}{_in_a_line(error.where)}: {error.what}")
         self.hint(error.hint)
 
     def hint(self, text: str) -> None:
-        """Print what to do, in every mode."""
-        self.err.print(Text.assemble(("hint", "bold"), ": ", text.replace("\n", "\\n")), soft_wrap=True)
+        self._tell("hint", "bold", text.replace("\n", "\\n"))
+
+    def _tell(self, word: str, style: str, text: str) -> None:
+        self.err.print(Text.assemble((word, style), ": ", text), soft_wrap=True)
 
 
 def make_streams(*, as_json: bool, quiet: bool) -> Streams:
@@ -126,7 +117,7 @@ def make_streams(*, as_json: bool, quiet: bool) -> Streams:
     mode: Mode = "json" if as_json else "quiet" if quiet else "human"
     out, err = SafeConsole(file=_open(sys.stdout)), TalkingConsole(file=_open(sys.stderr))
     if not out.is_terminal:
-        out.width = PIPE_WIDTH  # a pipe has no width at which to wrap lines or cut names
+        out.width = 1000  # a pipe has no width at which to wrap lines or cut names
     rank = os.environ.get("RANK", "0")
     if rank != "0" and "WORLD_SIZE" in os.environ:
         # Among the processes that torchrun starts, the first prints for all; the others print only their errors.
@@ -138,11 +129,6 @@ def _in_a_line(where: str) -> str:
     """What an error is about, which may be anything that was typed."""
     short = where if len(where) <= MOST_LETTERS else f"{where[: MOST_LETTERS // 2]}…{where[-MOST_LETTERS // 2 :]}"
     return short.replace("\n", "\\n")
-
-
-def _visible(text: str) -> str:
-    # Control and format characters, such as those that turn the direction of writing, and halves of characters.
-    return "".join(c if c in "\n\t" or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _open(stream: TextIO | None) -> TextIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,17 +12,7 @@ import ntt_cli as ntt
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 
-EXAMPLES = """Examples:
-
-  ntt verify sparse.safetensors
-
-  ntt verify sparse.report.safetensors --json
-"""
-
-
-def command() -> Callable[..., None]:
-    """The command with its options."""
-    return verify
+EXAMPLES = ("ntt verify sparse.safetensors", "ntt verify sparse.report.safetensors --json")
 
 
 def verify(

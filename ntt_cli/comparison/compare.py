@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ntt_cli.comparison.in_process import run_trials_in_process
 from ntt_cli.comparison.inputs import OWN_DATA, given_of, inputs_of, test_data_of
 from ntt_cli.comparison.page import comparison_page
-from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialFailure, TrialResult
-from ntt_cli.comparison.rows import rows_of
-from ntt_cli.comparison.trial import (
-    SHARED,
-    TRAINING,
-    Trial,
-    learning_rate_source,
-    pruning_of,
-    result_of,
-    trials_of,
-)
+from ntt_cli.comparison.queue import run_trials_in_process
+from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialResult, rows_of
+from ntt_cli.comparison.trial import SHARED, TRAINING, Trial, learning_rate_source, pruning_of, result_of, trials_of
 from ntt_cli.comparison.workers import run_trials
 from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
 from ntt_cli.data.labels import by_name
@@ -48,30 +38,18 @@ START_SECONDS = 5.0
 def prepare(config: CompareConfig, on_event: EventSink, *, write: bool, sources: Sources = AS_NAMED) -> list[Trial]:
     """Check everything that the trials share, and return the trials; with `write`, make the comparison's folder.
 
-    Args:
-        config: as the user gave it.
-        on_event: told what there is to say about model and data, since the trials themselves say nothing.
-        write: make the folder.
-        sources: objects in the place of names.
-
-    Raises:
-        DataError: if there is no test data.
-        NttError: if anything else is unusable.
+    `on_event` is told what there is to say about model and data, since the trials themselves say nothing.
     """
     _require_one_process()
     loaded = sources.load_model(config, seed=config.seeds[0])
     task = finetune_task.prepare(_finetune_config(config), on_event, sources)
     _check_seeds(config, loaded, sources, on_event)
     _check_test_data(config, loaded, sources.testing(), task.training.samples.class_names, on_event)
-    network = to_functional(loaded.module, torch.device("cpu"), lambda _: None, select_outputs=loaded.select_outputs)
-    pick_prunable(
-        network,
-        dataclasses.replace(task.training, device=torch.device("cpu")),
-        lambda _: None,
-        exclude=config.exclude,
-        include=config.include,
-        where=config.model,
-    )
+    cpu = torch.device("cpu")
+    network = to_functional(loaded.module, cpu, lambda _: None, select_outputs=loaded.select_outputs)
+    inputs = dataclasses.replace(task.training, device=cpu)
+    patterns = {"exclude": config.exclude, "include": config.include}
+    pick_prunable(network, inputs, lambda _: None, **patterns, where=config.model)
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
     settings |= {"model": loaded.source, "first seed": config.seeds[0]}
     settings |= {name: found.sha256 for name, found in inputs_of(config, loaded, config.methods, sources).items()}
@@ -81,16 +59,11 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool, sources:
         known = {f"{OWN_DATA}{result.method}" for result in read_results(folder, TrialResult).values()}
         unrecorded = [name for name in unrecorded if not name.startswith(OWN_DATA) or name in known]
     if unrecorded:
-        on_event(
-            Warned(
-                f"{folder} was begun by an older ntt, which did not record: {', '.join(unrecorded)}; make sure"
-                " that nothing of this has changed"
-            )
-        )
+        old = f"{folder} was begun by an older ntt, which did not record: {', '.join(unrecorded)}"
+        on_event(Warned(f"{old}; make sure that nothing of this has changed"))
     if write and not can_sync(folder):
-        on_event(
-            Warned(f"the file system does not write to disk when asked: a power cut may damage what is in {folder}")
-        )
+        what = "the file system does not write to disk when asked: a power cut may damage what is in"
+        on_event(Warned(f"{what} {folder}"))
     return trials_of(config)
 
 
@@ -99,42 +72,29 @@ def run(
 ) -> CompareReport:
     """Run the trials that have no result yet, and gather the results of all.
 
-    A trial that fails is reported and does not end the others.
-
-    Args:
-        config: as the user gave it.
-        on_event: told which trials run.
-        in_process: run the trials in this process, one after the other, and start no others.
-        sources: objects in the place of names, for trials in this process.
+    A trial that fails is reported and does not end the others. With `in_process`, trials run in this process, one after
+    the other, as objects in the place of names demand.
 
     Raises:
-        NttError: if the model, the data or the folder is unusable.
+        UsageError: if there is no trial of the number.
     """
     trials = prepare(config, on_event, write=True, sources=sources)
-    chosen = [_numbered(trials, config.trial)] if config.trial is not None else trials
+    if config.trial is not None and config.trial > len(trials):
+        raise UsageError(f"--trial {config.trial}", f"there are {len(trials)} trials", hint="--plan lists them")
+    chosen = trials if config.trial is None else [trials[config.trial - 1]]
     waiting = [trial for trial in chosen if result_of(config, trial) is None]
-    failed = {}
+    failed = []
     if waiting and in_process:
         failed = run_trials_in_process(config, waiting, on_event, sources)
     elif waiting:
         failed = run_trials(config, waiting, on_event)
     results = [result for trial in chosen if (result := result_of(config, trial)) is not None]
-    page = None
+    page, folder = None, Path(config.output)
     if config.trial is None:
-        write_tables(Path(config.output), results)
+        write_tables(folder, results)
         if results:
-            folder = Path(config.output)
             page = write_page(comparison_page(folder), folder / "report.html", force=True).output
-    return CompareReport(
-        output=config.output,
-        page=page,
-        rows=rows_of(results),
-        results=results,
-        failed=[
-            TrialFailure(trial=name, error=failure.error, exit_code=failure.exit_code)
-            for name, failure in failed.items()
-        ],
-    )
+    return CompareReport(output=config.output, page=page, rows=rows_of(results), results=results, failed=failed)
 
 
 def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> ComparePlan:
@@ -167,11 +127,9 @@ def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED
 
 def _require_one_process() -> None:
     if this_process_group().size > 1:
-        raise UsageError(
-            "compare under torchrun",
-            "would run every trial in each of its processes: a comparison starts processes of its own",
-            hint="start it without torchrun; --jobs N runs N trials side by side",
-        )
+        what = "would run every trial in each of its processes: a comparison starts processes of its own"
+        hint = "start it without torchrun; --jobs N runs N trials side by side"
+        raise UsageError("compare under torchrun", what, hint=hint)
 
 
 def _check_seeds(config: CompareConfig, loaded: LoadedModel, sources: Sources, on_event: EventSink) -> None:
@@ -197,19 +155,10 @@ def _check_test_data(
     if samples.labels is None:
         raise DataError(samples.spec, "has no labels to test with", hint="name labelled data with --test-data")
     if config.test_data is None and sources.data is None and samples.split is None:
-        raise DataError(
-            samples.spec,
-            "is not divided into training and test samples",
-            hint="name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test",
-        )
+        hint = "name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test"
+        raise DataError(samples.spec, "is not divided into training and test samples", hint=hint)
     by_name(samples, class_names, on_event, purpose="accuracy is over")
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
     return FinetuneConfig(**given_of(config, (*SHARED, *TRAINING)), seed=config.seeds[0], checkpoint=config.weights)
-
-
-def _numbered(trials: Sequence[Trial], number: int) -> Trial:
-    if number > len(trials):
-        raise UsageError(f"--trial {number}", f"there are {len(trials)} trials", hint="--plan lists them")
-    return trials[number - 1]

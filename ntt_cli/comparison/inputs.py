@@ -47,24 +47,16 @@ def inputs_of(
 
 
 def require_unchanged(config: CompareConfig, method: str, sources: Sources = AS_NAMED) -> None:
-    """Refuse to go on where a trial of this method would not have the inputs that the comparison was begun with.
-
-    Raises:
-        OutputError: if the model, the weights or the data changed since then.
-    """
+    """Refuse to go on if model, weights or data changed since the comparison was begun."""
     settings = read_settings(Path(config.output))
     loaded = sources.load_model(config, seed=config.seeds[0])
     found = inputs_of(config, loaded, [method], sources)
     changed = {name: now for name, now in found.items() if name in settings and settings[name] != now.sha256}
     if changed:
-        what = "; ".join(
-            f"another {name}: {short(settings[name])}, not {short(now.sha256)}" for name, now in changed.items()
-        )
-        raise OutputError(
-            next(iter(changed.values())).where,
-            f"changed while {config.output} was being compared: {what}",
-            hint="put back what it was and give the same command again, or name another folder with --output",
-        )
+        others = (f"another {name}: {short(settings[name])}, not {short(now.sha256)}" for name, now in changed.items())
+        what = f"changed while {config.output} was being compared: {'; '.join(others)}"
+        hint = "put back what it was and give the same command again, or name another folder with --output"
+        raise OutputError(next(iter(changed.values())).where, what, hint=hint)
 
 
 def given_of(config: CompareConfig, names: Iterable[str]) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ntt_cli.comparison.results import CompareRow, TrialResult
-from ntt_cli.comparison.rows import columns_of, percent, rows_of
+from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, lines_of, percent, rows_of
 from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.report_reader import Report, read_report
 from ntt_cli.files.results import read_results, read_settings
-from ntt_cli.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.pages.curves import PREDICTION, SPECTRA, kernel_panels, transfer_figures
 from ntt_cli.pages.figures import Figure, Numbers, Page, Panel, Series, Table
 from ntt_cli.results import OWN_WEIGHTS
 
@@ -24,15 +23,12 @@ SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")
 AFTER = "Test accuracy in %, mean ± standard deviation over seeds"
 BEFORE = "Test accuracy in % as pruned, before fine-tuning sees a label"
 
-Trials = dict[Path, TrialResult]
+Pruned = Sequence[tuple[TrialResult, Report]]
+"""Results of trials, with the reports of their pruning."""
 
 
 def comparison_page(folder: Path) -> Page:
-    """What the folder holds, in pictures; trials that are not done are left out.
-
-    Raises:
-        OutputError: if there is no comparison in it, or nothing is done yet.
-    """
+    """What the folder holds, in pictures; trials that are not done are left out."""
     settings = read_settings(folder)
     trials = read_results(folder, TrialResult)
     if not trials:
@@ -40,29 +36,38 @@ def comparison_page(folder: Path) -> Page:
     rows = rows_of(sorted(trials.values(), key=lambda result: (result.method, result.sparsity or 0, result.seed)))
     methods = _ranked(rows)
     seeds = sorted({result.seed for result in trials.values()})
-    pruned = {trial: report for trial in trials if (report := _report(trial / "sparse.safetensors")) is not None}
-    trained = any(report.summary.get("teacher") == OWN_WEIGHTS for report in pruned.values())
+    found = ((result, _report(trial / "sparse.safetensors")) for trial, result in trials.items())
+    pruned = [(result, report) for result, report in found if report is not None]
+    trained = any(report.summary.get("teacher") == OWN_WEIGHTS for _, report in pruned)
     facts = {
         "model": str(settings.get("model")),
-        "data": str(settings.get("data") or _data_of(trials, pruned) or "that of the model"),
+        "data": str(settings.get("data") or _data_of(pruned) or "that of the model"),
         "teacher": str(settings.get("weights") or (OWN_WEIGHTS if trained else "random weights, by seed")),
         "training": f"{settings.get('epochs')} epochs of {settings.get('optimiser')}, the same for every method",
         "rates": _rates(settings),
         "seeds": ", ".join(map(str, seeds)),
         "trials": str(len(trials)),
     }
-    tables = [_table(rows, methods, lambda row: _spread(row.mean, row.std), AFTER)]
+    tables = [_table(rows, methods, lambda row: row.in_percent, AFTER)]
     if settings.get("weights"):
         tables.append(_table(rows, methods, lambda row: f"{100 * row.mean_as_pruned:.2f}", BEFORE))
-    figures = [*_accuracy(rows, methods), *_training(trials, methods)]
-    for part in (_layers, _transfers, _kernels):
-        figures += part(trials, pruned, methods)
+    first = sorted(
+        ((result, report) for result, report in pruned if result.seed == seeds[0]),
+        key=lambda pair: (methods.index(pair[0].method), pair[0].sparsity or 0),
+    )
+    figures = [
+        *_accuracy(rows, methods),
+        *_training(trials, methods),
+        *_layers(pruned, methods),
+        *_transfers(first),
+        *_kernels(first),
+    ]
     return Page(f"Comparison: {folder.resolve().name}", facts, tuple(tables), tuple(figures), tuple(methods))
 
 
-def _data_of(trials: Trials, pruned: Mapping[Path, Report]) -> str | None:
+def _data_of(pruned: Pruned) -> str | None:
     """The data that the model named, from the first pruning that read data and whose method has none of its own."""
-    shared = (report for trial, report in pruned.items() if "data" not in method_of(trials[trial].method)[1])
+    shared = (report for result, report in pruned if "data" not in method_of(result.method)[1])
     return next((data for report in shared if (data := report.summary.get("data"))), None)
 
 
@@ -84,72 +89,60 @@ def _ranked(rows: Sequence[CompareRow]) -> list[str]:
     return sorted(ranked, key=lambda method: method in REFERENCES)
 
 
-def _levels(rows: Sequence[CompareRow]) -> list[float]:
-    return sorted({row.sparsity for row in rows if row.sparsity is not None})
-
-
-def _spread(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
-
-
 def _table(
     rows: Sequence[CompareRow], methods: Sequence[str], show: Callable[[CompareRow], str], caption: str
 ) -> Table:
-    columns = columns_of(rows)
-    by_method = {(row.method, row.sparsity): row for row in rows}
     lines, strong = [], set()
-    for number, method in enumerate(methods):
-        own = [by_method.get((method, level)) for level in columns]
-        sees = any(row.labels_before_training for row in own if row)
-        lines.append((method, "yes" if sees else "no", *(show(row) if row else "" for row in own)))
+    for number, (method, labels, own) in enumerate(lines_of(rows, methods)):
+        lines.append((method, labels, *(show(row) if row else "" for row in own)))
         strong |= {(number, column + 2) for column, row in enumerate(own) if row and row.best}
-    head = ("method", "labels before training", *columns.values())
+    head = ("method", "labels before training", *columns_of(rows).values())
     return Table(head, tuple(lines), caption, frozenset(strong))
 
 
 def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure]:
-    levels, figures = _levels(rows), []
-    by_method = {(row.method, row.sparsity): row for row in rows}
-    dense = by_method.get(("dense", None))
-    if len(levels) > 1:
-        series = []
-        for method in methods:
-            own = [row for level in levels if (row := by_method.get((method, level)))]
-            if own:
-                x = np.array([100 * (1 - (row.sparsity or 0)) for row in own])
-                series.append(_band(method, x, own, dashed=own[0].labels_before_training))
-        if dense is not None:
-            ends = np.array([100 * (1 - levels[0]), 100 * (1 - levels[-1])])
-            series.append(_band("dense", ends, [dense, dense], dashed=False))
-        ticks = tuple((100 * (1 - level), percent(level)) for level in levels)
-        panel = Panel(
-            "Test accuracy",
-            "sparsity",
-            "%",
-            tuple(series),
-            form="marked",
-            ticks=ticks,
-            log="x",
-            reversed=True,
-            floor=_floor(rows, levels[-1]),
-        )
-        caption = (
-            "Means over seeds; bands are one standard deviation. Broken lines saw labels before training. Lines that"
-            " leave the frame are in the table."
-        )
-        figures.append(figure(("accuracy", "Accuracy against sparsity", caption), [panel]))
+    levels = [level for level in columns_of(rows) if level is not None]
+    figures = [_against_sparsity(rows, methods, levels)] if len(levels) > 1 else []
     panels = []
     for level in levels:
         own = sorted((row for row in rows if row.sparsity == level), key=lambda row: -row.mean)
+        mean, spread = _in_percent(own)
+        dots = Series("", mean, np.arange(len(own), dtype=np.float64), spread)
         names = tuple((float(i), row.method) for i, row in enumerate(own))
-        spread = np.array([100 * (row.std or 0) for row in own])
-        values = np.array([100 * row.mean for row in own])
-        dots = Series("", values, np.arange(len(own), dtype=np.float64), spread)
         panels.append(Panel(f"{percent(level)} sparse", "test accuracy, %", "", (dots,), form="dots", ticks=names))
     caption = "The same by sparsity, best first; bars are one standard deviation over seeds."
     if panels:  # none where only the dense network takes part
-        figures.append(figure(("methods", "Methods at each sparsity", caption), panels))
+        figures.append(Figure("methods", "Methods at each sparsity", caption, tuple(panels)))
     return figures
+
+
+def _against_sparsity(rows: Sequence[CompareRow], methods: Sequence[str], levels: Sequence[float]) -> Figure:
+    kept = {level: 100 * (1 - level) for level in levels}
+    series = []
+    for method in methods:
+        own = {row.sparsity: row for row in rows if row.method == method}
+        found = [level for level in levels if level in own]
+        if found:
+            x, sparse = np.array([kept[level] for level in found]), [own[level] for level in found]
+            series.append(Series(method, x, *_in_percent(sparse), dashed=sparse[0].labels_before_training))
+    ends = np.array([kept[levels[0]], kept[levels[-1]]])
+    series += [Series("dense", ends, *_in_percent([row, row])) for row in rows if row.sparsity is None]
+    panel = Panel(
+        "Test accuracy",
+        "sparsity",
+        "%",
+        tuple(series),
+        form="marked",
+        ticks=tuple((kept[level], percent(level)) for level in levels),
+        log="x",
+        reversed=True,
+        floor=_floor(rows, levels[-1]),
+    )
+    caption = (
+        "Means over seeds; bands are one standard deviation. Broken lines saw labels before training. Lines that"
+        " leave the frame are in the table."
+    )
+    return Figure("accuracy", "Accuracy against sparsity", caption, (panel,))
 
 
 def _floor(rows: Sequence[CompareRow], level: float) -> float | None:
@@ -160,13 +153,12 @@ def _floor(rows: Sequence[CompareRow], level: float) -> float | None:
     return floor if means[0] < floor else None
 
 
-def _band(label: str, x: Numbers, rows: Sequence[CompareRow], *, dashed: bool) -> Series:
-    mean = np.array([100 * row.mean for row in rows])
-    spread = np.array([100 * (row.std or 0) for row in rows])
-    return Series(label, x, mean, spread, dashed=dashed)
+def _in_percent(rows: Sequence[CompareRow]) -> tuple[Numbers, Numbers]:
+    """Accuracies and their deviations."""
+    return np.array([100 * row.mean for row in rows]), np.array([100 * (row.std or 0) for row in rows])
 
 
-def _training(trials: Trials, methods: Sequence[str]) -> list[Figure]:
+def _training(trials: Mapping[Path, TrialResult], methods: Sequence[str]) -> list[Figure]:
     curves: dict[tuple[str, float | None], list[Numbers]] = {}
     for trial, result in trials.items():
         report = _tuned_report(trial, result)
@@ -190,72 +182,48 @@ def _training(trials: Trials, methods: Sequence[str]) -> list[Figure]:
         "Accuracy on the held-out training samples after each epoch, at the chosen rate; bands are one standard"
         " deviation."
     )
-    return [figure(("training", "Fine-tuning", caption), panels)]
+    return [Figure("training", "Fine-tuning", caption, tuple(panels))]
 
 
-def _layers(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
+def _layers(pruned: Pruned, methods: Sequence[str]) -> list[Figure]:
     densities: dict[tuple[float, str], list[list[float]]] = {}
     names: list[str] = []
-    for trial, report in pruned.items():
-        sparsity = trials[trial].sparsity
-        if sparsity is not None:
+    for result, report in pruned:
+        if result.sparsity is not None:
             layers = report.summary["layers"]
             names = [layer["name"] for layer in layers]
-            densities.setdefault((sparsity, trials[trial].method), []).append([
-                100 * layer["density"] for layer in layers
-            ])
+            of_method = densities.setdefault((result.sparsity, result.method), [])
+            of_method.append([100 * layer["density"] for layer in layers])
+    places = np.arange(len(names), dtype=np.float64)
     ticks = tuple((float(i), name) for i, name in enumerate(names))
-    panels = [
-        Panel(
-            f"{percent(level)} sparse",
-            "",
-            "kept, %",
-            tuple(
-                Series(method, np.arange(len(names), dtype=np.float64), np.mean(densities[level, method], axis=0))
-                for method in methods
-                if (level, method) in densities
-            ),
-            form="marked",
-            ticks=ticks,
-            log="y",
-        )
-        for level in sorted({sparsity for sparsity, _ in densities})
-    ]
+    panels = []
+    for level in sorted({sparsity for sparsity, _ in densities}):
+        means = {name: np.mean(densities[level, name], axis=0) for name in methods if (level, name) in densities}
+        series = tuple(Series(method, places, mean) for method, mean in means.items())
+        panels.append(Panel(f"{percent(level)} sparse", "", "kept, %", series, form="marked", ticks=ticks, log="y"))
     caption = "How each method spreads the same number of weights over the layers; means over seeds."
-    return [figure(("layers", "Density by layer", caption), panels)] if panels else []
+    return [Figure("layers", "Density by layer", caption, tuple(panels))] if panels else []
 
 
-def _transfers(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
-    first = min(result.seed for result in trials.values())
-    runs = {
-        f"{trials[trial].method}, {percent(trials[trial].sparsity or 0)}": report
-        for trial, report in sorted(pruned.items(), key=lambda item: _place(trials[item[0]], methods))
-        if trials[trial].seed == first and trials[trial].method not in SAME_TRANSFER
-    }
-    return transfer_figures(runs)
+def _transfers(first: Pruned) -> list[Figure]:
+    return transfer_figures({
+        f"{result.method}, {percent(result.sparsity or 0)}": report
+        for result, report in first
+        if result.method not in SAME_TRANSFER
+    })
 
 
-def _kernels(trials: Trials, pruned: Mapping[Path, Report], methods: Sequence[str]) -> list[Figure]:
-    first = min(result.seed for result in trials.values())
+def _kernels(first: Pruned) -> list[Figure]:
     spectra, predictions = [], []
-    for level in sorted({result.sparsity for result in trials.values() if result.sparsity is not None}):
-        chosen = sorted(
-            (trial for trial in pruned if trials[trial].sparsity == level and trials[trial].seed == first),
-            key=lambda trial: _place(trials[trial], methods),
-        )
-        panels = kernel_panels(f"{percent(level)} sparse", {trials[trial].method: pruned[trial] for trial in chosen})
-        if panels is not None:
+    for level in sorted({result.sparsity for result, _ in first if result.sparsity is not None}):
+        reports = {result.method: report for result, report in first if result.sparsity == level}
+        if (panels := kernel_panels(f"{percent(level)} sparse", reports)) is not None:
             spectra.append(panels[0])
             predictions.append(panels[1])
-    return [figure(SPECTRA, spectra), figure(PREDICTION, predictions)] if spectra else []
-
-
-def _place(result: TrialResult, methods: Sequence[str]) -> tuple[int, float]:
-    return methods.index(result.method), result.sparsity or 0
+    return [Figure(*SPECTRA, tuple(spectra)), Figure(*PREDICTION, tuple(predictions))] if spectra else []
 
 
 def _tuned_report(trial: Path, result: TrialResult) -> Report | None:
-    """The report of the fine-tuning at the chosen rate."""
     for path in sorted(trial.glob("tuned*.report.safetensors")):
         report = _report(path)
         if report is not None and report.summary.get("learning_rate") == result.learning_rate:

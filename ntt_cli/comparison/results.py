@@ -1,18 +1,34 @@
-"""What `ntt compare` reports: trials, failures, and rows over seeds."""
+"""What `ntt compare` reports: trials, failures, and rows over seeds. Needs no torch."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ntt_cli.comparison.names import trial_name
 from ntt_cli.config import method_of
+from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.results import Result
 from ntt_cli.results import Summary
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+
+LONGEST_NAME = 100
+
+
+def trial_name(method: str, sparsity: float | None, seed: int) -> str:
+    """A trial's name, which is that of its folder."""
+    level = "" if sparsity is None else f"-{sparsity!r}"
+    # Some file systems have no colons; a comma cannot be in the method.
+    name = quote(method.replace(":", ","), safe=",=*")
+    if len(name) > LONGEST_NAME:  # an option may be a long path; file systems allow 255 letters
+        name = f"{name[:LONGEST_NAME]}~{sha256_of(name.encode())[:16]}"
+    return f"{name}{level}-seed{seed}"
 
 
 class TrialResult(Summary, Result):
@@ -78,6 +94,11 @@ class CompareRow(Summary):
     mean_as_pruned: float
     best: bool
 
+    @property
+    def in_percent(self) -> str:
+        """The mean, and the deviation where there is one."""
+        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+
 
 class CompareReport(Summary):
     """What `ntt compare` found; `page` shows all of it, and is not written for a single trial."""
@@ -103,3 +124,50 @@ class ComparePlan(Summary):
     output: str
     trials: list[PlannedTrial]
     seconds: float
+
+
+def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
+    """One row for each method and sparsity, in the order of the results."""
+    groups: dict[tuple[str, float | None], list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault((result.method, result.sparsity), []).append(result)
+    rows = []
+    for (method, sparsity), group in groups.items():
+        accuracies = [result.accuracy for result in group]
+        rows.append(
+            CompareRow(
+                method=method,
+                sparsity=sparsity,
+                labels_before_training=group[0].labels_before_training,
+                learning_rate=group[0].learning_rate,
+                seeds=len(group),
+                mean=statistics.fmean(accuracies),
+                std=statistics.stdev(accuracies) if len(group) > 1 else None,
+                mean_as_pruned=statistics.fmean(result.accuracy_as_pruned for result in group),
+                best=False,
+            )
+        )
+    levels = {row.sparsity for row in rows} - {None}
+    best = {level: max(row.mean for row in rows if row.sparsity == level) for level in levels}
+    return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]
+
+
+def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
+    """A table's headings, by sparsity; the dense network, which has none, comes first if it takes part."""
+    levels = sorted({row.sparsity for row in rows if row.sparsity is not None})
+    dense = {None: "dense"} if any(row.sparsity is None for row in rows) else {}
+    return dense | {level: percent(level) for level in levels}
+
+
+def lines_of(rows: Sequence[CompareRow], methods: Iterable[str]) -> Iterator[tuple[str, str, list[CompareRow | None]]]:
+    """A table's lines: a method, whether it sees labels before training, and its row in each of `columns_of`."""
+    by_place = {(row.method, row.sparsity): row for row in rows}
+    for method in methods:
+        own = [by_place.get((method, level)) for level in columns_of(rows)]
+        yield method, "yes" if any(row.labels_before_training for row in own if row) else "no", own
+
+
+def percent(sparsity: float) -> str:
+    """A sparsity in percent: 90% for 0.9. No two sparsities have the same text."""
+    exact = 100 * Decimal(repr(sparsity))  # exact in decimal digits, where floats would round
+    return f"{exact.to_integral() if exact == exact.to_integral() else exact.normalize()}%"

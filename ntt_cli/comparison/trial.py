@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ntt_cli.comparison.inputs import given_of, require_unchanged, test_data_of
-from ntt_cli.comparison.names import trial_name
-from ntt_cli.comparison.results import TrialResult
+from ntt_cli.comparison.results import TrialResult, trial_name
 from ntt_cli.config import (
     CompareConfig,
     DataOptions,
@@ -30,7 +29,7 @@ from ntt_cli.files.results import RESULT, TRIALS, read_result, write_result
 from ntt_cli.pruning import prune
 from ntt_cli.results import EvaluateReport, FinetuneReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.events import Event, EventSink
+from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune
 
@@ -43,13 +42,7 @@ DENSE = "dense.safetensors"
 
 @dataclass(frozen=True)
 class Trial:
-    """A method at a sparsity and a seed.
-
-    Attributes:
-        method: an entry of `--methods`, with its options.
-        sparsity: `None` for the dense network.
-        seed: of weights, pruning and training.
-    """
+    """An entry of `--methods` at a sparsity, which the dense network has not, and a seed of everything random."""
 
     method: str
     sparsity: float | None
@@ -57,7 +50,6 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
         return trial_name(self.method, self.sparsity, self.seed)
 
     @property
@@ -92,16 +84,10 @@ def learning_rate_source(config: CompareConfig, trial: Trial) -> Trial | None:
 
 
 def folder_of(config: CompareConfig, trial: Trial) -> Path:
-    """Where the trial's files are."""
     return Path(config.output) / TRIALS / trial.name
 
 
 def result_of(config: CompareConfig, trial: Trial) -> TrialResult | None:
-    """The trial's result, if it has one.
-
-    Raises:
-        OutputError: if it is that of another trial, or cannot be read.
-    """
     return read_result(folder_of(config, trial), TrialResult)
 
 
@@ -111,11 +97,9 @@ def run_trial(
     """Prune, fine-tune and evaluate, and write the result last. What a killed process did is not done again.
 
     Raises:
-        NttError: what went wrong in one of the steps.
         UsageError: if the trial that chooses the learning rate has no result.
         DivergedError: if the loss on the test data is not finite.
         OutputError: if its folder is a link, or model, weights or data changed since the comparison was begun.
-        Interrupted: if `stop` asks for the end.
     """
     begun, stop = time.monotonic(), stop or Stop()
     folder = folder_of(config, trial)
@@ -128,11 +112,8 @@ def run_trial(
     if source := learning_rate_source(config, trial):
         chosen = result_of(config, source)
         if chosen is None:
-            raise UsageError(
-                f"trial {trial.name}",
-                f"takes its learning rate from {source.name}, which has no result",
-                hint="run that trial first",
-            )
+            what = f"takes its learning rate from {source.name}, which has no result"
+            raise UsageError(f"trial {trial.name}", what, hint="run that trial first")
         rates = (chosen.learning_rate,)
     require_unchanged(config, trial.method, sources)  # now, and not only after the work
     sparse = _sparse_checkpoint(config, trial, folder, stop, sources)
@@ -167,7 +148,6 @@ def run_trial(
 
 
 def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
-    """How the trial's network is pruned."""
     method, own = method_of(trial.method)
     folder, weights = folder_of(config, trial), config.weights
     if method == "trained-magnitude":
@@ -175,6 +155,7 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     elif method == "dense":
         method = "magnitude"  # at sparsity 0 it keeps every weight and writes a checkpoint
     common = {
+        "seed": trial.seed,
         "sparsity": trial.sparsity or 0.0,
         "weights": weights,
         "exclude": config.exclude,
@@ -183,15 +164,13 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     }
     if trial.transfers and "epochs" not in own:
         common["steps"] = config.steps
-    return PruneConfig(**(_shared(config, trial) | common | own), method=method)
+    return PruneConfig(**(given_of(config, SHARED) | common | own), method=method)
 
 
 def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop, sources: Sources) -> str:
     name, _ = method_of(trial.method)
     if name == "trained-magnitude":
-        dense = FinetuneConfig(
-            **_shared(config, trial), **_resuming(config), **_training(config), output=str(folder / DENSE)
-        )
+        dense = _training_of(config, trial, output=str(folder / DENSE))
         _resumed_or_anew(finetune.finetune, dense, stop, sources)
     pruning = pruning_of(config, trial).model_copy(update=_resuming(config))
     return _resumed_or_anew(prune.prune, pruning, stop, sources).report.output
@@ -201,14 +180,7 @@ def _finetune(
     config: CompareConfig, trial: Trial, checkpoint: Path, rate: float | None, stop: Stop, sources: Sources
 ) -> FinetuneReport:
     output = checkpoint.with_name("tuned.safetensors" if rate is None else f"tuned-{rate!r}.safetensors")
-    options = FinetuneConfig(
-        **_shared(config, trial),
-        **_resuming(config),
-        **_training(config),
-        checkpoint=str(checkpoint),
-        learning_rate=rate,
-        output=str(output),
-    )
+    options = _training_of(config, trial, checkpoint=str(checkpoint), learning_rate=rate, output=str(output))
     return _resumed_or_anew(finetune.finetune, options, stop, sources).report
 
 
@@ -219,9 +191,9 @@ R = TypeVar("R")
 def _resumed_or_anew(run: Callable[[C, EventSink, Stop, Sources], R], options: C, stop: Stop, sources: Sources) -> R:
     """Go on from what a killed process left; if that is from another machine, start from the beginning."""
     try:
-        return run(options, _ignore, stop, sources)
+        return run(options, lambda _: None, stop, sources)  # a comparison reports which trials run, and no more
     except ResumeError:
-        return run(options.model_copy(update={"resume": False}), _ignore, stop, sources)
+        return run(options.model_copy(update={"resume": False}), lambda _: None, stop, sources)
 
 
 def _evaluate(
@@ -229,20 +201,14 @@ def _evaluate(
 ) -> EvaluateReport:
     network = given_of(config, (*ModelOptions.model_fields, "device"))
     options = network | test_data_of(config) | {"seed": trial.seed}
-    return evaluate.run(EvaluateConfig(**options, checkpoint=checkpoint), _ignore, class_names, sources.testing())
+    measured = EvaluateConfig(**options, checkpoint=checkpoint)
+    return evaluate.run(measured, lambda _: None, class_names, sources.testing())
 
 
-def _shared(config: CompareConfig, trial: Trial) -> dict[str, Any]:
-    return given_of(config, SHARED) | {"seed": trial.seed}
+def _training_of(config: CompareConfig, trial: Trial, **options: Any) -> FinetuneConfig:
+    given = given_of(config, (*SHARED, *TRAINING)) | _resuming(config)
+    return FinetuneConfig(**given | {"seed": trial.seed} | options)
 
 
 def _resuming(config: CompareConfig) -> dict[str, Any]:
     return {"force": True, "resume": True, "checkpoint_every": config.checkpoint_every}
-
-
-def _training(config: CompareConfig) -> dict[str, Any]:
-    return given_of(config, TRAINING)
-
-
-def _ignore(event: Event) -> None:
-    """A comparison reports which trials run, and no events from within them."""

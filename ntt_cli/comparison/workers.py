@@ -17,7 +17,8 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from ntt_cli.comparison.queue import Failure, TrialQueue, failure_of
+from ntt_cli.comparison.queue import TrialQueue, failure_of
+from ntt_cli.comparison.results import TrialFailure
 from ntt_cli.comparison.trial import Trial, run_trial
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import NttError
@@ -34,29 +35,29 @@ class _Worker:
     trial: Trial | None = None
 
     def begin(self, trial: Trial) -> None:
-        """Let the process run a trial."""
         self.trial = trial
-        # If the process has died already, `failure` finds out.
+        # If the process has died already, `end` finds out.
         with contextlib.suppress(BrokenPipeError):
             self.pipe.send(trial)
 
-    def failure(self) -> Failure | None:
+    def end(self) -> tuple[Trial, TrialFailure | None]:
         """Wait for the trial's end; why it failed, `None` if it did not."""
+        assert self.trial is not None
+        trial, self.trial = self.trial, None
+        failure: TrialFailure | None
         try:
-            answer: Failure | None = self.pipe.recv()
+            failure = self.pipe.recv()
         except EOFError:
             self.process.join()
-            return Failure(f"its process ended with exit code {self.process.exitcode}", NttError.exit_code)
-        return answer
+            what = f"its process ended with exit code {self.process.exitcode}"
+            failure = TrialFailure(trial=trial.name, error=what, exit_code=NttError.exit_code)
+        return trial, failure
 
 
-def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> dict[str, Failure]:
-    """Run the trials in other processes, `config.jobs` at a time.
+def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSink) -> list[TrialFailure]:
+    """Run the trials in other processes, `config.jobs` at a time, and return why some of them failed.
 
     If a process is killed, as when memory runs out, only its own trial fails. No process outlives this one.
-
-    Returns:
-        why some trials failed, by name.
     """
     queue = TrialQueue(config, list(trials), on_event)
     workers: list[_Worker] = []
@@ -67,12 +68,10 @@ def run_trials(config: CompareConfig, trials: Sequence[Trial], on_event: EventSi
                 _free_worker(config, workers).begin(trial)
             ready = set(wait([worker.pipe for worker in workers if worker.trial is not None]))
             for worker in [worker for worker in workers if worker.pipe in ready]:
-                assert worker.trial is not None
-                ended, failure = worker.trial, worker.failure()
-                worker.trial = None
+                ended = worker.end()
                 if not worker.process.is_alive():
                     workers.remove(worker)
-                queue.end(ended, failure)
+                queue.end(*ended)
     finally:
         _end(workers)
     return queue.failed
@@ -126,12 +125,8 @@ def _work(config: CompareConfig, pipe: Connection, threads: int) -> None:
             pipe.send(_run(config, trial, stop))
 
 
-def _run(config: CompareConfig, trial: Trial, stop: Stop) -> Failure | None:
-    """Run the trial; why it failed, `None` if it did not.
-
-    Raises:
-        Interrupted: if the comparison ends its trials.
-    """
+def _run(config: CompareConfig, trial: Trial, stop: Stop) -> TrialFailure | None:
+    """Run the trial; why it failed, `None` if it did not."""
     try:
         run_trial(config, trial, stop)
     except Interrupted:
@@ -139,7 +134,7 @@ def _run(config: CompareConfig, trial: Trial, stop: Stop) -> Failure | None:
     except BaseException as error:  # a network may raise SystemExit, KeyboardInterrupt and others
         if stop.asked is not None:
             raise Interrupted(stop.asked) from error
-        return failure_of(error)
+        return failure_of(trial, error)
     return None
 
 

@@ -7,60 +7,13 @@ classes are frozen, and their values are checked when an object is made.
 from __future__ import annotations
 
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
+from ntt_cli.config.fields import Group, Options, ReadWhen, name_of, recorded
 from ntt_cli.config.methods import built_in_methods, method_class, method_names, readers_of, register_method
 from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions
-from ntt_cli.config.options import (
-    GROUPS,
-    OUTPUT,
-    UNREAD,
-    DataOptions,
-    Group,
-    ModelOptions,
-    Options,
-    ReadWhen,
-    Split,
-    name_of,
-    recorded,
-)
+from ntt_cli.config.options import DataOptions, ModelOptions, Split
 from ntt_cli.config.prune import PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig
-from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, in_a_file, in_words, typed
-
-__all__ = [
-    "BEHIND_METHOD",
-    "COMMANDS",
-    "GROUPS",
-    "LEAVE_OUT",
-    "OUTPUT",
-    "NTTOptions",
-    "PAPER_PRESET",
-    "REFERENCES",
-    "UNREAD",
-    "CompareConfig",
-    "DataOptions",
-    "EvaluateConfig",
-    "FinetuneConfig",
-    "Group",
-    "ModelOptions",
-    "Options",
-    "PruneConfig",
-    "ReadWhen",
-    "Split",
-    "advice",
-    "as_typed",
-    "built_in_methods",
-    "flag",
-    "in_a_file",
-    "in_words",
-    "method_class",
-    "method_names",
-    "method_of",
-    "name_of",
-    "readers_of",
-    "recorded",
-    "register_method",
-    "typed",
-]
+from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, problem_of, typed
 
 COMMANDS: dict[str, type[Options]] = {
     "prune": PruneConfig,

@@ -16,11 +16,7 @@ MOST_BYTES = 2**16
 
 
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
-    """The values that the file sets for `command`; a table such as `[prune]` overrides the top level.
-
-    Raises:
-        UsageError: if the file is missing or not TOML, or sets a name that no command has.
-    """
+    """The values that the file sets for `command`; a table such as `[prune]` overrides the top level."""
     data = _read(path)
     tables = {name: data.pop(name) for name in COMMANDS if isinstance(data.get(name), dict)}
     known = {name: set(config.model_fields) for name, config in COMMANDS.items()}

@@ -16,28 +16,20 @@ MethodType = type[Any]
 M = TypeVar("M", bound=MethodType)
 
 _PACKAGE = "ntt_cli.methods"
-_NO_METHODS = {"base"}
-"""Modules in the folder of the methods that are not methods."""
-
 _REGISTERED: dict[str, MethodType] = {}
 
 
 def register_method(name: str) -> Callable[[M], M]:
-    """Make a method known under a name: `@register_method("mine")` before the class.
-
-    A name may be registered again, for example when a notebook's cell runs twice; the last class counts.
-
-    Args:
-        name: lower-case letters, digits and dashes.
+    """Make a method known under a name, as `ntt_cli.register_method` says.
 
     Raises:
-        ValueError: if the name has other characters, or is a built-in method's.
+        ValueError: if the name has other characters than small letters, digits and dashes, or is a built-in method's.
     """
     if not name or not all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" for c in name):
         raise ValueError(f"{name!r} is no name of a method: use small letters, digits and dashes")
 
     def register(kind: M) -> M:
-        if name in _built_in() and not kind.__module__.startswith(f"{_PACKAGE}."):
+        if name in built_in_methods() and not kind.__module__.startswith(f"{_PACKAGE}."):
             raise ValueError(f"{name} is a method of ntt's own: choose another name")
         kind.name = name
         _REGISTERED[name] = kind
@@ -48,22 +40,13 @@ def register_method(name: str) -> Callable[[M], M]:
 
 def method_names() -> tuple[str, ...]:
     """All methods: NTT first, then the other built-in ones, then those that users registered."""
-    own = _built_in()
+    own = built_in_methods()
     return (*own, *(name for name in _REGISTERED if name not in own))
 
 
-def built_in_methods() -> tuple[str, ...]:
-    """The built-in methods, which every process has."""
-    return tuple(_built_in())
-
-
 def method_class(name: str) -> MethodType:
-    """The class of a method; this imports its module.
-
-    Raises:
-        KeyError: if there is no such method.
-    """
-    if name not in _REGISTERED and name in (own := _built_in()):
+    """The class of a method; this imports its module."""
+    if name not in _REGISTERED and name in (own := built_in_methods()):
         import_module(own[name])
     return _REGISTERED[name]
 
@@ -71,10 +54,7 @@ def method_class(name: str) -> MethodType:
 def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -> tuple[str, dict[str, str]]:
     """A method's name and the options after it, by field: `ntt:allocation=global:steps=500`.
 
-    Args:
-        entry: as typed.
-        known: the fields of all options.
-        taken: the fields that were given elsewhere.
+    `known` are the fields of all options, `taken` those that were given elsewhere.
 
     Raises:
         ValueError: if an option is unknown or given twice.
@@ -94,17 +74,16 @@ def split_method(entry: str, known: Sequence[str], taken: Container[str] = ()) -
 
 
 def readers_of(option: str) -> list[str]:
-    """The methods that read this option."""
     return [name for name in method_names() if option in method_class(name).reads]
 
 
-def _built_in() -> dict[str, str]:
-    """Modules by the names of their methods: iterative-snip for `iterative_snip.py`, ntt for the folder `ntt`."""
+def built_in_methods() -> dict[str, str]:
+    """The methods that every process has, with their modules: iterative-snip is `iterative_snip.py`, ntt a folder."""
     spec = util.find_spec(_PACKAGE)
     assert spec is not None
     found = {
         module.name.replace("_", "-"): f"{_PACKAGE}.{module.name}" + ".method" * module.ispkg
         for module in pkgutil.iter_modules(spec.submodule_search_locations)
-        if module.name not in _NO_METHODS
+        if module.name != "base"
     }
     return {"ntt": found["ntt"]} | found

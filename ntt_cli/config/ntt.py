@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ntt_cli.config.options import MOST_EPOCHS, MOST_STEPS, NTT, Options, ReadWhen, TransferSteps
+from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T
+from ntt_cli.config.options import TransferSteps
 
 PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
 _FIXED = "mask {mask} is fixed and does not read it; mask learned does"
@@ -26,102 +27,55 @@ PAPER_PRESET: dict[str, Any] = {
 """Liu & Zenke 2020, arXiv 2006.08228. `methods.ntt.settings` has the weight penalties of this preset."""
 
 
+def _option(default: T, help: str, *metadata: object, **bounds: Any) -> T:
+    return Group.NTT.option(default, help, PRUNES, *metadata, **bounds)
+
+
 class NTTOptions(Options):
     """How NTT prunes; the names in `words.BEHIND_METHOD` are given as in `--method ntt:score=magnitude`."""
 
-    preset: Annotated[
-        Literal["default", "paper"],
-        Field(description="paper: the settings of Liu & Zenke 2020."),
-        NTT,
-        PRUNES,
-    ] = "default"
-    mask: Annotated[
-        Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"],
-        Field(description="NTT's mask: learned with the weights, or chosen first by this method and then fixed."),
-        NTT,
-        PRUNES,
-    ] = "learned"
-    score: Annotated[
-        Literal["saliency", "magnitude"],
-        Field(description="Which weights stay: by |w| and their effect on the logits, or by |w| alone."),
-        NTT,
-        PRUNES,
-        LEARNED_MASK,
-    ] = "saliency"
-    schedule: Annotated[
-        Literal["cubic", "constant"],
-        Field(description="How the density falls over the first half of the steps."),
-        NTT,
-        PRUNES,
-        LEARNED_MASK,
-    ] = "cubic"
-    objective: Annotated[
-        Literal["relative", "paper"],
-        Field(description="Form of the distances to the teacher."),
-        NTT,
-        PRUNES,
-    ] = "relative"
-    kernel_params: Annotated[
-        Literal["all", "active"],
-        Field(description="Kernel over all entries, or over kept ones only."),
-        NTT,
-        PRUNES,
-    ] = "all"
-    steps: Annotated[TransferSteps, NTT, PRUNES] = None
-    epochs: Annotated[
-        float | None,
-        Field(gt=0, le=MOST_EPOCHS, description="Transfer steps as passes over the data, instead of --steps."),
-        NTT,
-        PRUNES,
-    ] = None
-    batches: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            lt=2**31,
-            description="Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a"
-            " new batch for each step.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    learning_rate: Annotated[float, Field(gt=0, description="Adam's rate in the transfer."), NTT, PRUNES] = 2e-3
-    kernel_weight: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the"
-            " more accurate network.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    weight_penalty: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            description="Weight of the squared norm of kept weights."
-            " Default: 0; with --preset paper 1e-4, or 1e-5 where there are convolutions.",
-        ),
-        NTT,
-        PRUNES,
-    ] = None
-    mask_update_every: Annotated[
-        int,
-        Field(ge=1, le=MOST_STEPS, description="Steps between mask updates."),
-        NTT,
-        PRUNES,
-        MASK_UPDATES,
-    ] = 100
-    compile: Annotated[
-        bool,
-        Field(
-            description="Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a"
-            " GPU Triton; steps are faster then, most of all those of transformers and of small networks."
-        ),
-        NTT,
-        PRUNES,
-    ] = False
+    preset: Literal["default", "paper"] = _option("default", "paper: the settings of Liu & Zenke 2020.")
+    mask: Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"] = _option(
+        "learned", "NTT's mask: learned with the weights, or chosen first by this method and then fixed."
+    )
+    score: Literal["saliency", "magnitude"] = _option(
+        "saliency", "Which weights stay: by |w| and their effect on the logits, or by |w| alone.", LEARNED_MASK
+    )
+    schedule: Literal["cubic", "constant"] = _option(
+        "cubic", "How the density falls over the first half of the steps.", LEARNED_MASK
+    )
+    objective: Literal["relative", "paper"] = _option("relative", "Form of the distances to the teacher.")
+    kernel_params: Literal["all", "active"] = _option("all", "Kernel over all entries, or over kept ones only.")
+    steps: Annotated[TransferSteps, Group.NTT, PRUNES] = None
+    epochs: float | None = _option(
+        None, "Transfer steps as passes over the data, instead of --steps.", gt=0, le=MOST_EPOCHS
+    )
+    batches: int | None = _option(
+        None,
+        "Draw this many batches and repeat them, so that the teacher sees each batch once. Default: a new batch for"
+        " each step.",
+        ge=1,
+        lt=2**31,
+    )
+    learning_rate: float = _option(2e-3, "Adam's rate in the transfer.", gt=0)
+    kernel_weight: float | None = _option(
+        None,
+        "Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the more accurate"
+        " network.",
+        ge=0,
+    )
+    weight_penalty: float | None = _option(
+        None,
+        "Weight of the squared norm of kept weights. Default: 0; with --preset paper 1e-4, or 1e-5 where there are"
+        " convolutions.",
+        ge=0,
+    )
+    mask_update_every: int = _option(100, "Steps between mask updates.", MASK_UPDATES, ge=1, le=MOST_STEPS)
+    compile: bool = _option(
+        False,
+        "Compile the steps with torch.compile, which takes a minute or two and a C++ compiler, or on a GPU Triton;"
+        " steps are faster then, most of all those of transformers and of small networks.",
+    )
 
     def gives(self, name: str) -> bool:
         """Whether the user gave the option with an effect; a preset does not count."""

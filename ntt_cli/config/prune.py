@@ -8,22 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
+from ntt_cli.config.fields import NAMED, Group, unread
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.ntt import PRUNES, NTTOptions
-from ntt_cli.config.options import (
-    DATA,
-    MACHINE,
-    METHOD,
-    MODEL,
-    NAMED,
-    OUTPUT,
-    DataOptions,
-    MachineOptions,
-    ModelOptions,
-    OutputOptions,
-    SavingSeconds,
-    unread,
-)
+from ntt_cli.config.options import EXCLUDE, INCLUDE, DataOptions, MachineOptions, ModelOptions, OutputOptions, SaveEvery
 from ntt_cli.config.words import joined, not_one_of
 
 BY_METHOD = "by method"
@@ -34,101 +22,65 @@ class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputO
     """`ntt prune`: what every method reads, and NTT's own options."""
 
     sparsity: Annotated[
-        float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), MODEL
+        float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), Group.MODEL
     ]
-    weights: Annotated[
-        str | None,
-        Field(description="Trained weights of the teacher, a .safetensors file. Default: random weights."),
-        MODEL,
-        NAMED,
-    ] = None
-    exclude: Annotated[
-        tuple[str, ...], Field(description="Leave weights whose name matches this pattern dense. Repeatable."), MODEL
-    ] = ()
-    include: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Prune parameters whose name matches this pattern too: embeddings, tables and norms, which stay"
-            " dense otherwise. Repeatable."
-        ),
-        MODEL,
-    ] = ()
-    method: Annotated[
-        str,
-        Field(
-            description="ntt learns mask and weights; most others choose a mask and stop. Options may follow the name,"
-            " as in ntt:score=magnitude."
-        ),
-        METHOD,
-    ] = "ntt"
-    allocation: Annotated[
-        Literal["erk", "layerwise", "global"] | None,
-        Field(
-            description="How the density is spread over the layers. Default: for ntt global where there are"
-            " convolutions, else erk; erk for magnitude and random, layerwise for wanda, global for the others."
-        ),
-        METHOD,
+    weights: str | None = Group.MODEL.option(
+        None, "Trained weights of the teacher, a .safetensors file. Default: random weights.", NAMED
+    )
+    exclude: tuple[str, ...] = EXCLUDE
+    include: tuple[str, ...] = INCLUDE
+    method: str = Group.METHOD.option(
+        "ntt",
+        "ntt learns mask and weights; most others choose a mask and stop. Options may follow the name, as in"
+        " ntt:score=magnitude.",
+    )
+    allocation: Literal["erk", "layerwise", "global"] | None = Group.METHOD.option(
+        None,
+        "How the density is spread over the layers. Default: for ntt global where there are convolutions, else erk;"
+        " erk for magnitude and random, layerwise for wanda, global for the others.",
         PRUNES,
-    ] = None
-    layer_density: Annotated[
-        tuple[str, ...],
-        Field(
-            description="PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights."
-            " Repeatable."
-        ),
-        METHOD,
+    )
+    layer_density: tuple[str, ...] = Group.METHOD.option(
+        (),
+        "PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights. Repeatable.",
         PRUNES,
-    ] = ()
-    batch_size: Annotated[
-        int | None,
-        Field(
-            ge=2,
-            lt=2**31,
-            description="Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
-        ),
-        METHOD,
+    )
+    batch_size: int | None = Group.METHOD.option(
+        None,
+        "Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
         PRUNES,
         BY_METHOD,
-    ] = None
-    micro_batch: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            lt=2**31,
-            description="Put at most this many samples through the network at once; the result is the same up to"
-            " rounding. Default: half a batch, and fewer once memory runs out.",
-        ),
-        MACHINE,
-    ] = None
-    kernels: Annotated[
-        bool,
-        Field(
-            description="Measure both networks' kernels at the end: distance, alignment and spectra. Always on if the"
-            " transfer has a kernel term."
-        ),
-        METHOD,
-    ] = False
-    output: Annotated[
-        str | None, Field(description="The sparse checkpoint; a report is written beside it."), OUTPUT
-    ] = "sparse.safetensors"
-    checkpoint_every: Annotated[SavingSeconds, PRUNES, BY_METHOD] = 60.0
+        ge=2,
+        lt=2**31,
+    )
+    micro_batch: int | None = Group.MACHINE.option(
+        None,
+        "Put at most this many samples through the network at once; the result is the same up to rounding. Default:"
+        " half a batch, and fewer once memory runs out.",
+        ge=1,
+        lt=2**31,
+    )
+    kernels: bool = Group.METHOD.option(
+        False,
+        "Measure both networks' kernels at the end: distance, alignment and spectra. Always on if the transfer has a"
+        " kernel term.",
+    )
+    output: str | None = Group.OUTPUT.option(
+        "sparse.safetensors", "The sparse checkpoint; a report is written beside it."
+    )
+    checkpoint_every: Annotated[SaveEvery, PRUNES, BY_METHOD] = 60.0
 
     @model_validator(mode="before")
     @classmethod
     def _split_method(cls, given: Any) -> Any:
-        """Turn options after the method's name into normal options.
-
-        Raises:
-            ValidationError: if one is not an option of a method, or is given twice.
-        """
+        """Turn options after the method's name into normal options."""
         if not isinstance(given, dict) or not isinstance(given.get("method"), str) or ":" not in given["method"]:
             return given
         try:
             name, options = split_method(given["method"], METHOD_OPTIONS, given)
         except ValueError as error:
-            problem = InitErrorDetails(
-                type="value_error", loc=("method",), input=given["method"], ctx={"error": ValueError(str(error))}
-            )
+            context = {"error": ValueError(str(error))}
+            problem = InitErrorDetails(type="value_error", loc=("method",), input=given["method"], ctx=context)
             wrong = ValidationError.from_exception_data(cls.__name__, [problem])
             raise wrong from error
         return given | as_fields(options) | {"method": name}
@@ -172,6 +124,7 @@ _BY_METHOD = [
 METHOD_OPTIONS = [
     name
     for name, field in PruneConfig.model_fields.items()
-    if name != "method" and (name in NTTOptions.model_fields or DATA in field.metadata or METHOD in field.metadata)
+    if name != "method"
+    and (name in NTTOptions.model_fields or Group.DATA in field.metadata or Group.METHOD in field.metadata)
 ]
 """The options that may follow a method's name."""

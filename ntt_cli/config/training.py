@@ -6,23 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ntt_cli.config.options import (
-    DATA,
-    MACHINE,
-    MODEL,
-    MOST_EPOCHS,
-    NAMED,
-    OUTPUT,
-    TRAINING,
-    DataOptions,
-    MachineOptions,
-    ModelOptions,
-    Options,
-    OutputOptions,
-    ReadWhen,
-    Split,
-    Warmup,
-)
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, Options, ReadWhen
+from ntt_cli.config.options import OPTIMISER, WARMUP, DataOptions, MachineOptions, ModelOptions, OutputOptions, Split
 
 OF_A_CHECKPOINT = ReadWhen(
     lambda config: config.checkpoint is not None, "it is about a checkpoint's zeros; --checkpoint names one"
@@ -32,18 +17,13 @@ OF_A_CHECKPOINT = ReadWhen(
 class ZerosOptions(Options):
     """What zeros mean in a checkpoint that ntt did not write, which does not say so itself."""
 
-    keep_zeros: Annotated[
-        bool,
-        Field(
-            description="Keep all zeros of a checkpoint that ntt did not write, as pruned weights. Default: only in"
-            " weights with many zeros, with a warning."
-        ),
-        MODEL,
+    keep_zeros: bool = Group.MODEL.option(
+        False,
+        "Keep all zeros of a checkpoint that ntt did not write, as pruned weights. Default: only in weights with many"
+        " zeros, with a warning.",
         OF_A_CHECKPOINT,
-    ] = False
-    dense: Annotated[
-        bool, Field(description="Treat the checkpoint's zeros as weights like all others."), MODEL, OF_A_CHECKPOINT
-    ] = False
+    )
+    dense: bool = Group.MODEL.option(False, "Treat the checkpoint's zeros as weights like all others.", OF_A_CHECKPOINT)
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:
@@ -55,41 +35,29 @@ class ZerosOptions(Options):
 class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt finetune`."""
 
-    checkpoint: Annotated[
-        str | None,
-        Field(description="Sparse or dense .safetensors file to start from. Default: random weights."),
-        MODEL,
-        NAMED,
-    ] = None
-    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the training samples."), TRAINING] = 10
-    batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a step."), TRAINING] = 64
-    optimiser: Annotated[
-        Literal["adamw", "sgd"],
-        Field(description="AdamW, or SGD with momentum 0.9, gradients clipped to norm 1."),
-        TRAINING,
-    ] = "adamw"
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="Peak rate. Default: by optimiser and density, see the README."), TRAINING
-    ] = None
-    rate_schedule: Annotated[
-        Literal["cosine", "constant"], Field(description="How the rate changes over the steps."), TRAINING
-    ] = "cosine"
-    warmup: Warmup = 0.05
-    weight_decay: Annotated[float, Field(ge=0, description="Weight decay, decoupled with AdamW."), TRAINING] = 0.0
-    validation: Annotated[
-        float, Field(ge=0, lt=1, description="Fraction of the samples on which the best epoch is chosen."), TRAINING
-    ] = 0.1
-    output: Annotated[
-        str | None,
-        Field(
-            description="The trained checkpoint. Default: tuned.safetensors, dense.safetensors without --checkpoint."
-        ),
-        OUTPUT,
-    ] = None
+    checkpoint: str | None = Group.MODEL.option(
+        None, "Sparse or dense .safetensors file to start from. Default: random weights.", NAMED
+    )
+    epochs: int = Group.TRAINING.option(10, "Passes over the training samples.", ge=1, le=MOST_EPOCHS)
+    batch_size: int = Group.TRAINING.option(64, "Samples a step.", ge=1, lt=2**31)
+    optimiser: Literal["adamw", "sgd"] = OPTIMISER
+    learning_rate: float | None = Group.TRAINING.option(
+        None, "Peak rate. Default: by optimiser and density, see the README.", gt=0
+    )
+    rate_schedule: Literal["cosine", "constant"] = Group.TRAINING.option(
+        "cosine", "How the rate changes over the steps."
+    )
+    warmup: float = WARMUP
+    weight_decay: float = Group.TRAINING.option(0.0, "Weight decay, decoupled with AdamW.", ge=0)
+    validation: float = Group.TRAINING.option(
+        0.1, "Fraction of the samples on which the best epoch is chosen.", ge=0, lt=1
+    )
+    output: str | None = Group.OUTPUT.option(
+        None, "The trained checkpoint. Default: tuned.safetensors, dense.safetensors without --checkpoint."
+    )
 
     @property
     def named_output(self) -> str:
-        """The output, or its default."""
         default = "dense.safetensors" if self.checkpoint is None else "tuned.safetensors"
         return default if self.output is None else self.output
 
@@ -97,20 +65,17 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
 class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     """`ntt evaluate`."""
 
-    checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), MODEL]
-    split: Annotated[Split, Field(description="Which part of a named data set."), DATA] = "test"
-    teacher: Annotated[
-        str | None,
-        Field(description="Weights to compare with, a .safetensors file of the same model; needs no labels."),
-        MODEL,
-    ] = None
-    kernels: Annotated[
-        bool,
-        Field(description="With --teacher: also the distance between the two networks' kernels."),
-        OUTPUT,
+    checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), Group.MODEL]
+    split: Split = Group.DATA.option("test", "Which part of a named data set.")
+    teacher: str | None = Group.MODEL.option(
+        None, "Weights to compare with, a .safetensors file of the same model; needs no labels."
+    )
+    kernels: bool = Group.OUTPUT.option(
+        False,
+        "With --teacher: also the distance between the two networks' kernels.",
         ReadWhen(lambda config: config.teacher is not None, "they are compared with a teacher's; --teacher names it"),
-    ] = False
-    batch_size: Annotated[int, Field(ge=1, lt=2**31, description="Samples a forward pass."), MACHINE] = 256
-    min_accuracy: Annotated[
-        float | None, Field(ge=0, le=1, description="Exit 1 if the accuracy is below this, 0.97 means 97%."), OUTPUT
-    ] = None
+    )
+    batch_size: int = Group.MACHINE.option(256, "Samples a forward pass.", ge=1, lt=2**31)
+    min_accuracy: float | None = Group.OUTPUT.option(
+        None, "Exit 1 if the accuracy is below this, 0.97 means 97%.", ge=0, le=1
+    )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from ntt_cli.config.fields import UNREAD
 
 MOST_LETTERS = 80
 """The most characters of a value in an error."""
@@ -42,15 +44,7 @@ WORDS = {
 """Wording by the type of pydantic's error, with the bound that the error reports."""
 
 
-BEHIND_METHOD = frozenset({
-    "batches",
-    "kernel_params",
-    "mask",
-    "objective",
-    "schedule",
-    "score",
-    "weight_penalty",
-})
+BEHIND_METHOD = frozenset({"batches", "kernel_params", "mask", "objective", "schedule", "score", "weight_penalty"})
 """NTT's options without a flag of their own. They follow its name, as in `--method ntt:score=magnitude`."""
 
 
@@ -92,14 +86,33 @@ def as_typed(config: BaseModel, name: str) -> str:
     return f"{flag(name)}{between}{typed(getattr(config, name))}".rstrip()
 
 
-def in_words(problems: Sequence[ErrorDetails]) -> str:
+class Problem(NamedTuple):
+    """What is wrong with one option, or with several together: then `name` is empty."""
+
+    name: str
+    what: str
+    hint: str
+    details: ErrorDetails
+
+
+def problem_of(error: ValidationError, config: type[BaseModel]) -> Problem:
+    problems = error.errors(include_url=False)
+    first, place = problems[0], problems[0]["loc"][:1]
+    name = str(place[0]) if place else ""
+    known = config.model_fields[name].description if name in config.model_fields else None
+    hint = LEAVE_OUT if first["type"] == UNREAD else known or "leave one of them out"
+    return Problem(name, _in_words([problem for problem in problems if problem["loc"][:1] == place]), hint, first)
+
+
+def _in_words(problems: Sequence[ErrorDetails]) -> str:
     """What is wrong, from pydantic's errors about one option; if it takes a number or a word, there are two."""
     words = [problem for problem in problems if problem["type"] == "literal_error"]
     others = [problem for problem in problems if problem["type"] != "literal_error"]
     if others:
         said = _one(others[0])
         return f"{said} or {words[0]['ctx']['expected'].strip(chr(39))}" if words and said in {NUMBER, WHOLE} else said
-    return _choice(words[0])
+    known = [word.strip("'") for word in words[0]["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+    return not_one_of(str(words[0]["input"]), known)
 
 
 def advice(name: str, known: Sequence[str]) -> str:
@@ -118,8 +131,3 @@ def _one(problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     return WORDS[problem["type"]].format_map(problem.get("ctx", {})) if problem["type"] in WORDS else problem["msg"]
-
-
-def _choice(problem: ErrorDetails) -> str:
-    known = [word.strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-    return not_one_of(str(problem["input"]), known)

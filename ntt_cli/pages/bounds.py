@@ -15,7 +15,12 @@ def shown(name: str, most: int = MOST_LETTERS) -> str:
     """A name in one line and at most so many letters, its control and direction characters spelt out."""
     # The end stays too: names of layers differ there.
     short = name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
-    return "".join(c if category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in short)
+    return escaped(short)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """The text with its control and format characters, such as those that turn the direction of writing, spelt out."""
+    return "".join(c if c in keep or category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text)
 
 
 def and_more(count: int) -> str:

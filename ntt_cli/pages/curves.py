@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from ntt_cli.files.report_reader import Report
-from ntt_cli.pages.figures import Figure, Numbers, Panel, Series, describe
+from ntt_cli.pages.figures import Figure, Numbers, Panel, Series
 
 POINTS = 200
 """The most points that a curve has; more cannot be seen."""
@@ -16,10 +16,7 @@ POINTS = 200
 def averaged(values: Numbers) -> tuple[Numbers, Numbers]:
     """Steps and values of a curve, as the means of at most `POINTS` equal parts of it."""
     parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
-    return (
-        np.array([part.mean() + 1 for part in parts]),
-        np.array([values[part].mean() for part in parts]),
-    )
+    return np.array([part.mean() + 1 for part in parts]), np.array([values[part].mean() for part in parts])
 
 
 def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
@@ -27,44 +24,34 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
     moved = {label: run for label, run in runs.items() if run.history("logit_distance") is not None}
     if not moved:
         return []
-    distances = _panels(
-        moved,
-        [
-            ("kernel_distance", "Kernel distance to the teacher", "relative, squared", "y"),
-            ("logit_distance", "Logit distance to the teacher", "relative, squared", "y"),
-            ("alignment", "Alignment of the kernels", "cosine", ""),
-        ],
+    held_out = _at(moved, "validation_step", "validation_distance")
+    distances = (
+        Panel("Kernel distance to the teacher", "step", "relative, squared", _means(moved, "kernel_distance"), log="y"),
+        Panel("Logit distance to the teacher", "step", "relative, squared", _means(moved, "logit_distance"), log="y"),
+        Panel("Alignment of the kernels", "step", "cosine", _means(moved, "alignment")),
+        Panel("Distance on samples held out", "step", "relative, squared", held_out, log="y"),
     )
-    if held_out := _at(moved, "validation_step", "validation_distance"):
-        distances += (Panel("Distance on samples held out", "step", "relative, squared", held_out, log="y"),)
-    figures = [
+    density, changes = (_at(moved, "mask_update_step", name) for name in ("density", "mask_changes"))
+    masks = (
+        Panel("Density", "step", "kept, %", density, log="y"),
+        Panel("Changes of the masks", "step", "entries kept or pruned anew", changes, log="y"),
+    )
+    return [
         Figure(
-            name="transfer",
-            title="Transfer",
-            caption="How far the student is from its teacher at each step, on the step's own samples; means of some"
-            " steps. Alignment is the cosine between the two kernels' products with the step's probe. On samples held"
-            " out for --steps auto, both distances are added up as in the loss.",
-            description=describe(distances),
-            panels=distances,
-        )
+            "transfer",
+            "Transfer",
+            "How far the student is from its teacher at each step, on the step's own samples; means of some steps."
+            " Alignment is the cosine between the two kernels' products with the step's probe. On samples held out for"
+            " --steps auto, both distances are added up as in the loss.",
+            tuple(panel for panel in distances if panel.series),
+        ),
+        Figure(
+            "masks",
+            "Masks over the transfer",
+            "The density falls by the schedule; what changes after that is the mask making up its mind.",
+            masks,
+        ),
     ]
-    masks = tuple(
-        Panel(title, "step", label, _at(moved, "mask_update_step", name), log="y")
-        for name, title, label in (
-            ("density", "Density", "kept, %"),
-            ("mask_changes", "Changes of the masks", "entries kept or pruned anew"),
-        )
-    )
-    figures.append(
-        Figure(
-            name="masks",
-            title="Masks over the transfer",
-            caption="The density falls by the schedule; what changes after that is the mask making up its mind.",
-            description=describe(masks),
-            panels=masks,
-        )
-    )
-    return figures
 
 
 def kernel_panels(title: str, runs: Mapping[str, Report]) -> tuple[Panel, Panel] | None:
@@ -92,6 +79,8 @@ SPECTRA = (
     "Eigenvalues of the tangent kernel over the same few samples, largest first. Large ones are directions that the"
     " network learns fast.",
 )
+"""Name, title and caption of a figure."""
+
 PREDICTION = (
     "prediction",
     "Predicted learning",
@@ -100,20 +89,9 @@ PREDICTION = (
 )
 
 
-def figure(head: tuple[str, str, str], panels: Sequence[Panel]) -> Figure:
-    """A figure with its description in words."""
-    name, title, caption = head
-    return Figure(name, title, caption, describe(tuple(panels)), tuple(panels))
-
-
-def _panels(runs: Mapping[str, Report], wanted: Sequence[tuple[str, str, str, str]]) -> tuple[Panel, ...]:
-    panels = []
-    for name, title, label, log in wanted:
-        found = {run: values for run, report in runs.items() if (values := report.history(name)) is not None}
-        if found:
-            series = tuple(Series(run, *averaged(values)) for run, values in found.items())
-            panels.append(Panel(title, "step", label, series, log="y" if log else ""))
-    return tuple(panels)
+def _means(runs: Mapping[str, Report], name: str) -> tuple[Series, ...]:
+    found = {label: values for label, run in runs.items() if (values := run.history(name)) is not None}
+    return tuple(Series(label, *averaged(values)) for label, values in found.items())
 
 
 def _at(runs: Mapping[str, Report], when: str, name: str) -> tuple[Series, ...]:

@@ -19,14 +19,9 @@ TICK_LETTERS = 60
 
 @dataclass(frozen=True)
 class Series:
-    """Values under one name, which has one colour in the whole figure.
+    """Values `[k]` under one label, which has one colour in the whole figure.
 
-    Attributes:
-        label: its name in the legend.
-        x: `[k]`.
-        y: `[k]`.
-        spread: half the height of a band around `y`, `[k]`.
-        dashed: whether its line is broken.
+    `spread` is half the height of a band around `y`.
     """
 
     label: str
@@ -41,15 +36,9 @@ class Panel:
     """One coordinate system.
 
     Attributes:
-        title: above it.
-        x_label: below it.
-        y_label: beside it.
-        series: what is in it.
         form: `line`; `marked`, a line with a marker at every value; `dots` and `bars`, one row for each name in
             `ticks`, counted from above, with the values along `x`.
         ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
-        log: the axes that are logarithmic.
-        reversed: `x` falls from left to right.
         floor: where the `y` axis begins; what is below leaves the frame.
     """
 
@@ -66,21 +55,21 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together.
-
-    Attributes:
-        name: for files and links, like `accuracy`.
-        title: its heading.
-        caption: how to read it.
-        description: what it shows, for those who do not see it.
-        panels: in reading order.
-    """
+    """Panels that belong together. `name` is for files and links, like `accuracy`; `caption` says how to read it."""
 
     name: str
     title: str
     caption: str
-    description: str
     panels: tuple[Panel, ...]
+
+    @property
+    def description(self) -> str:
+        """Where each series of each panel begins and ends, for those who do not see it."""
+        sentences = []
+        for panel in self.panels:
+            parts = [_course(series, panel) for series in panel.series if series.y.size]
+            sentences.append(f"{panel.title}: {'; '.join(parts)}.")
+        return " ".join(sentences)
 
 
 @dataclass(frozen=True)
@@ -111,11 +100,7 @@ def bounded(page: Page) -> Page:
         title=shown(page.title),
         facts={shown(name): shown(value) for name, value in page.facts.items()},
         tables=tuple(map(_short_table, page.tables)),
-        figures=tuple(
-            replace(figure, panels=panels, description=describe(panels))
-            for figure in page.figures
-            for panels in [tuple(map(_short_panel, figure.panels))]
-        ),
+        figures=tuple(replace(figure, panels=tuple(map(_short_panel, figure.panels))) for figure in page.figures),
         labels=tuple(shown(label, TICK_LETTERS) for label in page.labels),
     )
 
@@ -144,20 +129,11 @@ def _at_places(series: Series, places: list[float], form: Form) -> Series:
     return replace(series, x=series.x[kept], y=series.y[kept], spread=spread)
 
 
-def describe(panels: tuple[Panel, ...]) -> str:
-    """Where each series of each panel begins and ends, in words."""
-    sentences = []
-    for panel in panels:
-        parts = [_course(series, panel) for series in panel.series if series.y.size]
-        sentences.append(f"{panel.title}: {'; '.join(parts)}.")
-    return " ".join(sentences)
-
-
 def _course(series: Series, panel: Panel) -> str:
     if panel.form in {"dots", "bars"}:
-        names = {position: name for position, name in panel.ticks}
-        values = [f"{names.get(float(y), series.label)} {x:.4g}" for x, y in zip(series.x, series.y, strict=True)]
-        return ", ".join(values)
+        names = dict(panel.ticks)
+        rows = zip(series.x, series.y, strict=True)
+        return ", ".join(f"{names.get(float(y), series.label)} {x:.4g}" for x, y in rows)
     if series.y.size == 1:
         return f"{series.label} {series.y[0]:.4g}"
     return f"{series.label} from {series.y[0]:.4g} to {series.y[-1]:.4g}"

@@ -32,19 +32,13 @@ REFERENCES = {"teacher", "dense"}
 INK = "#818283"
 """Stands for the page's text colour in the drawing; none of the colours above."""
 
-WHOLE = {"epoch", "step"}
-"""Counted in whole numbers."""
-
 FAINT = 0.18
 PANEL_INCHES = (4.6, 3.1)
 SINGLE_INCHES = (7.6, 4.2)
 COLUMNS = 2
 HEAD_INCHES, ROW_INCHES = 1.0, 0.24
-LEGEND_COLUMNS = 4
 FEW_DECADES = 300
 """A logarithmic axis of a smaller ratio than this names numbers between the powers of ten."""
-
-PNG_DPI = 160
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -76,12 +70,8 @@ def draw_svg(figure: Figure, labels: Sequence[str] = ()) -> str:
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
-    for before, after in (
-        ('id="', f'id="{figure.name}-'),
-        ("url(#", f"url(#{figure.name}-"),
-        ('href="#', f'href="#{figure.name}-'),
-    ):
-        svg = svg.replace(before, after)
+    for before in ('id="', "url(#", 'href="#'):
+        svg = svg.replace(before, f"{before}{figure.name}-")
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg))
 
 
@@ -92,7 +82,7 @@ def draw_png(figure: Figure, labels: Sequence[str] = ()) -> bytes:
         buffer = io.BytesIO()
         canvas = _draw(figure, labels)
         canvas.suptitle(figure.title, fontweight="bold")
-        canvas.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
+        canvas.savefig(buffer, format="png", dpi=160, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -129,7 +119,7 @@ def _draw_panel(panel: Panel, ax: Axes, look: dict[str, tuple[str, str]]) -> Non
             few = high < low * FEW_DECADES
             axis.set_minor_locator(LogLocator(subs=(2, 5)) if few else NullLocator())
             axis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
-    if panel.x_label in WHOLE:
+    if panel.x_label in {"epoch", "step"}:  # counted in whole numbers
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.ticks:
         axis = ax.yaxis if panel.form in {"dots", "bars"} else ax.xaxis
@@ -154,19 +144,11 @@ def _draw_series(panel: Panel, series: Series, ax: Axes, colour: str, marker: st
     if panel.form == "dots":
         ax.errorbar(series.x, series.y, xerr=series.spread, fmt="o", color=COLOURS[0], capsize=2)
         return
-    ax.plot(
-        series.x,
-        series.y,
-        color=colour,
-        linestyle="--" if series.dashed else "-",
-        marker=marker if panel.form == "marked" else "",
-        markersize=4,
-        label=series.label,
-    )
+    line, shape = "--" if series.dashed else "-", marker if panel.form == "marked" else ""
+    ax.plot(series.x, series.y, color=colour, linestyle=line, marker=shape, markersize=4, label=series.label)
     if series.spread is not None:
-        ax.fill_between(
-            series.x, series.y - series.spread, series.y + series.spread, color=colour, alpha=FAINT, linewidth=0
-        )
+        low, high = series.y - series.spread, series.y + series.spread
+        ax.fill_between(series.x, low, high, color=colour, alpha=FAINT, linewidth=0)
 
 
 def _legend(canvas: Canvas, labels: list[str]) -> None:
@@ -174,10 +156,6 @@ def _legend(canvas: Canvas, labels: list[str]) -> None:
     for ax in canvas.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    ordered = [label for label in labels if label in handles]
-    canvas.legend(
-        [handles[label] for label in ordered],
-        ordered,
-        loc="outside lower center",
-        ncols=min(LEGEND_COLUMNS, len(ordered)),
-    )
+    ordered = {label: handles[label] for label in labels if label in handles}
+    columns = min(4, len(ordered))
+    canvas.legend(list(ordered.values()), list(ordered), loc="outside lower center", ncols=columns)

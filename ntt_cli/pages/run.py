@@ -8,17 +8,13 @@ from pydantic import ValidationError
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.metadata import AGAIN
 from ntt_cli.files.report_reader import Report
-from ntt_cli.pages.curves import PREDICTION, SPECTRA, figure, kernel_panels, transfer_figures
+from ntt_cli.pages.curves import PREDICTION, SPECTRA, kernel_panels, transfer_figures
 from ntt_cli.pages.figures import Figure, Page, Panel, Series, Table
 from ntt_cli.results import FinetuneReport, PruneReport
 
 
 def run_page(report: Report) -> Page:
-    """What the report holds, in pictures.
-
-    Raises:
-        CheckpointError: if its summary lacks what this version writes.
-    """
+    """What the report holds, in pictures."""
     try:
         if report.kind == "finetune report":
             return _finetuned(FinetuneReport.model_validate(report.summary))
@@ -42,11 +38,9 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         if summary.agreement.top1_agreement is not None:
             facts["same first choice as the teacher"] = f"{summary.agreement.top1_agreement:.2%} of samples"
     if summary.kernels is not None:
-        alignment, ranks = summary.kernels.alignment, summary.kernels.ranks
-        facts["kernels' alignment"] = (
-            f"{'none' if alignment is None else f'{alignment:.4g}'} on {summary.kernels.extent}"
-        )
-        facts["effective rank"] = ranks
+        alignment = "none" if summary.kernels.alignment is None else f"{summary.kernels.alignment:.4g}"
+        facts["kernels' alignment"] = f"{alignment} on {summary.kernels.extent}"
+        facts["effective rank"] = summary.kernels.ranks
     table = Table(
         head=("layer", "shape", "kept", "of", "density"),
         rows=tuple(
@@ -59,22 +53,15 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
 
 
 def _prune_figures(report: Report, summary: PruneReport) -> list[Figure]:
-    rows = np.arange(len(summary.layers), dtype=np.float64)
     densities = np.array([100 * layer.density for layer in summary.layers])
-    bars = Panel(
-        "Density by layer",
-        "kept, %",
-        "",
-        (Series("", densities, rows),),
-        form="bars",
-        ticks=tuple((float(row), layer.name) for row, layer in zip(rows, summary.layers, strict=True)),
-    )
-    figures = [figure(("layers", "Layers", "How much of each layer is kept."), [bars])]
-    figures += transfer_figures({"student": report})
+    series = Series("", densities, np.arange(len(densities), dtype=np.float64))
+    ticks = tuple((float(row), layer.name) for row, layer in enumerate(summary.layers))
+    bars = Panel("Density by layer", "kept, %", "", (series,), form="bars", ticks=ticks)
+    layers = Figure("layers", "Layers", "How much of each layer is kept.", (bars,))
+    figures = [layers, *transfer_figures({"student": report})]
     panels = kernel_panels("", {"student": report})
     if panels is not None:
-        spectra, prediction = panels
-        figures += [figure(SPECTRA, [spectra]), figure(PREDICTION, [prediction])]
+        figures += [Figure(*head, (panel,)) for head, panel in zip((SPECTRA, PREDICTION), panels, strict=True)]
     return figures
 
 
@@ -95,7 +82,5 @@ def _finetuned(summary: FinetuneReport) -> Page:
     if len(accuracies) == len(epochs):
         series = Series("validation", epochs, 100 * np.array(accuracies))
         panels.append(Panel("Validation accuracy", "epoch", "%", (series,), form="marked"))
-    curves = figure(
-        ("training", "Training", "Each epoch's mean loss, and its accuracy on the held-out samples."), panels
-    )
-    return Page(summary.output, facts, (), (curves,))
+    caption = "Each epoch's mean loss, and its accuracy on the held-out samples."
+    return Page(summary.output, facts, (), (Figure("training", "Training", caption, tuple(panels)),))

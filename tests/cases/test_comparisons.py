@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ntt_cli.comparison.compare import prepare
-from ntt_cli.comparison.rows import percent
+from ntt_cli.comparison.results import percent
 from ntt_cli.comparison.trial import Trial, folder_of, result_of, run_trial, trials_of
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import OutputError

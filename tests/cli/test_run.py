@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from ntt_cli.cli.run import call, guarded
-from ntt_cli.cli.streams import NobodyReads, Streams
+from ntt_cli.cli.streams import NobodyReads, Streams, make_streams
 from ntt_cli.errors import DataError, DivergedError, ModelError, OutputError
 from ntt_cli.pruning import prune
 from tests.cli.conftest import MODEL, Ntt
@@ -141,7 +141,8 @@ def test_torchs_own_future_warnings_are_not_shown() -> None:
 
 
 def test_stray_prints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(lambda: print("stray") or 3) == 3  # noqa: T201
+    streams = make_streams(as_json=False, quiet=True)
+    assert call(streams, lambda _: print("stray") or 3) == 3  # noqa: T201
     assert capsys.readouterr() == ("", "stray\n")
 
 

@@ -16,9 +16,9 @@ import torch
 from pydantic import ValidationError
 
 from ntt_cli.comparison import compare
-from ntt_cli.comparison.results import CompareReport, TrialResult
+from ntt_cli.comparison.results import CompareReport, TrialFailure, TrialResult
 from ntt_cli.comparison.trial import Trial, folder_of, learning_rate_source, pruning_of, result_of, run_trial, trials_of
-from ntt_cli.comparison.workers import Failure, run_trials
+from ntt_cli.comparison.workers import run_trials
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DataError, DivergedError, NttError, OutputError, UsageError
 from ntt_cli.evaluation import evaluate
@@ -405,10 +405,10 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
     for each in (chosen, good):
         compare.prepare(each, print, write=True)
     failed = run_trials(chosen, trials_of(chosen), events.append)
-    assert set(failed) == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
-    assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed.values())
-    assert {failure.exit_code for failure in failed.values()} == {3}
-    assert run_trials(good, trials_of(good), events.append) == {}
+    assert {failure.trial for failure in failed} == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
+    assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed)
+    assert {failure.exit_code for failure in failed} == {3}
+    assert run_trials(good, trials_of(good), events.append) == []
     assert result_of(good, trials_of(good)[0]) is not None
     assert TrialsChanged(done=0, failed=2, total=2, running=()) in events
     assert multiprocessing.active_children() == []
@@ -428,7 +428,8 @@ def test_a_process_that_is_killed_takes_no_other_trial_with_it() -> None:
     chosen = config("kills its process", methods="random", seeds=(1, 2, 3))
     compare.prepare(config("kills its process", methods="random"), print, write=True)  # of seed 1, which lives
     failed = run_trials(chosen, trials_of(chosen), lambda _: None)
-    assert failed == {"random-0.8-seed2": Failure("its process ended with exit code -9", 2)}
+    what = "its process ended with exit code -9"
+    assert failed == [TrialFailure(trial="random-0.8-seed2", error=what, exit_code=2)]
     assert [result_of(chosen, trial) is not None for trial in trials_of(chosen)] == [True, False, True]
     assert multiprocessing.active_children() == []
 
@@ -461,6 +462,6 @@ def test_whatever_a_network_raises_late_is_told_of_its_trial(failure: str, what:
     chosen = config()
     Path(chosen.model).write_text(Path(chosen.model).read_text() + LATE.replace("FAILURE", failure))
     compare.prepare(chosen, print, write=True)
-    (failed,) = run_trials(chosen, trials_of(chosen), lambda _: None).values()
+    (failed,) = run_trials(chosen, trials_of(chosen), lambda _: None)
     assert failed.exit_code == 2
     assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failed.error)

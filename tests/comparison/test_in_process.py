@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ntt_cli.comparison import compare, in_process
-from ntt_cli.comparison.in_process import run_trials_in_process
+from ntt_cli.comparison import compare, queue
+from ntt_cli.comparison.queue import run_trials_in_process
 from ntt_cli.comparison.trial import Trial, result_of, trials_of
 from ntt_cli.config import CompareConfig
 from ntt_cli.runtime.events import Event, TrialsChanged
@@ -67,10 +67,9 @@ def test_a_trial_that_fails_does_not_end_the_others(failure: str, what: str) -> 
     chosen = config(seeds=(1, 2, 3))
     Path(chosen.model).write_text(Path(chosen.model).read_text() + FAILING.replace("FAILURE", failure))
     compare.prepare(chosen, lambda _: None, write=True)
-    failed = run_trials_in_process(chosen, trials_of(chosen), lambda _: None)
-    assert list(failed) == ["random-0.8-seed2"]
-    assert failed["random-0.8-seed2"].exit_code == 2
-    assert what in failed["random-0.8-seed2"].error
+    (failed,) = run_trials_in_process(chosen, trials_of(chosen), lambda _: None)
+    assert (failed.trial, failed.exit_code) == ("random-0.8-seed2", 2)
+    assert what in failed.error
     assert [result_of(chosen, trial) is not None for trial in trials_of(chosen)] == [True, False, True]
 
 
@@ -91,7 +90,7 @@ def test_an_interrupt_goes_through_as_it_is(interrupt: KeyboardInterrupt, monkey
         begun.append(trial)
         raise interrupt
 
-    monkeypatch.setattr(in_process, "run_trial", interrupted)
+    monkeypatch.setattr(queue, "run_trial", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         run_trials_in_process(chosen, trials_of(chosen), lambda _: None)
     assert caught.value is interrupt

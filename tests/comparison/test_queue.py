@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from ntt_cli.comparison.queue import Failure, TrialQueue, failure_of
+from ntt_cli.comparison.queue import TrialQueue, failure_of
+from ntt_cli.comparison.results import TrialFailure
 from ntt_cli.comparison.trial import Trial, trials_of
 from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DivergedError
@@ -12,6 +13,10 @@ def queue_of(events: list[Event], *, rates: tuple[float, ...] = ()) -> TrialQueu
         model="m.py", methods=("random", "snip"), sparsities=(0.9,), seeds=(1, 2), learning_rates=rates
     )
     return TrialQueue(config, trials_of(config), events.append)
+
+
+def diverged(trial: Trial) -> TrialFailure:
+    return TrialFailure(trial=trial.name, error="diverged", exit_code=3)
 
 
 def name(trial: Trial | None) -> str | None:
@@ -33,7 +38,7 @@ def test_a_trial_waits_for_its_learning_rate_source() -> None:
     queue.end(snip, None)
     assert name(queue.start_next()) == "snip-0.9-seed2"
     assert queue.start_next() is None
-    queue.end(random, Failure("diverged", 3))  # its follower begins, to fail with an error that says so
+    queue.end(random, diverged(random))  # its follower begins, to fail with an error that says so
     assert name(queue.start_next()) == "random-0.9-seed2"
 
 
@@ -44,7 +49,7 @@ def test_every_change_is_told() -> None:
     first, second = queue.start_next(), queue.start_next()
     assert first is not None
     assert second is not None
-    queue.end(second, Failure("diverged", 3))
+    queue.end(second, diverged(second))
     queue.end(first, None)
     assert events == [
         TrialsChanged(done=0, failed=0, total=4, running=()),
@@ -53,12 +58,13 @@ def test_every_change_is_told() -> None:
         TrialsChanged(done=0, failed=1, total=4, running=(first.name,)),
         TrialsChanged(done=1, failed=1, total=4, running=()),
     ]
-    assert queue.failed == {second.name: Failure("diverged", 3)}
+    assert queue.failed == [diverged(second)]
 
 
 def test_failures() -> None:
-    known = failure_of(DivergedError("x", "is not finite", hint="lower the rate"))
-    assert known == Failure("x: is not finite; lower the rate", 3)
-    unknown = failure_of(ZeroDivisionError("of ntt"))
+    (trial, *_) = queue_of([]).waiting
+    known = failure_of(trial, DivergedError("x", "is not finite", hint="lower the rate"))
+    assert known == TrialFailure(trial=trial.name, error="x: is not finite; lower the rate", exit_code=3)
+    unknown = failure_of(trial, ZeroDivisionError("of ntt"))
     assert unknown.exit_code == 70
     assert unknown.error.endswith("ZeroDivisionError: of ntt\n")

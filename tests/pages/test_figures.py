@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntt_cli.pages.figures import Panel, Series, describe
+from ntt_cli.pages.figures import Figure, Panel, Series
+
+
+def describe(panels: tuple[Panel, ...]) -> str:
+    return Figure("some", "Some figure", "How to read it.", panels).description
 
 
 def test_lines_are_told_by_their_ends() -> None:

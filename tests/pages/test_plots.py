@@ -23,7 +23,7 @@ LINES = (
 
 
 def figure(*panels: Panel, name: str = "some") -> Figure:
-    return Figure(name, "Some figure", "How to read it.", "What it shows.", panels)
+    return Figure(name, "Some figure", "How to read it.", panels)
 
 
 LINE = figure(Panel("A panel", "epoch", "accuracy, %", LINES))
