@@ -186,12 +186,7 @@ class KernelComparison:
 
 
 def compare_kernels(
-    networks: Networks,
-    inputs: Inputs,
-    *,
-    outputs: int,
-    run_passes: int = 0,
-    memory_bytes: int = 2**30,
+    networks: Networks, inputs: Inputs, *, outputs: int, run_passes: int = 0, memory_bytes: int = 2**30
 ) -> KernelComparison:
     """Compare the kernels on all inputs and outputs, or on as many as the network's size allows.
 

@@ -24,12 +24,7 @@ from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.loading.open import (
-    Weights,
-    describe_sparse_teacher,
-    open_weights,
-    warn_of_filled_zeros,
-)
+from ntt_cli.networks.loading.open import Weights, describe_sparse_teacher, open_weights, warn_of_filled_zeros
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -42,10 +37,7 @@ from ntt_cli.tensors import Masks
 
 @global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
 def run(
-    config: EvaluateConfig,
-    on_event: EventSink,
-    class_names: tuple[str, ...] | None = None,
-    sources: Sources = AS_NAMED,
+    config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None, sources: Sources = AS_NAMED
 ) -> EvaluateReport:
     """Evaluate a network.
 

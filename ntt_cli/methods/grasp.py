@@ -28,12 +28,7 @@ class GraSP(Method):
 
 
 def grasp_scores(
-    apply: Apply,
-    params: Params,
-    names: Sequence[str],
-    batches: Iterable[Batch],
-    *,
-    temperature: float = 200.0,
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch], *, temperature: float = 200.0
 ) -> dict[str, Tensor]:
     """`w · (H g)`, with `g` and `H` the gradient and Hessian of the cross-entropy of `f(x) / temperature`.
 

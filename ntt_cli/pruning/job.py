@@ -204,12 +204,7 @@ def prepare(
 
 
 def _check_origin(
-    config: PruneConfig,
-    method: Method,
-    loaded: LoadedModel,
-    weights: Weights,
-    sources: Sources,
-    on_event: EventSink,
+    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, sources: Sources, on_event: EventSink
 ) -> None:
     """Warn if the factory's weights do not depend on the seed, as with trained weights.
 

@@ -121,11 +121,6 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
         agreement = agreement.model_copy(update={"kernel_distance": distance})
     kernels = attempt(
         "spectra of the kernels",
-        lambda: compare_kernels(
-            networks,
-            inputs.some(SPECTRUM_SAMPLES),
-            outputs=job.outputs,
-            run_passes=run_passes,
-        ),
+        lambda: compare_kernels(networks, inputs.some(SPECTRUM_SAMPLES), outputs=job.outputs, run_passes=run_passes),
     )
     return Measures(agreement, kernels)

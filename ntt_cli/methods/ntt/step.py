@@ -81,13 +81,7 @@ def transfer_gradients(
         apply, weights, batch.x1, batch.x2, batch.probe, active=restriction, execution=execution
     )
     loss, outputs_gradients = outputs_gradient(
-        form.objective,
-        outputs,
-        batch.teacher,
-        params=weights,
-        prunable=mask_bits,
-        density=density,
-        execution=execution,
+        form.objective, outputs, batch.teacher, params=weights, prunable=mask_bits, density=density, execution=execution
     )
     del weights  # so that the pullback can free them, one by one
     gradients = pullback(outputs_gradients)
@@ -136,12 +130,7 @@ class Student:
 
 
 def start_student(
-    apply: Apply,
-    teacher: Params,
-    prunable: Iterable[str],
-    *,
-    learning_rate: float,
-    compiled: Gradients | None = None,
+    apply: Apply, teacher: Params, prunable: Iterable[str], *, learning_rate: float, compiled: Gradients | None = None
 ) -> Student:
     """A student that begins as the teacher: the teacher's parameters, nothing pruned."""
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
