@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import record_calls
 from ntt_cli.tensors import Apply, Masks, Params
 
@@ -54,7 +55,7 @@ def layer_input_norms(
     The weights of other layers are left out.
     """
     total: dict[str, Tensor] = {}
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_of(params)
     for x in batches:
         calls = record_calls(apply, leaves, x).calls
         for name in names:

@@ -18,14 +18,7 @@ from ntt_cli.tensors import Masks
 
 
 def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
-    """The masks of the highest scores at this density.
-
-    Args:
-        student: as it is now.
-        transfer: its teacher, inputs and settings.
-        density: of the masks, over all prunable weights.
-        micro_batching: how many samples go through the network at once.
-    """
+    """The masks of the highest scores at this density over all prunable weights."""
     settings = transfer.settings
     score = SCORES[settings.score] if isinstance(settings.score, str) else settings.score
     scores = score(ScoreContext(student, transfer, density, micro_batching))

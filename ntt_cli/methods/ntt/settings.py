@@ -46,7 +46,6 @@ class TransferSettings:
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
         affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
-        active: the student's kernel is taken over kept entries alone.
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
         compiled: steps are compiled where a batch goes through the network as a whole.
         layer_density: densities by weight, from the patterns of `--layer-density`.
@@ -62,7 +61,6 @@ class TransferSettings:
     affinity: bool
     allocation: str | Allocate
     schedule: str | Schedule
-    active: bool
     batch_size: int
     batches: int | None
     learning_rate: float
@@ -132,13 +130,12 @@ def settle(
         steps=steps,
         auto=auto,
         density=1 - config.sparsity,
-        objective=Objective(config.objective, kernel_weight, penalty),
+        objective=Objective(config.objective, kernel_weight, penalty, active=config.kernel_params == "active"),
         mask=config.mask,
         score=config.score,
         affinity=not trained,  # training has chosen each unit's inputs already
         allocation=config.allocation or _mask_allocation(config) or allocation or _network_allocation(teacher),
         schedule=config.schedule,
-        active=config.kernel_params == "active",
         batch_size=batch_size,
         batches=config.batches,
         learning_rate=config.learning_rate,

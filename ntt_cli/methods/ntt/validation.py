@@ -8,7 +8,7 @@ import torch
 
 from ntt_cli.kernels.product import compute_outputs
 from ntt_cli.methods.ntt.batches import Batches
-from ntt_cli.methods.ntt.objective import transfer_loss
+from ntt_cli.methods.ntt.objective import transfer_loss, weight_penalty
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
@@ -23,35 +23,22 @@ BATCHES = 8
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation distance. Batches and probes are the same each time, so that distances can be compared.
-
-    Attributes:
-        batches: of the samples held out; the teacher's outputs for each are computed once.
-    """
+    """The distance on the samples held out. Batches and probes are the same each time, so that it can be compared."""
 
     batches: Batches
 
     def distance(self, student: Student, execution: Execution = Execution()) -> float:
         """`λ_K · D_K + D_f` at the student's masked weights, the mean over the batches."""
-        params, settings = student.masked_params, self.batches.transfer.settings
-        objective = replace(settings.objective, weight_penalty=0.0)
-        active = student.mask_bits if settings.active else None
+        objective = replace(self.batches.transfer.settings.objective, weight_penalty=0.0)
+        params, active = student.masked_params, student.mask_bits if objective.active else None
+        penalty = weight_penalty(params, student.mask_bits, student.density)
         losses = []
         for number in range(BATCHES):
             batch = self.batches.at(number, execution)
-            outputs = compute_outputs(
-                student.apply, params, batch.x1, batch.x2, batch.probe, active=active, execution=execution
-            )
+            halves = batch.x1, batch.x2, batch.probe
+            outputs = compute_outputs(student.apply, params, *halves, active=active, execution=execution)
             with torch.no_grad():
-                loss = transfer_loss(
-                    objective,
-                    outputs,
-                    batch.teacher,
-                    params=params,
-                    prunable=student.mask_bits,
-                    density=student.density,
-                )
-            losses.append(loss.total)
+                losses.append(transfer_loss(objective, outputs, batch.teacher, penalty).total)
         return float(torch.stack(losses).mean())
 
 

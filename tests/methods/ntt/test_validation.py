@@ -61,7 +61,7 @@ def test_at_most_512_are_held_out() -> None:
 def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
     task, _, validation = fixed_masks(kernel_weight=kernel_weight, weight_penalty=0.3)
     apply, params = task.teacher.bind(), task.teacher.params
-    student = start_student(apply, params, task.names, learning_rate=1.0)
+    student = start_student(task.teacher, task.names, learning_rate=1.0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in student.params.values():
