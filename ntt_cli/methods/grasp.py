@@ -11,7 +11,7 @@ from torch import Tensor
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.methods.snip import Batch, leaves_of
 from ntt_cli.networks.second_order import twice_differentiable
-from ntt_cli.tasks.classification import label_loss
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -41,16 +41,15 @@ def grasp_scores(
     weights = [leaves[name] for name in names]
 
     def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> tuple[Tensor, ...]:
-        loss = label_loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
+        loss = CLASSIFICATION.loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
         return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
 
     with torch.enable_grad(), twice_differentiable():
         first = [sum(parts) for parts in zip(*(gradient(x, y, create_graph=False) for x, y in kept), strict=True)]
         scores = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
         for x, y in kept:
-            inner = torch.stack([
-                (g * h).sum() for g, h in zip(first, gradient(x, y, create_graph=True), strict=True)
-            ]).sum()
+            second = gradient(x, y, create_graph=True)
+            inner = torch.stack([(g * h).sum() for g, h in zip(first, second, strict=True)]).sum()
             products = torch.autograd.grad(inner, weights, materialize_grads=True)
             for name, weight, product in zip(names, weights, products, strict=True):
                 scores[name] += weight.detach() * product

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.tasks.classification import label_loss
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
 
 Batch = tuple[Tensor, Tensor]
@@ -32,7 +32,11 @@ def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Ite
 
     At masked parameters the score of a pruned entry is zero. Needs labels.
     """
-    return weight_times_gradient(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
+
+    def losses(at: Params) -> Iterator[tuple[Tensor, int]]:
+        return ((CLASSIFICATION.loss(apply(at, x), labels), len(x)) for x, labels in batches)
+
+    return weight_times_gradient(params, names, losses)
 
 
 def weight_times_gradient(

@@ -14,6 +14,7 @@ from ntt_cli.evaluation.agreement import (
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
+    number_of_choices,
     warn_if_disconnected,
     warned_of,
 )
@@ -73,54 +74,38 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
     """
     if job.inputs is None:
         return Measures()
-    inputs, settings = job.inputs, job.settings
-    params = pruned.params
+    inputs, params, batch_size = job.inputs, pruned.params, job.settings.batch_size
     student, teacher = job.teacher.bind(pruned.buffers), job.teacher.bind()
-    some = inputs.some(AGREEMENT_SAMPLES)
-    networks = Networks(student, params, teacher, job.teacher.params)
+    some, networks = inputs.some(AGREEMENT_SAMPLES), Networks(student, params, teacher, job.teacher.params)
 
-    def attempt(what: str, work: Callable[[], Result]) -> Result | None:
+    def attempt(what: str, work: Callable[[Execution], Result], *, in_parts: bool = True) -> Result | None:
         def interruptible() -> Result:
             with reraise_as_interrupt(run.stop):
-                return work()
+                return run.micro_batching.run(work) if in_parts else work(Execution())
 
         return warned_of(what, interruptible, run.on_event)
 
     disconnected = attempt(
-        "outputs",
-        lambda: run.micro_batching.run(
-            lambda execution: warn_if_disconnected(student, params, inputs, run.on_event, execution)
-        ),
+        "outputs", lambda execution: warn_if_disconnected(student, params, inputs, run.on_event, execution)
     )
-    classes = None if disconnected else job.classes
+    classes = None if disconnected else number_of_choices(job.shape, job.loaded, inputs)
     agreement = attempt(
         "agreement with the teacher",
-        lambda: run.micro_batching.run(
-            lambda execution: measure_agreement(
-                networks, some, classes=classes, batch_size=settings.batch_size, execution=execution
-            )
+        lambda execution: measure_agreement(
+            networks, some, classes=classes, batch_size=batch_size, execution=execution
         ),
     )
     if not job.with_kernels:
         return Measures(agreement)
-    run_passes = STEP_PASSES * steps * settings.batch_size
+    limits = {"outputs": job.outputs, "run_passes": STEP_PASSES * steps * batch_size}
     if agreement is not None and job.has_kernel:
         distance = attempt(
             "distance between the kernels",
-            lambda: run.micro_batching.run(
-                lambda execution: measure_kernel_distance(
-                    networks,
-                    some,
-                    outputs=job.outputs,
-                    run_passes=run_passes,
-                    batch_size=settings.batch_size,
-                    execution=execution,
-                )
+            lambda execution: measure_kernel_distance(
+                networks, some, batch_size=batch_size, execution=execution, **limits
             ),
         )
         agreement = agreement.model_copy(update={"kernel_distance": distance})
-    kernels = attempt(
-        "spectra of the kernels",
-        lambda: compare_kernels(networks, inputs.some(SPECTRUM_SAMPLES), outputs=job.outputs, run_passes=run_passes),
-    )
+    few = inputs.some(SPECTRUM_SAMPLES)
+    kernels = attempt("spectra of the kernels", lambda _: compare_kernels(networks, few, **limits), in_parts=False)
     return Measures(agreement, kernels)

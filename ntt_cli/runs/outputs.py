@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of
-from ntt_cli.data.inputs import Inputs
+from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of, recorded
+from ntt_cli.data import Samples, data_sha256
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
 from ntt_cli.files.atomic import (
     HOUR,
@@ -28,19 +28,25 @@ from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, RunRecord, re
 from ntt_cli.files.state import Kind, read_state
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Summary
-from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.sources import Sources
+from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Noted, Warned
-from ntt_cli.runtime.process_group import ProcessGroup
+from ntt_cli.runtime.machine import describe_machine
+from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
 from ntt_cli.runtime.signals import Stop
 
 S = TypeVar("S", bound=Summary)
 
+RunConfig = PruneConfig | FinetuneConfig
+
+STATES: dict[type[RunConfig], Kind] = {PruneConfig: "prune state", FinetuneConfig: "finetune state"}
+"""The kind of state that a run leaves, by the type of its configuration."""
+
 
 @contextlib.contextmanager
-def output_lock(
-    output: Path, config: PruneConfig | FinetuneConfig, group: ProcessGroup, on_event: EventSink
-) -> Generator[None]:
-    """Lock the output for this run, and remove files that killed runs left; the first process does it for all.
+def output_lock(output: Path | None, config: RunConfig, group: ProcessGroup, on_event: EventSink) -> Generator[None]:
+    """Lock the output, if there is one, and remove files that killed runs left; the first process does it for all.
 
     Yields:
         nothing.
@@ -48,7 +54,7 @@ def output_lock(
     Raises:
         OutputError: if another run is using the output, it cannot be written, or it would overwrite something.
     """
-    if not group.first:
+    if output is None or not group.first:
         yield
         return
     check_outputs(output, force=True)
@@ -72,9 +78,21 @@ def output_lock(
         yield
 
 
-def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
-    """The names of model and data, even if they were given as objects."""
-    return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
+def run_record(
+    config: RunConfig, loaded: LoadedModel, sources: Sources, samples: Sequence[Samples], settled: dict[str, Any]
+) -> RunRecord:
+    """The record of everything that affects the bytes that the run writes; `settled` are defaults that were filled in.
+
+    Model and data have names here even if they were given as objects.
+    """
+    names = {"model": loaded.source} | ({"data": name_of(samples[0].spec)} if samples else {})
+    return RunRecord(
+        config=recorded(config) | settled | names,
+        model=loaded.record,
+        weights_sha256=sources.weights_sha256(config.weights if isinstance(config, PruneConfig) else config.checkpoint),
+        data_sha256=data_sha256(*samples) if samples else None,
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
+    )
 
 
 def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
@@ -88,8 +106,10 @@ def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | 
     return None
 
 
-def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
-    """The report of the same run, if it has already written everything; otherwise `None`."""
+def finished(output: Path | None, config: RunConfig, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
+    """With `--resume`, the report of the same run, if it has already written everything; otherwise `None`."""
+    if output is None or not config.resume:
+        return None
     report = written_by(run, report_path(output))
     if written_by(run, output) is None or not isinstance(report, ReportRecord):
         return None
@@ -104,22 +124,17 @@ def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -
 
 
 def open_checkpointer(
-    output: Path,
-    config: PruneConfig | FinetuneConfig,
-    *,
-    kind: Kind,
-    run: RunRecord,
-    stop: Stop,
-    group: ProcessGroup,
-    on_event: EventSink,
+    output: Path | None, config: RunConfig, run: RunRecord, stop: Stop, group: ProcessGroup, on_event: EventSink
 ) -> RunCheckpointer:
-    """The checkpointer of a run that is about to start or, with `--resume`, to go on.
+    """The checkpointer of a run that is about to start or, with `--resume`, to go on; without an output it never saves.
 
     Raises:
         ResumeError: if the run cannot go on from the saved state.
         OutputError: if files of another run are in the way.
     """
-    path = state_path(output)
+    if output is None:
+        return no_checkpoints()
+    path, kind = state_path(output), STATES[type(config)]
     checkpointer = RunCheckpointer(path, kind, run, config.checkpoint_every, stop, on_event, group=group)
     if not config.resume:
         if group.first:
@@ -181,11 +196,7 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
             "is the state of another run: " + "; ".join(what),
             hint="go on with what it was begun with, or start from the beginning with --force and without --resume",
         )
-    where = [
-        _differs(name, left_by.machine.get(name), run.machine.get(name))
-        for name in sorted({*left_by.machine, *run.machine})
-        if left_by.machine.get(name) != run.machine.get(name)
-    ]
+    where = _differing(left_by.machine, run.machine, str)
     if left_by.data_sha256 != run.data_sha256:
         where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
     if not where:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -26,8 +24,9 @@ class Classification(Task):
     def loss(
         self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"], reduction: Reduction = "mean"
     ) -> Float[Tensor, ""]:
-        """The cross-entropy."""
-        return label_loss(outputs, targets, reduction=reduction)
+        """The cross-entropy, over rows of logits for each label, `[n, *positions, c]`, or the same flattened."""
+        rows = outputs.reshape(targets.numel(), -1)
+        return cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
 
     def count(self, targets: Int[Tensor, "n *positions"]) -> Int[Tensor, ""]:
         """The number of labels that are not ignored."""
@@ -79,23 +78,6 @@ class Classification(Task):
 
 
 CLASSIFICATION = Classification()
-
-
-def label_loss(
-    logits: Shaped[Tensor, "n *more"],
-    labels: Int[Tensor, "n *positions"],
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-) -> Float[Tensor, ""]:
-    """The cross-entropy over all labels that are not `IGNORED`.
-
-    Args:
-        logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
-        labels: classes.
-        reduction: how to reduce over labels.
-    """
-    rows = logits.reshape(labels.numel(), -1)
-    return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def counted_rows(

@@ -20,10 +20,10 @@ from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import EpochSummary, FinetuneReport
-from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runs.outcome import Outcome
-from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
+from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -35,7 +35,7 @@ from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.tasks.classification import CLASSIFICATION
-from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
+from ntt_cli.training.job import Task, division, prepare, steps_of, warmup_steps
 from ntt_cli.training.progress import Best, Training
 from ntt_cli.training.step import LONGEST_GRADIENT, SparseModule, make_optimiser, training_step
 
@@ -68,24 +68,14 @@ def finetune(
     group, stop = this_process_group() if output else SINGLE, stop or Stop()
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
-            if output:
-                claim.enter_context(output_lock(output, config, group, on_event))
+            claim.enter_context(output_lock(output, config, group, on_event))
             task = prepare(config, on_event, sources)
             group.require(min(config.batch_size, len(task.training)))
-            record = run_record(task)
-            if output and config.resume and (done := finished(output, record, FinetuneReport, on_event)):
+            samples = task.training.samples, task.validation.samples
+            record = run_record(config, task.loaded, sources, samples, {"learning_rate": task.learning_rate})
+            if done := finished(output, config, record, FinetuneReport, on_event):
                 return Outcome(done, None)
-            checkpointer = no_checkpoints()
-            if output:
-                checkpointer = open_checkpointer(
-                    output,
-                    config,
-                    kind="finetune state",
-                    run=record,
-                    stop=stop or Stop(),
-                    group=group,
-                    on_event=on_event,
-                )
+            checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
         # Training takes whole batches: there are no micro-batches to make smaller.
         this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:
@@ -101,9 +91,8 @@ def finetune(
 def _take_first(module: nn.Module, record: RunRecord, run: Run) -> None:
     """Give the network the first process's values."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    step = run.checkpointer.found.step if run.checkpointer.found else 0
     with torch.no_grad():
-        for name, value in same_run(run.group, record, own, step=step).items():
+        for name, value in same_run(run.group, record, own, run.checkpointer.found).items():
             own[name].copy_(value)
 
 

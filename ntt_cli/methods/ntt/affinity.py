@@ -53,7 +53,7 @@ def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
 def input_correlations(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Float[Tensor, "o *i"]]:
-    """`r`, by weight: how each input of a unit correlates with that of its strongest weight, over samples and positions.
+    """`r` by weight: how each input of a unit correlates with its strongest weight's, over samples and positions.
 
     Weights that act in another way than in Linear and Conv2d layers are left out. So are the layers that compute the
     logits: they should see all features. The correlation with an input that does not vary is 0, that of the strongest

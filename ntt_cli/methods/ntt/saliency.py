@@ -58,8 +58,8 @@ def logit_sensitivities(
 ) -> dict[str, Tensor]:
     """`Σ (J(x)ᵀ v)² / N` over batches `x` of `N` samples in all, with one Gaussian `v`, `[n, c]`, for each batch.
 
-    This estimates the diagonal of `J(x)ᵀ J(x)`, averaged over samples. The Jacobian is taken at `params`, pruned entries
-    at zero. These have a derivative too: it says whether they should return. The passes run in this process alone.
+    This estimates the diagonal of `J(x)ᵀ J(x)`, averaged over samples. The Jacobian is taken at `params`, pruned
+    entries at zero. These have a derivative too: it says whether they should return. The passes run in this process.
     """
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
