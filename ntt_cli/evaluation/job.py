@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
-from ntt_cli.data import Samples
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
@@ -78,14 +77,9 @@ def prepare(
         if known_names is None:
             warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     elif config.teacher is None:
-        raise DataError(
-            samples.spec,
-            f"has no labels{_alone(inputs.samples)}, and there is no teacher to compare with",
-            hint="name labelled data with --data, or the dense weights with --teacher",
-        )
+        folder = inputs.samples.only_folder
+        why = f" (its one sub-folder, {folder}, is no class that the network is known to have)" if folder else ""
+        what = f"has no labels{why}, and there is no teacher to compare with"
+        hint = "name labelled data with --data, or the dense weights with --teacher"
+        raise DataError(samples.spec, what, hint=hint)
     return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, shape)
-
-
-def _alone(samples: Samples) -> str:
-    folder = samples.only_folder
-    return "" if folder is None else f" (its one sub-folder, {folder}, is no class that the network is known to have)"

@@ -33,7 +33,7 @@ from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
+from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.tensors import Masks, Params
@@ -57,13 +57,6 @@ def prune(
 ) -> Outcome[PruneReport]:
     """Prune, and write the checkpoint and then its report; without `config.output` nothing is written.
 
-    Args:
-        config: as the user gave it.
-        on_event: receives the progress.
-        stop: asks for the end; the transfer's state is then saved.
-        sources: objects to use instead of names.
-        method: an instance of the method that the configuration names.
-
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
@@ -83,7 +76,7 @@ def prune(
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
         tensors = same_run(group, record, job.teacher.params | job.teacher.buffers, checkpointer.found)
         job = replace(job, teacher=_with_values(job.teacher, tensors))
-        this = _run_of(job, checkpointer, group, on_event)
+        this = _run_of(job, checkpointer, on_event)
         with checkpointer.finishing():
             pruned = _prune(job, this)
             if not group.first:
@@ -119,7 +112,7 @@ def plan(
     """
     begun = time.perf_counter()
     job = prepare(config, on_event, sources, method)
-    this = _run_of(job, no_checkpoints(), SINGLE, on_event)
+    this = _run_of(job, no_checkpoints(), on_event)
     context, estimate = job.context(this), Estimate(None, None, None, None, None)
     if config.sparsity == 0:
         masks = context.dense()
@@ -140,10 +133,9 @@ def plan(
     )
 
 
-def _run_of(job: PruneJob, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink) -> Run:
-    settings = job.settings
-    micro_batching = MicroBatching(settings.micro_batch, settings.batch_size, on_event, fixed=group.size > 1)
-    return Run(on_event, checkpointer, micro_batching)
+def _run_of(job: PruneJob, checkpointer: RunCheckpointer, on_event: EventSink) -> Run:
+    settings, several = job.settings, checkpointer.group.size > 1
+    return Run(on_event, checkpointer, MicroBatching(settings.micro_batch, settings.batch_size, on_event, several))
 
 
 def _prune(job: PruneJob, this: Run) -> Pruned:

@@ -48,9 +48,6 @@ STATES: dict[type[RunConfig], Kind] = {PruneConfig: "prune state", FinetuneConfi
 def output_lock(output: Path | None, config: RunConfig, group: ProcessGroup, on_event: EventSink) -> Generator[None]:
     """Lock the output, if there is one, and remove files that killed runs left; the first process does it for all.
 
-    Yields:
-        nothing.
-
     Raises:
         OutputError: if another run is using the output, it cannot be written, or it would overwrite something.
     """

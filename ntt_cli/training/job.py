@@ -36,7 +36,7 @@ class Task:
     Attributes:
         config: as the user gave it.
         loaded: the model; its module is on the device and has the checkpoint's weights.
-        masks: `True` = kept; empty for a dense network.
+        masks: empty for a dense network.
         training: samples to learn from.
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.

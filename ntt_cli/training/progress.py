@@ -81,13 +81,8 @@ class Training:
     def restore(self, state: State, *, samples: int, steps: int, epochs: int) -> None:
         """Continue from `state`, which a training with the same settings saved; this one has not begun.
 
-        The learning rate and the order of the samples follow from the number of steps and are computed again.
-
-        Args:
-            state: the saved state.
-            samples: to learn from.
-            steps: of an epoch.
-            epochs: of the whole training.
+        The learning rate and the order of the samples follow from the number of steps and are computed again. The
+        training learns from so many samples, in so many steps an epoch.
 
         Raises:
             ResumeError: if this training cannot have saved it.
@@ -129,8 +124,6 @@ class Training:
 
 
 class BestValues(Record):
-    """The values of the best epoch that are not tensors."""
-
     epoch: PositiveInt
     key: tuple[FiniteFloat, FiniteFloat]
 

@@ -4,8 +4,8 @@ The algorithm of Liu & Zenke 2020, arXiv 2006.08228: optimise the student's weig
 every `mask_update_every` steps. `run_transfer` is the loop; all else here is a part of it.
 
 What it calls, and this folder explains later: a `TransferPlan` knows the steps before which masks are updated;
-`Batches` draws the samples and the probe of a step; `Progress` is the student and its history; `Validation` ends the
-transfer with `--steps auto`.
+`Batches` draws the samples and the probe of a step; `Progress` is the student and its history; `validation_distance`
+ends the transfer with `--steps auto`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ntt_cli.masks.masks import apply_masks, layer_densities
 from ntt_cli.methods.base import Pruned
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
-from ntt_cli.methods.ntt.mask_update import update_masks
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.plan import TransferPlan, plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
+from ntt_cli.methods.ntt.score import update_masks
 from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, under_masks
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.methods.ntt.validation import Validation, hold_out
+from ntt_cli.methods.ntt.validation import hold_out, validation_distance
 from ntt_cli.networks.batch_norm import has_batch_norm, with_variances_of_at_least
 from ntt_cli.networks.functional import BoundModel
 from ntt_cli.networks.prepare import estimate_buffers
@@ -58,9 +58,7 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
     """
     teacher, settings, group = transfer.teacher, transfer.settings, run.group
     plan = plan_transfer(settings, learned=transfer.fixed_masks is None)
-    on_training_samples, validation = transfer, None
-    if settings.auto:
-        on_training_samples, validation = hold_out(transfer)
+    on_training_samples, held_out = hold_out(transfer) if settings.auto else (transfer, None)
     batches = Batches(on_training_samples)
     progress = Progress(_start(transfer))
     execution = transfer.execution(group)
@@ -78,8 +76,8 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
         while progress.step < plan.steps:
             step = progress.step
             seed_global_draws(settings.seed, step, group.rank)  # so that a continued run draws the same numbers
-            if validation is not None and plan.is_validation_step(step):
-                distance = _validate(progress, validation, run)
+            if held_out is not None and plan.is_validation_step(step):
+                distance = _validate(progress, held_out, run)
                 plan = plan.after_validation(progress.history.validation)
                 run.on_event(Validated(step, distance, None if plan.undecided else plan.steps))
             if step in plan.updates:
@@ -173,12 +171,12 @@ def _check_finite(params: Params, step: int, checkpointer: RunCheckpointer) -> N
         raise checkpointer.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _validate(progress: Progress, validation: Validation, run: Run) -> float:
+def _validate(progress: Progress, held_out: Batches, run: Run) -> float:
     """Measure the validation distance in the first process, and note it."""
     student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
     if run.group.first:
-        distance += run.micro_batching.run(lambda execution: validation.distance(student, execution))
+        distance += run.micro_batching.run(lambda execution: validation_distance(student, held_out, execution))
     found = float(run.group.broadcast({"distance": distance})["distance"])
     if not math.isfinite(found):
         raise run.checkpointer.diverged(f"step {step}", "the distance on the samples held out is no longer finite")

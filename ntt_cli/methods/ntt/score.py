@@ -1,11 +1,13 @@
-"""NTT's score as an exchangeable part: how much each weight is worth at a mask update.
+"""Which weights the student keeps, at each mask update.
+
+The paper keeps the largest magnitudes of each layer. Here the choice has three parts, each of which can be exchanged:
+the score says how much each weight is worth, the allocation how many weights each layer keeps, and the layer then keeps
+its highest scores.
 
 There are two kinds of scores. Scores across layers say how many weights each layer keeps, if the allocation is
 `global`. Scores within layers say which weights a layer keeps. For magnitudes, the paper's score, the two are the same.
 For ours they differ: `|w| · sensitivity^exponent` has another exponent in each, and within layers an affinity as a
-factor.
-
-`score(context)` makes the scores of one mask update. `mask_update.py` asks these for both kinds, in this order.
+factor. `score(context)` makes the scores of one mask update, and `update_masks` asks these for both, in this order.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ntt_cli.masks.allocation import Counts, allocate, allocate_global_with_shares
+from ntt_cli.masks.masks import choose_masks
+from ntt_cli.masks.rounds import scheduled_layer_density
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
 from ntt_cli.methods.ntt.saliency import (
@@ -29,6 +34,7 @@ from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.tensors import Masks
 
 LEAST_SHARE = 0.1
 """With the allocation `global`, each layer keeps at least this share of what ERK would give it. Without it the last
@@ -198,3 +204,23 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         generator=generator,
         execution=execution,
     )
+
+
+def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
+    """The masks of the highest scores at this density over all prunable weights."""
+    settings = transfer.settings
+    score = SCORES[settings.score] if isinstance(settings.score, str) else settings.score
+    scores = score(ScoreContext(student, transfer, density, micro_batching))
+    counts = _allocate(scores.across_layers(), transfer, density, least_share=score.least_share)
+    return choose_masks(scores.within_layers(counts), counts, slices=settings.slices)
+
+
+def _allocate(scores: Scores, transfer: Transfer, density: float, *, least_share: float) -> Counts:
+    """How many weights each layer keeps at this density, which is above the final one while the schedule falls."""
+    settings = transfer.settings
+    layer_density = scheduled_layer_density(settings.layer_density, density=density, target=settings.density)
+    if settings.allocation == "global" and least_share:
+        return allocate_global_with_shares(
+            scores, density=density, layer_density=layer_density, share=least_share, slices=settings.slices
+        )
+    return allocate(settings.allocation, scores, density=density, layer_density=layer_density, slices=settings.slices)
