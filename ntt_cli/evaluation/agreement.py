@@ -95,12 +95,8 @@ def warn_if_disconnected(
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
     if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
         return False
-    on_event(
-        Warned(
-            "the network's outputs do not depend on its inputs: no path of weights leads from one to the other; lower"
-            " --sparsity, or try another --allocation or --method"
-        )
-    )
+    what = "the network's outputs do not depend on its inputs: no path of weights leads from one to the other"
+    on_event(Warned(f"{what}; lower --sparsity, or try another --allocation or --method"))
     return True
 
 
@@ -112,10 +108,7 @@ def measure_agreement(
     batch_size: int = 256,
     execution: Execution = Execution(),
 ) -> Agreement:
-    """The distance of the logits, relative to the teacher's norm, and how often both choose the same class.
-
-    Without `classes`, only the distance is measured.
-    """
+    """The distance of the logits, relative to the teacher's norm, and with `classes` how often both choose the same."""
     gaps, norms, same, decided = 0.0, 0.0, 0, 0
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
@@ -140,7 +133,6 @@ def measure_kernel_distance(
     run_passes: int = 0,
     batch_size: int = 256,
     execution: Execution = Execution(),
-    seed: int = 0,
 ) -> float:
     """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
 
@@ -155,15 +147,15 @@ def measure_kernel_distance(
     pass_flops = count_flops(networks.apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
     most = max(2, _allowance(pass_flops, run_passes) // max(1, PRODUCT_PASSES * pass_flops))
     size = max(2, min(len(inputs), batch_size, KERNEL_BATCH, most))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     gaps, norms = 0.0, 0.0
     for _ in range(min(KERNEL_BATCHES, most // size)):
         x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
         probe = draw_probe((len(x2), outputs), like=next(iter(teacher.values())), generator=generator)
-        ours = kernel_vector_product(
-            networks.apply_student, networks.student, x1, x2, probe, execution=execution
-        ).product
-        theirs = kernel_vector_product(networks.apply_teacher, teacher, x1, x2, probe, execution=execution).product
+        ours, theirs = (
+            kernel_vector_product(apply, params, x1, x2, probe, execution=execution).product
+            for apply, params in ((networks.apply_student, networks.student), (networks.apply_teacher, teacher))
+        )
         gaps += float(squares(ours - theirs))
         norms += float(squares(theirs))
     distance = gaps / norms if norms else gaps
@@ -174,25 +166,18 @@ def measure_kernel_distance(
 
 @dataclass(frozen=True)
 class KernelComparison:
-    """The exact kernels of teacher and student on the same few samples.
-
-    Attributes:
-        summary: their alignment and effective ranks.
-        tensors: `spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`.
-    """
+    """The exact kernels of teacher and student on the same few samples: their summary, and tensors for the report."""
 
     summary: KernelSummary
     tensors: dict[str, Tensor]
+    """`spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`."""
 
 
-def compare_kernels(
-    networks: Networks, inputs: Inputs, *, outputs: int, run_passes: int = 0, memory_bytes: int = 2**30
-) -> KernelComparison:
+def compare_kernels(networks: Networks, inputs: Inputs, *, outputs: int, run_passes: int = 0) -> KernelComparison:
     """Compare the kernels on all inputs and outputs, or on as many as the network's size allows.
 
     The cost is limited to a fraction of a run of `run_passes` forward passes, but some operations are always allowed.
-    With only some of the outputs, the results are for blocks of the kernels, and the summary says so. Derivatives take
-    at most `memory_bytes` at once.
+    With only some of the outputs, the results are for blocks of the kernels, and the summary says so.
 
     Raises:
         FloatingPointError: if an eigenvalue is not finite.
@@ -216,8 +201,8 @@ def compare_kernels(
         return apply if len(chosen) == outputs else lambda params, x: apply(params, x)[:, chosen]
 
     kernels = {
-        "teacher": exact_kernel(part(apply_teacher), teacher, x, x, memory_bytes=memory_bytes),
-        "student": exact_kernel(part(networks.apply_student), networks.student, x, x, memory_bytes=memory_bytes),
+        "teacher": exact_kernel(part(apply_teacher), teacher, x, x),
+        "student": exact_kernel(part(networks.apply_student), networks.student, x, x),
     }
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     if not all(spectrum.isfinite().all() for spectrum in spectra.values()):

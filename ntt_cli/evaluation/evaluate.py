@@ -39,18 +39,10 @@ from ntt_cli.tensors import Masks
 def run(
     config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None, sources: Sources = AS_NAMED
 ) -> EvaluateReport:
-    """Evaluate a network.
-
-    Args:
-        config: as the user gave it.
-        on_event: receives the progress.
-        class_names: of the network's outputs; by default those that its checkpoint records.
-        sources: objects to use instead of names.
+    """Evaluate a network; `class_names` are of its outputs, by default those that its checkpoint records.
 
     Raises:
-        DataError: if there are neither labels nor a teacher to compare with.
-        UsageError: if an option would have no effect.
-        NttError: if any other input is unusable.
+        NttError: if an input is unusable, or an option would have no effect.
     """
     seed_as_users_do(config.seed)
     job = prepare(config, on_event, class_names, sources)
@@ -99,10 +91,8 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
     networks = Networks(job.model.bind(), job.model.params, teacher.bind(), teacher.params)
     agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
-    outputs = math.prod(job.shape)
-    if not config.kernels or not find_kernel(
-        teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
-    ):
+    outputs, where = math.prod(job.shape), config.model
+    if not config.kernels or not find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=where):
         return agreement
     distance = warned_of(
         "distance between the kernels",
@@ -118,19 +108,11 @@ def _compare_records(
     """Warn if the teacher was made for other inputs or classes than those it is compared on."""
     made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
     if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.mean_std:
-        on_event(
-            Warned(
-                f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
-                f" {config.checkpoint}, {describe_inputs(inputs.mean_std)}"
-            )
-        )
+        what = f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}"
+        on_event(Warned(f"{what}; it sees the same as {config.checkpoint}, {describe_inputs(inputs.mean_std)}"))
     if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:
-        on_event(
-            Warned(
-                f"{config.teacher} and {config.checkpoint} learnt other classes, or in another order: their outputs"
-                " are compared by number"
-            )
-        )
+        both = f"{config.teacher} and {config.checkpoint}"
+        on_event(Warned(f"{both} learnt other classes, or in another order: their outputs are compared by number"))
 
 
 def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:

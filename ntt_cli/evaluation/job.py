@@ -26,10 +26,7 @@ class EvaluateJob:
     """An evaluation, ready to start.
 
     Attributes:
-        config: as the user gave it.
-        sources: where the network and the data come from.
         loaded: the network as its source built it.
-        weights: of the network.
         masks: of the weights whose zeros count as pruned, on the CPU.
         model: the network, on its device.
         inputs: with labels numbered by the network's classes, if there are labels.

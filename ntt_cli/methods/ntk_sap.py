@@ -37,13 +37,8 @@ def ntk_sap_scores(
     For small `ε` the difference is `J Δθ`, whose squared norm is `ε²` times the kernel's trace in expectation. The
     masked weights alone are perturbed. Meant for several rounds. Wang et al. 2023, arXiv 2304.02840.
 
-    Args:
-        apply: the network.
-        masks: of this round; the score of a pruned entry is zero.
-        draws: freshly initialised parameters `θ`, each with a batch of inputs; the authors' are Gaussian, and on real
-            images, with their constant borders, the layers' shares are far from theirs.
-        perturbation: `ε`.
-        generator: of `Δθ`.
+    The score of a pruned entry is zero. Each draw is freshly initialised parameters `θ` and a batch of inputs. The
+    authors' inputs are Gaussian. On real images, with their constant borders, the layers' shares are far from theirs.
     """
     total = {name: torch.zeros(mask.shape, device=mask.device) for name, mask in masks.items()}
     for params, x in draws:

@@ -42,13 +42,9 @@ def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Ite
 def weight_times_gradient(
     params: Params, names: Sequence[str], losses: Callable[[Params], Iterable[tuple[Tensor, int]]]
 ) -> dict[str, Tensor]:
-    """`|w · ∂L/∂w|` for each named weight, with `L` the mean of the losses over their samples.
+    """`|w · ∂L/∂w|` at `params` for each named weight, with `L` the mean of the losses over their samples.
 
-    Args:
-        params: the point at which the gradient is taken.
-        names: the weights to score.
-        losses: a function of the parameters; for each batch it gives the mean loss, with a graph, and the number of
-            samples.
+    At given parameters, `losses` gives for each batch the mean loss, with a graph, and the number of samples.
     """
     leaves = leaves_of(params)
     weights = [leaves[name] for name in names]

@@ -31,11 +31,7 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 
     The scores are ranks: every output's best weight comes before any output's second, so that a layer's count is
     spread evenly over its outputs; among equal ranks the product decides.
-
-    Args:
-        params: the parameters.
-        input_norms: of `layer_input_norms`; a weight that is missing there is scored by `|w_oi|`.
-        names: the weights to score, `[o, i...]`.
+    A weight, `[o, i...]`, without norms from `layer_input_norms` is scored by `|w_oi|`.
     """
     scores = {}
     for name in names:
@@ -50,10 +46,7 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 def layer_input_norms(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer, `[i...]`.
-
-    The weights of other layers are left out.
-    """
+    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer alone, `[i...]`."""
     total: dict[str, Tensor] = {}
     leaves = leaves_of(params)
     for x in batches:

@@ -28,21 +28,13 @@ before it is taken."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated time and memory of a whole run.
+    """The time and memory of a whole run, as in `PrunePlan`; `None` for what is not known."""
 
-    Attributes:
-        seconds_per_step: the median; `None` if a step would not fit into memory.
-        seconds: of all steps and mask updates, and of the work before and after them; `None` if a step would not fit.
-        peak_memory_bytes: of the process, or on the GPU; `None` if the system does not report it.
-        memory_bytes: total memory; `None` if the system does not report it.
-        advice: what to change if the run would not fit.
-    """
-
-    seconds_per_step: float | None
-    seconds: float | None
-    peak_memory_bytes: int | None
-    memory_bytes: int | None
-    advice: str | None
+    seconds_per_step: float | None = None
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_bytes: int | None = None
+    advice: str | None = None
 
 
 def estimate_run(
@@ -50,11 +42,7 @@ def estimate_run(
 ) -> tuple[Student, Estimate]:
     """Choose masks, take a few steps and finish, without keeping the results; the student is returned for its masks.
 
-    Args:
-        transfer: of the run.
-        micro_batching: how many samples go through the network at once.
-        finish: the work after the last step.
-        before: seconds that the work before took.
+    The work before took `before` seconds. `finish` is the work after the last step.
     """
     settings = transfer.settings
     student, choosing = _timed(lambda: first_student(transfer, micro_batching))

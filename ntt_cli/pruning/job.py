@@ -55,9 +55,6 @@ class PruneJob:
     """A prune run, ready to start.
 
     Attributes:
-        config: as the user gave it.
-        sources: where the network and the data come from.
-        method: how masks are chosen.
         loaded: the model; its module has shapes but no values.
         weights: of the teacher.
         teacher: with batch-norm statistics from the inputs, on its device.
@@ -67,7 +64,6 @@ class PruneJob:
         names: the prunable weights.
         looked_up: the prunable weights that are embeddings or tables.
         shape: of one sample's outputs; empty without inputs.
-        settings: of the method, with defaults resolved.
         with_kernels: whether the networks' kernels are measured at the end.
         has_kernel: whether, in addition, the networks allow kernel products.
     """

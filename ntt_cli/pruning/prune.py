@@ -113,7 +113,7 @@ def plan(
     begun = time.perf_counter()
     job = prepare(config, on_event, sources, method)
     this = _run_of(job, no_checkpoints(), on_event)
-    context, estimate = job.context(this), Estimate(None, None, None, None, None)
+    context, estimate = job.context(this), Estimate()
     if config.sparsity == 0:
         masks = context.dense()
     elif job.method.moves_weights:

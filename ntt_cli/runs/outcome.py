@@ -26,10 +26,7 @@ REPORTS: dict[Literal["prune", "finetune"], Literal["prune report", "finetune re
 class Outcome(Generic[S]):
     """The outcome of a run, whether or not it wrote files.
 
-    Attributes:
-        report: the summary that its report file holds.
-        contents: of its checkpoint; `None` if the same run has written everything before, or another process writes it.
-        tensors: of its report file.
+    There are no contents of a checkpoint if the same run wrote everything before, or another process writes it.
     """
 
     report: S

@@ -34,7 +34,6 @@ class Task:
     """A fine-tuning run, ready to start.
 
     Attributes:
-        config: as the user gave it.
         loaded: the model; its module is on the device and has the checkpoint's weights.
         masks: empty for a dense network.
         training: samples to learn from.

@@ -32,14 +32,10 @@ class Training:
     """A fine-tuning run between two steps; all of it changes in place.
 
     Attributes:
-        module: on its device.
-        optimiser: of the module's parameters.
-        schedule: of the optimiser's learning rate.
         order: generator for the order of the samples, drawn once an epoch.
         step: steps done over all epochs.
         losses: of the current epoch's steps.
         epochs: the finished epochs.
-        best: the best of them.
     """
 
     module: nn.Module

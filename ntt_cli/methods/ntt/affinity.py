@@ -78,7 +78,7 @@ def input_correlations(
 
 
 def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]) -> Iterator[RecordedPass]:
-    """Forward passes over all batches. The first is of one sample: it shows how many samples fit into memory.
+    """Forward passes over all batches, recorded. The first, of one sample, shows how many samples fit into memory.
 
     Yields:
         what each pass recorded.

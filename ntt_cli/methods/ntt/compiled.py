@@ -51,11 +51,9 @@ class Compiled:
         self._made: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, fixed: Any, *trees: Any) -> Any:
-        """`function(fixed, *trees)`, without a graph.
+        """`function(fixed, *trees)`, without a graph; `fixed` is hashable, and compiled in as a constant.
 
-        Args:
-            fixed: hashable; compiled in as a constant.
-            trees: dicts of tensors, with the same keys whenever `fixed` is the same, or tensors.
+        The trees are tensors, or dicts of tensors, with the same keys whenever `fixed` is the same.
 
         Raises:
             CompilationError: if the function does what cannot be traced, or there is no compiler that works.
@@ -112,11 +110,9 @@ class CompiledGradients:
         execution: Execution = Execution(),
     ) -> tuple[TransferLoss, Params]:
         """As `transfer_gradients`, where `apply` is the network bound to any buffers."""
-        density_now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
-        x = _inputs(batch.x1, batch.x2, batch.probe)
-        parts, gradients = self._compiled(
-            (objective, execution), params, mask_bits, apply.buffers, x, _parts(batch.teacher), density_now
-        )
+        fixed, x = (objective, execution), _inputs(batch.x1, batch.x2, batch.probe)
+        now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
+        parts, gradients = self._compiled(fixed, params, mask_bits, apply.buffers, x, _parts(batch.teacher), now)
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
     def _gradients(

@@ -81,13 +81,9 @@ def transfer_loss(
     `D_K` of `paper` is `‖K_s v − K_t v‖² / (n m c²)`, whose expectation over `v` is exact. `D_K` of `relative` is
     `‖K_s v − K_t v‖² / ‖K_t v‖²`: numerator and denominator are both estimates, by the same probe.
 
-    Args:
-        objective: which distances, and the factors of the terms.
-        student: the student's outputs at the masked parameters; with a graph if the loss is to have one.
-        teacher: the teacher's outputs. Without kernel products in both, there is no kernel term.
-        penalty: `weight_penalty` of the student's masked parameters.
-        execution: the processes that share the batch. Each process gets its own share of the distances, and these sum
-            to the distances of the whole batch. The penalty is whole in each.
+    The student's outputs are those at its masked parameters, whose `weight_penalty` is `penalty`. Without kernel
+    products of both networks, there is no kernel term. Each of the processes that share the batch gets its own share of
+    the distances, and these sum to the distances of the whole batch. The penalty is whole in each.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
@@ -116,16 +112,11 @@ def _weighted_sum(
     objective: Objective, distances: Mapping[str, Tensor], penalty: Tensor, alignment: Tensor | None
 ) -> TransferLoss:
     """`L = λ_K · D_K + D_f + λ_2 · penalty`, with its terms."""
-    loss = distances["logits"] + objective.weight_penalty * penalty
-    if "kernel" in distances:
-        loss = loss + objective.kernel_weight * distances["kernel"]
-    return TransferLoss(
-        total=loss,
-        kernel_distance=distances.get("kernel"),
-        logit_distance=distances["logits"],
-        weight_penalty=penalty,
-        alignment=alignment,
-    )
+    logits, kernel = distances["logits"], distances.get("kernel")
+    total = logits + objective.weight_penalty * penalty
+    if kernel is not None:
+        total = total + objective.kernel_weight * kernel
+    return TransferLoss(total, kernel, logits, penalty, alignment)
 
 
 def _divisor(objective: Objective, teacher: Tensor) -> Tensor:
@@ -153,8 +144,6 @@ def outputs_gradient(
 
     This is the first half of the chain rule: `∂L/∂f_s(x1)`, `∂L/∂f_s(x2)` and `∂L/∂(K_s v)`. `outputs_and_pullback`
     carries them on to the parameters. The penalty does not go through the outputs.
-
-    The arguments are those of `transfer_loss`; the student's outputs need no graph.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
     loss = transfer_loss(objective, replace(student, **leaves), teacher, penalty, execution)

@@ -35,8 +35,7 @@ class History:
     """What happened at each step and each mask update.
 
     Attributes:
-        earlier: the terms of the loss over the first steps, `[steps]` each; after `--resume`, also over the steps
-            before the interruption.
+        earlier: the terms of the loss over the first steps, `[steps]` each, those before an interruption included.
         losses: the losses of the steps since, one by one.
         update_steps: the steps before which masks were updated.
         densities: the density from each mask update on.
@@ -83,12 +82,9 @@ class History:
 
 @dataclass
 class Progress:
-    """A transfer between two steps.
+    """A transfer between two steps: `step` steps are done.
 
-    Attributes:
-        student: a step changes its parameters and optimiser in place; a mask update makes a new `Student` around them.
-        step: the number of steps done.
-        history: of these steps.
+    A step changes the student's parameters and optimiser in place; a mask update makes a new `Student` around them.
     """
 
     student: Student

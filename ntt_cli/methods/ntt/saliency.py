@@ -15,7 +15,7 @@ from ntt_cli.kernels.product import draw_probe, transposed_product
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
 
-EXPONENT_ACROSS_LAYERS = 1 / 4
+ACROSS_LAYERS = 1 / 4
 """The exponent of the sensitivities across layers, where scores say how many weights each layer keeps. Smaller
 ones do nothing or harm (docs/notebook/16-random-masks.md, 18-depth.md)."""
 

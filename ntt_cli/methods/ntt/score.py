@@ -24,12 +24,7 @@ from ntt_cli.masks.masks import choose_masks
 from ntt_cli.masks.rounds import scheduled_layer_density
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
-from ntt_cli.methods.ntt.saliency import (
-    EXPONENT_ACROSS_LAYERS,
-    exponent_within_layers,
-    logit_sensitivities,
-    saliency_scores,
-)
+from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, exponent_within_layers, logit_sensitivities, saliency_scores
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
@@ -126,8 +121,7 @@ class Saliency:
     Attributes:
         across: the exponent across layers.
         within: the exponent within layers; `None`: `exponent_within_layers` of the number of layers.
-        most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the number of
-            layers.
+        most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the same number.
         least_share: see `Score`.
 
     Example:
@@ -138,7 +132,7 @@ class Saliency:
         28
     """
 
-    across: float = EXPONENT_ACROSS_LAYERS
+    across: float = ACROSS_LAYERS
     within: float | None = None
     most_affinity: float | None = None
     least_share: float = LEAST_SHARE
@@ -166,10 +160,10 @@ class _SaliencyScores:
         if not settings.affinity:
             return scores
         most = largest_affinity_exponent(len(names)) if self.score.most_affinity is None else self.score.most_affinity
-        # The affinity depends on how many inputs a unit keeps when the density has fallen to its final value.
-        kept_at_end = {name: counts[name] * settings.density / self.context.density for name in names}
-        kept_per_unit = {name: kept_at_end[name] / len(scores[name]) for name in names}  # the first axis is the units
-        exponents = {name: affinity_exponent(kept_per_unit[name], most=most) for name in names}
+        exponents = {}
+        for name in names:  # by how many inputs a unit keeps when the density has fallen to its final value
+            kept_at_end = counts[name] * settings.density / self.context.density
+            exponents[name] = affinity_exponent(kept_at_end / len(scores[name]), most=most)  # the first axis is units
         with_affinity = [name for name in names if exponents[name]]
         correlations = self.context.micro_batching.run(lambda e: _correlations(self.context.transfer, with_affinity, e))
         for name in list(correlations):
@@ -196,13 +190,9 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
         for number in range(SALIENCY_BATCHES)
     )
+    student, outputs = context.student, context.transfer.outputs
     return logit_sensitivities(
-        context.student.apply,
-        context.student.masked_params,
-        batches,
-        outputs=context.transfer.outputs,
-        generator=generator,
-        execution=execution,
+        student.apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
     )
 
 

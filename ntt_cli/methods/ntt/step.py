@@ -135,9 +135,8 @@ def transfer_step(
 ) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 
-    The student's parameters and optimiser are advanced in place: copying them would double the memory of a step.
-
-    The processes that share the batch all move the same student in the same way.
+    The student's parameters and optimiser are advanced in place: copying them would double the memory of a step. The
+    processes that share the batch all move the same student in the same way.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
