@@ -24,7 +24,7 @@ from ntt_cli.files.atomic import (
     state_path,
 )
 from ntt_cli.files.lock import locked
-from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
+from ntt_cli.files.metadata import AnyRecord, CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.files.state import Kind, read_state
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Summary
@@ -67,11 +67,8 @@ def output_lock(output: Path | None, config: RunConfig, group: ProcessGroup, on_
         for path in (output, report_path(output), state):
             remove_orphans(path, older_than=0 if alone else HOUR)
         if state.exists() and not config.resume and not config.force:
-            raise OutputError(
-                state,
-                "holds the state of an unfinished run",
-                hint="go on with --resume, or start from the beginning with --force",
-            )
+            hint = "go on with --resume, or start from the beginning with --force"
+            raise OutputError(state, "holds the state of an unfinished run", hint=hint)
         yield
 
 
@@ -92,23 +89,25 @@ def run_record(
     )
 
 
-def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
-    """The record of a complete checkpoint or report, if the same run wrote it; otherwise `None`."""
+def _record_of(path: Path) -> AnyRecord | None:
+    """The record of a file; `None` if it is not complete, or has none."""
     try:
-        record = read_header(path).record
+        return read_header(path).record
     except CheckpointError:
         return None
-    if isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256:
-        return record
-    return None
+
+
+def _is_of(run: RunRecord, record: AnyRecord | None) -> bool:
+    """Whether a record is that of a checkpoint or report that the same run wrote."""
+    return isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256
 
 
 def finished(output: Path | None, config: RunConfig, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
     """With `--resume`, the report of the same run, if it has already written everything; otherwise `None`."""
     if output is None or not config.resume:
         return None
-    report = written_by(run, report_path(output))
-    if written_by(run, output) is None or not isinstance(report, ReportRecord):
+    report = _record_of(report_path(output))
+    if not isinstance(report, ReportRecord) or not (_is_of(run, report) and _is_of(run, _record_of(output))):
         return None
     try:
         summary = kind.model_validate(report.summary)
@@ -138,12 +137,9 @@ def open_checkpointer(
             remove_durably(path)
         return checkpointer
     for there in (output, report_path(output)):
-        if there.exists() and not config.force and written_by(run, there) is None:
-            raise OutputError(
-                there,
-                f"is of another run{_how_other(output, run)}",
-                hint="name another with --output, or overwrite it with --force",
-            )
+        if there.exists() and not config.force and not _is_of(run, _record_of(there)):
+            hint = "name another with --output, or overwrite it with --force"
+            raise OutputError(there, f"is of another run{_how_other(output, run)}", hint=hint)
     if not path.exists():
         on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
         return checkpointer
@@ -155,10 +151,7 @@ def open_checkpointer(
 
 def _how_other(output: Path, run: RunRecord) -> str:
     """How the run that wrote a checkpoint differs, as far as its record tells; it has no hash of weights or data."""
-    try:
-        record = read_header(output).record
-    except CheckpointError:
-        return ""
+    record = _record_of(output)
     if not isinstance(record, CheckpointRecord):
         return ""
     what = _other_run(record, run) or ["the file of weights or the data differ"]
@@ -188,22 +181,16 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     if left_by.weights_sha256 != run.weights_sha256:
         what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
     if what:
-        raise ResumeError(
-            path,
-            "is the state of another run: " + "; ".join(what),
-            hint="go on with what it was begun with, or start from the beginning with --force and without --resume",
-        )
+        hint = "go on with what it was begun with, or start from the beginning with --force and without --resume"
+        raise ResumeError(path, f"is the state of another run: {'; '.join(what)}", hint=hint)
     where = _differing(left_by.machine, run.machine, str)
     if left_by.data_sha256 != run.data_sha256:
         where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
     if not where:
         return
     if not allow_mismatch:
-        raise ResumeError(
-            path,
-            "was saved under other conditions: " + "; ".join(where),
-            hint="go on where it was begun, or give up the same bytes with --allow-mismatch",
-        )
+        hint = "go on where it was begun, or give up the same bytes with --allow-mismatch"
+        raise ResumeError(path, f"was saved under other conditions: {'; '.join(where)}", hint=hint)
     on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
 
 

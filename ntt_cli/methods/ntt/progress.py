@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Self
 
@@ -65,19 +65,14 @@ class History:
 
     def as_tensors(self) -> dict[str, Tensor]:
         """All of it, for the report."""
-        validation = {
-            "validation_step": torch.tensor(list(self.validation)),
-            "validation_distance": torch.tensor(list(self.validation.values())),
+        values: dict[str, Iterable[float]] = {
+            "mask_update_step": self.update_steps,
+            "density": self.densities,
+            "mask_changes": self.changes,
         }
-        return (
-            self.loss_tensors()
-            | (validation if self.validation else {})
-            | {
-                "mask_update_step": torch.tensor(self.update_steps),
-                "density": torch.tensor(self.densities),
-                "mask_changes": torch.tensor(self.changes),
-            }
-        )
+        if self.validation:
+            values = {"validation_step": self.validation, "validation_distance": self.validation.values()} | values
+        return self.loss_tensors() | {name: torch.tensor(list(numbers)) for name, numbers in values.items()}
 
 
 @dataclass

@@ -12,7 +12,7 @@ factor. `score(context)` makes the scores of one mask update, and `update_masks`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,14 +67,17 @@ class ScoreContext:
         return list(self.student.mask_bits)
 
 
-class MaskScores(Protocol):
-    """The scores of one mask update."""
+@dataclass(frozen=True)
+class MaskScores:
+    """The scores of one mask update.
 
-    def across_layers(self) -> Scores:
-        """Scores to compare weights of different layers by. Called first."""
+    Attributes:
+        across_layers: gives scores to compare weights of different layers by. Called first.
+        within_layers: gives scores to compare weights of the same layer by, for the count of each. Called last.
+    """
 
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        """Scores to compare weights of the same layer by, which keeps `counts[name]` of them. Called last."""
+    across_layers: Callable[[], Scores]
+    within_layers: Callable[[Mapping[str, int]], Scores]
 
 
 class Score(Protocol):
@@ -100,18 +103,8 @@ class MagnitudeScore:
 
     def __call__(self, context: ScoreContext) -> MaskScores:
         """The same scores across layers and within them."""
-        return _SameScores(magnitude_scores(context.student.params, context.names))
-
-
-@dataclass(frozen=True)
-class _SameScores:
-    scores: Scores
-
-    def across_layers(self) -> Scores:
-        return self.scores
-
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        return self.scores
+        scores = magnitude_scores(context.student.params, context.names)
+        return MaskScores(lambda: scores, lambda counts: scores)
 
 
 @dataclass(frozen=True)
@@ -139,33 +132,29 @@ class Saliency:
 
     def __call__(self, context: ScoreContext) -> MaskScores:
         """The scores by the sensitivities of the student's outputs."""
-        return _SaliencyScores(self, context, context.micro_batching.run(lambda e: _sensitivities(context, e)))
+        sensitivities = context.micro_batching.run(lambda execution: _sensitivities(context, execution))
+        params, names = context.student.params, context.names
+        return MaskScores(
+            lambda: saliency_scores(params, sensitivities, names, exponent=self.across),
+            lambda counts: self._within_layers(context, sensitivities, counts),
+        )
 
-
-@dataclass
-class _SaliencyScores:
-    score: Saliency
-    context: ScoreContext
-    sensitivities: Scores
-
-    def across_layers(self) -> Scores:
-        params, names = self.context.student.params, self.context.names
-        return saliency_scores(params, self.sensitivities, names, exponent=self.score.across)
-
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        params, names, settings = self.context.student.params, self.context.names, self.context.transfer.settings
-        exponent = exponent_within_layers(len(names)) if self.score.within is None else self.score.within
-        scores = saliency_scores(params, self.sensitivities, names, exponent=exponent)
-        self.sensitivities = {}  # frees their memory for the correlations
+    def _within_layers(self, context: ScoreContext, sensitivities: Scores, counts: Mapping[str, int]) -> Scores:
+        names, settings = context.names, context.transfer.settings
+        exponent = exponent_within_layers(len(names)) if self.within is None else self.within
+        scores = saliency_scores(context.student.params, sensitivities, names, exponent=exponent)
+        sensitivities.clear()  # frees their memory for the correlations
         if not settings.affinity:
             return scores
-        most = largest_affinity_exponent(len(names)) if self.score.most_affinity is None else self.score.most_affinity
+        most = largest_affinity_exponent(len(names)) if self.most_affinity is None else self.most_affinity
         exponents = {}
         for name in names:  # by how many inputs a unit keeps when the density has fallen to its final value
-            kept_at_end = counts[name] * settings.density / self.context.density
+            kept_at_end = counts[name] * settings.density / context.density
             exponents[name] = affinity_exponent(kept_at_end / len(scores[name]), most=most)  # the first axis is units
         with_affinity = [name for name in names if exponents[name]]
-        correlations = self.context.micro_batching.run(lambda e: _correlations(self.context.transfer, with_affinity, e))
+        correlations = context.micro_batching.run(
+            lambda execution: _correlations(context.transfer, with_affinity, execution)
+        )
         for name in list(correlations):
             scores[name] *= affinity(correlations.pop(name), exponent=exponents[name])
         return scores
