@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.methods.snip import Batch, leaves_of
+from ntt_cli.methods.snip import Batch, gradients_of, leaves_of
 from ntt_cli.networks.second_order import twice_differentiable
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
@@ -38,19 +38,18 @@ def grasp_scores(
     kept = list(batches)
     total = sum(len(x) for x, _ in kept)
     leaves = leaves_of(params)
-    weights = [leaves[name] for name in names]
+    scores = {name: torch.zeros_like(params[name]) for name in names}
 
-    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> tuple[Tensor, ...]:
+    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> Params:
         loss = CLASSIFICATION.loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
-        return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
+        return gradients_of(loss, leaves, names, create_graph=create_graph)
 
     with torch.enable_grad(), twice_differentiable():
-        first = [sum(parts) for parts in zip(*(gradient(x, y, create_graph=False) for x, y in kept), strict=True)]
-        scores = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
+        parts = [gradient(x, y, create_graph=False) for x, y in kept]
+        first = {name: sum(part[name] for part in parts) for name in names}
         for x, y in kept:
             second = gradient(x, y, create_graph=True)
-            inner = torch.stack([(g * h).sum() for g, h in zip(first, second, strict=True)]).sum()
-            products = torch.autograd.grad(inner, weights, materialize_grads=True)
-            for name, weight, product in zip(names, weights, products, strict=True):
-                scores[name] += weight.detach() * product
+            inner = torch.stack([(first[name] * second[name]).sum() for name in names]).sum()
+            for name, product in gradients_of(inner, leaves, names).items():
+                scores[name] += params[name].detach() * product
     return scores

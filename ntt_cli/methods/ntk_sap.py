@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
+from ntt_cli.methods.snip import gradients_of
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -50,8 +51,8 @@ def ntk_sap_scores(
         moved = params | {name: params[name] + perturbation * shift[name] for name in masks}
         with torch.enable_grad():
             gap = apply(_products(params, numbers), x) - apply(_products(moved, numbers), x)
-            gradients = torch.autograd.grad(gap.square().sum() / len(x), list(numbers.values()), materialize_grads=True)
-        for name, gradient in zip(numbers, gradients, strict=True):
+            gradients = gradients_of(gap.square().sum() / len(x), numbers, numbers)
+        for name, gradient in gradients.items():
             total[name] += gradient
     return {name: value.abs() * masks[name] for name, value in total.items()}
 

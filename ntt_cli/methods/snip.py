@@ -47,20 +47,22 @@ def weight_times_gradient(
     At given parameters, `losses` gives for each batch the mean loss, with a graph, and the number of samples.
     """
     leaves = leaves_of(params)
-    weights = [leaves[name] for name in names]
-    total = [torch.zeros_like(weight) for weight in weights]
-    count = 0
+    total, count = {name: torch.zeros_like(params[name]) for name in names}, 0
     with torch.enable_grad():
         for loss, samples in losses(leaves):
-            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
-            total = [sum_ + samples * gradient for sum_, gradient in zip(total, gradients, strict=True)]
+            for name, gradient in gradients_of(loss, leaves, names).items():
+                total[name] += samples * gradient
             count += samples
-    return {
-        name: (weight.detach() * sum_.detach() / count).abs()
-        for name, weight, sum_ in zip(names, weights, total, strict=True)
-    }
+    return {name: (params[name].detach() * total[name] / count).abs() for name in names}
 
 
 def leaves_of(params: Params) -> Params:
     """The parameters as leaves of a new graph; values are shared."""
     return {name: p.detach().requires_grad_() for name, p in params.items()}
+
+
+def gradients_of(loss: Tensor, leaves: Params, names: Iterable[str], *, create_graph: bool = False) -> Params:
+    """The gradient of a scalar with respect to each named leaf, zero where it does not depend on it."""
+    chosen = {name: leaves[name] for name in names}
+    found = torch.autograd.grad(loss, list(chosen.values()), create_graph=create_graph, materialize_grads=True)
+    return dict(zip(chosen, found, strict=True))

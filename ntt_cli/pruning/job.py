@@ -174,36 +174,25 @@ def prepare(
 def _open_network(
     config: PruneConfig, method: Method, sources: Sources, on_event: EventSink
 ) -> tuple[LoadedModel, Weights, FunctionalModel]:
-    """The network, its weights, and it as a function on its device."""
-    device = pick_device(config.device)
-    loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
-    describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
-    _check_origin(config, method, loaded, weights, sources, on_event)
-    teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
-    return replace(loaded, module=teacher.module), weights, teacher  # the module had a second copy of the values
-
-
-def _check_origin(
-    config: PruneConfig, method: Method, loaded: LoadedModel, weights: Weights, sources: Sources, on_event: EventSink
-) -> None:
-    """Warn if the factory's weights do not depend on the seed, as with trained weights.
+    """The network, its weights, and it as a function on its device.
 
     Raises:
         UsageError: if the method needs other weights, but the factory always builds the same.
     """
-    if method.reinitialises and (weights.origin == "factory" or sources.model is not None):
-        only = "is one network alone" if sources.model is not None else "says TRAINED: it always builds the same"
+    device, own = pick_device(config.device), sources.model is not None
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
+    describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
+    if method.reinitialises and (weights.origin == "factory" or own):
+        only = "is one network alone" if own else "says TRAINED: it always builds the same"
         what = f"puts the mask on other random weights, and {config.model} {only}"
         raise UsageError(f"--method {config.method}", what, hint="choose another method")
-    if sources.model is None and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
-        on_event(
-            Warned(
-                f"{config.model} builds the same weights under every seed. If they are trained, write TRAINED = True in"
-                " model.py, and NTT matches outputs alone, as with --weights; if it sets a seed itself, leave that to"
-                " --seed"
-            )
-        )
+    if not own and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
+        what = f"{config.model} builds the same weights under every seed"
+        trained = "If they are trained, write TRAINED = True in model.py, and NTT matches outputs alone"
+        on_event(Warned(f"{what}. {trained}, as with --weights; if it sets a seed itself, leave that to --seed"))
+    teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    return replace(loaded, module=teacher.module), weights, teacher  # the module had a second copy of the values
 
 
 def _open_inputs(

@@ -40,11 +40,7 @@ class Classification(Task):
     def check(self, inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
         """Refuse data without labels, or with labels without an output; warn of outputs without a class.
 
-        Args:
-            inputs: the data.
-            on_event: receives the warning.
-            shape: of one sample's logits, `(*positions, classes)`.
-            purpose: the use of the labels, for messages.
+        The shape of one sample's logits is `(*positions, classes)`.
 
         Raises:
             DataError: if labels are missing or out of range, or their number differs from that of the rows of logits.
@@ -54,19 +50,14 @@ class Classification(Task):
             raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
         *positions, classes = shape
         if list(labels.shape[1:]) != positions:
-            raise DataError(
-                spec,
-                f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
-                hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
-            )
+            what = f"has labels of shape {[*labels.shape]} for logits of shape {[len(labels), *shape]}"
+            hint = "save one whole number for each row of logits, not one-hot rows, or pick others with --logits"
+            raise DataError(spec, what, hint=hint)
         wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
         if wrong.any():
             first = tuple(int(i) for i in wrong.nonzero()[0])
-            raise DataError(
-                spec,
-                f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
-                hint="mend the labels, or build the model with more outputs (--model-arg)",
-            )
+            what = f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs"
+            raise DataError(spec, what, hint="mend the labels, or build the model with more outputs (--model-arg)")
         if (labels == IGNORED).all():
             raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
         names = inputs.samples.class_names
