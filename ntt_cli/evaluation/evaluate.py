@@ -150,7 +150,6 @@ def run(
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
-    """How well the network agrees with its teacher; `None` without a teacher."""
     config, inputs = job.config, job.inputs
     classes = number_of_choices(job.shape, job.loaded, inputs)
     if warn_if_disconnected(job.model.bind(), job.model.params, inputs, on_event):

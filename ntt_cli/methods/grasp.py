@@ -23,7 +23,6 @@ class GraSP(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`w · (H g)`."""
         return grasp_scores(context.apply, context.masked(masks), context.names, context.labelled())
 
 

@@ -18,7 +18,6 @@ class LogitSnip(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w · ∂R/∂w|`."""
         return logit_snip_scores(context.apply, context.masked(masks), context.names, context.batches())
 
 

@@ -23,7 +23,6 @@ class Snip(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w · ∂L/∂w|`."""
         return snip_scores(context.apply, context.masked(masks), context.names, context.labelled())
 
 

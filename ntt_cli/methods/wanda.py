@@ -21,7 +21,6 @@ class Wanda(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w_oi| · ‖x_i‖`, as ranks within each output."""
         norms = layer_input_norms(context.apply, context.params, context.names, context.batches())
         return wanda_scores(context.params, norms, context.names)
 

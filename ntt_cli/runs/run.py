@@ -21,10 +21,8 @@ class Run:
 
     @property
     def group(self) -> ProcessGroup:
-        """The processes of the run."""
         return self.checkpointer.group
 
     @property
     def stop(self) -> Stop:
-        """Whether the run was asked to end."""
         return self.checkpointer.stop

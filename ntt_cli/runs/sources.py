@@ -96,7 +96,6 @@ class Sources:
 
     @property
     def has_data(self) -> bool:
-        """Whether the caller handed over data."""
         return self.data is not None
 
 

@@ -29,11 +29,9 @@ class Classification(Task):
         return cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
 
     def count(self, targets: Int[Tensor, "n *positions"]) -> Int[Tensor, ""]:
-        """The number of labels that are not ignored."""
         return (targets != IGNORED).sum()
 
     def correct(self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"]) -> int:
-        """How often the label has the highest logit."""
         rows, counted = counted_rows(outputs, targets)
         return int((rows.argmax(dim=1) == counted).sum())
 

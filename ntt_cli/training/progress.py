@@ -56,7 +56,6 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """The device of the module."""
         return next(self.module.parameters()).device
 
     def state(self) -> State:
@@ -125,8 +124,6 @@ class BestValues(Record):
 
 
 class TrainingValues(Record):
-    """The values of a training's state that are not tensors."""
-
     epochs: list[EpochSummary]
     best: BestValues | None
 

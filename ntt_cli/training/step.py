@@ -64,7 +64,6 @@ class SparseModule:
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The module's parameters by name."""
         return dict(self.module.named_parameters())
 
 

@@ -62,7 +62,6 @@ class Batches:
 
     @property
     def _like(self) -> Tensor:
-        """A tensor of the teacher's precision, on its device."""
         return next(iter(self.transfer.teacher.params.values()))
 
     def _remember(self, number: int, new: Outputs) -> None:

@@ -50,7 +50,6 @@ class TransferPlan:
 
     @property
     def window(self) -> int:
-        """The number of steps between two mask updates."""
         return self.updates.step
 
 

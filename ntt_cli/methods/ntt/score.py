@@ -63,7 +63,6 @@ class ScoreContext:
 
     @property
     def names(self) -> list[str]:
-        """The prunable weights."""
         return list(self.student.mask_bits)
 
 
@@ -102,7 +101,6 @@ class MagnitudeScore:
     least_share: float = 0.0
 
     def __call__(self, context: ScoreContext) -> MaskScores:
-        """The same scores across layers and within them."""
         scores = magnitude_scores(context.student.params, context.names)
         return MaskScores(lambda: scores, lambda counts: scores)
 
@@ -131,7 +129,6 @@ class Saliency:
     least_share: float = LEAST_SHARE
 
     def __call__(self, context: ScoreContext) -> MaskScores:
-        """The scores by the sensitivities of the student's outputs."""
         sensitivities = context.micro_batching.run(lambda execution: _sensitivities(context, execution))
         params, names = context.student.params, context.names
         return MaskScores(
