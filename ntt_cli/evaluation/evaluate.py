@@ -13,7 +13,6 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.evaluation.agreement import (
-    Networks,
     measure_agreement,
     measure_kernel_distance,
     number_of_choices,
@@ -152,7 +151,7 @@ def run(
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     config, inputs = job.config, job.inputs
     classes = number_of_choices(job.shape, job.loaded, inputs)
-    if warn_if_disconnected(job.model.bind(), job.model.params, inputs, on_event):
+    if warn_if_disconnected(job.model, inputs, on_event):
         classes = None
     if config.teacher is None:
         return None
@@ -161,14 +160,13 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     _compare_records(config, job.weights, weights, inputs, on_event)
     # Without events: the notes about the network have been given.
     teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
-    networks = Networks(job.model.bind(), job.model.params, teacher.bind(), teacher.params)
-    agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
+    agreement = measure_agreement(job.model, teacher, inputs, classes=classes, batch_size=config.batch_size)
     outputs, where = math.prod(job.shape), config.model
     if not config.kernels or not find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=where):
         return agreement
     distance = warned_of(
         "distance between the kernels",
-        lambda: measure_kernel_distance(networks, inputs, outputs=outputs, batch_size=config.batch_size),
+        lambda: measure_kernel_distance(job.model, teacher, inputs, outputs=outputs, batch_size=config.batch_size),
         on_event,
     )
     return agreement.model_copy(update={"kernel_distance": distance})

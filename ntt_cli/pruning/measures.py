@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ntt_cli.evaluation.agreement import (
     KernelComparison,
-    Networks,
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
@@ -74,9 +74,9 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
     """
     if job.inputs is None:
         return Measures()
-    inputs, params, batch_size = job.inputs, pruned.params, job.settings.batch_size
-    student, teacher = job.teacher.bind(pruned.buffers), job.teacher.bind()
-    some, networks = inputs.some(AGREEMENT_SAMPLES), Networks(student, params, teacher, job.teacher.params)
+    inputs, batch_size = job.inputs, job.settings.batch_size
+    some, few = inputs.some(AGREEMENT_SAMPLES), inputs.some(SPECTRUM_SAMPLES)
+    teacher, student = job.teacher, replace(job.teacher, params=pruned.params, buffers=pruned.buffers)
 
     def attempt(what: str, work: Callable[[Execution], Result], *, in_parts: bool = True) -> Result | None:
         def interruptible() -> Result:
@@ -85,27 +85,20 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
 
         return warned_of(what, interruptible, run.on_event)
 
-    disconnected = attempt(
-        "outputs", lambda execution: warn_if_disconnected(student, params, inputs, run.on_event, execution)
-    )
+    disconnected = attempt("outputs", partial(warn_if_disconnected, student, inputs, run.on_event))
     classes = None if disconnected else number_of_choices(job.shape, job.loaded, inputs)
-    agreement = attempt(
-        "agreement with the teacher",
-        lambda execution: measure_agreement(
-            networks, some, classes=classes, batch_size=batch_size, execution=execution
-        ),
-    )
+    agree = partial(measure_agreement, student, teacher, some, classes=classes, batch_size=batch_size)
+    agreement = attempt("agreement with the teacher", agree)
     if not job.with_kernels:
         return Measures(agreement)
-    limits = {"outputs": job.outputs, "run_passes": STEP_PASSES * steps * batch_size}
+    outputs, run_passes = job.outputs, STEP_PASSES * steps * batch_size
     if agreement is not None and job.has_kernel:
-        distance = attempt(
-            "distance between the kernels",
-            lambda execution: measure_kernel_distance(
-                networks, some, batch_size=batch_size, execution=execution, **limits
-            ),
-        )
+        differ = partial(measure_kernel_distance, student, teacher, some, outputs=outputs, run_passes=run_passes)
+        distance = attempt("distance between the kernels", partial(differ, batch_size=batch_size))
         agreement = agreement.model_copy(update={"kernel_distance": distance})
-    few = inputs.some(SPECTRUM_SAMPLES)
-    kernels = attempt("spectra of the kernels", lambda _: compare_kernels(networks, few, **limits), in_parts=False)
+    kernels = attempt(
+        "spectra of the kernels",
+        lambda _: compare_kernels(student, teacher, few, outputs=outputs, run_passes=run_passes),
+        in_parts=False,
+    )
     return Measures(agreement, kernels)
