@@ -16,10 +16,8 @@ from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
-from ntt_cli.methods.ntt.method import NTT
-from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
+from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
@@ -29,7 +27,6 @@ from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_r
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.device import pick_device
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.micro_batching import MicroBatching
@@ -117,8 +114,7 @@ def plan(
     if config.sparsity == 0:
         masks = context.dense()
     elif job.method.moves_weights:
-        student, estimate = _estimate(job, this, begun)
-        masks = student.masks
+        masks, estimate = estimate_run(job, this, begun=begun)
     else:
         masks = job.method.masks(context)
     return PrunePlan(
@@ -143,19 +139,6 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     if job.config.sparsity == 0:
         return Pruned(job.teacher.params, job.teacher.buffers, context.dense())
     return job.method.prune(context)
-
-
-def _estimate(job: PruneJob, this: Run, begun: float) -> tuple[Student, Estimate]:
-    assert job.inputs is not None
-    context = job.context(this)
-
-    def finish(student: Student) -> None:
-        measure(job, context.pruned(student.params, student.masks), this, steps=PROBE_STEPS)
-
-    with threads_for(job.teacher, job.inputs):
-        assert isinstance(job.method, NTT)
-        transfer = job.method.transfer_of(context)
-        return estimate_run(transfer, this.micro_batching, finish=finish, before=time.perf_counter() - begun)
 
 
 def _with_values(model: FunctionalModel, tensors: Params) -> FunctionalModel:

@@ -67,6 +67,7 @@ class NTT(Method):
             return run_transfer(self.transfer_of(context), context.run)
 
     def transfer_of(self, context: MethodContext) -> Transfer:
+        """The problem that the transfer solves."""
         assert context.inputs is not None
         settings = replace(context.settings, **self.parts)
         fixed = None if settings.mask == "learned" else method_class(settings.mask)().masks(context)

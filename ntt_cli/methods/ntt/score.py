@@ -112,7 +112,8 @@ class Saliency:
     Attributes:
         across: the exponent across layers.
         within: the exponent within layers; `None`: `exponent_within_layers` of the number of layers.
-        most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the same number.
+        most_affinity: the largest exponent of the affinity; `None`: `largest_affinity_exponent` of the number of
+            layers.
         least_share: see `Score`.
 
     Example:
