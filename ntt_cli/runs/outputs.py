@@ -40,9 +40,6 @@ S = TypeVar("S", bound=Summary)
 
 RunConfig = PruneConfig | FinetuneConfig
 
-STATES: dict[type[RunConfig], Kind] = {PruneConfig: "prune state", FinetuneConfig: "finetune state"}
-"""The kind of state that a run leaves, by the type of its configuration."""
-
 
 @contextlib.contextmanager
 def output_lock(output: Path | None, config: RunConfig, group: ProcessGroup, on_event: EventSink) -> Generator[None]:
@@ -130,7 +127,8 @@ def open_checkpointer(
     """
     if output is None:
         return no_checkpoints()
-    path, kind = state_path(output), STATES[type(config)]
+    path = state_path(output)
+    kind: Kind = "prune state" if isinstance(config, PruneConfig) else "finetune state"
     checkpointer = RunCheckpointer(path, kind, run, config.checkpoint_every, stop, on_event, group=group)
     if not config.resume:
         if group.first:
@@ -160,15 +158,14 @@ def _how_other(output: Path, run: RunRecord) -> str:
 
 def _other_run(then: CheckpointRecord | RunRecord, now: RunRecord) -> list[str]:
     """The options and Python files that differ."""
-    what = _differing(then.config, now.config, flag)
-    if then.model.sha256 != now.model.sha256:
-        what.append(_differs("the model's file", then.model.sha256, now.model.sha256))
-    return what + _differing(then.model.modules, now.model.modules, "the module {}".format)
+    options = _differing(then.config, now.config, flag)
+    file = _differs("the model's file", then.model.sha256, now.model.sha256)
+    return options + file + _differing(then.model.modules, now.model.modules, "the module {}".format)
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], call: Callable[[str], str]) -> list[str]:
-    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    return [_differs(call(name), then.get(name), now.get(name)) for name in names]
+    names = sorted({*then, *now})
+    return [text for name in names for text in _differs(call(name), then.get(name), now.get(name))]
 
 
 def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventSink, *, allow_mismatch: bool) -> None:
@@ -177,15 +174,10 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     Raises:
         ResumeError: if the runs differ; it names the differences.
     """
-    what = _other_run(left_by, run)
-    if left_by.weights_sha256 != run.weights_sha256:
-        what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
-    if what:
+    if what := _other_run(left_by, run) + _differs("the file of weights", left_by.weights_sha256, run.weights_sha256):
         hint = "go on with what it was begun with, or start from the beginning with --force and without --resume"
         raise ResumeError(path, f"is the state of another run: {'; '.join(what)}", hint=hint)
-    where = _differing(left_by.machine, run.machine, str)
-    if left_by.data_sha256 != run.data_sha256:
-        where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
+    where = _differing(left_by.machine, run.machine, str) + _differs("the data", left_by.data_sha256, run.data_sha256)
     if not where:
         return
     if not allow_mismatch:
@@ -194,8 +186,9 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
 
 
-def _differs(name: str, then: object, now: object) -> str:
-    return f"{name} was {_short(then)} and is {_short(now)}"
+def _differs(name: str, then: object, now: object) -> list[str]:
+    """How two values differ, in words; nothing where they are the same."""
+    return [] if then == now else [f"{name} was {_short(then)} and is {_short(now)}"]
 
 
 def _short(value: object) -> str:
