@@ -16,7 +16,7 @@ from ntt_cli.masks.masks import choose_masks
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.compiled import CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Batch, Form, Gradients, start_student, transfer_step, under_masks
+from ntt_cli.methods.ntt.step import Batch, Gradients, start_student, transfer_step, under_masks
 from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
@@ -128,17 +128,11 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
     teacher = replace(teacher, params=channels_last(teacher.params, but=seldom))  # as `ntt prune` lays them out
     apply, params = teacher.bind(), teacher.params
     execution = Execution(keep_graph=uses_weights_seldom(apply, params, x[:1]))
-    student = start_student(
-        apply,
-        params,
-        prunable_names(teacher),
-        learning_rate=1e-4,
-        compiled=passes.gradients,
-    )
+    student = start_student(teacher, prunable_names(teacher), learning_rate=1e-4, compiled=passes.gradients)
     scores = magnitude_scores(params, student.mask_bits)
     masks = choose_masks(scores, allocate("erk", scores, density=0.05))
     student = under_masks(student, masks, density=0.05, apply=apply)
-    form = Form(Objective("relative", kernel_weight=1.0, weight_penalty=0.0))
+    objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0)
     x1, x2 = x.chunk(2)
     with torch.no_grad():
         like = apply(params, x2)
@@ -149,7 +143,7 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
     def step() -> None:
         v = probe if cached else draw_probe(shape, like=like, generator=generator)
         theirs = known or passes.outputs(apply, params, x1, x2, v)
-        transfer_step(student, Batch(x1, x2, v, theirs), form, execution)
+        transfer_step(student, Batch(x1, x2, v, theirs), objective, execution)
 
     return step
 

@@ -16,12 +16,13 @@ from ntt_cli.kernels.exact import PASS_FLOPS, exact_kernel, kernel_flops
 from ntt_cli.kernels.product import draw_probe, kernel_vector_product
 from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
 from ntt_cli.networks.flops import count_flops
+from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Agreement, KernelSummary
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tasks.metrics import TIED, same_first_choice, squares
-from ntt_cli.tensors import Apply, Params
+from ntt_cli.tensors import Apply
 
 Result = TypeVar("Result")
 
@@ -45,16 +46,6 @@ KERNEL_FLOPS = 2**34
 PRODUCT_PASSES = 6
 """The cost of products with the kernels of two networks, in forward passes a sample: one half of the batch goes
 backwards through each network, the other half in forward mode."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """A student and its teacher, each as a function and its parameters."""
-
-    apply_student: Apply
-    student: Params
-    apply_teacher: Apply
-    teacher: Params
 
 
 def _allowance(pass_flops: int, run_passes: int) -> int:
@@ -86,40 +77,36 @@ def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Input
 
 
 def warn_if_disconnected(
-    apply: Apply, params: Params, inputs: Inputs, on_event: EventSink, execution: Execution = Execution()
+    model: FunctionalModel, inputs: Inputs, on_event: EventSink, execution: Execution = Execution()
 ) -> bool:
     """Whether the outputs are the same for several different inputs; if so, warn."""
     x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
+    apply = model.bind()
     with torch.no_grad():
-        outputs = torch.cat([apply(params, part) for part in execution.split(x)])
+        outputs = torch.cat([apply(model.params, part) for part in execution.split(x)])
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
     if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
         return False
-    on_event(
-        Warned(
-            "the network's outputs do not depend on its inputs: no path of weights leads from one to the other; lower"
-            " --sparsity, or try another --allocation or --method"
-        )
-    )
+    what = "the network's outputs do not depend on its inputs: no path of weights leads from one to the other"
+    on_event(Warned(f"{what}; lower --sparsity, or try another --allocation or --method"))
     return True
 
 
 def measure_agreement(
-    networks: Networks,
+    student: FunctionalModel,
+    teacher: FunctionalModel,
     inputs: Inputs,
+    execution: Execution = Execution(),
     *,
     classes: int | None,
     batch_size: int = 256,
-    execution: Execution = Execution(),
 ) -> Agreement:
-    """The distance of the logits, relative to the teacher's norm, and how often both choose the same class.
-
-    Without `classes`, only the distance is measured.
-    """
+    """The distance of the logits, relative to the teacher's norm, and with `classes` how often both choose the same."""
     gaps, norms, same, decided = 0.0, 0.0, 0, 0
+    apply_student, apply_teacher = student.bind(), teacher.bind()
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
-            ours, theirs = networks.apply_student(networks.student, x), networks.apply_teacher(networks.teacher, x)
+            ours, theirs = apply_student(student.params, x), apply_teacher(teacher.params, x)
             gaps += float(squares(ours - theirs))
             norms += float(squares(theirs))
             if classes is not None:
@@ -133,14 +120,14 @@ def measure_agreement(
 
 
 def measure_kernel_distance(
-    networks: Networks,
+    student: FunctionalModel,
+    teacher: FunctionalModel,
     inputs: Inputs,
+    execution: Execution = Execution(),
     *,
     outputs: int,
     run_passes: int = 0,
     batch_size: int = 256,
-    execution: Execution = Execution(),
-    seed: int = 0,
 ) -> float:
     """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
 
@@ -151,19 +138,18 @@ def measure_kernel_distance(
     Raises:
         FloatingPointError: if the distance is not finite.
     """
-    teacher = networks.teacher
-    pass_flops = count_flops(networks.apply_teacher, teacher, inputs.batch(torch.arange(1)), {}).dense
+    pass_flops = count_flops(teacher.bind(), teacher.params, inputs.batch(torch.arange(1)), {}).dense
     most = max(2, _allowance(pass_flops, run_passes) // max(1, PRODUCT_PASSES * pass_flops))
     size = max(2, min(len(inputs), batch_size, KERNEL_BATCH, most))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     gaps, norms = 0.0, 0.0
     for _ in range(min(KERNEL_BATCHES, most // size)):
         x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
-        probe = draw_probe((len(x2), outputs), like=next(iter(teacher.values())), generator=generator)
-        ours = kernel_vector_product(
-            networks.apply_student, networks.student, x1, x2, probe, execution=execution
-        ).product
-        theirs = kernel_vector_product(networks.apply_teacher, teacher, x1, x2, probe, execution=execution).product
+        probe = draw_probe((len(x2), outputs), like=next(iter(teacher.params.values())), generator=generator)
+        ours, theirs = (
+            kernel_vector_product(model.bind(), model.params, x1, x2, probe, execution=execution).product
+            for model in (student, teacher)
+        )
         gaps += float(squares(ours - theirs))
         norms += float(squares(theirs))
     distance = gaps / norms if norms else gaps
@@ -174,44 +160,34 @@ def measure_kernel_distance(
 
 @dataclass(frozen=True)
 class KernelComparison:
-    """The exact kernels of teacher and student on the same few samples.
-
-    Attributes:
-        summary: their alignment and effective ranks.
-        tensors: `spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`.
-    """
+    """The exact kernels of teacher and student on the same few samples: their summary, and tensors for the report."""
 
     summary: KernelSummary
     tensors: dict[str, Tensor]
+    """`spectrum.*`, eigenvalues; `residual.*`, predicted at the times `residual.times`."""
 
 
 def compare_kernels(
-    networks: Networks,
-    inputs: Inputs,
-    *,
-    outputs: int,
-    run_passes: int = 0,
-    memory_bytes: int = 2**30,
+    student: FunctionalModel, teacher: FunctionalModel, inputs: Inputs, *, outputs: int, run_passes: int = 0
 ) -> KernelComparison:
     """Compare the kernels on all inputs and outputs, or on as many as the network's size allows.
 
     The cost is limited to a fraction of a run of `run_passes` forward passes, but some operations are always allowed.
-    With only some of the outputs, the results are for blocks of the kernels, and the summary says so. Derivatives take
-    at most `memory_bytes` at once.
+    With only some of the outputs, the results are for blocks of the kernels, and the summary says so.
 
     Raises:
         FloatingPointError: if an eigenvalue is not finite.
     """
-    apply_teacher, teacher = networks.apply_teacher, networks.teacher
-    parameters = sum(p.numel() for p in teacher.values())
+    apply, params = teacher.bind(), teacher.params
+    parameters = sum(p.numel() for p in params.values())
     rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))
     first = inputs.batch(torch.arange(1))
-    allowance = _allowance(count_flops(apply_teacher, teacher, first, {}).dense, run_passes)
+    allowance = _allowance(count_flops(apply, params, first, {}).dense, run_passes)
     while True:
         # If all outputs of two samples are too many rows, take as many outputs as samples.
         few = outputs if 2 * outputs <= rows else min(outputs, math.isqrt(rows))
         samples = min(len(inputs), max(1, rows // few))
-        if rows == 1 or 2 * kernel_flops(apply_teacher, teacher, first, samples=samples, outputs=few) <= allowance:
+        if rows == 1 or 2 * kernel_flops(apply, params, first, samples=samples, outputs=few) <= allowance:
             break
         rows //= 2
     chosen = torch.randperm(outputs, generator=torch.Generator().manual_seed(0))[:few].sort().values
@@ -220,10 +196,8 @@ def compare_kernels(
     def part(apply: Apply) -> Apply:
         return apply if len(chosen) == outputs else lambda params, x: apply(params, x)[:, chosen]
 
-    kernels = {
-        "teacher": exact_kernel(part(apply_teacher), teacher, x, x, memory_bytes=memory_bytes),
-        "student": exact_kernel(part(networks.apply_student), networks.student, x, x, memory_bytes=memory_bytes),
-    }
+    networks = {"teacher": teacher, "student": student}
+    kernels = {who: exact_kernel(part(model.bind()), model.params, x, x) for who, model in networks.items()}
     spectra = {who: kernel_spectrum(kernel) for who, kernel in kernels.items()}
     if not all(spectrum.isfinite().all() for spectrum in spectra.values()):
         raise FloatingPointError("they are not finite")

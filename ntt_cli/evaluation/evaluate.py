@@ -3,62 +3,118 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ntt_cli.config import EvaluateConfig
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
 from ntt_cli.data.inputs import Inputs
+from ntt_cli.data.labels import by_name, warn_of_order
+from ntt_cli.errors import DataError, UsageError
 from ntt_cli.evaluation.agreement import (
-    Networks,
     measure_agreement,
     measure_kernel_distance,
     number_of_choices,
     warn_if_disconnected,
     warned_of,
 )
-from ntt_cli.evaluation.job import EvaluateJob, prepare
 from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
+from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
     Weights,
     describe_sparse_teacher,
+    fixed_masks,
     open_weights,
     warn_of_filled_zeros,
 )
+from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
 from ntt_cli.tasks.metrics import per_class_accuracy, top_k_correct
 from ntt_cli.tensors import Masks
 
 
-@global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
-def run(
-    config: EvaluateConfig,
-    on_event: EventSink,
-    class_names: tuple[str, ...] | None = None,
-    sources: Sources = AS_NAMED,
-) -> EvaluateReport:
-    """Evaluate a network.
+@dataclass(frozen=True)
+class EvaluateJob:
+    """An evaluation, ready to start.
 
-    Args:
-        config: as the user gave it.
-        on_event: receives the progress.
-        class_names: of the network's outputs; by default those that its checkpoint records.
-        sources: objects to use instead of names.
+    Attributes:
+        loaded: the network as its source built it.
+        masks: of the weights whose zeros count as pruned, on the CPU.
+        model: the network, on its device.
+        inputs: with labels numbered by the network's classes, if there are labels.
+        shape: of one sample's outputs.
+    """
+
+    config: EvaluateConfig
+    sources: Sources
+    loaded: LoadedModel
+    weights: Weights
+    masks: Masks
+    model: FunctionalModel
+    inputs: Inputs
+    shape: tuple[int, ...]
+
+
+def prepare(
+    config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None, sources: Sources
+) -> EvaluateJob:
+    """Find and check everything that an evaluation needs, before any work.
 
     Raises:
         DataError: if there are neither labels nor a teacher to compare with.
         UsageError: if an option would have no effect.
-        NttError: if any other input is unusable.
+    """
+    device = pick_device(config.device)
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
+    masks = fixed_masks(weights, loaded.module, config, on_event)
+    model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    known = known_normalisation(config, loaded, weights.checkpoint, on_event)
+    samples = sources.load_samples(config, loaded, split=config.split)
+    inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
+    if samples.normalised and config.mean is not None:
+        raise UsageError("--mean", f"does nothing to {samples.spec}", hint="leave out --mean and --std")
+    if samples.split is None and config.gives("split"):
+        what = f"the data {samples.spec} is not divided into parts"
+        raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
+    require_samples(inputs, 2 if config.kernels else 1)  # a kernel needs two samples
+    shape = check_forward(model, inputs, on_event, where=config.model)
+    known_names = class_names or weights.class_names
+    inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))
+    if inputs.samples.labels is not None or config.min_accuracy is not None:
+        CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
+        if known_names is None:
+            warn_of_order(inputs.samples, on_event, outputs=shape[-1])
+    elif config.teacher is None:
+        folder = inputs.samples.only_folder
+        why = f" (its one sub-folder, {folder}, is no class that the network is known to have)" if folder else ""
+        what = f"has no labels{why}, and there is no teacher to compare with"
+        hint = "name labelled data with --data, or the dense weights with --teacher"
+        raise DataError(samples.spec, what, hint=hint)
+    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, shape)
+
+
+@global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
+def run(
+    config: EvaluateConfig, on_event: EventSink, class_names: tuple[str, ...] | None = None, sources: Sources = AS_NAMED
+) -> EvaluateReport:
+    """Evaluate a network; `class_names` are of its outputs, by default those that its checkpoint records.
+
+    Raises:
+        NttError: if an input is unusable, or an option would have no effect.
     """
     seed_as_users_do(config.seed)
     job = prepare(config, on_event, class_names, sources)
@@ -93,10 +149,9 @@ def run(
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
-    """How well the network agrees with its teacher; `None` without a teacher."""
     config, inputs = job.config, job.inputs
     classes = number_of_choices(job.shape, job.loaded, inputs)
-    if warn_if_disconnected(job.model.bind(), job.model.params, inputs, on_event):
+    if warn_if_disconnected(job.model, inputs, on_event):
         classes = None
     if config.teacher is None:
         return None
@@ -105,16 +160,13 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     _compare_records(config, job.weights, weights, inputs, on_event)
     # Without events: the notes about the network have been given.
     teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
-    networks = Networks(job.model.bind(), job.model.params, teacher.bind(), teacher.params)
-    agreement = measure_agreement(networks, inputs, classes=classes, batch_size=config.batch_size)
-    outputs = math.prod(job.shape)
-    if not config.kernels or not find_kernel(
-        teacher, inputs, on_event, outputs=outputs, matched=False, where=config.model
-    ):
+    agreement = measure_agreement(job.model, teacher, inputs, classes=classes, batch_size=config.batch_size)
+    outputs, where = math.prod(job.shape), config.model
+    if not config.kernels or not find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=where):
         return agreement
     distance = warned_of(
         "distance between the kernels",
-        lambda: measure_kernel_distance(networks, inputs, outputs=outputs, batch_size=config.batch_size),
+        lambda: measure_kernel_distance(job.model, teacher, inputs, outputs=outputs, batch_size=config.batch_size),
         on_event,
     )
     return agreement.model_copy(update={"kernel_distance": distance})
@@ -126,19 +178,11 @@ def _compare_records(
     """Warn if the teacher was made for other inputs or classes than those it is compared on."""
     made_with = teacher.checkpoint.normalisation if teacher.checkpoint else None
     if made_with is not None and not inputs.samples.normalised and made_with.by != inputs.mean_std:
-        on_event(
-            Warned(
-                f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}; it sees the same as"
-                f" {config.checkpoint}, {describe_inputs(inputs.mean_std)}"
-            )
-        )
+        what = f"{config.teacher} was made with inputs {describe_inputs(made_with.by)}"
+        on_event(Warned(f"{what}; it sees the same as {config.checkpoint}, {describe_inputs(inputs.mean_std)}"))
     if None not in (student.class_names, teacher.class_names) and student.class_names != teacher.class_names:
-        on_event(
-            Warned(
-                f"{config.teacher} and {config.checkpoint} learnt other classes, or in another order: their outputs"
-                " are compared by number"
-            )
-        )
+        both = f"{config.teacher} and {config.checkpoint}"
+        on_event(Warned(f"{both} learnt other classes, or in another order: their outputs are compared by number"))
 
 
 def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:

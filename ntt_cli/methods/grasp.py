@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.methods.snip import Batch, leaves_of
+from ntt_cli.methods.snip import Batch, gradients_of, leaves_of
 from ntt_cli.networks.second_order import twice_differentiable
-from ntt_cli.tasks.classification import label_loss
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -23,17 +23,11 @@ class GraSP(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`w · (H g)`."""
         return grasp_scores(context.apply, context.masked(masks), context.names, context.labelled())
 
 
 def grasp_scores(
-    apply: Apply,
-    params: Params,
-    names: Sequence[str],
-    batches: Iterable[Batch],
-    *,
-    temperature: float = 200.0,
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch], *, temperature: float = 200.0
 ) -> dict[str, Tensor]:
     """`w · (H g)`, with `g` and `H` the gradient and Hessian of the cross-entropy of `f(x) / temperature`.
 
@@ -43,20 +37,18 @@ def grasp_scores(
     kept = list(batches)
     total = sum(len(x) for x, _ in kept)
     leaves = leaves_of(params)
-    weights = [leaves[name] for name in names]
+    scores = {name: torch.zeros_like(params[name]) for name in names}
 
-    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> tuple[Tensor, ...]:
-        loss = label_loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
-        return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
+    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> Params:
+        loss = CLASSIFICATION.loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
+        return gradients_of(loss, leaves, names, create_graph=create_graph)
 
     with torch.enable_grad(), twice_differentiable():
-        first = [sum(parts) for parts in zip(*(gradient(x, y, create_graph=False) for x, y in kept), strict=True)]
-        scores = {name: torch.zeros_like(weight) for name, weight in zip(names, weights, strict=True)}
+        parts = [gradient(x, y, create_graph=False) for x, y in kept]
+        first = {name: sum(part[name] for part in parts) for name in names}
         for x, y in kept:
-            inner = torch.stack([
-                (g * h).sum() for g, h in zip(first, gradient(x, y, create_graph=True), strict=True)
-            ]).sum()
-            products = torch.autograd.grad(inner, weights, materialize_grads=True)
-            for name, weight, product in zip(names, weights, products, strict=True):
-                scores[name] += weight.detach() * product
+            second = gradient(x, y, create_graph=True)
+            inner = torch.stack([(first[name] * second[name]).sum() for name in names]).sum()
+            for name, product in gradients_of(inner, leaves, names).items():
+                scores[name] += params[name].detach() * product
     return scores

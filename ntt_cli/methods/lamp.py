@@ -17,7 +17,6 @@ class Lamp(Method):
     needs = "nothing"
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`w²` over the sum of all larger or equal `w²` of its layer."""
         return {name: lamp_scores(weight) for name, weight in context.weights.items()}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
@@ -19,7 +18,6 @@ class LogitSnip(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w · ∂R/∂w|`."""
         return logit_snip_scores(context.apply, context.masked(masks), context.names, context.batches())
 
 
@@ -27,9 +25,8 @@ def logit_snip_scores(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
     """`|w · ∂R/∂w|` with `R = ½ E‖f(x)‖²`: SNIP without labels, after the baseline of Liu & Zenke 2020."""
-    return weight_times_gradient(params, names, lambda at: ((half_squared_norm(apply(at, x)), len(x)) for x in batches))
 
+    def losses(at: Params) -> Iterator[tuple[Tensor, int]]:
+        return ((apply(at, x).square().sum() / (2 * len(x)), len(x)) for x in batches)
 
-def half_squared_norm(logits: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    """`½ E‖f(x)‖²`."""
-    return logits.square().sum() / (2 * len(logits))
+    return weight_times_gradient(params, names, losses)

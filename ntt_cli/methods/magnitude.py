@@ -18,7 +18,6 @@ class Magnitude(Method):
     allocation = "erk"
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w|`."""
         return magnitude_scores(context.params, context.names)
 
 

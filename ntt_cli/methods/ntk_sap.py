@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
+from ntt_cli.methods.snip import gradients_of
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -37,13 +38,8 @@ def ntk_sap_scores(
     For small `ε` the difference is `J Δθ`, whose squared norm is `ε²` times the kernel's trace in expectation. The
     masked weights alone are perturbed. Meant for several rounds. Wang et al. 2023, arXiv 2304.02840.
 
-    Args:
-        apply: the network.
-        masks: of this round; the score of a pruned entry is zero.
-        draws: freshly initialised parameters `θ`, each with a batch of inputs; the authors' are Gaussian, and on real
-            images, with their constant borders, the layers' shares are far from theirs.
-        perturbation: `ε`.
-        generator: of `Δθ`.
+    The score of a pruned entry is zero. Each draw is freshly initialised parameters `θ` and a batch of inputs. The
+    authors' inputs are Gaussian. On real images, with their constant borders, the layers' shares are far from theirs.
     """
     total = {name: torch.zeros(mask.shape, device=mask.device) for name, mask in masks.items()}
     for params, x in draws:
@@ -55,8 +51,8 @@ def ntk_sap_scores(
         moved = params | {name: params[name] + perturbation * shift[name] for name in masks}
         with torch.enable_grad():
             gap = apply(_products(params, numbers), x) - apply(_products(moved, numbers), x)
-            gradients = torch.autograd.grad(gap.square().sum() / len(x), list(numbers.values()), materialize_grads=True)
-        for name, gradient in zip(numbers, gradients, strict=True):
+            gradients = gradients_of(gap.square().sum() / len(x), numbers, numbers)
+        for name, gradient in gradients.items():
             total[name] += gradient
     return {name: value.abs() * masks[name] for name, value in total.items()}
 

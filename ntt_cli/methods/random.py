@@ -19,7 +19,6 @@ class Random(Method):
     allocation = "erk"
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """Uniform in [0, 1)."""
         return random_scores(context.params, context.names, generator=context.generator)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.tasks.classification import label_loss
+from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
 
 Batch = tuple[Tensor, Tensor]
@@ -23,7 +23,6 @@ class Snip(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w · ∂L/∂w|`."""
         return snip_scores(context.apply, context.masked(masks), context.names, context.labelled())
 
 
@@ -32,35 +31,37 @@ def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Ite
 
     At masked parameters the score of a pruned entry is zero. Needs labels.
     """
-    return weight_times_gradient(params, names, lambda at: ((label_loss(apply(at, x), y), len(x)) for x, y in batches))
+
+    def losses(at: Params) -> Iterator[tuple[Tensor, int]]:
+        return ((CLASSIFICATION.loss(apply(at, x), labels), len(x)) for x, labels in batches)
+
+    return weight_times_gradient(params, names, losses)
 
 
 def weight_times_gradient(
     params: Params, names: Sequence[str], losses: Callable[[Params], Iterable[tuple[Tensor, int]]]
 ) -> dict[str, Tensor]:
-    """`|w · ∂L/∂w|` for each named weight, with `L` the mean of the losses over their samples.
+    """`|w · ∂L/∂w|` at `params` for each named weight, with `L` the mean of the losses over their samples.
 
-    Args:
-        params: the point at which the gradient is taken.
-        names: the weights to score.
-        losses: a function of the parameters; for each batch it gives the mean loss, with a graph, and the number of
-            samples.
+    At given parameters, `losses` gives for each batch the mean loss, with a graph, and the number of samples.
     """
     leaves = leaves_of(params)
-    weights = [leaves[name] for name in names]
-    total = [torch.zeros_like(weight) for weight in weights]
-    count = 0
+    total, count = {name: torch.zeros_like(params[name]) for name in names}, 0
     with torch.enable_grad():
         for loss, samples in losses(leaves):
-            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
-            total = [sum_ + samples * gradient for sum_, gradient in zip(total, gradients, strict=True)]
+            for name, gradient in gradients_of(loss, leaves, names).items():
+                total[name] += samples * gradient
             count += samples
-    return {
-        name: (weight.detach() * sum_.detach() / count).abs()
-        for name, weight, sum_ in zip(names, weights, total, strict=True)
-    }
+    return {name: (params[name].detach() * total[name] / count).abs() for name in names}
 
 
 def leaves_of(params: Params) -> Params:
     """The parameters as leaves of a new graph; values are shared."""
     return {name: p.detach().requires_grad_() for name, p in params.items()}
+
+
+def gradients_of(loss: Tensor, leaves: Params, names: Iterable[str], *, create_graph: bool = False) -> Params:
+    """The gradient of a scalar with respect to each named leaf, zero where it does not depend on it."""
+    chosen = {name: leaves[name] for name in names}
+    found = torch.autograd.grad(loss, list(chosen.values()), create_graph=create_graph, materialize_grads=True)
+    return dict(zip(chosen, found, strict=True))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
+from ntt_cli.methods.snip import gradients_of
 from ntt_cli.networks.batch_norm import untrained_statistics
 from ntt_cli.tensors import Apply, Masks, Params
 
@@ -33,16 +34,10 @@ def synflow_scores(
     """`|w · ∂R/∂w|` with `R` the sum of all logits for an input of ones and parameters `|θ|`.
 
     Without biases the scores into a hidden unit sum to those out of it, so that no layer is emptied before its
-    neighbours; meant for many rounds (100). Tanaka et al. 2020, arXiv 2006.05467.
-
-    Args:
-        apply: the network, its buffers in double precision; products over many layers leave the range of single.
-        params: the masked parameters; the score of a pruned entry is zero.
-        names: the weights to score.
-        ones: one sample of ones, in double precision.
+    neighbours; meant for many rounds (100). Tanaka et al. 2020, arXiv 2006.05467. Buffers and ones are in double
+    precision: products over many layers leave the range of single. At masked parameters a pruned entry scores zero.
     """
     leaves = {name: p.detach().double().abs().requires_grad_() for name, p in params.items()}
-    weights = [leaves[name] for name in names]
     with torch.enable_grad():
-        flow = torch.autograd.grad(apply(leaves, ones).sum(), weights, materialize_grads=True)
-    return {name: (weight.detach() * part).abs() for name, weight, part in zip(names, weights, flow, strict=True)}
+        flow = gradients_of(apply(leaves, ones).sum(), leaves, names)
+    return {name: (leaves[name].detach() * part).abs() for name, part in flow.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import record_calls
 from ntt_cli.tensors import Apply, Masks, Params
 
@@ -20,7 +21,6 @@ class Wanda(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`|w_oi| · ‖x_i‖`, as ranks within each output."""
         norms = layer_input_norms(context.apply, context.params, context.names, context.batches())
         return wanda_scores(context.params, norms, context.names)
 
@@ -30,11 +30,7 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 
     The scores are ranks: every output's best weight comes before any output's second, so that a layer's count is
     spread evenly over its outputs; among equal ranks the product decides.
-
-    Args:
-        params: the parameters.
-        input_norms: of `layer_input_norms`; a weight that is missing there is scored by `|w_oi|`.
-        names: the weights to score, `[o, i...]`.
+    A weight, `[o, i...]`, without norms from `layer_input_norms` is scored by `|w_oi|`.
     """
     scores = {}
     for name in names:
@@ -49,12 +45,9 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 def layer_input_norms(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer, `[i...]`.
-
-    The weights of other layers are left out.
-    """
+    """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer alone, `[i...]`."""
     total: dict[str, Tensor] = {}
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_of(params)
     for x in batches:
         calls = record_calls(apply, leaves, x).calls
         for name in names:

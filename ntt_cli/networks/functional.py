@@ -15,7 +15,7 @@ from ntt_cli.data.batch import arguments, map_batch
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
-from ntt_cli.tensors import Apply, Params
+from ntt_cli.tensors import Params
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FunctionalModel:
     places: dict[str, str]
     saved: frozenset[str]
 
-    def bind(self, buffers: Params | None = None) -> Apply:
+    def bind(self, buffers: Params | None = None) -> BoundModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
         return BoundModel(self, self.buffers if buffers is None else buffers)
 

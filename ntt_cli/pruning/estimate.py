@@ -11,12 +11,18 @@ from typing import TypeVar
 
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.loop import first_student, take_step
+from ntt_cli.methods.ntt.method import NTT
 from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
+from ntt_cli.pruning.job import PruneJob
+from ntt_cli.pruning.measures import measure
+from ntt_cli.runs.run import Run
+from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import memory_bytes, peak_memory_bytes
 from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.tensors import Masks
 
 Result = TypeVar("Result")
 
@@ -28,53 +34,41 @@ before it is taken."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated time and memory of a whole run.
+    """The time and memory of a whole run, as in `PrunePlan`; `None` for what is not known."""
 
-    Attributes:
-        seconds_per_step: the median; `None` if a step would not fit into memory.
-        seconds: of all steps and mask updates, and of the work before and after them; `None` if a step would not fit.
-        peak_memory_bytes: of the process, or on the GPU; `None` if the system does not report it.
-        memory_bytes: total memory; `None` if the system does not report it.
-        advice: what to change if the run would not fit.
-    """
-
-    seconds_per_step: float | None
-    seconds: float | None
-    peak_memory_bytes: int | None
-    memory_bytes: int | None
-    advice: str | None
+    seconds_per_step: float | None = None
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_bytes: int | None = None
+    advice: str | None = None
 
 
-def estimate_run(
-    transfer: Transfer, micro_batching: MicroBatching, *, finish: Callable[[Student], object], before: float
-) -> tuple[Student, Estimate]:
-    """Choose masks, take a few steps and finish, without keeping the results; the student is returned for its masks.
-
-    Args:
-        transfer: of the run.
-        micro_batching: how many samples go through the network at once.
-        finish: the work after the last step.
-        before: seconds that the work before took.
-    """
-    settings = transfer.settings
-    student, choosing = _timed(lambda: first_student(transfer, micro_batching))
-    there = memory_bytes(transfer.inputs.device)
-    execution = transfer.execution()
-    predicted, advice = _predict_step(transfer, student, micro_batching, execution, there)
-    if advice is not None:
-        return student, Estimate(None, None, predicted, there, advice)
-    batches = Batches(transfer)
-    steps = []
-    for step in range(PROBE_STEPS):
-        begun = time.perf_counter()
-        float(take_step(student, batches, step, micro_batching, execution).total)  # waits for the device
-        steps.append(time.perf_counter() - begun)
-    _, finishing = _timed(lambda: finish(student))
-    times = len(plan_transfer(settings, learned=transfer.fixed_masks is None).updates)
+def estimate_run(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estimate]:
+    """Choose masks, take a few steps and measure, without keeping more than the masks; the run began at `begun`."""
+    assert job.inputs is not None
+    assert isinstance(job.method, NTT)
+    context, micro_batching = job.context(run), run.micro_batching
+    with threads_for(job.teacher, job.inputs):
+        transfer = job.method.transfer_of(context)
+        before = time.perf_counter() - begun
+        student, choosing = _timed(lambda: first_student(transfer, micro_batching))
+        there, execution = memory_bytes(job.inputs.device), transfer.execution()
+        predicted, advice = _predict_step(transfer, student, micro_batching, execution, there)
+        if advice is not None:
+            return student.masks, Estimate(None, None, predicted, there, advice)
+        batches, steps = Batches(transfer), []
+        for step in range(PROBE_STEPS):
+            now = time.perf_counter()
+            float(take_step(student, batches, step, micro_batching, execution).total)  # waits for the device
+            steps.append(time.perf_counter() - now)
+        _, finishing = _timed(
+            lambda: measure(job, context.pruned(student.params, student.masks), run, steps=PROBE_STEPS)
+        )
+    times = len(plan_transfer(job.settings, learned=transfer.fixed_masks is None).updates)
     one = statistics.median(steps[1:])
     # The first step also pays for the setup.
-    seconds = before + times * choosing + steps[0] + (settings.steps - 1) * one + finishing
-    return student, Estimate(one, seconds, peak_memory_bytes(transfer.inputs.device), there, None)
+    seconds = before + times * choosing + steps[0] + (job.settings.steps - 1) * one + finishing
+    return student.masks, Estimate(one, seconds, peak_memory_bytes(job.inputs.device), there)
 
 
 def _predict_step(

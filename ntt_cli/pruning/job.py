@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ntt_cli.config import DataOptions, PruneConfig, as_typed, method_class
-from ntt_cli.data import Samples
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import UsageError
-from ntt_cli.evaluation.agreement import number_of_choices
 from ntt_cli.files.metadata import Normalisation
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.allocation import allocate, layer_sizes, least_of, total_to_keep
@@ -57,9 +55,6 @@ class PruneJob:
     """A prune run, ready to start.
 
     Attributes:
-        config: as the user gave it.
-        sources: where the network and the data come from.
-        method: how masks are chosen.
         loaded: the model; its module has shapes but no values.
         weights: of the teacher.
         teacher: with batch-norm statistics from the inputs, on its device.
@@ -68,11 +63,9 @@ class PruneJob:
         class_names: of the network's outputs; `None` if they are not known and the method reads no labels.
         names: the prunable weights.
         looked_up: the prunable weights that are embeddings or tables.
-        classes: the number of classes that the outputs choose from; `None` if they do not choose.
-        outputs: number of logits of one sample; 0 without inputs.
+        shape: of one sample's outputs; empty without inputs.
         with_kernels: whether the networks' kernels are measured at the end.
         has_kernel: whether, in addition, the networks allow kernel products.
-        settings: of the method, with defaults resolved.
     """
 
     config: PruneConfig
@@ -86,16 +79,20 @@ class PruneJob:
     class_names: tuple[str, ...] | None
     names: tuple[str, ...]
     looked_up: tuple[str, ...]
-    classes: int | None
-    outputs: int
+    shape: tuple[int, ...]
+    settings: TransferSettings
     with_kernels: bool
     has_kernel: bool
-    settings: TransferSettings
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The number of entries of each prunable weight."""
-        return {name: self.teacher.params[name].numel() for name in self.names}
+    def outputs(self) -> int:
+        """The number of logits of one sample; 0 without inputs."""
+        return math.prod(self.shape) if self.inputs else 0
+
+    @property
+    def prunable(self) -> int:
+        """The number of entries of all prunable weights."""
+        return sum(self.teacher.params[name].numel() for name in self.names)
 
     def context(self, run: Run) -> MethodContext:
         """What the method may read, with a newly seeded generator."""
@@ -122,66 +119,38 @@ def prepare(
 ) -> PruneJob:
     """Find and check everything that a run needs, before any work.
 
-    Args:
-        config: as the user gave it.
-        on_event: receives notes and warnings.
-        sources: objects to use instead of names.
-        method: an instance of the method that the configuration names.
-
     Raises:
-        UsageError: if an option would have no effect.
-        NttError: if anything else is unusable.
+        NttError: if anything is unusable, or an option would have no effect.
     """
-    method = method or method_class(config.method)()
+    method, where = method or method_class(config.method)(), config.model
     if config.compile:
         keep_compiled_code_private()
-    device = pick_device(config.device)
-    loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
-    describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
-    _check_origin(config, method, loaded, weights, sources, on_event)
-    teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
-    loaded = replace(loaded, module=teacher.module)  # the same without values, of which there are now two copies
+    loaded, weights, teacher = _open_network(config, method, sources, on_event)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    samples, inputs = _open(config, method, loaded, sources), None
-    if samples is None:
-        note_inputs(None, known, on_event)
-    else:
-        inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=method.needs == "labels")
-        require_samples(inputs, 4 if config.steps == "auto" else 2)
-    shape = check_forward(teacher, inputs, on_event, where=config.model) if inputs else ()
-    outputs = math.prod(shape) if inputs else 0
+    inputs = _open_inputs(config, method, loaded, known, sources, on_event)
+    shape: tuple[int, ...] = ()
     if inputs:
+        shape = check_forward(teacher, inputs, on_event, where=where)
         teacher = laid_out(teacher, inputs)
-    names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=config.model)
+    names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=where)
     class_names = weights.class_names
     if inputs:
         warn_of_filled_zeros(teacher, inputs.batch(torch.arange(1)), names, on_event)
     if inputs and method.needs == "labels":
-        inputs = replace(
-            inputs, samples=by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
-        )
-        class_names = inputs.samples.class_names
+        samples = by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
+        inputs, class_names = replace(inputs, samples=samples), samples.class_names
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
-    settings = settle(
-        config,
-        teacher,
-        names,
-        samples=len(inputs) if inputs else 0,
-        trained=weights.trained,
-        allocation=method.allocation,
-    )
+    many = len(inputs) if inputs else 0
+    settings = settle(config, teacher, names, samples=many, trained=weights.trained, allocation=method.allocation)
     rows_of = looked_up(teacher, inputs, names)
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.moves_weights and config.sparsity > 0 and settings.objective.kernel_weight > 0
-    with_kernels = matched or config.kernels
-    has_kernel = (
-        inputs is not None
-        and with_kernels
-        and find_kernel(teacher, inputs, on_event, outputs=outputs, matched=matched, where=config.model)
-    )
-    if inputs is not None and has_untrained_statistics(teacher):
+    with_kernels, has_kernel = matched or config.kernels, False
+    if inputs and with_kernels:
+        outputs = math.prod(shape)
+        has_kernel = find_kernel(teacher, inputs, on_event, outputs=outputs, matched=matched, where=where)
+    if inputs and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
     return PruneJob(
         config=config,
@@ -195,51 +164,49 @@ def prepare(
         class_names=class_names,
         names=names,
         looked_up=rows_of,
-        classes=number_of_choices(shape, loaded, inputs) if inputs else None,
-        outputs=outputs,
+        shape=shape,
+        settings=settings,
         with_kernels=with_kernels,
         has_kernel=has_kernel,
-        settings=settings,
     )
 
 
-def _check_origin(
-    config: PruneConfig,
-    method: Method,
-    loaded: LoadedModel,
-    weights: Weights,
-    sources: Sources,
-    on_event: EventSink,
-) -> None:
-    """Warn if the factory's weights do not depend on the seed, as with trained weights.
+def _open_network(
+    config: PruneConfig, method: Method, sources: Sources, on_event: EventSink
+) -> tuple[LoadedModel, Weights, FunctionalModel]:
+    """The network, its weights, and it as a function on its device.
 
     Raises:
         UsageError: if the method needs other weights, but the factory always builds the same.
     """
-    if method.reinitialises and (weights.origin == "factory" or sources.model is not None):
-        only = "is one network alone" if sources.model is not None else "says TRAINED: it always builds the same"
-        raise UsageError(
-            f"--method {config.method}",
-            f"puts the mask on other random weights, and {config.model} {only}",
-            hint="choose another method",
-        )
-    if sources.model is not None or weights.origin != "random":
-        return
-    if not heeds_seed(loaded.module, config, seed=config.seed):
-        on_event(
-            Warned(
-                f"{config.model} builds the same weights under every seed. If they are trained, write TRAINED = True in"
-                " model.py, and NTT matches outputs alone, as with --weights; if it sets a seed itself, leave that to"
-                " --seed"
-            )
-        )
+    device, own = pick_device(config.device), sources.model is not None
+    loaded = sources.load_model(config, seed=config.seed)
+    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
+    describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
+    if method.reinitialises and (weights.origin == "factory" or own):
+        only = "is one network alone" if own else "says TRAINED: it always builds the same"
+        what = f"puts the mask on other random weights, and {config.model} {only}"
+        raise UsageError(f"--method {config.method}", what, hint="choose another method")
+    if not own and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
+        what = f"{config.model} builds the same weights under every seed"
+        trained = "If they are trained, write TRAINED = True in model.py, and NTT matches outputs alone"
+        on_event(Warned(f"{what}. {trained}, as with --weights; if it sets a seed itself, leave that to --seed"))
+    teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    return replace(loaded, module=teacher.module), weights, teacher  # the module had a second copy of the values
 
 
-def _open(config: PruneConfig, method: Method, loaded: LoadedModel, sources: Sources) -> Samples | None:
-    """The samples; `None` if the method needs none and none are named.
+def _open_inputs(
+    config: PruneConfig,
+    method: Method,
+    loaded: LoadedModel,
+    known: Normalisation | None,
+    sources: Sources,
+    on_event: EventSink,
+) -> Inputs | None:
+    """The inputs; `None` if the method needs none and none are named.
 
     Raises:
-        UsageError: if there are no samples and an option needs them.
+        UsageError: if there are no inputs and an option needs them.
     """
     named = config.data is not None or loaded.data is not None or sources.has_data
     if not named and (method.needs == "nothing" or (method.needs == "shape" and loaded.input_shape is not None)):
@@ -247,8 +214,14 @@ def _open(config: PruneConfig, method: Method, loaded: LoadedModel, sources: Sou
             if config.gives(name):
                 what = f"method {config.method} needs no data to read it, and none is named"
                 raise UsageError(as_typed(config, name), what, hint="leave it out, or name data with --data")
+        note_inputs(None, known, on_event)
         return None
-    return sources.load_samples(config, loaded, split="train", labelled=method.needs == "labels")
+    labelled = method.needs == "labels"
+    samples = sources.load_samples(config, loaded, split="train", labelled=labelled)
+    device = pick_device(config.device)
+    inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=labelled)
+    require_samples(inputs, 4 if config.steps == "auto" else 2)
+    return inputs
 
 
 def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], settings: TransferSettings) -> None:
@@ -256,19 +229,14 @@ def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], setti
     try:
         total_to_keep(sizes, density=settings.density, least=least)
     except ValueError as error:
-        raise UsageError(
-            f"--sparsity {config.sparsity}",
-            f"is too high for this model: {error}",
-            hint=f"use at most {math.floor((1 - sum(least.values()) / sum(sizes.values())) * 1e6) / 1e6:g}",
-        ) from error
+        most = math.floor((1 - sum(least.values()) / sum(sizes.values())) * 1e6) / 1e6
+        what = f"is too high for this model: {error}"
+        raise UsageError(f"--sparsity {config.sparsity}", what, hint=f"use at most {most:g}") from error
     scores = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     try:
         allocate(
             "layerwise", scores, density=settings.density, layer_density=settings.layer_density, slices=settings.slices
         )
     except ValueError as error:
-        raise UsageError(
-            f"--sparsity {config.sparsity} with --layer-density",
-            str(error),
-            hint="change either, or give --layer-density for fewer layers",
-        ) from error
+        hint = "change either, or give --layer-density for fewer layers"
+        raise UsageError(f"--sparsity {config.sparsity} with --layer-density", str(error), hint=hint) from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ntt_cli.evaluation.agreement import (
     KernelComparison,
-    Networks,
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
+    number_of_choices,
     warn_if_disconnected,
     warned_of,
 )
@@ -73,59 +74,31 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
     """
     if job.inputs is None:
         return Measures()
-    inputs, settings = job.inputs, job.settings
-    params = pruned.params
-    student, teacher = job.teacher.bind(pruned.buffers), job.teacher.bind()
-    some = inputs.some(AGREEMENT_SAMPLES)
-    networks = Networks(student, params, teacher, job.teacher.params)
+    inputs, batch_size = job.inputs, job.settings.batch_size
+    some, few = inputs.some(AGREEMENT_SAMPLES), inputs.some(SPECTRUM_SAMPLES)
+    teacher, student = job.teacher, replace(job.teacher, params=pruned.params, buffers=pruned.buffers)
 
-    def attempt(what: str, work: Callable[[], Result]) -> Result | None:
+    def attempt(what: str, work: Callable[[Execution], Result], *, in_parts: bool = True) -> Result | None:
         def interruptible() -> Result:
             with reraise_as_interrupt(run.stop):
-                return work()
+                return run.micro_batching.run(work) if in_parts else work(Execution())
 
         return warned_of(what, interruptible, run.on_event)
 
-    disconnected = attempt(
-        "outputs",
-        lambda: run.micro_batching.run(
-            lambda execution: warn_if_disconnected(student, params, inputs, run.on_event, execution)
-        ),
-    )
-    classes = None if disconnected else job.classes
-    agreement = attempt(
-        "agreement with the teacher",
-        lambda: run.micro_batching.run(
-            lambda execution: measure_agreement(
-                networks, some, classes=classes, batch_size=settings.batch_size, execution=execution
-            )
-        ),
-    )
+    disconnected = attempt("outputs", partial(warn_if_disconnected, student, inputs, run.on_event))
+    classes = None if disconnected else number_of_choices(job.shape, job.loaded, inputs)
+    agree = partial(measure_agreement, student, teacher, some, classes=classes, batch_size=batch_size)
+    agreement = attempt("agreement with the teacher", agree)
     if not job.with_kernels:
         return Measures(agreement)
-    run_passes = STEP_PASSES * steps * settings.batch_size
+    outputs, run_passes = job.outputs, STEP_PASSES * steps * batch_size
     if agreement is not None and job.has_kernel:
-        distance = attempt(
-            "distance between the kernels",
-            lambda: run.micro_batching.run(
-                lambda execution: measure_kernel_distance(
-                    networks,
-                    some,
-                    outputs=job.outputs,
-                    run_passes=run_passes,
-                    batch_size=settings.batch_size,
-                    execution=execution,
-                )
-            ),
-        )
+        differ = partial(measure_kernel_distance, student, teacher, some, outputs=outputs, run_passes=run_passes)
+        distance = attempt("distance between the kernels", partial(differ, batch_size=batch_size))
         agreement = agreement.model_copy(update={"kernel_distance": distance})
     kernels = attempt(
         "spectra of the kernels",
-        lambda: compare_kernels(
-            networks,
-            inputs.some(SPECTRUM_SAMPLES),
-            outputs=job.outputs,
-            run_passes=run_passes,
-        ),
+        lambda _: compare_kernels(student, teacher, few, outputs=outputs, run_passes=run_passes),
+        in_parts=False,
     )
     return Measures(agreement, kernels)

@@ -9,35 +9,31 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ntt_cli.config import PruneConfig, recorded
-from ntt_cli.data import data_sha256
+from ntt_cli.config import PruneConfig
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents, write_checkpoint
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
-from ntt_cli.methods.ntt.method import NTT
-from ntt_cli.methods.ntt.step import Student
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.pruning.estimate import PROBE_STEPS, Estimate, estimate_run
+from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outcome import Outcome
-from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, settled
+from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.events import EventSink, Warned
-from ntt_cli.runtime.machine import describe_machine, pick_device
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
+from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.signals import Stop
-from ntt_cli.tensors import Masks
+from ntt_cli.tensors import Masks, Params
 
 BARE_SHARE = 0.1
 """The fraction of an embedding's rows that may keep only one entry without a warning."""
@@ -58,37 +54,26 @@ def prune(
 ) -> Outcome[PruneReport]:
     """Prune, and write the checkpoint and then its report; without `config.output` nothing is written.
 
-    Args:
-        config: as the user gave it.
-        on_event: receives the progress.
-        stop: asks for the end; the transfer's state is then saved.
-        sources: objects to use instead of names.
-        method: an instance of the method that the configuration names.
-
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
         Interrupted: if the run was asked to end.
     """
     seed_as_users_do(config.seed)
     output = None if config.output is None else Path(config.output)
-    group = this_process_group() if output else SINGLE
+    group, stop = this_process_group() if output else SINGLE, stop or Stop()
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
-            if output:
-                claim.enter_context(output_lock(output, config, group, on_event))
+            claim.enter_context(output_lock(output, config, group, on_event))
             group.require_one(config.compile, "--compile")
             job = prepare(config, on_event, sources, method)
             group.require(job.settings.batch_size // 2)
             record = _run_record(job)
-            if output and config.resume and (done := finished(output, record, PruneReport, on_event)):
+            if done := finished(output, config, record, PruneReport, on_event):
                 return Outcome(done, None)
-            checkpointer = no_checkpoints()
-            if output:
-                checkpointer = open_checkpointer(
-                    output, config, kind="prune state", run=record, stop=stop or Stop(), group=group, on_event=on_event
-                )
-        job = replace(job, teacher=_of_first(job.teacher, group, record, checkpointer))
-        this = _run_of(job, checkpointer, group, on_event)
+            checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
+        tensors = same_run(group, record, job.teacher.params | job.teacher.buffers, checkpointer.found)
+        job = replace(job, teacher=_with_values(job.teacher, tensors))
+        this = _run_of(job, checkpointer, on_event)
         with checkpointer.finishing():
             pruned = _prune(job, this)
             if not group.first:
@@ -124,35 +109,29 @@ def plan(
     """
     begun = time.perf_counter()
     job = prepare(config, on_event, sources, method)
-    this = _run_of(job, no_checkpoints(), SINGLE, on_event)
-    context, estimate = job.context(this), Estimate(None, None, None, None, None)
+    this = _run_of(job, no_checkpoints(), on_event)
+    context, estimate = job.context(this), Estimate()
     if config.sparsity == 0:
         masks = context.dense()
     elif job.method.moves_weights:
-        student, estimate = _estimate(job, this, begun)
-        masks = student.masks
+        masks, estimate = estimate_run(job, this, begun=begun)
     else:
         masks = job.method.masks(context)
     return PrunePlan(
         model=config.model,
         parameters=sum(p.numel() for p in job.teacher.params.values()),
-        prunable=sum(job.sizes.values()),
+        prunable=job.prunable,
         kept=count_kept(masks),
         steps=job.settings.steps if job.method.moves_weights and config.sparsity else 0,
         auto=job.settings.auto,
-        seconds_per_step=estimate.seconds_per_step,
-        seconds=estimate.seconds,
-        peak_memory_bytes=estimate.peak_memory_bytes,
-        memory_bytes=estimate.memory_bytes,
-        advice=estimate.advice,
-        layers=_layers({name: int(mask.sum()) for name, mask in masks.items()}, job),
+        **vars(estimate),
+        layers=_layers(masks, job),
     )
 
 
-def _run_of(job: PruneJob, checkpointer: RunCheckpointer, group: ProcessGroup, on_event: EventSink) -> Run:
-    settings = job.settings
-    micro_batching = MicroBatching(settings.micro_batch, settings.batch_size, on_event, fixed=group.size > 1)
-    return Run(on_event, checkpointer, micro_batching)
+def _run_of(job: PruneJob, checkpointer: RunCheckpointer, on_event: EventSink) -> Run:
+    settings, several = job.settings, checkpointer.group.size > 1
+    return Run(on_event, checkpointer, MicroBatching(settings.micro_batch, settings.batch_size, on_event, several))
 
 
 def _prune(job: PruneJob, this: Run) -> Pruned:
@@ -162,48 +141,15 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     return job.method.prune(context)
 
 
-def _estimate(job: PruneJob, this: Run, begun: float) -> tuple[Student, Estimate]:
-    assert job.inputs is not None
-    context = job.context(this)
-
-    def finish(student: Student) -> None:
-        measure(job, context.pruned(student.params, student.masks), this, steps=PROBE_STEPS)
-
-    with threads_for(job.teacher, job.inputs):
-        assert isinstance(job.method, NTT)
-        transfer = job.method.transfer_of(context)
-        return estimate_run(transfer, this.micro_batching, finish=finish, before=time.perf_counter() - begun)
-
-
-def _of_first(
-    teacher: FunctionalModel, group: ProcessGroup, record: RunRecord, checkpointer: RunCheckpointer
-) -> FunctionalModel:
-    """The job with the first process's network, in all processes."""
-    if group.size == 1:
-        return teacher
-    step = checkpointer.found.step if checkpointer.found else 0
-    tensors = same_run(group, record, teacher.params | teacher.buffers, step=step)
-    return replace(
-        teacher,
-        params={name: tensors[name] for name in teacher.params},
-        buffers={name: tensors[name] for name in teacher.buffers},
-    )
+def _with_values(model: FunctionalModel, tensors: Params) -> FunctionalModel:
+    params, buffers = ({name: tensors[name] for name in own} for own in (model.params, model.buffers))
+    return replace(model, params=params, buffers=buffers)
 
 
 def _run_record(job: PruneJob) -> RunRecord:
-    config, loaded = job.config, job.loaded
-    return RunRecord(
-        config=recorded(config) | job.settings.recorded() | _parts(job) | settled(loaded, job.inputs),
-        model=loaded.record,
-        weights_sha256=job.sources.weights_sha256(config.weights),
-        data_sha256=None if job.inputs is None else data_sha256(job.inputs.samples),
-        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
-    )
-
-
-def _parts(job: PruneJob) -> dict[str, str]:
-    """The objects that the method was created with, by name."""
-    return {name: getattr(part, "__qualname__", repr(part)) for name, part in job.method.parts.items()}
+    parts = {name: getattr(part, "__qualname__", repr(part)) for name, part in job.method.parts.items()}
+    samples = [] if job.inputs is None else [job.inputs.samples]
+    return run_record(job.config, job.loaded, job.sources, samples, job.settings.recorded() | parts)
 
 
 def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None:
@@ -212,16 +158,12 @@ def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None
         rows = masks[name].flatten(1).sum(dim=1)
         bare = int((rows == 1).sum())
         if bare >= BARE_SHARE * len(rows) and float(rows.double().mean()) >= 2:
-            on_event(
-                Warned(
-                    f"{bare:,} of {len(rows):,} rows of {name} keep a single entry, as tokens do that no score saw;"
-                    " without --include it stays dense"
-                )
-            )
+            saw = f"{bare:,} of {len(rows):,} rows of {name} keep a single entry, as tokens do that no score saw"
+            on_event(Warned(f"{saw}; without --include it stays dense"))
 
 
 def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
-    kept, prunable = count_kept(pruned.masks), sum(job.sizes.values())
+    kept, prunable = count_kept(pruned.masks), job.prunable
     output = job.config.output
     return PruneReport(
         output=str(Path(output)) if output is not None else "",
@@ -239,7 +181,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
         class_names=job.class_names,
         agreement=measures.agreement,
         kernels=measures.kernels.summary if measures.kernels else None,
-        layers=_layers({name: int(mask.sum()) for name, mask in pruned.masks.items()}, job),
+        layers=_layers(pruned.masks, job),
     )
 
 
@@ -249,17 +191,13 @@ def _teacher(job: PruneJob) -> str:
     return job.config.weights or f"random weights, seed {job.config.seed}"
 
 
-def _layers(kept: dict[str, int], job: PruneJob) -> list[LayerSummary]:
-    return [
-        LayerSummary(
-            name=name,
-            shape=tuple(job.teacher.params[name].shape),
-            kept=kept[name],
-            size=size,
-            density=kept[name] / size,
-        )
-        for name, size in job.sizes.items()
-    ]
+def _layers(masks: Masks, job: PruneJob) -> list[LayerSummary]:
+    return [_layer(name, masks[name]) for name in job.names]
+
+
+def _layer(name: str, mask: Tensor) -> LayerSummary:
+    kept, size = int(mask.sum()), mask.numel()
+    return LayerSummary(name=name, shape=tuple(mask.shape), kept=kept, size=size, density=kept / size)
 
 
 def _report_tensors(pruned: Pruned, measures: Measures) -> dict[str, Tensor]:

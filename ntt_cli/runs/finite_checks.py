@@ -14,17 +14,10 @@ CHECK_EVERY = 20
 
 
 def check_losses(losses: Sequence[Tensor], step: int, checkpointer: RunCheckpointer, *, last: bool, whose: str) -> None:
-    """Stop the run at the first of the losses of the last steps that is not finite.
+    """Stop the run at the first loss that is not finite; the last of them is that of `step`, from 1.
 
     On a CPU, where a check costs nothing, losses are checked at each step. On an accelerator they are checked at each
     20th step, all together, and at the last step.
-
-    Args:
-        losses: scalars, one a step.
-        step: the step of the last loss, from 1.
-        checkpointer: of the run.
-        last: whether this was the last step.
-        whose: whose losses they are, in words.
 
     Raises:
         DivergedError: if a loss is not finite; it names the step.

@@ -16,15 +16,17 @@ from ntt_cli.results import Summary
 
 S = TypeVar("S", bound=Summary)
 
+REPORTS: dict[Literal["prune", "finetune"], Literal["prune report", "finetune report"]] = {
+    "prune": "prune report",
+    "finetune": "finetune report",
+}
+
 
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
     """The outcome of a run, whether or not it wrote files.
 
-    Attributes:
-        report: the summary that its report file holds.
-        contents: of its checkpoint; `None` if the same run has written everything before, or another process writes it.
-        tensors: of its report file.
+    There are no contents of a checkpoint if the same run wrote everything before, or another process writes it.
     """
 
     report: S
@@ -38,12 +40,8 @@ class Outcome(Generic[S]):
             OutputError: if the file system refuses.
         """
         assert self.contents is not None
-        kind: Literal["prune report", "finetune report"] = (
-            "prune report" if self.contents.kind == "prune" else "finetune report"
-        )
-        write_report(
-            report_path(output), self.tensors, kind=kind, summary=self.report, run_sha256=self.contents.run_sha256
-        )
+        kind, run = REPORTS[self.contents.kind], self.contents.run_sha256
+        write_report(report_path(output), self.tensors, kind=kind, summary=self.report, run_sha256=run)
 
     def write(self, output: Path) -> None:
         """Write the checkpoint and then the report.

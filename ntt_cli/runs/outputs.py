@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of
-from ntt_cli.data.inputs import Inputs
+from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of, recorded
+from ntt_cli.data import Samples, data_sha256
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
 from ntt_cli.files.atomic import (
     HOUR,
@@ -24,31 +24,30 @@ from ntt_cli.files.atomic import (
     state_path,
 )
 from ntt_cli.files.lock import locked
-from ntt_cli.files.metadata import CheckpointRecord, ReportRecord, RunRecord, read_header
+from ntt_cli.files.metadata import AnyRecord, CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.files.state import Kind, read_state
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import Summary
-from ntt_cli.runs.checkpointer import RunCheckpointer
+from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.sources import Sources
 from ntt_cli.runtime.events import EventSink, Noted, Warned
-from ntt_cli.runtime.process_group import ProcessGroup
+from ntt_cli.runtime.machine import describe_machine, pick_device
+from ntt_cli.runtime.process_group import ProcessGroup, this_process_group
 from ntt_cli.runtime.signals import Stop
 
 S = TypeVar("S", bound=Summary)
 
+RunConfig = PruneConfig | FinetuneConfig
+
 
 @contextlib.contextmanager
-def output_lock(
-    output: Path, config: PruneConfig | FinetuneConfig, group: ProcessGroup, on_event: EventSink
-) -> Generator[None]:
-    """Lock the output for this run, and remove files that killed runs left; the first process does it for all.
-
-    Yields:
-        nothing.
+def output_lock(output: Path | None, config: RunConfig, group: ProcessGroup, on_event: EventSink) -> Generator[None]:
+    """Lock the output, if there is one, and remove files that killed runs left; the first process does it for all.
 
     Raises:
         OutputError: if another run is using the output, it cannot be written, or it would overwrite something.
     """
-    if not group.first:
+    if output is None or not group.first:
         yield
         return
     check_outputs(output, force=True)
@@ -64,34 +63,47 @@ def output_lock(
         for path in (output, report_path(output), state):
             remove_orphans(path, older_than=0 if alone else HOUR)
         if state.exists() and not config.resume and not config.force:
-            raise OutputError(
-                state,
-                "holds the state of an unfinished run",
-                hint="go on with --resume, or start from the beginning with --force",
-            )
+            hint = "go on with --resume, or start from the beginning with --force"
+            raise OutputError(state, "holds the state of an unfinished run", hint=hint)
         yield
 
 
-def settled(loaded: LoadedModel, inputs: Inputs | None) -> dict[str, str]:
-    """The names of model and data, even if they were given as objects."""
-    return {"model": loaded.source} | ({} if inputs is None else {"data": name_of(inputs.samples.spec)})
+def run_record(
+    config: RunConfig, loaded: LoadedModel, sources: Sources, samples: Sequence[Samples], settled: dict[str, Any]
+) -> RunRecord:
+    """The record of everything that affects the bytes that the run writes; `settled` are defaults that were filled in.
+
+    Model and data have names here even if they were given as objects.
+    """
+    names = {"model": loaded.source} | ({"data": name_of(samples[0].spec)} if samples else {})
+    return RunRecord(
+        config=recorded(config) | settled | names,
+        model=loaded.record,
+        weights_sha256=sources.weights_sha256(config.weights if isinstance(config, PruneConfig) else config.checkpoint),
+        data_sha256=data_sha256(*samples) if samples else None,
+        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
+    )
 
 
-def written_by(run: RunRecord, path: Path) -> CheckpointRecord | ReportRecord | None:
-    """The record of a complete checkpoint or report, if the same run wrote it; otherwise `None`."""
+def _record_of(path: Path) -> AnyRecord | None:
+    """The record of a file; `None` if it is not complete, or has none."""
     try:
-        record = read_header(path).record
+        return read_header(path).record
     except CheckpointError:
         return None
-    if isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256:
-        return record
-    return None
 
 
-def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
-    """The report of the same run, if it has already written everything; otherwise `None`."""
-    report = written_by(run, report_path(output))
-    if written_by(run, output) is None or not isinstance(report, ReportRecord):
+def _is_of(run: RunRecord, record: AnyRecord | None) -> bool:
+    """Whether a record is that of a checkpoint or report that the same run wrote."""
+    return isinstance(record, CheckpointRecord | ReportRecord) and record.run_sha256 == run.sha256
+
+
+def finished(output: Path | None, config: RunConfig, run: RunRecord, kind: type[S], on_event: EventSink) -> S | None:
+    """With `--resume`, the report of the same run, if it has already written everything; otherwise `None`."""
+    if output is None or not config.resume:
+        return None
+    report = _record_of(report_path(output))
+    if not isinstance(report, ReportRecord) or not (_is_of(run, report) and _is_of(run, _record_of(output))):
         return None
     try:
         summary = kind.model_validate(report.summary)
@@ -104,34 +116,27 @@ def finished(output: Path, run: RunRecord, kind: type[S], on_event: EventSink) -
 
 
 def open_checkpointer(
-    output: Path,
-    config: PruneConfig | FinetuneConfig,
-    *,
-    kind: Kind,
-    run: RunRecord,
-    stop: Stop,
-    group: ProcessGroup,
-    on_event: EventSink,
+    output: Path | None, config: RunConfig, run: RunRecord, stop: Stop, group: ProcessGroup, on_event: EventSink
 ) -> RunCheckpointer:
-    """The checkpointer of a run that is about to start or, with `--resume`, to go on.
+    """The checkpointer of a run that is about to start or, with `--resume`, to go on; without an output it never saves.
 
     Raises:
         ResumeError: if the run cannot go on from the saved state.
         OutputError: if files of another run are in the way.
     """
+    if output is None:
+        return no_checkpoints()
     path = state_path(output)
+    kind: Kind = "prune state" if isinstance(config, PruneConfig) else "finetune state"
     checkpointer = RunCheckpointer(path, kind, run, config.checkpoint_every, stop, on_event, group=group)
     if not config.resume:
         if group.first:
             remove_durably(path)
         return checkpointer
     for there in (output, report_path(output)):
-        if there.exists() and not config.force and written_by(run, there) is None:
-            raise OutputError(
-                there,
-                f"is of another run{_how_other(output, run)}",
-                hint="name another with --output, or overwrite it with --force",
-            )
+        if there.exists() and not config.force and not _is_of(run, _record_of(there)):
+            hint = "name another with --output, or overwrite it with --force"
+            raise OutputError(there, f"is of another run{_how_other(output, run)}", hint=hint)
     if not path.exists():
         on_event(Noted(f"there is no {path} to go on from; starting from the beginning"))
         return checkpointer
@@ -143,10 +148,7 @@ def open_checkpointer(
 
 def _how_other(output: Path, run: RunRecord) -> str:
     """How the run that wrote a checkpoint differs, as far as its record tells; it has no hash of weights or data."""
-    try:
-        record = read_header(output).record
-    except CheckpointError:
-        return ""
+    record = _record_of(output)
     if not isinstance(record, CheckpointRecord):
         return ""
     what = _other_run(record, run) or ["the file of weights or the data differ"]
@@ -155,15 +157,14 @@ def _how_other(output: Path, run: RunRecord) -> str:
 
 def _other_run(then: CheckpointRecord | RunRecord, now: RunRecord) -> list[str]:
     """The options and Python files that differ."""
-    what = _differing(then.config, now.config, flag)
-    if then.model.sha256 != now.model.sha256:
-        what.append(_differs("the model's file", then.model.sha256, now.model.sha256))
-    return what + _differing(then.model.modules, now.model.modules, "the module {}".format)
+    options = _differing(then.config, now.config, flag)
+    file = _differs("the model's file", then.model.sha256, now.model.sha256)
+    return options + file + _differing(then.model.modules, now.model.modules, "the module {}".format)
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], call: Callable[[str], str]) -> list[str]:
-    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    return [_differs(call(name), then.get(name), now.get(name)) for name in names]
+    names = sorted({*then, *now})
+    return [text for name in names for text in _differs(call(name), then.get(name), now.get(name))]
 
 
 def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventSink, *, allow_mismatch: bool) -> None:
@@ -172,35 +173,21 @@ def _check_same(path: Path, left_by: RunRecord, run: RunRecord, on_event: EventS
     Raises:
         ResumeError: if the runs differ; it names the differences.
     """
-    what = _other_run(left_by, run)
-    if left_by.weights_sha256 != run.weights_sha256:
-        what.append(_differs("the file of weights", left_by.weights_sha256, run.weights_sha256))
-    if what:
-        raise ResumeError(
-            path,
-            "is the state of another run: " + "; ".join(what),
-            hint="go on with what it was begun with, or start from the beginning with --force and without --resume",
-        )
-    where = [
-        _differs(name, left_by.machine.get(name), run.machine.get(name))
-        for name in sorted({*left_by.machine, *run.machine})
-        if left_by.machine.get(name) != run.machine.get(name)
-    ]
-    if left_by.data_sha256 != run.data_sha256:
-        where.append(_differs("the data", left_by.data_sha256, run.data_sha256))
+    if what := _other_run(left_by, run) + _differs("the file of weights", left_by.weights_sha256, run.weights_sha256):
+        hint = "go on with what it was begun with, or start from the beginning with --force and without --resume"
+        raise ResumeError(path, f"is the state of another run: {'; '.join(what)}", hint=hint)
+    where = _differing(left_by.machine, run.machine, str) + _differs("the data", left_by.data_sha256, run.data_sha256)
     if not where:
         return
     if not allow_mismatch:
-        raise ResumeError(
-            path,
-            "was saved under other conditions: " + "; ".join(where),
-            hint="go on where it was begun, or give up the same bytes with --allow-mismatch",
-        )
+        hint = "go on where it was begun, or give up the same bytes with --allow-mismatch"
+        raise ResumeError(path, f"was saved under other conditions: {'; '.join(where)}", hint=hint)
     on_event(Warned("the result will not be that of an uninterrupted run: " + "; ".join(where)))
 
 
-def _differs(name: str, then: object, now: object) -> str:
-    return f"{name} was {_short(then)} and is {_short(now)}"
+def _differs(name: str, then: object, now: object) -> list[str]:
+    """How two values differ, in words; nothing where they are the same."""
+    return [] if then == now else [f"{name} was {_short(then)} and is {_short(now)}"]
 
 
 def _short(value: object) -> str:

@@ -13,13 +13,7 @@ from ntt_cli.runtime.signals import Stop
 
 @dataclass(frozen=True)
 class Run:
-    """One run of `ntt prune` or `ntt finetune`.
-
-    Attributes:
-        on_event: told how the work goes.
-        checkpointer: saves the state of the run, and may have one to go on from.
-        micro_batching: how many samples go through the network at once.
-    """
+    """One run of `ntt prune` or `ntt finetune`; its checkpointer may have a state to go on from."""
 
     on_event: EventSink
     checkpointer: RunCheckpointer
@@ -27,10 +21,8 @@ class Run:
 
     @property
     def group(self) -> ProcessGroup:
-        """The processes of the run."""
         return self.checkpointer.group
 
     @property
     def stop(self) -> Stop:
-        """Whether the run was asked to end."""
         return self.checkpointer.stop

@@ -9,23 +9,20 @@ import torch
 
 from ntt_cli.errors import UsageError
 from ntt_cli.files.metadata import RunRecord
+from ntt_cli.files.state import State
 from ntt_cli.runtime.process_group import ProcessGroup
 from ntt_cli.tensors import Params
 
 
-def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, *, step: int) -> Params:
-    """The first process's network, after a check that the processes differ only in its values.
-
-    Args:
-        group: the processes.
-        run: the record of this process's run.
-        tensors: its network's parameters and buffers.
-        step: the step from which it goes on.
+def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, found: State | None) -> Params:
+    """The first process's parameters and buffers, after a check that the processes' networks differ in these alone.
 
     Raises:
         UsageError: in every process, if they differ; it names the differences.
         LostError: if another process has ended.
     """
+    if group.size == 1:
+        return tensors
     shapes = {name: [str(value.dtype), *value.shape] for name, value in tensors.items()}
     what: dict[str, tuple[object, str]] = {
         "the options": (run.config, "start every process with the same command"),
@@ -37,7 +34,7 @@ def same_run(group: ProcessGroup, run: RunRecord, tensors: Params, *, step: int)
             run.data_sha256,
             "let every process read all samples, whatever RANK is: each takes its own share of every batch",
         ),
-        "the step to go on from": (step, "let all processes see the same folder"),
+        "the step to go on from": (found.step if found else 0, "let all processes see the same folder"),
     }
     digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value, _ in what.values()]
     own = torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)

@@ -27,15 +27,11 @@ OWN = "the network"
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Objects in the place of names.
+    """Objects in the place of names; `None` where the configuration has the name.
 
-    Attributes:
-        model: the network, which is never changed; `None`: the configuration names it.
-        trained: its weights are more than a draw of the initialisation.
-        checkpoint: weights and masks in memory, which the network gets in the place of a file.
-        teacher: the weights that an evaluation compares with, in memory.
-        data: a tensor, a pair of tensors, a Dataset or a DataLoader; `None`: the configuration names it.
-        test_data: the same, for a comparison.
+    The network is never changed; it is `trained` if its weights are more than a draw of the initialisation. It gets the
+    weights and masks of `checkpoint`, and an evaluation compares it with `teacher`. Data are a tensor, a pair of
+    tensors, a Dataset or a DataLoader.
     """
 
     model: nn.Module | None = None
@@ -69,9 +65,8 @@ class Sources:
         if self.model is not None and options.data is None:
             hint = "give inputs, or inputs and labels, behind the network: tensors, a Dataset, a DataLoader or a name"
             raise DataError("data", "is missing", hint=hint)
-        return load_samples(
-            options, split=split, default=loaded.data, input_shape=loaded.input_shape, labelled=labelled
-        )
+        shape = loaded.input_shape
+        return load_samples(options, split=split, default=loaded.data, input_shape=shape, labelled=labelled)
 
     def weights_of(self, path: str | None) -> str | Checkpoint | None:
         """What the network's weights are loaded from; `None`: they are its own."""
@@ -101,7 +96,6 @@ class Sources:
 
     @property
     def has_data(self) -> bool:
-        """Whether the caller handed over data."""
         return self.data is not None
 
 

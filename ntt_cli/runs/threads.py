@@ -18,11 +18,7 @@ that two runs use the same threads and give the same bytes."""
 
 @contextmanager
 def threads_for(model: FunctionalModel, inputs: Inputs) -> Generator[None]:
-    """A context with one CPU thread for a small network, and torch's own number of threads for a larger one.
-
-    Yields:
-        nothing.
-    """
+    """A context with one CPU thread for a small network, and torch's own number of threads for a larger one."""
     before = torch.get_num_threads()
     if count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), {}).dense < SMALL_FLOPS:
         torch.set_num_threads(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -26,26 +24,21 @@ class Classification(Task):
     def loss(
         self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"], reduction: Reduction = "mean"
     ) -> Float[Tensor, ""]:
-        """The cross-entropy."""
-        return label_loss(outputs, targets, reduction=reduction)
+        """The cross-entropy, over rows of logits for each label, `[n, *positions, c]`, or the same flattened."""
+        rows = outputs.reshape(targets.numel(), -1)
+        return cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
 
     def count(self, targets: Int[Tensor, "n *positions"]) -> Int[Tensor, ""]:
-        """The number of labels that are not ignored."""
         return (targets != IGNORED).sum()
 
     def correct(self, outputs: Shaped[Tensor, "n *more"], targets: Int[Tensor, "n *positions"]) -> int:
-        """How often the label has the highest logit."""
         rows, counted = counted_rows(outputs, targets)
         return int((rows.argmax(dim=1) == counted).sum())
 
     def check(self, inputs: Inputs, on_event: EventSink, *, shape: tuple[int, ...], purpose: str) -> None:
         """Refuse data without labels, or with labels without an output; warn of outputs without a class.
 
-        Args:
-            inputs: the data.
-            on_event: receives the warning.
-            shape: of one sample's logits, `(*positions, classes)`.
-            purpose: the use of the labels, for messages.
+        The shape of one sample's logits is `(*positions, classes)`.
 
         Raises:
             DataError: if labels are missing or out of range, or their number differs from that of the rows of logits.
@@ -55,19 +48,14 @@ class Classification(Task):
             raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
         *positions, classes = shape
         if list(labels.shape[1:]) != positions:
-            raise DataError(
-                spec,
-                f"has labels of shape {[len(labels), *labels.shape[1:]]} for logits of shape {[len(labels), *shape]}",
-                hint="save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
-            )
+            what = f"has labels of shape {[*labels.shape]} for logits of shape {[len(labels), *shape]}"
+            hint = "save one whole number for each row of logits, not one-hot rows, or pick others with --logits"
+            raise DataError(spec, what, hint=hint)
         wrong = (labels >= classes) | ((labels < 0) & (labels != IGNORED))
         if wrong.any():
             first = tuple(int(i) for i in wrong.nonzero()[0])
-            raise DataError(
-                spec,
-                f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs",
-                hint="mend the labels, or build the model with more outputs (--model-arg)",
-            )
+            what = f"label {int(labels[first])} of sample {first[0]} is out of range: the model has {classes} outputs"
+            raise DataError(spec, what, hint="mend the labels, or build the model with more outputs (--model-arg)")
         if (labels == IGNORED).all():
             raise DataError(spec, f"has no label but {IGNORED}, which counts for nothing", hint="name labelled data")
         names = inputs.samples.class_names
@@ -79,23 +67,6 @@ class Classification(Task):
 
 
 CLASSIFICATION = Classification()
-
-
-def label_loss(
-    logits: Shaped[Tensor, "n *more"],
-    labels: Int[Tensor, "n *positions"],
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-) -> Float[Tensor, ""]:
-    """The cross-entropy over all labels that are not `IGNORED`.
-
-    Args:
-        logits: a row for each label, `[n, *positions, c]`, or the same with the last dimensions flattened.
-        labels: classes.
-        reduction: how to reduce over labels.
-    """
-    rows = logits.reshape(labels.numel(), -1)
-    return cross_entropy(rows, labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def counted_rows(

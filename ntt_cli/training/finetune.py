@@ -11,19 +11,17 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
-from ntt_cli.data.inputs import Inputs
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
-from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.results import EpochSummary, FinetuneReport
-from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
+from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runs.outcome import Outcome
-from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock
+from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -35,7 +33,7 @@ from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.tasks.classification import CLASSIFICATION
-from ntt_cli.training.job import Task, division, prepare, run_record, steps_of, warmup_steps
+from ntt_cli.training.job import Task, division, prepare, steps_of, warmup_steps
 from ntt_cli.training.progress import Best, Training
 from ntt_cli.training.step import LONGEST_GRADIENT, SparseModule, make_optimiser, training_step
 
@@ -50,15 +48,7 @@ def run(config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None) -
 def finetune(
     config: FinetuneConfig, on_event: EventSink, stop: Stop | None = None, sources: Sources = AS_NAMED
 ) -> Outcome[FinetuneReport]:
-    """Fine-tune, and write the chosen epoch's checkpoint and then the report.
-
-    Without `config.output` nothing is written.
-
-    Args:
-        config: as the user gave it.
-        on_event: receives the progress.
-        stop: asks for the end; the training's state is then saved.
-        sources: objects to use instead of names.
+    """Fine-tune, and write the chosen epoch's checkpoint and then the report; without `config.output`, neither.
 
     Raises:
         NttError: if the input is unusable, the numbers diverge or the output cannot be written.
@@ -68,24 +58,14 @@ def finetune(
     group, stop = this_process_group() if output else SINGLE, stop or Stop()
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
-            if output:
-                claim.enter_context(output_lock(output, config, group, on_event))
+            claim.enter_context(output_lock(output, config, group, on_event))
             task = prepare(config, on_event, sources)
             group.require(min(config.batch_size, len(task.training)))
-            record = run_record(task)
-            if output and config.resume and (done := finished(output, record, FinetuneReport, on_event)):
+            samples = task.training.samples, task.validation.samples
+            record = run_record(config, task.loaded, sources, samples, {"learning_rate": task.learning_rate})
+            if done := finished(output, config, record, FinetuneReport, on_event):
                 return Outcome(done, None)
-            checkpointer = no_checkpoints()
-            if output:
-                checkpointer = open_checkpointer(
-                    output,
-                    config,
-                    kind="finetune state",
-                    run=record,
-                    stop=stop or Stop(),
-                    group=group,
-                    on_event=on_event,
-                )
+            checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
         # Training takes whole batches: there are no micro-batches to make smaller.
         this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:
@@ -101,9 +81,8 @@ def finetune(
 def _take_first(module: nn.Module, record: RunRecord, run: Run) -> None:
     """Give the network the first process's values."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    step = run.checkpointer.found.step if run.checkpointer.found else 0
     with torch.no_grad():
-        for name, value in same_run(run.group, record, own, step=step).items():
+        for name, value in same_run(run.group, record, own, run.checkpointer.found).items():
             own[name].copy_(value)
 
 
@@ -140,22 +119,17 @@ def _outcome(
 
 
 def _train(task: Task, run: Run) -> tuple[Best, list[EpochSummary]]:
-    config, module = task.config, task.loaded.module
+    config, module, (_, steps) = task.config, task.loaded.module, division(task)
+    trained = [p for p in module.parameters() if p.requires_grad]
     optimiser = make_optimiser(
-        config.optimiser,
-        [p for p in module.parameters() if p.requires_grad],
-        learning_rate=task.learning_rate,
-        weight_decay=config.weight_decay,
+        config.optimiser, trained, learning_rate=task.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = _rate_schedule(config, optimiser, rising=warmup_steps(task), steps=steps_of(task))
+    schedule = _rate_schedule(task, optimiser)
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
-    device = task.training.device
-    with global_draws_apart(device), run.stop.patiently():
-        if run.checkpointer.found is not None:
-            training.restore(
-                run.checkpointer.found, samples=len(task.training), steps=division(task)[1], epochs=config.epochs
-            )
-        run.on_event(TrainingStarted(config.epochs, division(task)[1], training.step))
+    with global_draws_apart(task.training.device), run.stop.patiently():
+        if state := run.checkpointer.found:
+            training.restore(state, samples=len(task.training), steps=steps, epochs=config.epochs)
+        run.on_event(TrainingStarted(config.epochs, steps, training.step))
         for epoch in range(len(training.epochs) + 1, config.epochs + 1):
             _train_epoch(task, training, run)
             _end_epoch(task, training, epoch, run)
@@ -168,7 +142,7 @@ def _train_epoch(task: Task, training: Training, run: Run) -> None:
     """Take the remaining steps of the epoch."""
     module = training.module.train()
     network = SparseModule(module, as_bits(task.masks, dict(module.named_parameters())), task.loaded.select_outputs)
-    execution = Execution(group=run.group)
+    execution, longest = Execution(group=run.group), LONGEST_GRADIENT[task.config.optimiser]
     batch_size, steps = division(task)
     shuffled = torch.randperm(len(task.training), generator=training.order)
     for batch in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
@@ -177,14 +151,7 @@ def _train_epoch(task: Task, training: Training, run: Run) -> None:
         x = task.training.batch(indices, (task.config.seed, training.step))
         labels = task.training.labels(indices)
         try:
-            loss = training_step(
-                network,
-                training.optimiser,
-                x,
-                labels,
-                longest=LONGEST_GRADIENT[task.config.optimiser],
-                execution=execution,
-            )
+            loss = training_step(network, training.optimiser, x, labels, longest=longest, execution=execution)
         except FloatingPointError as error:
             raise run.checkpointer.diverged(f"step {training.step + 1}", str(error)) from error
         training.losses.append(loss)
@@ -214,14 +181,13 @@ def _end_epoch(task: Task, training: Training, epoch: int, run: Run) -> None:
         training.best = Best(epoch, key, {name: value.clone() for name, value in training.state_dict().items()})
 
 
-def _rate_schedule(
-    config: FinetuneConfig, optimiser: torch.optim.Optimizer, *, rising: int, steps: int
-) -> lr_scheduler.LRScheduler:
-    after = (
-        lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps - rising)
-        if config.rate_schedule == "cosine"
-        else lr_scheduler.ConstantLR(optimiser, factor=1.0)
-    )
+def _rate_schedule(task: Task, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+    rising = warmup_steps(task)
+    after: lr_scheduler.LRScheduler
+    if task.config.rate_schedule == "cosine":
+        after = lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps_of(task) - rising)
+    else:
+        after = lr_scheduler.ConstantLR(optimiser, factor=1.0)
     if not rising:
         return after
     first = lr_scheduler.LinearLR(optimiser, start_factor=1 / (rising + 1), total_iters=rising)
@@ -234,16 +200,8 @@ def _validate(task: Task, checkpointer: RunCheckpointer, epoch: int) -> tuple[fl
     Raises:
         DivergedError: if the loss is not finite; without validation samples, on some of the training samples.
     """
-    if not len(task.validation):
-        _evaluate(task.loaded, task.training.some(EVALUATION_BATCH), checkpointer, epoch)
-        return None, 0.0
-    return _evaluate(task.loaded, task.validation, checkpointer, epoch)
-
-
-def _evaluate(
-    loaded: LoadedModel, inputs: Inputs, checkpointer: RunCheckpointer, epoch: int
-) -> tuple[float | None, float]:
-    module = loaded.module.eval()
+    loaded, module = task.loaded, task.loaded.module.eval()
+    inputs = task.validation if len(task.validation) else task.training.some(EVALUATION_BATCH)
     hits, count, loss = 0, 0, 0.0
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
@@ -253,7 +211,7 @@ def _evaluate(
             loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
     if not math.isfinite(loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
-    return (hits / count, loss / count) if count else (None, 0.0)
+    return (hits / count, loss / count) if count and len(task.validation) else (None, 0.0)
 
 
 def _check_finite(module: nn.Module, epoch: int, checkpointer: RunCheckpointer) -> None:

@@ -9,23 +9,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntt_cli.config import FinetuneConfig, as_typed, recorded
-from ntt_cli.data import data_sha256
+from ntt_cli.config import FinetuneConfig, as_typed
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
-from ntt_cli.files.metadata import RunRecord
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
-from ntt_cli.runs.outputs import settled
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
-from ntt_cli.runtime.machine import describe_machine, pick_device
-from ntt_cli.runtime.process_group import this_process_group
+from ntt_cli.runtime.machine import pick_device
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
@@ -38,10 +34,8 @@ class Task:
     """A fine-tuning run, ready to start.
 
     Attributes:
-        config: as the user gave it.
-        sources: where the network and the data come from.
         loaded: the model; its module is on the device and has the checkpoint's weights.
-        masks: `True` = kept; empty for a dense network.
+        masks: empty for a dense network.
         training: samples to learn from.
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.
@@ -49,7 +43,6 @@ class Task:
     """
 
     config: FinetuneConfig
-    sources: Sources
     loaded: LoadedModel
     masks: Masks
     training: Inputs
@@ -94,7 +87,6 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
     task = Task(
         config=config,
-        sources=sources,
         loaded=loaded,
         masks=masks,
         training=training,
@@ -106,18 +98,6 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
         raise UsageError(as_typed(config, "warmup"), what, hint=hint)
     return task
-
-
-def run_record(task: Task) -> RunRecord:
-    """The record of everything that affects the bytes that the run writes."""
-    config, loaded = task.config, task.loaded
-    return RunRecord(
-        config=recorded(config) | {"learning_rate": task.learning_rate} | settled(loaded, task.training),
-        model=loaded.record,
-        weights_sha256=task.sources.weights_sha256(config.checkpoint),
-        data_sha256=data_sha256(task.training.samples, task.validation.samples),
-        machine=describe_machine(pick_device(config.device)) | {"processes": str(this_process_group().size)},
-    )
 
 
 def steps_of(task: Task) -> int:

@@ -32,14 +32,10 @@ class Training:
     """A fine-tuning run between two steps; all of it changes in place.
 
     Attributes:
-        module: on its device.
-        optimiser: of the module's parameters.
-        schedule: of the optimiser's learning rate.
         order: generator for the order of the samples, drawn once an epoch.
         step: steps done over all epochs.
         losses: of the current epoch's steps.
         epochs: the finished epochs.
-        best: the best of them.
     """
 
     module: nn.Module
@@ -60,7 +56,6 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        """The device of the module."""
         return next(self.module.parameters()).device
 
     def state(self) -> State:
@@ -81,13 +76,8 @@ class Training:
     def restore(self, state: State, *, samples: int, steps: int, epochs: int) -> None:
         """Continue from `state`, which a training with the same settings saved; this one has not begun.
 
-        The learning rate and the order of the samples follow from the number of steps and are computed again.
-
-        Args:
-            state: the saved state.
-            samples: to learn from.
-            steps: of an epoch.
-            epochs: of the whole training.
+        The learning rate and the order of the samples follow from the number of steps and are computed again. The
+        training learns from so many samples, in so many steps an epoch.
 
         Raises:
             ResumeError: if this training cannot have saved it.
@@ -129,15 +119,11 @@ class Training:
 
 
 class BestValues(Record):
-    """The values of the best epoch that are not tensors."""
-
     epoch: PositiveInt
     key: tuple[FiniteFloat, FiniteFloat]
 
 
 class TrainingValues(Record):
-    """The values of a training's state that are not tensors."""
-
     epochs: list[EpochSummary]
     best: BestValues | None
 

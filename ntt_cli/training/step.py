@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -54,24 +55,16 @@ def make_optimiser(
 
 @dataclass(frozen=True)
 class SparseModule:
-    """A network in training, with the masks of its pruned weights.
-
-    Attributes:
-        module: in training mode.
-        mask_bits: masks by parameter, from `as_bits`.
-        select_outputs: the logits among what the module returns.
-        task: the task that it is trained for.
-        parameters: of the module, by name.
-    """
+    """A module in training mode, with the masks of its pruned weights, from `as_bits`."""
 
     module: nn.Module
     mask_bits: Masks
     select_outputs: SelectOutputs = usual_logits
     task: Task = CLASSIFICATION
-    parameters: dict[str, nn.Parameter] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parameters", dict(self.module.named_parameters()))
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.module.named_parameters())
 
 
 def training_step(
@@ -85,14 +78,8 @@ def training_step(
 ) -> Float[Tensor, ""]:
     """One step on the task's loss, in place; returns the loss before it. Pruned entries are zero afterwards.
 
-    Args:
-        network: changed in place.
-        optimiser: of its parameters.
-        x: inputs.
-        labels: their classes.
-        longest: the largest norm of the gradient over all kept entries; a longer gradient is scaled down to it.
-        execution: the processes that share the batch; all of them change the same network in the same way. Training
-            takes whole batches: a micro-batch is ignored.
+    A gradient whose norm over all kept entries is above `longest` is scaled down to it. The processes that share the
+    batch all change the same network in the same way. Training takes whole batches: a micro-batch is ignored.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.

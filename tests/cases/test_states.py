@@ -161,7 +161,7 @@ def restored(name: str, state: State) -> None:
         teacher = to_functional(module, torch.device("cpu"), lambda _: None)
         names = ("1.weight", "4.weight")
         settings = settle(RUNS[name][1], teacher, names, samples=40, allocation=None, trained=False)
-        fresh = Progress(start_student(teacher.bind(), teacher.params, names, learning_rate=1e-3), teacher.buffers)
+        fresh = Progress(start_student(teacher, names, learning_rate=1e-3))
         transfer = Transfer(teacher, inputs_of(torch.zeros(1, 8, 8)), names, 10, settings)
         student = restore_progress(fresh, state, transfer, MicroBatching(None, 8, lambda _: None)).student
         optimiser, parameters = student.optimiser, list(student.params.values())

@@ -41,29 +41,26 @@ def kernel(model: FunctionalModel, chosen: Tensor | None = None) -> Tensor:
 def compare(
     student: FunctionalModel, teacher: FunctionalModel, *, outputs: int, run_passes: int = 0
 ) -> agreement.KernelComparison:
-    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
-    return agreement.compare_kernels(networks, inputs(), outputs=outputs, run_passes=run_passes)
+    return agreement.compare_kernels(student, teacher, inputs(), outputs=outputs, run_passes=run_passes)
 
 
 def test_distances_are_those_of_exact_kernels_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "KERNEL_BATCHES", 1500)
     student, teacher = network(1), network(2)
-    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
-    found = agreement.measure_agreement(networks, inputs(), classes=3, batch_size=8)
+    found = agreement.measure_agreement(student, teacher, inputs(), classes=3, batch_size=8)
     ours, theirs = (model.bind()(model.params, X) for model in (student, teacher))
     assert found.logit_distance == pytest.approx(float((ours - theirs).square().sum() / theirs.square().sum()))
     assert found.top1_agreement == float((ours.argmax(1) == theirs.argmax(1)).double().mean())
     apart = ~torch.eye(len(X), dtype=torch.bool)  # the halves of a batch share no sample
     gap, norm = kernel(student) - kernel(teacher), kernel(teacher)
     exact = gap[apart].square().sum() / norm[apart].square().sum()
-    distance = agreement.measure_kernel_distance(networks, inputs(), outputs=3, batch_size=8)
+    distance = agreement.measure_kernel_distance(student, teacher, inputs(), outputs=3, batch_size=8)
     assert distance == pytest.approx(float(exact), rel=0.1)
 
 
 def test_one_position_is_one_choice() -> None:
     student, teacher = network(1, outputs=6), network(2, outputs=6)
-    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
-    found = agreement.measure_agreement(networks, inputs(), classes=3)
+    found = agreement.measure_agreement(student, teacher, inputs(), classes=3)
     ours, theirs = (model.bind()(model.params, X).view(-1, 2, 3).argmax(2) for model in (student, teacher))
     assert found.top1_agreement == pytest.approx(float((ours == theirs).double().mean()))
 
@@ -119,8 +116,7 @@ def test_kernels_take_a_share_of_the_run(monkeypatch: pytest.MonkeyPatch, flops:
 
     monkeypatch.setattr(agreement, "kernel_vector_product", watched)
     student, teacher = network(1), network(2)
-    networks = agreement.Networks(student.bind(), student.params, teacher.bind(), teacher.params)
-    agreement.measure_kernel_distance(networks, inputs(), outputs=3)
+    agreement.measure_kernel_distance(student, teacher, inputs(), outputs=3)
     few = min(24 * agreement.KERNEL_BATCHES, max(2, flops // (6 * 2 * (5 * 8 + 8 * 3))))
     assert few - 24 < sum(asked) / 2 <= few
     summary = compare(student, teacher, outputs=3).summary
@@ -131,11 +127,8 @@ def test_kernels_take_a_share_of_the_run(monkeypatch: pytest.MonkeyPatch, flops:
 def test_a_kernel_of_zeros_has_no_rank() -> None:
     student, teacher = network(1), network(2)
     nothing = {name: torch.zeros_like(p) for name, p in student.params.items()}
-    frozen = replace(student, params=nothing)
-    networks = agreement.Networks(
-        lambda params, x: 0 * student.bind()(params, x), frozen.params, teacher.bind(), teacher.params
-    )
-    kernel_free = agreement.compare_kernels(networks, inputs(), outputs=3).summary
+    frozen = replace(student, params=nothing, select_outputs=lambda returned: 0 * returned)
+    kernel_free = agreement.compare_kernels(frozen, teacher, inputs(), outputs=3).summary
     assert (kernel_free.alignment, kernel_free.effective_rank_student) == (None, None)
     assert kernel_free.ranks.startswith("none, the teacher's ")
 

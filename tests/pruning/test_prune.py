@@ -250,7 +250,7 @@ def test_saliency_keeps_the_largest(monkeypatch: pytest.MonkeyPatch, allocation:
     generator = torch.Generator().manual_seed(0)
     made_up = {name: torch.randn(size.shape, generator=generator).exp() ** 8 for name, size in sizes.items()}
     related = {name: torch.rand(sizes[name].shape, generator=generator) for name in ("fc1.weight", "first.weight")}
-    monkeypatch.setattr(ntt_score, "logit_sensitivities", lambda *_, **__: made_up)
+    monkeypatch.setattr(ntt_score, "logit_sensitivities", lambda *_, **__: dict(made_up))
     monkeypatch.setattr(ntt_score, "input_correlations", lambda *_: dict(related))
     run("four layers", steps=1, allocation=allocation)
     masks = read_checkpoint(Path(OUT)).masks

@@ -8,7 +8,7 @@ import torch
 
 from ntt_cli.errors import DataError, NttError
 from ntt_cli.runtime.events import Event, Warned
-from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows, label_loss
+from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
 from tests.parts import inputs_of, refusal
 
 
@@ -104,8 +104,8 @@ def test_the_loss_of_many_positions_by_hand() -> None:
     labels = torch.tensor([[1, -100], [0, 1]])
     losses = [-math.log(3 / 4), -math.log(1 / 2), -math.log(1 / 8)]
     for shaped in (logits, logits.flatten(1)):
-        assert float(label_loss(shaped, labels)) == pytest.approx(sum(losses) / 3)
-        assert float(label_loss(shaped, labels, reduction="sum")) == pytest.approx(sum(losses))
+        assert float(CLASSIFICATION.loss(shaped, labels)) == pytest.approx(sum(losses) / 3)
+        assert float(CLASSIFICATION.loss(shaped, labels, "sum")) == pytest.approx(sum(losses))
 
 
 def test_rows_that_count() -> None:

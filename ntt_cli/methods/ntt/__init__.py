@@ -16,20 +16,19 @@ The paper:
 
 How masks are chosen. The paper keeps the same share of each layer, the largest magnitudes; the rest is ours:
 
-5. `mask_update.py`: how many weights each layer keeps, and which.
-6. `score.py`: what a score is, the paper's and ours.
-7. `saliency.py`: our score of a weight: its magnitude times a power of its effect on the outputs.
-8. `affinity.py`: a factor of that score, by which units prefer inputs that vary together.
+5. `score.py`: how many weights each layer keeps, and which; what a score is, the paper's and ours.
+6. `saliency.py`: our score of a weight: its magnitude times a power of its effect on the outputs.
+7. `affinity.py`: a factor of that score, by which units prefer inputs that vary together.
 
 What a run needs besides:
 
-9. `method.py`: NTT as one of the methods of `ntt prune`, and its exchangeable parts.
-10. `settings.py`: every option of a transfer, with its default.
-11. `plan.py`: the steps at which masks change, and the density at each.
-12. `batches.py`: the samples and the probe of each step, and the teacher's outputs for them.
-13. `validation.py`: the distance on samples held out, which ends a transfer with `--steps auto`.
-14. `progress.py`: the student and its history between two steps, saved and restored.
-15. `compiled.py`: the passes of a step as one compiled function.
+8. `method.py`: NTT as one of the methods of `ntt prune`, and its exchangeable parts.
+9. `settings.py`: every option of a transfer, with its default.
+10. `plan.py`: the steps at which masks change, and the density at each.
+11. `batches.py`: the samples and the probe of each step, and the teacher's outputs for them.
+12. `validation.py`: the distance on samples held out, which ends a transfer with `--steps auto`.
+13. `progress.py`: the student and its history between two steps, saved and restored.
+14. `compiled.py`: the passes of a step as one compiled function.
 
 `--preset paper` chooses the paper's objective, score, allocation and schedule, with the authors' constants.
 """

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Params
 
@@ -45,32 +46,19 @@ def affinity_exponent(kept_per_unit: float, *, most: float) -> float:
 
 
 def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
-    """`exp(−β (1 − r))`: the factor of a weight's score.
-
-    Args:
-        correlations: `r`, from `input_correlations`.
-        exponent: `β`.
-    """
+    """`exp(−β (1 − r))`: the factor of a weight's score, by the `r` of `input_correlations` and the exponent `β`."""
     return (correlations - 1).mul_(exponent).exp_()
 
 
 def input_correlations(
     apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
 ) -> dict[str, Float[Tensor, "o *i"]]:
-    """How each input of a unit correlates with the input of the unit's strongest weight, over samples and positions.
+    """`r` by weight: how each input of a unit correlates with its strongest weight's, over samples and positions.
 
     Weights that act in another way than in Linear and Conv2d layers are left out. So are the layers that compute the
     logits: they should see all features. The correlation with an input that does not vary is 0, that of the strongest
-    weight's input with itself 1.
-
-    Args:
-        apply: the network.
-        params: its parameters; the strongest weight of a unit is that of largest magnitude, ties by lowest index.
-        names: the weights, `[o, i...]`.
-        batches: unlabelled inputs; they are split where the inputs of a layer would take much memory.
-
-    Returns:
-        `r`, from -1 to 1, by weight.
+    weight's input with itself 1. The strongest weight has the largest magnitude, ties by lowest index. Batches are
+    split where the inputs of a layer would take much memory.
     """
     moments: dict[str, _Moments] = {}
     hidden: list[str] | None = None
@@ -90,12 +78,12 @@ def input_correlations(
 
 
 def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]) -> Iterator[RecordedPass]:
-    """Forward passes over all batches. The first is of one sample: it shows how many samples fit into memory.
+    """Forward passes over all batches, recorded. The first, of one sample, shows how many samples fit into memory.
 
     Yields:
         what each pass recorded.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_of(params)
     at_once = 1
     for x in batches:
         for part in x.split(at_once):
@@ -112,13 +100,8 @@ class _Moments:
     The mean of the first rows, the origin, is subtracted from all rows, so that large means cost no precision.
     """
 
-    def __init__(self, rows: Float[Tensor, "t i"], strongest: Tensor) -> None:
-        """Sums of nothing yet.
-
-        Args:
-            rows: the first rows, for the origin.
-            strongest: for each unit, the index of its strongest weight's input, `[o]`.
-        """
+    def __init__(self, rows: Float[Tensor, "t i"], strongest: Int[Tensor, "o"]) -> None:
+        """Sums of nothing yet, for the first rows and the index of each unit's strongest weight's input."""
         self._strongest, self._origin = strongest, rows.mean(dim=0)
         self._count = 0
         self._sum = torch.zeros_like(self._origin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,9 +28,6 @@ class Batches:
     these are its outputs for each sample. With one, they depend on the probe, too, so they can be kept only for batches
     that return. Random inputs, such as augmented ones, are drawn anew for each batch; a batch that returns has the
     same.
-
-    Attributes:
-        transfer: whose teacher, inputs and settings these are.
     """
 
     transfer: Transfer
@@ -48,26 +44,24 @@ class Batches:
         settings, inputs, group = self.transfer.settings, self.transfer.inputs, execution.group
         number = step if settings.batches is None else step % settings.batches
         generator = seeded(settings.seed, number)
-        indices = torch.randint(len(inputs), (settings.batch_size,), generator=generator)
-        first, second = indices.chunk(2)
+        first, second = torch.randint(len(inputs), (settings.batch_size,), generator=generator).chunk(2)
         shares = [group.share(half) for half in (first, second)]
         x1, x2 = inputs.batch(torch.cat(shares), (settings.seed, number)).split([len(half) for half in shares])
         if not settings.objective.kernel_weight:
             return Batch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))
-        whole = draw_probe((len(second), self.transfer.outputs), like=self._like, generator=generator)
-        probe = group.share(whole)
+        probe = group.share(draw_probe((len(second), self.transfer.outputs), like=self._like, generator=generator))
         outputs = self._outputs.get(number)
         if outputs is None:
             teacher = self.transfer.teacher
-            uncompiled = partial(compute_outputs, execution=execution)
-            compute = self._compiled if self._compiled and execution.is_whole else uncompiled
-            outputs = compute(teacher.bind(), teacher.params, x1, x2, probe)
+            if self._compiled and execution.is_whole:
+                outputs = self._compiled(teacher.bind(), teacher.params, x1, x2, probe)
+            else:
+                outputs = compute_outputs(teacher.bind(), teacher.params, x1, x2, probe, execution=execution)
             self._remember(number, outputs)
         return Batch(x1, x2, probe, outputs)
 
     @property
     def _like(self) -> Tensor:
-        """A tensor of the teacher's precision, on its device."""
         return next(iter(self.transfer.teacher.params.values()))
 
     def _remember(self, number: int, new: Outputs) -> None:

@@ -19,11 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
-from ntt_cli.methods.ntt.objective import TransferLoss
-from ntt_cli.methods.ntt.step import Batch, Form, transfer_gradients
+from ntt_cli.methods.ntt.objective import Objective, TransferLoss
+from ntt_cli.methods.ntt.step import Batch, transfer_gradients
 from ntt_cli.networks.functional import BoundModel, FunctionalModel
 from ntt_cli.runtime.execution import Execution
-from ntt_cli.tensors import Apply, Masks, Params
+from ntt_cli.tensors import Masks, Params
 
 OPTIONS: dict[str, Any] = {
     "fx_graph_cache": False,  # it reads pickles, which may run code
@@ -51,11 +51,9 @@ class Compiled:
         self._made: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, fixed: Any, *trees: Any) -> Any:
-        """`function(fixed, *trees)`, without a graph.
+        """`function(fixed, *trees)`, without a graph; `fixed` is hashable, and compiled in as a constant.
 
-        Args:
-            fixed: hashable; compiled in as a constant.
-            trees: dicts of tensors, with the same keys whenever `fixed` is the same, or tensors.
+        The trees are tensors, or dicts of tensors, with the same keys whenever `fixed` is the same.
 
         Raises:
             CompilationError: if the function does what cannot be traced, or there is no compiler that works.
@@ -102,28 +100,24 @@ class CompiledGradients:
 
     def __call__(
         self,
-        apply: Apply,
+        apply: BoundModel,
         params: Params,
         mask_bits: Masks,
         batch: Batch,
         *,
         density: float,
-        form: Form,
+        objective: Objective,
         execution: Execution = Execution(),
     ) -> tuple[TransferLoss, Params]:
         """As `transfer_gradients`, where `apply` is the network bound to any buffers."""
-        assert isinstance(apply, BoundModel)
-        assert execution.is_whole
-        density_now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
-        x = _inputs(batch.x1, batch.x2, batch.probe)
-        parts, gradients = self._compiled(
-            (form, execution), params, mask_bits, apply.buffers, x, _parts(batch.teacher), density_now
-        )
+        fixed, x = (objective, execution), _inputs(batch.x1, batch.x2, batch.probe)
+        now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
+        parts, gradients = self._compiled(fixed, params, mask_bits, apply.buffers, x, _parts(batch.teacher), now)
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
     def _gradients(
         self,
-        fixed: tuple[Form, Execution],
+        fixed: tuple[Objective, Execution],
         params: Params,
         mask_bits: Masks,
         buffers: Params,
@@ -131,11 +125,11 @@ class CompiledGradients:
         teacher: Params,
         density: Tensor,
     ) -> tuple[Params, Params]:
-        form, execution = fixed
+        objective, execution = fixed
         batch = Batch(x["x1"], x["x2"], x.get("probe"), _as_outputs(teacher))
         apply = self._model.bind(buffers)
         loss, gradients = transfer_gradients(
-            apply, params, mask_bits, batch, density=density, form=form, execution=execution
+            apply, params, mask_bits, batch, density=density, objective=objective, execution=execution
         )
         return _parts(loss), gradients
 
@@ -147,9 +141,8 @@ class CompiledOutputs:
         self._model = model
         self._compiled = Compiled(self._outputs)
 
-    def __call__(self, apply: Apply, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Outputs:
+    def __call__(self, apply: BoundModel, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Outputs:
         """As `compute_outputs`, where `apply` is the network bound to any buffers."""
-        assert isinstance(apply, BoundModel)
         return _as_outputs(self._compiled(None, params, apply.buffers, _inputs(x1, x2, probe)))
 
     def _outputs(self, fixed: None, params: Params, buffers: Params, x: Params) -> Params:

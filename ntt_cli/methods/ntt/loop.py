@@ -4,13 +4,14 @@ The algorithm of Liu & Zenke 2020, arXiv 2006.08228: optimise the student's weig
 every `mask_update_every` steps. `run_transfer` is the loop; all else here is a part of it.
 
 What it calls, and this folder explains later: a `TransferPlan` knows the steps before which masks are updated;
-`Batches` draws the samples and the probe of a step; `Progress` is the student and its history; `Validation` ends the
-transfer with `--steps auto`.
+`Batches` draws the samples and the probe of a step; `Progress` is the student and its history; `validation_distance`
+ends the transfer with `--steps auto`.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -19,14 +20,15 @@ from ntt_cli.masks.masks import apply_masks, layer_densities
 from ntt_cli.methods.base import Pruned
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
-from ntt_cli.methods.ntt.mask_update import update_masks
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.plan import TransferPlan, plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
-from ntt_cli.methods.ntt.step import Form, Student, start_student, transfer_step, under_masks
+from ntt_cli.methods.ntt.score import update_masks
+from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, under_masks
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.methods.ntt.validation import Validation, hold_out
+from ntt_cli.methods.ntt.validation import hold_out, validation_distance
 from ntt_cli.networks.batch_norm import has_batch_norm, with_variances_of_at_least
+from ntt_cli.networks.functional import BoundModel
 from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
@@ -35,6 +37,7 @@ from ntt_cli.runtime.events import MasksUpdated, Noted, StepsDone, TransferStart
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import give_back_free_memory
 from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.tensors import Masks, Params
 
@@ -47,9 +50,7 @@ A channel without kept weights has a variance of 0, and would be divided by the 
 def run_transfer(transfer: Transfer, run: Run) -> Pruned:
     """Move a student from the teacher's weights to a sparse network with the teacher's kernel and outputs.
 
-    Args:
-        transfer: the problem.
-        run: its processes share each batch. Its checkpointer may hold the state of an interrupted run to continue.
+    The run's processes share each batch. Its checkpointer may hold the state of an interrupted run to continue.
 
     Raises:
         DivergedError: if a loss, a weight or a validation distance is no longer finite.
@@ -57,11 +58,9 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
     """
     teacher, settings, group = transfer.teacher, transfer.settings, run.group
     plan = plan_transfer(settings, learned=transfer.fixed_masks is None)
-    on_training_samples, validation = transfer, None
-    if settings.auto:
-        on_training_samples, validation = hold_out(transfer)
+    on_training_samples, held_out = hold_out(transfer) if settings.auto else (transfer, None)
     batches = Batches(on_training_samples)
-    progress = Progress(_start(transfer), teacher.buffers)
+    progress = Progress(_start(transfer))
     execution = transfer.execution(group)
     if run.checkpointer.found is not None:
         progress = restore_progress(progress, run.checkpointer.found, transfer, run.micro_batching)
@@ -69,89 +68,85 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
     sizes = {name: teacher.params[name].numel() for name in transfer.names}
     run.on_event(TransferStarted(plan.steps, sizes, progress.step))
     if settings.compiled and progress.step < plan.steps:
-        run.on_event(
-            Noted("compiling the steps, which takes a minute or two, and some seconds where it was done before")
-        )
+        how_long = "which takes a minute or two, and some seconds where it was done before"
+        run.on_event(Noted(f"compiling the steps, {how_long}"))
+    state = partial(progress.state, run.micro_batching)
     # The caller's random state is left alone. A signal lets the running step end: the run stops after it.
     with global_draws_apart(transfer.inputs.device), run.stop.patiently():
         while progress.step < plan.steps:
             step = progress.step
             seed_global_draws(settings.seed, step, group.rank)  # so that a continued run draws the same numbers
-            if validation is not None and plan.is_validation_step(step):
-                distance = _validate(progress, validation, run)
+            if held_out is not None and plan.is_validation_step(step):
+                distance = _validate(progress, held_out, run)
                 plan = plan.after_validation(progress.history.validation)
                 run.on_event(Validated(step, distance, None if plan.undecided else plan.steps))
             if step in plan.updates:
                 run.on_event(_update(progress, on_training_samples, plan, run))
-            loss = _advance(progress, batches, run, execution)
-            _check_step(progress, loss, run, last=progress.step == plan.steps)
-            run.checkpointer.maybe_save(lambda: progress.state(teacher, run.micro_batching))
+            _advance(progress, batches, run, execution, steps=plan.steps)
+            run.checkpointer.maybe_save(state)
         _check_finite(progress.student.params, plan.steps, run.checkpointer)
-        run.checkpointer.save_if_unfinished(lambda: progress.state(teacher, run.micro_batching))
-    return Pruned(
-        params=progress.student.masked_params,
-        buffers=progress.buffers,
-        masks=progress.student.masks,
-        history=progress.history.as_tensors(),
-    )
+        run.checkpointer.save_if_unfinished(state)
+    student = progress.student
+    return Pruned(student.masked_params, student.apply.buffers, student.masks, progress.history.as_tensors())
 
 
 def take_step(
     student: Student, batches: Batches, step: int, micro_batching: MicroBatching, execution: Execution
 ) -> TransferLoss:
-    """Take one step on its batch. The student's parameters and optimiser move in place.
+    """Take one step on its batch, in place.
 
     Raises:
         UsageError: if steps are to be compiled, and cannot be.
     """
-    settings = batches.transfer.settings
-    form = Form(settings.objective, active=settings.active)
+    objective = batches.transfer.settings.objective
 
     def move(execution: Execution) -> TransferLoss:
-        return transfer_step(student, batches.at(step, execution), form, execution)
+        return transfer_step(student, batches.at(step, execution), objective, execution)
 
     try:
         return micro_batching.run(move, execution)
     except CompilationError as error:
-        raise UsageError(
-            "--compile", f"failed: {error}", hint="run without it, or install a C++ compiler (on a GPU, Triton)"
-        ) from error
+        hint = "run without it, or install a C++ compiler (on a GPU, Triton)"
+        raise UsageError("--compile", f"failed: {error}", hint=hint) from error
 
 
-def _advance(progress: Progress, batches: Batches, run: Run, execution: Execution) -> TransferLoss:
-    """Take the next step, and note its loss."""
+def _advance(progress: Progress, batches: Batches, run: Run, execution: Execution, *, steps: int) -> None:
+    """Take the next of so many steps, note and check its loss, and now and then tell how far the transfer is."""
     try:
         loss = take_step(progress.student, batches, progress.step, run.micro_batching, execution)
     except FloatingPointError as error:
         raise run.checkpointer.diverged(f"step {progress.step + 1}", str(error)) from error
-    progress.history.losses.append(loss)
+    history = progress.history
+    history.losses.append(loss)
     progress.step += 1
-    return loss
+    totals, last = [loss.total for loss in history.losses], progress.step == steps
+    check_losses(totals, progress.step, run.checkpointer, last=last, whose="transfer's")
+    if progress.step % CHECK_EVERY == 0 or last:
+        kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
+        run.on_event(StepsDone(progress.step, kernel, float(loss.logit_distance)))
+        history.gather()
 
 
 def first_student(transfer: Transfer, micro_batching: MicroBatching) -> Student:
     """The student before the first step, at the final density already: `--dry-run` times its steps."""
     student, density = _start(transfer), transfer.settings.density
     masks = transfer.fixed_masks or update_masks(student, transfer, density, micro_batching)
-    buffers = _student_buffers(transfer, student.params, masks)
-    return under_masks(student, masks, density=density, apply=transfer.teacher.bind(buffers))
+    return under_masks(student, masks, density=density, apply=_under_masks(student, masks, transfer, SINGLE))
 
 
 def _start(transfer: Transfer) -> Student:
     teacher, settings = transfer.teacher, transfer.settings
-    return start_student(
-        teacher.bind(),
-        teacher.params,
-        transfer.names,
-        learning_rate=settings.learning_rate,
-        compiled=CompiledGradients(teacher) if settings.compiled else None,
-    )
+    compiled = CompiledGradients(teacher) if settings.compiled else None
+    return start_student(teacher, transfer.names, learning_rate=settings.learning_rate, compiled=compiled)
 
 
-def _student_buffers(transfer: Transfer, params: Params, masks: Masks) -> Params:
-    """The student's batch-norm statistics under these masks; the teacher's buffers where there is no batch norm."""
-    estimated = estimate_buffers(transfer.teacher, apply_masks(params, masks), transfer.inputs)
-    return with_variances_of_at_least(LEAST_VARIANCE, estimated, transfer.teacher.buffers)
+def _under_masks(student: Student, masks: Masks, transfer: Transfer, group: ProcessGroup) -> BoundModel:
+    """The student's function with batch-norm statistics under these masks."""
+    teacher = transfer.teacher
+    if not has_batch_norm(teacher):
+        return student.apply
+    estimated = estimate_buffers(teacher, apply_masks(student.params, masks), transfer.inputs)
+    return teacher.bind(group.broadcast(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)))
 
 
 def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run) -> MasksUpdated:
@@ -165,16 +160,9 @@ def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run
         if run.group.first:  # rounding may rank weights in another order in another process
             masks = update_masks(progress.student, transfer, density, run.micro_batching)
         masks = run.group.broadcast(masks)
-    event = _put_under_masks(progress, masks, density, transfer, run)
+    apply = _under_masks(progress.student, masks, transfer, run.group)
+    changes = progress.update(masks, density=density, apply=apply)
     give_back_free_memory()
-    return event
-
-
-def _put_under_masks(progress: Progress, masks: Masks, density: float, transfer: Transfer, run: Run) -> MasksUpdated:
-    buffers = progress.buffers
-    if has_batch_norm(transfer.teacher):
-        buffers = run.group.broadcast(_student_buffers(transfer, progress.student.params, masks))
-    changes = progress.update(masks, density=density, buffers=buffers, teacher=transfer.teacher)
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))
 
 
@@ -183,24 +171,14 @@ def _check_finite(params: Params, step: int, checkpointer: RunCheckpointer) -> N
         raise checkpointer.diverged(f"step {step}", "the student's weights are no longer finite")
 
 
-def _validate(progress: Progress, validation: Validation, run: Run) -> float:
+def _validate(progress: Progress, held_out: Batches, run: Run) -> float:
     """Measure the validation distance in the first process, and note it."""
     student, step = progress.student, progress.step
     distance = torch.zeros((), device=next(iter(student.params.values())).device)
     if run.group.first:
-        distance += run.micro_batching.run(lambda execution: validation.distance(student, execution))
+        distance += run.micro_batching.run(lambda execution: validation_distance(student, held_out, execution))
     found = float(run.group.broadcast({"distance": distance})["distance"])
     if not math.isfinite(found):
         raise run.checkpointer.diverged(f"step {step}", "the distance on the samples held out is no longer finite")
     progress.history.validation[step] = found
     return found
-
-
-def _check_step(progress: Progress, loss: TransferLoss, run: Run, *, last: bool) -> None:
-    """Check that the loss is finite and, every `CHECK_EVERY` steps, tell how far the transfer is."""
-    history, step = progress.history, progress.step
-    check_losses([loss.total for loss in history.losses], step, run.checkpointer, last=last, whose="transfer's")
-    if step % CHECK_EVERY == 0 or last:
-        kernel = None if loss.kernel_distance is None else float(loss.kernel_distance)
-        run.on_event(StepsDone(step, kernel, float(loss.logit_distance)))
-        history.gather()

@@ -13,7 +13,6 @@ from ntt_cli.methods.ntt.loop import run_transfer
 from ntt_cli.methods.ntt.score import Score
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runs.threads import threads_for
-from ntt_cli.tensors import Masks
 
 
 @register_method("ntt")
@@ -71,12 +70,5 @@ class NTT(Method):
         """The problem that the transfer solves."""
         assert context.inputs is not None
         settings = replace(context.settings, **self.parts)
-        return Transfer(
-            context.teacher, context.inputs, context.names, context.outputs, settings, _fixed_masks(context)
-        )
-
-
-def _fixed_masks(context: MethodContext) -> Masks | None:
-    """The masks of the method that `--mask` names; `None` to learn them."""
-    mask = context.settings.mask
-    return None if mask == "learned" else method_class(mask)().masks(context)
+        fixed = None if settings.mask == "learned" else method_class(settings.mask)().masks(context)
+        return Transfer(context.teacher, context.inputs, context.names, context.outputs, settings, fixed)

@@ -34,11 +34,14 @@ class Objective:
         name: `relative` or `paper`, see above.
         kernel_weight: λ_K; with 0 there is no kernel term, and no probe is drawn.
         weight_penalty: λ_2, the factor. The sum that it multiplies is `TransferLoss.weight_penalty`.
+        active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
+            entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
     """
 
     name: ObjectiveName
     kernel_weight: float
     weight_penalty: float
+    active: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,16 @@ class TransferLoss:
     alignment: Tensor | None
 
 
-def squared_norm(params: Params, names: Iterable[str]) -> Float[Tensor, ""]:
-    """`‖w‖²` over the named parameters."""
-    return torch.stack([torch.linalg.vector_norm(params[name]).square() for name in names]).sum()
+def weight_penalty(params: Params, names: Iterable[str], density: float | Tensor) -> Float[Tensor, ""]:
+    """`‖w‖² / d` over the named parameters, for the kept fraction `d` of them."""
+    return torch.stack([torch.linalg.vector_norm(params[name]).square() for name in names]).sum() / density
 
 
 def transfer_loss(
     objective: Objective,
     student: Outputs,
     teacher: Outputs,
-    *,
-    params: Params,
-    prunable: Iterable[str],
-    density: float | Tensor,
+    penalty: Tensor,
     execution: Execution = Execution(),
 ) -> TransferLoss:
     """The loss of one batch, from the outputs and kernel products of student and teacher with the same probe `v`.
@@ -81,16 +81,9 @@ def transfer_loss(
     `D_K` of `paper` is `‖K_s v − K_t v‖² / (n m c²)`, whose expectation over `v` is exact. `D_K` of `relative` is
     `‖K_s v − K_t v‖² / ‖K_t v‖²`: numerator and denominator are both estimates, by the same probe.
 
-    Args:
-        objective: which distances, and the factors of the terms.
-        student: the student's outputs at the masked parameters; with a graph if the loss is to have one.
-        teacher: the teacher's outputs. Without kernel products in both, there is no kernel term.
-        params: the student's masked parameters `m ⊙ w`.
-        prunable: names of the parameters in the penalty.
-        density: `d`, the kept fraction of them now; a tensor in compiled steps, so that another density compiles
-            nothing anew.
-        execution: the processes that share the batch. Each process gets its own share of the distances, and these sum
-            to the distances of the whole batch. The penalty is whole in each.
+    The student's outputs are those at its masked parameters, whose `weight_penalty` is `penalty`. Without kernel
+    products of both networks, there is no kernel term. Each of the processes that share the batch gets its own share of
+    the distances, and these sum to the distances of the whole batch. The penalty is whole in each.
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
@@ -112,7 +105,6 @@ def transfer_loss(
     if objective.name == "paper" and "kernel" in distances:
         # So far divided by the n·c entries of `K v`. Each of them sums over m·c columns of `K`: divide by these too.
         distances["kernel"] = distances["kernel"] / sums["columns"]
-    penalty = squared_norm(params, prunable) / density
     return _weighted_sum(objective, distances, penalty, _cosine(sums) if "kernel" in distances else None)
 
 
@@ -120,16 +112,11 @@ def _weighted_sum(
     objective: Objective, distances: Mapping[str, Tensor], penalty: Tensor, alignment: Tensor | None
 ) -> TransferLoss:
     """`L = λ_K · D_K + D_f + λ_2 · penalty`, with its terms."""
-    loss = distances["logits"] + objective.weight_penalty * penalty
-    if "kernel" in distances:
-        loss = loss + objective.kernel_weight * distances["kernel"]
-    return TransferLoss(
-        total=loss,
-        kernel_distance=distances.get("kernel"),
-        logit_distance=distances["logits"],
-        weight_penalty=penalty,
-        alignment=alignment,
-    )
+    logits, kernel = distances["logits"], distances.get("kernel")
+    total = logits + objective.weight_penalty * penalty
+    if kernel is not None:
+        total = total + objective.kernel_weight * kernel
+    return TransferLoss(total, kernel, logits, penalty, alignment)
 
 
 def _divisor(objective: Objective, teacher: Tensor) -> Tensor:
@@ -150,39 +137,19 @@ def outputs_gradient(
     objective: Objective,
     student: Outputs,
     teacher: Outputs,
-    *,
-    params: Params,
-    prunable: Iterable[str],
-    density: float | Tensor,
+    penalty: Tensor,
     execution: Execution = Execution(),
 ) -> tuple[TransferLoss, Outputs]:
     """`transfer_loss` of the whole batch, detached, and its gradient with respect to the student's outputs.
 
     This is the first half of the chain rule: `∂L/∂f_s(x1)`, `∂L/∂f_s(x2)` and `∂L/∂(K_s v)`. `outputs_and_pullback`
-    carries them on to the parameters. The penalty does not go through the outputs: see `penalty_slope`.
-
-    The arguments are those of `transfer_loss`; the student's outputs need no graph.
+    carries them on to the parameters. The penalty does not go through the outputs.
     """
     leaves = {field.name: getattr(student, field.name).detach().requires_grad_() for field in fields(student)}
-    loss = transfer_loss(
-        objective,
-        replace(student, **leaves),
-        teacher,
-        params=params,
-        prunable=prunable,
-        density=density,
-        execution=execution,
-    )
+    loss = transfer_loss(objective, replace(student, **leaves), teacher, penalty, execution)
     gradients = torch.autograd.grad(loss.total, list(leaves.values()))
     outputs_gradients = replace(student, **dict(zip(leaves, gradients, strict=True)))
-    shares = {"logits": loss.logit_distance} | (
-        {} if loss.kernel_distance is None else {"kernel": loss.kernel_distance}
-    )
-    distances = execution.all_reduce({name: share.detach() for name, share in shares.items()})
-    whole = _weighted_sum(objective, distances, loss.weight_penalty.detach(), loss.alignment)
-    return whole, outputs_gradients
-
-
-def penalty_slope(objective: Objective, density: float | Tensor) -> float | Tensor:
-    """`2 λ_2 / d`: the gradient of `(λ_2 / d) · ‖m ⊙ w‖²` is this number times `m ⊙ w`."""
-    return 2 * objective.weight_penalty / density
+    shares = {"logits": loss.logit_distance.detach()}
+    if loss.kernel_distance is not None:
+        shares["kernel"] = loss.kernel_distance.detach()
+    return _weighted_sum(objective, execution.all_reduce(shares), penalty, loss.alignment), outputs_gradients

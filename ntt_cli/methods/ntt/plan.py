@@ -17,7 +17,7 @@ class TransferPlan:
         steps: the number of steps; while `undecided`, the largest number possible.
         updates: the steps before which masks are updated.
         settings: of the transfer.
-        undecided: the last step is not known yet: with `--steps auto` the validation distance decides it.
+        undecided: with `--steps auto` the validation distance decides which step is the last.
     """
 
     steps: int
@@ -27,10 +27,9 @@ class TransferPlan:
 
     def density(self, step: int) -> float:
         """The density of the masks that are chosen before a step."""
-        horizon = AUTO_HORIZON if self.settings.auto else self.steps
-        return density_at(
-            self.settings.schedule, step, updates=self.updates, steps=horizon, density=self.settings.density
-        )
+        settings = self.settings
+        steps = AUTO_HORIZON if settings.auto else self.steps
+        return density_at(settings.schedule, step, updates=self.updates, steps=steps, density=settings.density)
 
     def is_validation_step(self, step: int) -> bool:
         """Whether the validation distance is measured before a step.
@@ -51,17 +50,11 @@ class TransferPlan:
 
     @property
     def window(self) -> int:
-        """The number of steps between two mask updates."""
         return self.updates.step
 
 
 def plan_transfer(settings: TransferSettings, *, learned: bool) -> TransferPlan:
-    """The plan before the first step.
-
-    Args:
-        settings: of the transfer.
-        learned: masks are updated during the transfer. Fixed masks are put on before the first step, their only update.
-    """
+    """The plan before the first step. Masks that are not learned are put on before it, their only update."""
     updates = mask_update_steps(steps=settings.steps, every=settings.mask_update_every)
     if not learned:
         updates = range(0, 1, updates.step)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Self
 
 import torch
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ntt_cli.files.metadata import Record
 from ntt_cli.files.state import State, prefixed
-from ntt_cli.masks.masks import as_bits, count_changes
+from ntt_cli.masks.masks import count_changes
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student, under_masks
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.functional import BoundModel
 from ntt_cli.runs.optimiser_state import restore_from
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.optimiser import optimiser_tensors
-from ntt_cli.tensors import Masks, Params
+from ntt_cli.tensors import Masks
 
 OF_KERNELS = ("kernel_distance", "alignment")
 """The terms of a loss that are `None` without a kernel term."""
@@ -35,8 +35,7 @@ class History:
     """What happened at each step and each mask update.
 
     Attributes:
-        earlier: the terms of the loss over the first steps, `[steps]` each; after `--resume`, also over the steps
-            before the interruption.
+        earlier: the terms of the loss over the first steps, `[steps]` each, those before an interruption included.
         losses: the losses of the steps since, one by one.
         update_steps: the steps before which masks were updated.
         densities: the density from each mask update on.
@@ -66,53 +65,41 @@ class History:
 
     def as_tensors(self) -> dict[str, Tensor]:
         """All of it, for the report."""
-        validation = {
-            "validation_step": torch.tensor(list(self.validation)),
-            "validation_distance": torch.tensor(list(self.validation.values())),
+        values: dict[str, Iterable[float]] = {
+            "mask_update_step": self.update_steps,
+            "density": self.densities,
+            "mask_changes": self.changes,
         }
-        return (
-            self.loss_tensors()
-            | (validation if self.validation else {})
-            | {
-                "mask_update_step": torch.tensor(self.update_steps),
-                "density": torch.tensor(self.densities),
-                "mask_changes": torch.tensor(self.changes),
-            }
-        )
+        if self.validation:
+            values = {"validation_step": self.validation, "validation_distance": self.validation.values()} | values
+        return self.loss_tensors() | {name: torch.tensor(list(numbers)) for name, numbers in values.items()}
 
 
 @dataclass
 class Progress:
-    """A transfer between two steps.
+    """A transfer between two steps: `step` steps are done.
 
-    Attributes:
-        student: a step changes its parameters and optimiser in place; a mask update makes a new `Student` around them.
-        buffers: the student's batch-norm statistics; the teacher's own until the first mask update.
-        step: the number of steps done.
-        history: of these steps.
+    A step changes the student's parameters and optimiser in place; a mask update makes a new `Student` around them.
     """
 
     student: Student
-    buffers: Params
     step: int = 0
     history: History = field(default_factory=History)
 
-    def update(self, masks: Masks, *, density: float, buffers: Params, teacher: FunctionalModel) -> int:
+    def update(self, masks: Masks, *, density: float, apply: BoundModel) -> int:
         """Put the student under new masks, and return how many mask entries changed."""
-        if buffers is not self.buffers:
-            self.student = replace(self.student, apply=teacher.bind(buffers))
-            self.buffers = buffers
         changes = count_changes(self.student.masks, masks)
-        self.student = under_masks(self.student, masks, density=density, apply=self.student.apply)
+        self.student = under_masks(self.student, masks, density=density, apply=apply)
         self.history.update_steps.append(self.step)
         self.history.densities.append(density)
         self.history.changes.append(changes)
         return changes
 
-    def state(self, teacher: FunctionalModel, micro_batching: MicroBatching) -> State:
+    def state(self, micro_batching: MicroBatching) -> State:
         """Everything that the next steps depend on."""
         student, history = self.student, self.history
-        own = {} if self.buffers is teacher.buffers else self.buffers
+        buffers = student.apply.buffers
+        own = {} if buffers is student.apply.model.buffers else buffers
         return State(
             step=self.step,
             tensors=prefixed("param", student.params)
@@ -132,8 +119,6 @@ class Progress:
 
 
 class MicroBatchingValues(Record):
-    """What `MicroBatching.state` returns."""
-
     chunk: Annotated[int, Field(ge=1, lt=2**31)] | None
     lowered: bool
 
@@ -161,17 +146,13 @@ class TransferValues(Record):
 def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_batching: MicroBatching) -> Progress:
     """The progress that `Progress.state` made this state of.
 
-    Args:
-        fresh: the same transfer before its first step; its parameters and optimiser are overwritten.
-        state: as read from the disk.
-        transfer: whose progress it is.
-        micro_batching: gets the micro-batch of the interrupted run.
+    The parameters and the optimiser of `fresh`, the same transfer before its first step, are overwritten.
+    `micro_batching` gets the micro-batch of the interrupted run.
 
     Raises:
         ResumeError: if this transfer cannot have left such a state.
     """
-    teacher, settings = transfer.teacher, transfer.settings
-    student, device = fresh.student, next(iter(fresh.student.params.values())).device
+    teacher, settings, student = transfer.teacher, transfer.settings, fresh.student
     values = state.values_as(TransferValues)
     if max([0, *values.update_steps, *(step for step, _ in values.validation)]) > state.step:
         raise state.refusal(f"knows of steps after step {state.step}")
@@ -189,25 +170,18 @@ def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_ba
         for name, p in student.params.items():
             p.copy_(params[name])
     restore_from(state, student.optimiser)
-    own = {name: value.to(device) for name, value in own.items()}
+    device = next(iter(student.params.values())).device
+    buffers = {name: value.to(device) for name, value in own.items()}
     micro_batching.restore(values.micro_batching.model_dump())
-    return Progress(
-        student=replace(
-            student,
-            apply=teacher.bind(own) if own else student.apply,
-            mask_bits=as_bits(masks, student.params),
-            density=values.density,
-        ),
-        buffers=own or fresh.buffers,
-        step=state.step,
-        history=History(
-            earlier=earlier,
-            update_steps=values.update_steps,
-            densities=values.densities,
-            changes=values.changes,
-            validation=dict(values.validation),
-        ),
+    apply = teacher.bind(buffers) if buffers else student.apply
+    history = History(
+        earlier=earlier,
+        update_steps=values.update_steps,
+        densities=values.densities,
+        changes=values.changes,
+        validation=dict(values.validation),
     )
+    return Progress(under_masks(student, masks, density=values.density, apply=apply), state.step, history)
 
 
 def _expected_history(step: int, settings: TransferSettings, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ntt_cli.kernels.product import draw_probe, transposed_product
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
 
-EXPONENT_ACROSS_LAYERS = 1 / 4
+ACROSS_LAYERS = 1 / 4
 """The exponent of the sensitivities across layers, where scores say how many weights each layer keeps. Smaller
 ones do nothing or harm (docs/notebook/16-random-masks.md, 18-depth.md)."""
 
@@ -41,11 +41,8 @@ def saliency_scores(
     the Gauss-Newton matrix of the outputs as Hessian. It needs no labels. With an exponent of 0, it would be the
     magnitude. With any exponent above 0, a weight into a unit without outgoing weights scores zero.
 
-    Args:
-        params: the parameters before masking: a pruned entry has the value that it would return with.
-        sensitivities: what `logit_sensitivities` returned.
-        names: the weights to score.
-        exponent: above 0.
+    The parameters are those before masking: a pruned entry has the value that it would return with. The sensitivities
+    are those of `logit_sensitivities`.
     """
     return {name: params[name].detach().abs() * sensitivities[name].pow(exponent) for name in names}
 
@@ -61,16 +58,8 @@ def logit_sensitivities(
 ) -> dict[str, Tensor]:
     """`Σ (J(x)ᵀ v)² / N` over batches `x` of `N` samples in all, with one Gaussian `v`, `[n, c]`, for each batch.
 
-    This estimates the diagonal of `J(x)ᵀ J(x)`, averaged over samples.
-
-    Args:
-        apply: the network.
-        params: the point at which the Jacobian is taken, pruned entries at zero. These have a derivative too: it says
-            whether they should return.
-        batches: unlabelled inputs.
-        outputs: `c`.
-        generator: of the probes.
-        execution: of the passes, in this process alone.
+    This estimates the diagonal of `J(x)ᵀ J(x)`, averaged over samples. The Jacobian is taken at `params`, pruned
+    entries at zero. These have a derivative too: it says whether they should return. The passes run in this process.
     """
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0

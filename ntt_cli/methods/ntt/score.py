@@ -1,34 +1,35 @@
-"""NTT's score as an exchangeable part: how much each weight is worth at a mask update.
+"""Which weights the student keeps, at each mask update.
+
+The paper keeps the largest magnitudes of each layer. Here the choice has three parts, each of which can be exchanged:
+the score says how much each weight is worth, the allocation how many weights each layer keeps, and the layer then keeps
+its highest scores.
 
 There are two kinds of scores. Scores across layers say how many weights each layer keeps, if the allocation is
 `global`. Scores within layers say which weights a layer keeps. For magnitudes, the paper's score, the two are the same.
 For ours they differ: `|w| · sensitivity^exponent` has another exponent in each, and within layers an affinity as a
-factor.
-
-`score(context)` makes the scores of one mask update. `mask_update.py` asks these for both kinds, in this order.
+factor. `score(context)` makes the scores of one mask update, and `update_masks` asks these for both, in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ntt_cli.masks.allocation import Counts, allocate, allocate_global_with_shares
+from ntt_cli.masks.masks import choose_masks
+from ntt_cli.masks.rounds import scheduled_layer_density
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
-from ntt_cli.methods.ntt.saliency import (
-    EXPONENT_ACROSS_LAYERS,
-    exponent_within_layers,
-    logit_sensitivities,
-    saliency_scores,
-)
+from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, exponent_within_layers, logit_sensitivities, saliency_scores
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.tensors import Masks
 
 LEAST_SHARE = 0.1
 """With the allocation `global`, each layer keeps at least this share of what ERK would give it. Without it the last
@@ -62,18 +63,20 @@ class ScoreContext:
 
     @property
     def names(self) -> list[str]:
-        """The prunable weights."""
         return list(self.student.mask_bits)
 
 
-class MaskScores(Protocol):
-    """The scores of one mask update."""
+@dataclass(frozen=True)
+class MaskScores:
+    """The scores of one mask update.
 
-    def across_layers(self) -> Scores:
-        """Scores to compare weights of different layers by. Called first."""
+    Attributes:
+        across_layers: gives scores to compare weights of different layers by. Called first.
+        within_layers: gives scores to compare weights of the same layer by, for the count of each. Called last.
+    """
 
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        """Scores to compare weights of the same layer by, which keeps `counts[name]` of them. Called last."""
+    across_layers: Callable[[], Scores]
+    within_layers: Callable[[Mapping[str, int]], Scores]
 
 
 class Score(Protocol):
@@ -98,19 +101,8 @@ class MagnitudeScore:
     least_share: float = 0.0
 
     def __call__(self, context: ScoreContext) -> MaskScores:
-        """The same scores across layers and within them."""
-        return _SameScores(magnitude_scores(context.student.params, context.names))
-
-
-@dataclass(frozen=True)
-class _SameScores:
-    scores: Scores
-
-    def across_layers(self) -> Scores:
-        return self.scores
-
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        return self.scores
+        scores = magnitude_scores(context.student.params, context.names)
+        return MaskScores(lambda: scores, lambda counts: scores)
 
 
 @dataclass(frozen=True)
@@ -132,40 +124,35 @@ class Saliency:
         28
     """
 
-    across: float = EXPONENT_ACROSS_LAYERS
+    across: float = ACROSS_LAYERS
     within: float | None = None
     most_affinity: float | None = None
     least_share: float = LEAST_SHARE
 
     def __call__(self, context: ScoreContext) -> MaskScores:
-        """The scores by the sensitivities of the student's outputs."""
-        return _SaliencyScores(self, context, context.micro_batching.run(lambda e: _sensitivities(context, e)))
+        sensitivities = context.micro_batching.run(lambda execution: _sensitivities(context, execution))
+        params, names = context.student.params, context.names
+        return MaskScores(
+            lambda: saliency_scores(params, sensitivities, names, exponent=self.across),
+            lambda counts: self._within_layers(context, sensitivities, counts),
+        )
 
-
-@dataclass
-class _SaliencyScores:
-    score: Saliency
-    context: ScoreContext
-    sensitivities: Scores
-
-    def across_layers(self) -> Scores:
-        params, names = self.context.student.params, self.context.names
-        return saliency_scores(params, self.sensitivities, names, exponent=self.score.across)
-
-    def within_layers(self, counts: Mapping[str, int]) -> Scores:
-        params, names, settings = self.context.student.params, self.context.names, self.context.transfer.settings
-        exponent = exponent_within_layers(len(names)) if self.score.within is None else self.score.within
-        scores = saliency_scores(params, self.sensitivities, names, exponent=exponent)
-        self.sensitivities = {}  # frees their memory for the correlations
+    def _within_layers(self, context: ScoreContext, sensitivities: Scores, counts: Mapping[str, int]) -> Scores:
+        names, settings = context.names, context.transfer.settings
+        exponent = exponent_within_layers(len(names)) if self.within is None else self.within
+        scores = saliency_scores(context.student.params, sensitivities, names, exponent=exponent)
+        sensitivities.clear()  # frees their memory for the correlations
         if not settings.affinity:
             return scores
-        most = largest_affinity_exponent(len(names)) if self.score.most_affinity is None else self.score.most_affinity
-        # The affinity depends on how many inputs a unit keeps when the density has fallen to its final value.
-        kept_at_end = {name: counts[name] * settings.density / self.context.density for name in names}
-        kept_per_unit = {name: kept_at_end[name] / len(scores[name]) for name in names}  # the first axis is the units
-        exponents = {name: affinity_exponent(kept_per_unit[name], most=most) for name in names}
+        most = largest_affinity_exponent(len(names)) if self.most_affinity is None else self.most_affinity
+        exponents = {}
+        for name in names:  # by how many inputs a unit keeps when the density has fallen to its final value
+            kept_at_end = counts[name] * settings.density / context.density
+            exponents[name] = affinity_exponent(kept_at_end / len(scores[name]), most=most)  # the first axis is units
         with_affinity = [name for name in names if exponents[name]]
-        correlations = self.context.micro_batching.run(lambda e: _correlations(self.context.transfer, with_affinity, e))
+        correlations = context.micro_batching.run(
+            lambda execution: _correlations(context.transfer, with_affinity, execution)
+        )
         for name in list(correlations):
             scores[name] *= affinity(correlations.pop(name), exponent=exponents[name])
         return scores
@@ -190,11 +177,27 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
         for number in range(SALIENCY_BATCHES)
     )
+    student, outputs = context.student, context.transfer.outputs
     return logit_sensitivities(
-        context.student.apply,
-        context.student.masked_params,
-        batches,
-        outputs=context.transfer.outputs,
-        generator=generator,
-        execution=execution,
+        student.apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
     )
+
+
+def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
+    """The masks of the highest scores at this density over all prunable weights."""
+    settings = transfer.settings
+    score = SCORES[settings.score] if isinstance(settings.score, str) else settings.score
+    scores = score(ScoreContext(student, transfer, density, micro_batching))
+    counts = _allocate(scores.across_layers(), transfer, density, least_share=score.least_share)
+    return choose_masks(scores.within_layers(counts), counts, slices=settings.slices)
+
+
+def _allocate(scores: Scores, transfer: Transfer, density: float, *, least_share: float) -> Counts:
+    """How many weights each layer keeps at this density, which is above the final one while the schedule falls."""
+    settings = transfer.settings
+    layer_density = scheduled_layer_density(settings.layer_density, density=density, target=settings.density)
+    if settings.allocation == "global" and least_share:
+        return allocate_global_with_shares(
+            scores, density=density, layer_density=layer_density, share=least_share, slices=settings.slices
+        )
+    return allocate(settings.allocation, scores, density=density, layer_density=layer_density, slices=settings.slices)

@@ -46,7 +46,6 @@ class TransferSettings:
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
         affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
-        active: the student's kernel is taken over kept entries alone.
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
         compiled: steps are compiled where a batch goes through the network as a whole.
         layer_density: densities by weight, from the patterns of `--layer-density`.
@@ -62,7 +61,6 @@ class TransferSettings:
     affinity: bool
     allocation: str | Allocate
     schedule: str | Schedule
-    active: bool
     batch_size: int
     batches: int | None
     learning_rate: float
@@ -96,28 +94,16 @@ def settle(
 ) -> TransferSettings:
     """The settings of a run: the user's options, with defaults filled in.
 
-    Trained weights get no kernel term by default (docs/notebook/13-trained-convolutions.md).
-
-    Args:
-        config: the user's options.
-        teacher: the dense network.
-        names: its prunable weights.
-        samples: the number of samples to learn from; 0 without data.
-        trained: the teacher has trained weights, not a draw of the initialisation.
-        allocation: the method's default; `None` to choose by the network: `global` with convolutions, else `erk`.
+    Trained weights get no kernel term by default (docs/notebook/13-trained-convolutions.md). `samples` is their number,
+    0 without data. `allocation` is the method's default; `None` to choose by the network.
 
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
     """
-    kernel_weight = config.kernel_weight
-    if kernel_weight is None:
-        kernel_weight = 0.0 if trained else 1.0
+    kernel_weight = float(not trained) if config.kernel_weight is None else config.kernel_weight
     if not kernel_weight and config.gives("kernel_params"):
         what = "there is no kernel term to read it; --kernel-weight 1 adds one"
         raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
-    penalty = config.weight_penalty
-    if penalty is None:
-        penalty = _weight_penalty(config, teacher, trained=trained)
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
@@ -132,13 +118,17 @@ def settle(
         steps=steps,
         auto=auto,
         density=1 - config.sparsity,
-        objective=Objective(config.objective, kernel_weight, penalty),
+        objective=Objective(
+            config.objective,
+            kernel_weight,
+            _weight_penalty(config, teacher, trained=trained),
+            active=config.kernel_params == "active",
+        ),
         mask=config.mask,
         score=config.score,
         affinity=not trained,  # training has chosen each unit's inputs already
-        allocation=config.allocation or _mask_allocation(config) or allocation or _network_allocation(teacher),
+        allocation=_allocation(config, teacher, allocation),
         schedule=config.schedule,
-        active=config.kernel_params == "active",
         batch_size=batch_size,
         batches=config.batches,
         learning_rate=config.learning_rate,
@@ -151,21 +141,19 @@ def settle(
 
 
 def _weight_penalty(config: PruneConfig, teacher: FunctionalModel, *, trained: bool) -> float:
-    """The default of λ_2: the paper's with `--preset paper`, 1e-5 with convolutions and else 1e-4; otherwise 0."""
+    """λ_2. The default is the paper's with `--preset paper`, 1e-5 with convolutions and else 1e-4; otherwise 0."""
+    if config.weight_penalty is not None:
+        return config.weight_penalty
     if config.preset != "paper" or trained:
         return 0.0
     return 1e-5 if _convolves(teacher) else 1e-4
 
 
-def _mask_allocation(config: PruneConfig) -> str | None:
-    """The default allocation of the method that `--mask` names."""
-    found: str | None = None if config.mask == "learned" else method_class(config.mask).allocation
-    return found
-
-
-def _network_allocation(teacher: FunctionalModel) -> str:
+def _allocation(config: PruneConfig, teacher: FunctionalModel, usual: str | None) -> str:
+    """As given, or that of the method that `--mask` names, or the method's usual one, or by the network."""
+    of_mask: str | None = None if config.mask == "learned" else method_class(config.mask).allocation
     # ERK counts a convolution's weight once, although every position uses it: convolutions would keep too few weights.
-    return "global" if _convolves(teacher) else "erk"
+    return config.allocation or of_mask or usual or ("global" if _convolves(teacher) else "erk")
 
 
 def _convolves(teacher: FunctionalModel) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ntt_cli.kernels.product import Outputs, outputs_and_pullback
 from ntt_cli.masks.masks import apply_masks, as_bits, masked
-from ntt_cli.methods.ntt.objective import Objective, TransferLoss, outputs_gradient, penalty_slope
+from ntt_cli.methods.ntt.objective import Objective, TransferLoss, outputs_gradient, weight_penalty
+from ntt_cli.networks.functional import BoundModel, FunctionalModel
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.tensors import Apply, Masks, Params
@@ -39,20 +40,6 @@ class Batch:
     teacher: Outputs
 
 
-@dataclass(frozen=True)
-class Form:
-    """The part of the loss that is the same in all steps.
-
-    Attributes:
-        objective: what is minimised.
-        active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
-            entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
-    """
-
-    objective: Objective
-    active: bool = False
-
-
 def transfer_gradients(
     apply: Apply,
     params: Params,
@@ -60,7 +47,7 @@ def transfer_gradients(
     batch: Batch,
     *,
     density: float | Tensor,
-    form: Form,
+    objective: Objective,
     execution: Execution = Execution(),
 ) -> tuple[TransferLoss, Params]:
     """`L`, detached, and its gradient with respect to each parameter; the gradient of a pruned entry is zero.
@@ -69,31 +56,23 @@ def transfer_gradients(
         apply: the student's function.
         params: its parameters `w`, not yet masked, without a graph.
         mask_bits: its masks `m`, from `as_bits`.
-        batch: this process's share of the step's batch.
-        density: `d`, the kept fraction of the prunable parameters.
-        form: the objective, and whose kernel.
-        execution: of the passes. Where several processes share the batch, each gets the loss and the gradient of the
-            whole batch.
+        batch: this process's share of the step's batch; the loss and the gradient are of the whole batch.
+        density: `d`; a tensor in compiled steps, so that another density compiles nothing anew.
+        objective: what is minimised.
+        execution: of the passes.
     """
     weights = apply_masks(params, mask_bits)
-    restriction = mask_bits if form.active else None
+    active = mask_bits if objective.active else None
     outputs, pullback = outputs_and_pullback(
-        apply, weights, batch.x1, batch.x2, batch.probe, active=restriction, execution=execution
+        apply, weights, batch.x1, batch.x2, batch.probe, active=active, execution=execution
     )
-    loss, outputs_gradients = outputs_gradient(
-        form.objective,
-        outputs,
-        batch.teacher,
-        params=weights,
-        prunable=mask_bits,
-        density=density,
-        execution=execution,
-    )
+    penalty = weight_penalty(weights, mask_bits, density)
+    loss, outputs_gradients = outputs_gradient(objective, outputs, batch.teacher, penalty, execution)
     del weights  # so that the pullback can free them, one by one
     gradients = pullback(outputs_gradients)
-    slope = penalty_slope(form.objective, density)
+    slope = 2 * objective.weight_penalty / density
     for name, mask in mask_bits.items():
-        if form.objective.weight_penalty:
+        if objective.weight_penalty:
             gradients[name] += params[name] * slope  # of `w` for `m ⊙ w`: the next line masks both
         gradients[name] = masked(gradients[name], mask)
     return loss, gradients
@@ -108,16 +87,15 @@ class Student:
     """The student between two steps.
 
     Attributes:
-        apply: its function, bound to its buffers.
+        apply: its function, bound to its buffers: its batch-norm statistics, the teacher's until the first mask update.
         params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
         mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
-        compiled: `transfer_gradients` as a compiled function. It is used where one process takes each half of a batch
-            in one pass. `None`: nothing is compiled.
+        compiled: `transfer_gradients`, compiled, for steps in which one process takes each half of a batch in one pass.
     """
 
-    apply: Apply
+    apply: BoundModel
     params: Params
     mask_bits: Masks
     density: float
@@ -136,57 +114,42 @@ class Student:
 
 
 def start_student(
-    apply: Apply,
-    teacher: Params,
-    prunable: Iterable[str],
-    *,
-    learning_rate: float,
-    compiled: Gradients | None = None,
+    teacher: FunctionalModel, prunable: Iterable[str], *, learning_rate: float, compiled: Gradients | None = None
 ) -> Student:
     """A student that begins as the teacher: the teacher's parameters, nothing pruned."""
-    params = {name: p.detach().clone().requires_grad_() for name, p in teacher.items()}
+    params = {name: p.detach().clone().requires_grad_() for name, p in teacher.params.items()}
     # Fused Adam updates all parameters in one kernel. Other devices than these lack it, or lack it in double precision.
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
     optimiser = torch.optim.Adam(params.values(), lr=learning_rate, fused=fused)
-    return Student(
-        apply=apply,
-        params=params,
-        mask_bits={name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable},  # all bits set
-        density=1.0,
-        optimiser=optimiser,
-        compiled=compiled,
-    )
+    mask_bits = {name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable}  # all bits set
+    return Student(teacher.bind(), params, mask_bits, density=1.0, optimiser=optimiser, compiled=compiled)
 
 
-def under_masks(student: Student, masks: Masks, *, density: float, apply: Apply) -> Student:
-    """The same student with these masks, and with `apply` as its function: that is bound to its buffers."""
+def under_masks(student: Student, masks: Masks, *, density: float, apply: BoundModel) -> Student:
+    """The same student with these masks, and with `apply` as its function."""
     return replace(student, mask_bits=as_bits(masks, student.params), density=density, apply=apply)
 
 
-def transfer_step(student: Student, batch: Batch, form: Form, execution: Execution = Execution()) -> TransferLoss:
+def transfer_step(
+    student: Student, batch: Batch, objective: Objective, execution: Execution = Execution()
+) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 
-    The student's parameters and optimiser are advanced in place: copying them would double the memory of a step.
-
-    Args:
-        student: as it is before the step.
-        batch: this process's share of the step's batch.
-        form: the objective, and whose kernel.
-        execution: of the passes. The processes that share the batch all move the same student in the same way.
+    The student's parameters and optimiser are advanced in place: copying them would double the memory of a step. The
+    processes that share the batch all move the same student in the same way.
 
     Raises:
         FloatingPointError: if the learning rate is beyond the range of the numbers.
     """
-    compute: Gradients = transfer_gradients
-    if student.compiled is not None and execution.is_whole:
-        compute = student.compiled
+    compute = student.compiled if student.compiled is not None and execution.is_whole else transfer_gradients
+    params = {name: p.detach() for name, p in student.params.items()}
     loss, gradients = compute(
         student.apply,
-        {name: p.detach() for name, p in student.params.items()},
+        params,
         student.mask_bits,
         batch,
         density=student.density,
-        form=form,
+        objective=objective,
         execution=execution,
     )
     for name, gradient in gradients.items():

@@ -25,8 +25,7 @@ class Transfer:
         names: of the prunable weights.
         outputs: the number of outputs, `c`.
         settings: every option of the transfer, with its default filled in.
-        fixed_masks: masks that another method chose; then the transfer moves weights alone. `None`: it learns the
-            masks.
+        fixed_masks: masks that another method chose; `None`: the transfer learns the masks.
     """
 
     teacher: FunctionalModel

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from ntt_cli.kernels.product import compute_outputs
 from ntt_cli.methods.ntt.batches import Batches
-from ntt_cli.methods.ntt.objective import transfer_loss
+from ntt_cli.methods.ntt.objective import transfer_loss, weight_penalty
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
@@ -21,46 +21,30 @@ BATCHES = 8
 """The number of batches that a validation distance is averaged over."""
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The validation distance. Batches and probes are the same each time, so that distances can be compared.
+def validation_distance(student: Student, held_out: Batches, execution: Execution = Execution()) -> float:
+    """`λ_K · D_K + D_f` at the student's masked weights, the mean over the batches.
 
-    Attributes:
-        batches: of the samples held out; the teacher's outputs for each are computed once.
+    Batches and probes are the same each time, so that distances can be compared.
     """
-
-    batches: Batches
-
-    def distance(self, student: Student, execution: Execution = Execution()) -> float:
-        """`λ_K · D_K + D_f` at the student's masked weights, the mean over the batches."""
-        params, settings = student.masked_params, self.batches.transfer.settings
-        objective = replace(settings.objective, weight_penalty=0.0)
-        active = student.mask_bits if settings.active else None
-        losses = []
-        for number in range(BATCHES):
-            batch = self.batches.at(number, execution)
-            outputs = compute_outputs(
-                student.apply, params, batch.x1, batch.x2, batch.probe, active=active, execution=execution
-            )
-            with torch.no_grad():
-                loss = transfer_loss(
-                    objective,
-                    outputs,
-                    batch.teacher,
-                    params=params,
-                    prunable=student.mask_bits,
-                    density=student.density,
-                )
-            losses.append(loss.total)
-        return float(torch.stack(losses).mean())
+    objective = replace(held_out.transfer.settings.objective, weight_penalty=0.0)
+    params, active = student.masked_params, student.mask_bits if objective.active else None
+    penalty = weight_penalty(params, student.mask_bits, student.density)
+    losses = []
+    for number in range(BATCHES):
+        batch = held_out.at(number, execution)
+        halves = batch.x1, batch.x2, batch.probe
+        outputs = compute_outputs(student.apply, params, *halves, active=active, execution=execution)
+        with torch.no_grad():
+            losses.append(transfer_loss(objective, outputs, batch.teacher, penalty).total)
+    return float(torch.stack(losses).mean())
 
 
-def hold_out(transfer: Transfer) -> tuple[Transfer, Validation]:
-    """The transfer on most of its samples, and a validation on the others; each has at least two."""
+def hold_out(transfer: Transfer) -> tuple[Transfer, Batches]:
+    """The transfer on most of its samples, and batches of the others; each has at least two."""
     inputs, settings = transfer.inputs, transfer.settings
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(settings.seed))
     parts = order.tensor_split([max(2, min(SAMPLES, int(SHARE * len(inputs))))])
     held_out, training = (
         replace(transfer, inputs=replace(inputs, samples=inputs.samples.subset(part))) for part in parts
     )
-    return training, Validation(Batches(replace(held_out, settings=replace(settings, batches=BATCHES))))
+    return training, Batches(replace(held_out, settings=replace(settings, batches=BATCHES)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.methods.ntt.compiled import CompilationError, Compiled, CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Batch, Form, start_student, transfer_gradients, transfer_step
+from ntt_cli.methods.ntt.step import Batch, start_student, transfer_gradients, transfer_step
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
@@ -64,7 +65,7 @@ def assert_same(one: Params, two: Params) -> None:
 @pytest.mark.usefixtures("traced_alone")
 @pytest.mark.parametrize("active", [False, True], ids=["all", "active"])
 def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
-    form, execution = Form(RELATIVE, active=active), Execution(keep_graph=active)
+    objective, execution = replace(RELATIVE, active=active), Execution(keep_graph=active)
     model = functional_model(network())
     masks, compiled = masks_of(model.params), CompiledGradients(model)
     for seed, density in ((1, 0.5), (2, 0.25)):  # other batches, buffers, masks and densities: not compiled again
@@ -72,8 +73,8 @@ def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
         buffers = model.buffers | {"norm.running_mean": tensors((4,), seed=seed)[0]}
         chosen = {name: mask if seed == 1 else ~mask for name, mask in masks.items()}
         arguments = model.bind(buffers), model.params, chosen, Batch(x1, x2, probe, OutputsAndProduct(*values))
-        expected = transfer_gradients(*arguments, density=density, form=form, execution=execution)
-        actual = compiled(*arguments, density=density, form=form, execution=execution)
+        expected = transfer_gradients(*arguments, density=density, objective=objective, execution=execution)
+        actual = compiled(*arguments, density=density, objective=objective, execution=execution)
         assert_same(vars(expected[0]), vars(actual[0]))
         assert_same(expected[1], actual[1])
     assert len(compiled._compiled._made) == 1
@@ -84,7 +85,7 @@ def test_gradients_of_the_logits_alone() -> None:
     model = functional_model(network())
     x1, x2, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (3, 3), (2, 3))
     arguments = model.bind(), model.params, masks_of(model.params), Batch(x1, x2, None, Outputs(*values))
-    options = {"density": 0.5, "form": Form(RELATIVE)}
+    options = {"density": 0.5, "objective": RELATIVE}
     (loss, gradients), (own, others) = (
         CompiledGradients(model)(*arguments, **options),
         transfer_gradients(*arguments, **options),
@@ -114,12 +115,12 @@ def test_steps_of_parts_and_of_shares_are_not_compiled() -> None:
         asked.append(arguments)
         return transfer_gradients(*arguments, **options)
 
-    student = start_student(model.bind(), model.params, ["head.weight"], learning_rate=0.1, compiled=compiled)
-    batch, form = Batch(x1, x2, probe, OutputsAndProduct(*values)), Form(RELATIVE)
-    transfer_step(student, batch, form, Execution(micro_batch=2))
-    transfer_step(student, batch, form, Execution(group=RecordedGroup(rank=0, size=2)))
+    student = start_student(model, ["head.weight"], learning_rate=0.1, compiled=compiled)
+    batch = Batch(x1, x2, probe, OutputsAndProduct(*values))
+    transfer_step(student, batch, RELATIVE, Execution(micro_batch=2))
+    transfer_step(student, batch, RELATIVE, Execution(group=RecordedGroup(rank=0, size=2)))
     assert not asked
-    transfer_step(student, batch, form)
+    transfer_step(student, batch, RELATIVE)
     assert len(asked) == 1
 
 

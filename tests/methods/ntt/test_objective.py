@@ -9,8 +9,8 @@ from ntt_cli.methods.ntt.objective import (
     ObjectiveName,
     TransferLoss,
     outputs_gradient,
-    squared_norm,
     transfer_loss,
+    weight_penalty,
 )
 from ntt_cli.runtime.execution import Execution
 from tests.kernel_cases import MODEL_CASES, brute_force_kernel
@@ -31,7 +31,7 @@ PARAMS = {"a": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([10.0]), "b": to
 
 
 def loss_of(objective: Objective, student: Outputs = STUDENT, teacher: Outputs = TEACHER) -> TransferLoss:
-    return transfer_loss(objective, student, teacher, params=PARAMS, prunable=["a", "b"], density=0.25)
+    return transfer_loss(objective, student, teacher, weight_penalty(PARAMS, ["a", "b"], 0.25))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
     assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
 
 
-def test_squared_norm_by_hand() -> None:
+def test_weight_penalty_by_hand() -> None:
     weights = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    assert squared_norm({"w": weights, "v": torch.ones(3)}, ["w"]).item() == pytest.approx(14.0)
+    assert weight_penalty({"w": weights, "v": torch.ones(3)}, ["w"], 0.5).item() == pytest.approx(28.0)
 
 
 def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
@@ -100,8 +100,7 @@ def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> No
 
     def loss(execution: Execution) -> TransferLoss:
         own, theirs = share(student, execution.group.rank), share(teacher, execution.group.rank)
-        weights = {"params": PARAMS, "prunable": ["a", "b"], "density": 0.25}
-        return outputs_gradient(objective, own, theirs, **weights, execution=execution)[0]
+        return outputs_gradient(objective, own, theirs, weight_penalty(PARAMS, ["a", "b"], 0.25), execution)[0]
 
     whole = loss_of(objective, student, teacher)
     for own in in_shares(loss):
@@ -122,7 +121,7 @@ def test_paper_form_expects_the_mean_over_all_entries_of_the_kernel() -> None:
         student, teacher = (
             kernel_vector_product(model.bind(), model.params, x1, x2, probe) for model in (ours, theirs)
         )
-        loss = transfer_loss(objective, student, teacher, params=ours.params, prunable=["0.weight"], density=1.0)
+        loss = transfer_loss(objective, student, teacher, weight_penalty(ours.params, ["0.weight"], 1.0))
         estimates.append(loss.kernel_distance)
     sample = torch.stack(estimates)
     standard_error = sample.std() / len(sample) ** 0.5

@@ -19,7 +19,7 @@ from ntt_cli.methods.ntt import plan as plan
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.transfer import Transfer
-from ntt_cli.methods.ntt.validation import Validation, hold_out
+from ntt_cli.methods.ntt.validation import hold_out, validation_distance
 from ntt_cli.pages.curves import transfer_figures
 from ntt_cli.pruning import prune
 from ntt_cli.pruning.job import PruneJob, prepare
@@ -35,7 +35,7 @@ def config(**values: Any) -> PruneConfig:
     return PruneConfig(model=write_network("plain"), output="x.safetensors", **(options | values))
 
 
-def fixed_masks(**values: Any) -> tuple[PruneJob, Inputs, Validation]:
+def fixed_masks(**values: Any) -> tuple[PruneJob, Inputs, Batches]:
     task = prepare(config(**values), lambda _: None)
     assert task.inputs is not None
     transfer = Transfer(task.teacher, task.inputs, task.names, task.outputs, task.settings)
@@ -47,28 +47,28 @@ def fixed_masks(**values: Any) -> tuple[PruneJob, Inputs, Validation]:
 def test_samples_are_in_one_part_or_the_other(samples: int, others: int) -> None:
     task, training, validation = fixed_masks(limit=samples, data="digits")
     assert task.inputs is not None
-    assert len(validation.batches.transfer.inputs) == others
-    parts = [part.batch(torch.arange(len(part))).flatten(1) for part in (training, validation.batches.transfer.inputs)]
+    assert len(validation.transfer.inputs) == others
+    parts = [part.batch(torch.arange(len(part))).flatten(1) for part in (training, validation.transfer.inputs)]
     rows = sorted(map(tuple, torch.cat(parts).tolist()))
     assert rows == sorted(map(tuple, task.inputs.batch(torch.arange(samples)).flatten(1).tolist()))
 
 
 def test_at_most_512_are_held_out() -> None:
-    assert len(fixed_masks(data="noise:6000", input_shape="1x8x8", limit=6000)[2].batches.transfer.inputs) == 512
+    assert len(fixed_masks(data="noise:6000", input_shape="1x8x8", limit=6000)[2].transfer.inputs) == 512
 
 
 @pytest.mark.parametrize("kernel_weight", [0.0, 0.25])
 def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
     task, _, validation = fixed_masks(kernel_weight=kernel_weight, weight_penalty=0.3)
     apply, params = task.teacher.bind(), task.teacher.params
-    student = start_student(apply, params, task.names, learning_rate=1.0)
+    student = start_student(task.teacher, task.names, learning_rate=1.0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in student.params.values():
             p += 0.1 * torch.randn(p.shape, generator=generator)
     losses = []
     for number in range(8):
-        batch = validation.batches.at(number)
+        batch = validation.at(number)
         x = torch.cat([batch.x1, batch.x2])
         with torch.no_grad():
             ours, theirs = apply(student.params, x), apply(params, x)
@@ -82,8 +82,8 @@ def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
             loss += kernel_weight * ((products[0] - products[1]).norm() / products[1].norm()) ** 2
         losses.append(float(loss))
     expected = sum(losses) / 8
-    assert validation.distance(student) == pytest.approx(expected, rel=1e-4)
-    assert validation.distance(student, Execution(3)) == pytest.approx(expected, rel=1e-4)
+    assert validation_distance(student, validation) == pytest.approx(expected, rel=1e-4)
+    assert validation_distance(student, validation, Execution(3)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.fixture
