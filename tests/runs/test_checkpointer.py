@@ -257,6 +257,21 @@ def test_processes_end_after_the_same_step(
     assert asked == [own or 0]
 
 
+def test_a_signal_while_the_processes_ask_each_other_counts_at_the_next_step(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one of them would end a step before the others."""
+    checkpointer = keeper_of(group=ProcessGroup(rank=0, size=2))
+
+    def maximum(_: ProcessGroup, value: int) -> int:
+        checkpointer.stop.asked = 15
+        return value
+
+    monkeypatch.setattr(ProcessGroup, "maximum", maximum)
+    assert [end_of(checkpointer, step) for step in (1, 2)] == [None, 15]
+    assert saved() == 2
+
+
 def test_a_keeper_of_nothing_never_writes(clock: Clock) -> None:
     checkpointer = no_checkpoints()
     clock.now += 1e12
