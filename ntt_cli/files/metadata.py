@@ -215,7 +215,7 @@ def _few(values: Sequence[float]) -> str:
 
 def encode_record(record: FileRecord) -> dict[str, str]:
     """The safetensors metadata that holds `record`. It has one key, because safetensors does not order keys."""
-    return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)}
+    return {KEY: json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))}
 
 
 def put_file_hash(start: bytes, rest: Iterable[memoryview] = ()) -> bytes:
@@ -257,15 +257,14 @@ def _check_whole(path: Path, raw: RawHeader, record: AnyRecord | None) -> None:
         CheckpointError: if they differ; it names the tensor, or the header.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        body = 8 + struct.unpack("<Q", data[:8])[0]
-        seal_at = data.find(HASH_KEY, 0, body)
-        if seal_at < 0 and record is None:
+        before, seal, _ = data[: 8 + struct.unpack("<Q", data[:8])[0]].partition(HASH_KEY)
+        if not seal and record is None:
             return  # not ntt's
-        start = seal_at + len(HASH_KEY)
+        start = len(before + seal)
         digest = hashlib.sha256(memoryview(data)[:start])
         digest.update(NO_HASH.encode())
         digest.update(memoryview(data)[start + len(NO_HASH) :])
-        if seal_at >= 0 and record is not None and digest.hexdigest() == record.file_sha256:
+        if seal and record is not None and digest.hexdigest() == record.file_sha256:
             return
         damaged = "" if record is None else _damaged_tensors(data, raw, record)
     raise CheckpointError(

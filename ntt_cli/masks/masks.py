@@ -28,7 +28,7 @@ def keep_top(scores: Float[Tensor, "*shape"], *, n_keep: int) -> Bool[Tensor, "*
         raise ValueError("a score is NaN")
     flat = scores.flatten()
     if n_keep == 0:
-        return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        return scores.new_zeros(scores.shape, dtype=torch.bool)
     lowest = _kth_smallest(flat, flat.numel() - n_keep)
     mask = flat > lowest
     missing = n_keep - _count(mask)
@@ -88,7 +88,7 @@ def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, axis: in
 def best_of_slices(scores: Float[Tensor, "*shape"], axis: int) -> Bool[Tensor, "*shape"]:
     """A mask of the highest score in each slice along `axis`, ties by lowest index."""
     moved = scores.movedim(axis, 0)
-    best = torch.zeros(moved.shape, dtype=torch.bool, device=scores.device).flatten(1)
+    best = moved.new_zeros(moved.shape, dtype=torch.bool).flatten(1)
     best.scatter_(1, moved.flatten(1).argmax(dim=1, keepdim=True), True)
     return best.view(moved.shape).movedim(0, axis).contiguous()
 

@@ -19,6 +19,7 @@ from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.checkpoint import (
     Contents,
+    checkpoint_of,
     layer_records,
     masked_state,
     pack_mask,
@@ -44,14 +45,18 @@ METADATA = (
 )
 
 
-def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, Tensor] = MASKS, **changes: Any) -> Path:
+def contents_of(state: Mapping[str, Tensor] = STATE, masks: Mapping[str, Tensor] = MASKS, **changes: Any) -> Contents:
     options: dict[str, Any] = {
         "kind": "prune",
         "model": ModelRecord(source="net.py", sha256="00"),
         "config": {"sparsity": 0.25, "seed": 0},
         "normalisation": Normalisation(MeanStd(mean=(0.5,), std=(0.25,)), "--mean and --std"),
     }
-    write_checkpoint(path, Contents(state, dict(masks), **(options | changes)))
+    return Contents(state, dict(masks), **(options | changes))
+
+
+def write(path: Path, state: Mapping[str, Tensor] = STATE, masks: Mapping[str, Tensor] = MASKS, **changes: Any) -> Path:
+    write_checkpoint(path, contents_of(state, masks, **changes))
     return path
 
 
@@ -155,6 +160,28 @@ def test_round_trip(
         assert not values[~mask].signbit().any()
         assert torch.equal(values[mask & (given_values != 0)], given_values[mask & (given_values != 0)])
         assert (values[mask & (given_values == 0)] == torch.finfo(values.dtype).tiny).all()
+
+
+def test_a_checkpoint_that_is_not_written_is_as_one_that_was(tmp_path: Path) -> None:
+    made = checkpoint_of(contents_of(), tmp_path / "x.safetensors")
+    read = read_checkpoint(write(tmp_path / "x.safetensors"))
+    assert read.record is not None
+    assert (made.path, made.record) == (read.path, read.record.model_copy(update={"file_sha256": NO_HASH}))
+    for ours, theirs in ((made.tensors, read.tensors), (made.masks, read.masks)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_state_to_be_written_is_row_major() -> None:
+    value = torch.arange(6.0).view(2, 3).T
+    (tensor,) = masked_state({"w": value}, {}).values()
+    assert torch.equal(tensor, value)
+    assert tensor.stride() == (2, 1)
+
+
+def test_a_tensor_named_like_the_place_for_the_hash(tmp_path: Path) -> None:
+    name = 'file_sha256":"' + NO_HASH
+    assert name in read_checkpoint(write(tmp_path / "x.safetensors", STATE | {name: torch.zeros(1)})).tensors
 
 
 def test_a_kept_zero_changes_no_output(tmp_path: Path) -> None:
@@ -293,6 +320,11 @@ def test_numbers_of_a_file_of_before_are_taken(tmp_path: Path) -> None:
 def test_class_names_travel(tmp_path: Path) -> None:
     read = read_checkpoint(write(tmp_path / "x.safetensors", class_names=("cat", "dög")))
     assert read.class_names == ("cat", "dög")
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    error = refusal(tmp_path / "\udcff.safetensors")
+    assert error.what == "has bytes in its name that are no text in this locale"
 
 
 def test_unwritable(tmp_path: Path) -> None:

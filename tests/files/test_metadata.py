@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from ntt_cli.files.metadata import (
     NO_HASH,
     CheckpointRecord,
     LayerRecord,
+    MeanStd,
     MeanStdRecord,
     ModelRecord,
     ReportRecord,
+    describe_inputs,
     encode_record,
     put_file_hash,
     read_header,
@@ -69,6 +73,45 @@ def refusal(path: Path) -> CheckpointError:
 
 def test_a_record_is_sorted_json_under_one_key() -> None:
     assert encode_record(RECORD) == {"ntt": ENCODED}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(Path("a/b"), '"a/b"'), ((1, 2), "[1,2]"), (float("nan"), "null"), (float("inf"), "null")]
+)
+def test_what_json_has_not_is_written_as_what_it_has(value: Any, text: str) -> None:
+    record = ReportRecord(kind="prune report", summary={"x": value}, tensors={})
+    assert f'"summary":{{"x":{text}}}' in encode_record(record)["ntt"]
+
+
+def test_only_the_first_place_for_the_hash_is_filled() -> None:
+    seal = b'file_sha256\\":\\"' + NO_HASH.encode()
+    digest = hashlib.sha256(seal + seal + b"rest").hexdigest()
+    assert put_file_hash(seal + seal, [memoryview(b"rest")]) == seal.replace(NO_HASH.encode(), digest.encode()) + seal
+
+
+def test_a_hash_among_the_bytes_of_another_s_tensor_is_not_ntt_s(tmp_path: Path) -> None:
+    words = torch.tensor(list(b'file_sha256\\":\\"' + NO_HASH.encode()), dtype=torch.uint8)
+    save_file({"words": words}, tmp_path / "x.safetensors")
+    assert read_header(tmp_path / "x.safetensors").record is None
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        (None, "as they are"),
+        (MeanStd((0.5,), (0.25,)), "normalised by mean 0.5, deviation 0.25"),
+        (
+            MeanStd((1 / 3, 2e-5, 3.0, 4.0), (12345.6, 2.0, 3.0, 4.0)),
+            "normalised by mean 0.3333, 2e-05, 3, 4, deviation 1.235e+04, 2, 3, 4",
+        ),
+        (
+            MeanStd((1.0,) * 5, (2.0,) * 1204),
+            "normalised by mean 1, 1, 1, 1 and 1 more, deviation 2, 2, 2, 2 and 1,200 more",
+        ),
+    ],
+)
+def test_inputs_in_words(by: MeanStd | None, words: str) -> None:
+    assert describe_inputs(by) == words
 
 
 def test_read(tmp_path: Path) -> None:

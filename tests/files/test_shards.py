@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ntt_cli.errors import CheckpointError
-from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.checkpoint import Contents, read_checkpoint, write_checkpoint
+from ntt_cli.files.metadata import ModelRecord
 from ntt_cli.files.shards import find_weights
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -42,6 +43,7 @@ def test_the_folder_the_index_and_each_shard_stand_for_all(folder: Path, name: s
     read = read_checkpoint(folder / name)
     assert read.tensors.keys() == TENSORS.keys()
     assert all(torch.equal(read.tensors[key], value) for key, value in TENSORS.items())
+    assert (read.path, read.masks, read.record) == (folder / name, {}, None)
     files = find_weights(folder / name)
     assert files.bytes == (folder / FIRST).stat().st_size + (folder / SECOND).stat().st_size
     digests = [hashlib.sha256((folder / part).read_bytes()).hexdigest() for part in (INDEX, FIRST, SECOND)]
@@ -88,14 +90,24 @@ def test_two_indices(folder: Path) -> None:
 
 def test_shards_that_are_not_as_the_index_says(folder: Path) -> None:
     write_index(folder, {"a": FIRST, "b": SECOND, "c": FIRST, "d": SECOND})
-    assert (refusal(folder).where, refusal(folder).what) == (
-        str(folder / SECOND),
-        "lacks d, which its index puts there",
+    error = refusal(folder)
+    assert str(error) == f"{folder / SECOND}: lacks d, which its index puts there"
+    assert error.hint == "download it again"
+    for names in ({"a": FIRST, "b": SECOND, "c": SECOND}, {"a": FIRST, "b": SECOND}):
+        write_index(folder, names)
+        error = refusal(folder)
+        assert str(error) == f"{folder / FIRST}: holds c, which its index puts elsewhere"
+        assert error.hint == "make the file again"
+
+
+def test_a_checkpoint_of_ntt_is_no_shard(folder: Path) -> None:
+    contents = Contents(
+        {"b": TENSORS["b"]}, {}, "prune", ModelRecord(source="net.py", sha256=None), config={}, normalisation=None
     )
-    write_index(folder, {"a": FIRST, "b": SECOND, "c": SECOND})
-    assert refusal(folder).what == "holds c, which its index puts elsewhere"
-    write_index(folder, {"a": FIRST, "b": SECOND})
-    assert refusal(folder).what == "holds c, which its index puts elsewhere"
+    write_checkpoint(folder / SECOND, contents)
+    error = refusal(folder)
+    assert str(error) == f"{folder / SECOND}: is a file of ntt, not a shard"
+    assert error.hint == "name it alone"
 
 
 NO_INDICES = [

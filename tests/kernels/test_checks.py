@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from ntt_cli.data import Reading
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError, NttError
 from ntt_cli.kernels.checks import check_kernel, find_kernel
@@ -15,10 +16,6 @@ from ntt_cli.networks.prepare import to_functional
 from ntt_cli.runtime.events import Event, Warned
 from tests.networks.test_operations import Around, both_ways
 from tests.parts import CPU, apart, inputs_of, loaded, refusal
-
-OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
-OTHER_BATCH = "try another --batch-size or other data with --data, or mend the model"
-PICK = "define logits(outputs) in model.py to pick them"
 
 
 def told(error: NttError) -> tuple[str, str]:
@@ -99,7 +96,59 @@ def test_an_operation_with_a_wrong_second_derivative(digits: Inputs) -> None:
     error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=True, where="net.py")
     what = "has an operation whose second derivative is wrong: two ways to its kernel's gradient by fc1.weight differ"
     assert str(error) == f"net.py: {what}"
-    assert error.hint.endswith("or match the logits alone with --kernel-weight 0")
+    assert error.hint == (
+        "write that operation in simpler ones (torch.linalg.solve, torch.linalg.det and orthogonal parametrizations are"
+        " known for it), or match the logits alone with --kernel-weight 0"
+    )
+
+
+class Wrong(nn.Module):
+    """A network with a wrong second derivative, its outputs scaled, beside a parameter without use."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.inner, self.idle = loaded("wrong derivative").module, nn.Linear(2, 2)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.scale * self.inner(x)
+        return out
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_wrong_derivative_is_found_at_any_scale(digits: Inputs, scale: float) -> None:
+    error = refusal(
+        ModelError, check_kernel, functional_model(Wrong(scale)), digits, outputs=10, trainable=True, where="net.py"
+    )
+    assert "second derivative is wrong" in str(error)
+
+
+@pytest.mark.usefixtures("folder")
+def test_twenty_pairs_are_tried_again_from_the_first_where_samples_are_few() -> None:
+    asked: list[list[int]] = []
+
+    class Watched(Inputs):
+        def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+            asked.append(indices.tolist())
+            return super().batch(indices, reading)
+
+    few = inputs_of(torch.rand(5, 64, generator=torch.Generator().manual_seed(0)))
+    watched = Watched(few.samples, few.mean_std, few.device)
+    refusal(ModelError, check_kernel, functional_model(Wrong()), watched, outputs=10, trainable=True, where="net.py")
+    assert [len(pair) for pair in asked] == [2] * 20
+    assert sum(asked, []) == [0, 1, 2, 3, 4] * 8
+
+
+def test_a_kernel_whose_gradient_is_zero_can_be_matched(digits: Inputs) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    nn.init.constant_(network.get_parameter("1.bias"), -1e3)  # no unit is ever on
+    check_kernel(functional_model(network), digits, outputs=10, trainable=True, where="net.py")
+
+
+def test_checking_draws_nothing(digits: Inputs) -> None:
+    network, random = apart("plain"), torch.get_rng_state()
+    check_kernel(network, digits, outputs=10, trainable=True, where="net.py")
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.usefixtures("folder")
@@ -203,14 +252,28 @@ def test_a_kernel_that_is_only_measured_may_be_missing(digits: Inputs) -> None:
     assert event.message.endswith("; no kernel distance is measured")
 
 
-@pytest.mark.parametrize("what", ["has no formula.", "has no formula.\nAnd more"])
-def test_an_error_of_torch_in_one_line(digits: Inputs, what: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "what", "hint"),
+    [
+        ("has no formula for X.", "has no formula for X", "write that operation in terms of torch's own"),
+        ("has no formula.\nAnd more", "has no formula", "write that operation in terms of torch's own"),
+        (
+            "Checkpointing is odd",
+            "Checkpointing is odd",
+            "switch torch.utils.checkpoint off in build_model(): it saves memory by computing twice, and nothing else",
+        ),
+    ],
+)
+def test_an_error_of_torch_in_one_line(digits: Inputs, said: str, what: str, hint: str) -> None:
     def raises(_: object) -> Tensor:
-        raise RuntimeError(what)
+        raise RuntimeError(said)
 
     network = replace(apart("plain"), select_outputs=raises)
     error = refusal(ModelError, check_kernel, network, digits, outputs=10, trainable=False, where="a.py")
-    assert str(error) == "a.py: has an operation without the derivatives that its kernel needs: has no formula"
+    assert told(error) == (
+        f"a.py: has an operation without the derivatives that its kernel needs: {what}",
+        f"{hint}; --debug shows where it is",
+    )
 
 
 def test_a_kernel_that_is_only_measured_needs_no_second_derivative(digits: Inputs) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,12 +11,15 @@ from ntt_cli.masks import masks as masks_module
 from ntt_cli.masks.masks import (
     apply_masks,
     as_bits,
+    best_of_slices,
     choose_masks,
     count_changes,
     count_kept,
     keep_top,
     keep_top_of_slices,
+    layer_densities,
     masked,
+    without_biases,
     zero_pruned,
 )
 
@@ -77,6 +82,21 @@ def test_each_layer_keeps_its_own_count() -> None:
     assert count_kept(masks) == 3
 
 
+def test_of_some_layers_every_slice_keeps_its_best() -> None:
+    scores = torch.tensor([[9.0, 8.0], [0.0, 1.0]])
+    masks = choose_masks({"a": scores, "b": scores}, {"a": 2, "b": 2}, slices={"a": 0})
+    assert masks["a"].tolist() == [[True, False], [False, True]]
+    assert masks["b"].tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize("n_keep", [0, 2])
+def test_masks_lie_where_their_scores_lie(n_keep: int) -> None:
+    scores = torch.tensor([[3.0, 1.0], [2.0, 4.0]])
+    with torch.device("meta"):  # the default for new tensors
+        assert keep_top(scores, n_keep=n_keep).device == scores.device
+        assert best_of_slices(scores, 0).tolist() == [[True, False], [False, True]]
+
+
 def test_masked_parameters_and_their_gradients_are_zero_where_pruned() -> None:
     params = {"w": torch.tensor([2.0, 3.0, 5.0], requires_grad=True), "b": torch.tensor([7.0], requires_grad=True)}
     masks = {"w": torch.tensor([True, False, True])}
@@ -137,5 +157,28 @@ def test_no_slice_is_emptied(axis: int) -> None:
     }
     assert mask.tolist() == expected[axis]
     assert int(keep_top_of_slices(scores, n_keep=9, axis=axis).sum()) == 9
+    assert keep_top_of_slices(scores, n_keep=3, axis=axis).tolist() == best_of_slices(scores, axis).tolist()
     with pytest.raises(ValueError, match="cannot keep 2 weights in 3 slices"):
         keep_top_of_slices(scores, n_keep=2, axis=axis)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_best_of_each_slice_is_its_first_highest(axis: int) -> None:
+    scores = torch.randint(0, 6, (2, 3, 4), generator=torch.Generator().manual_seed(0)).float()  # with ties
+    expected = torch.zeros(2, 3, 4, dtype=torch.bool)
+    places = list(product(range(2), range(3), range(4)))
+    for number in range(scores.shape[axis]):
+        of_slice = [place for place in places if place[axis] == number]
+        # `max` returns the first; a slice's entries are in the order of its other axes.
+        expected[max(of_slice, key=lambda place: float(scores[place]))] = True
+    assert torch.equal(best_of_slices(scores, axis), expected)
+
+
+def test_masks_of_vectors_are_left_out() -> None:
+    masks = {"w": torch.ones(2, 1, dtype=torch.bool), "b": torch.ones(2, dtype=torch.bool)}
+    assert without_biases(masks) == {"w": masks["w"]}
+
+
+def test_the_density_of_a_layer_is_its_kept_fraction() -> None:
+    masks = {"a": torch.tensor([[True, False, False]]), "b": torch.tensor([True, True])}
+    assert layer_densities(masks) == {"a": pytest.approx(1 / 3, rel=1e-15), "b": 1.0}

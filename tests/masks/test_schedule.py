@@ -16,6 +16,12 @@ def test_cubic_by_hand(step: int, expected: float) -> None:
     assert cubic_density(step, steps=80, density=0.1) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("step", "steps", "expected"), [(1, 1, 0.1), (1, 2, 0.1), (1, 3, 0.1), (1, 5, 0.1 + 0.9 / 8)])
+def test_cubic_of_few_steps(step: int, steps: int, expected: float) -> None:
+    """An odd number of steps has a shorter first half."""
+    assert cubic_density(step, steps=steps, density=0.1) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("step", [0, 1, 79])
 def test_constant(step: int) -> None:
     assert constant_density(step, steps=80, density=0.1) == 0.1
@@ -74,6 +80,13 @@ def test_density_by_hand(step: int, expected: float) -> None:
     assert density_at("constant", step, updates=updates, steps=200, density=0.1) == 0.1
 
 
+def test_a_schedule_of_one_s_own() -> None:
+    def linear(step: int, *, steps: int, density: float) -> float:
+        return 1 - (1 - density) * step / steps
+
+    assert density_at(linear, 20, updates=range(0, 50, 10), steps=60, density=0.4) == 0.7
+
+
 def test_the_last_masks_are_of_the_density_itself() -> None:
     """A run of two updates is still on its way at the last of them."""
     assert density_at("cubic", 1, updates=range(0, 2), steps=100, density=0.1) == 0.1
@@ -87,6 +100,7 @@ def test_the_last_masks_are_of_the_density_itself() -> None:
         ([1.0, 1.0, 1.0, 1.0], True),
         ([1.0, 0.99, 0.97, 0.96], True),  # 4% below
         ([1.0, 0.99, 0.97, 0.94], False),  # 6% below
+        ([1.0, 0.95, 0.96, 0.97], False),  # exactly 5%
         ([1.0, 0.94, 1.1, 1.2], False),  # the best of the three counts
         ([0.5, 0.9, 0.6, 0.55, 0.52], True),  # and the best of all before
         ([1.0, 0.5, 0.49, 0.48, 0.52], True),

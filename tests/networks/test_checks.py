@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,17 +9,184 @@ from torch import Tensor, nn
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError, NttError
-from ntt_cli.networks.checks import check_forward, check_training, require_samples
+from ntt_cli.networks import checks as checks_module
+from ntt_cli.networks.checks import RANDOM_PASSES, check_forward, check_training, require_samples
+from ntt_cli.networks.functional import functional_model
 from ntt_cli.networks.outputs import NoSuchOutput, usual_logits
+from ntt_cli.runtime.events import Event, Warned
 from tests.parts import apart, inputs_of, loaded, refusal
 
 OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
 OTHER_BATCH = "try another --batch-size or other data with --data, or mend the model"
 PICK = "define logits(outputs) in model.py to pick them"
+RANDOM = Warned(
+    "net.py: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
+    " training=self.training?), so that no figure of it is exact"
+)
+DEPENDENT = Warned(
+    "net.py: what it says of a sample depends on the others in its batch (a mean over the batch?), so that figures"
+    " change with --batch-size and --micro-batch"
+)
+PROBABILITIES = Warned(
+    "net.py: its outputs look like probabilities, not negative and with sum 1, where logits are meant; leave out the"
+    " Softmax at its end, or pick what stands before it by logits(outputs) in model.py"
+)
 
 
 def told(error: NttError) -> tuple[str, str]:
     return str(error), error.hint
+
+
+class Computed(nn.Module):
+    """A network whose outputs are a function of its inputs alone."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], *weights: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def warnings_of(function: Callable[[Tensor], Tensor], samples: int = 2) -> list[Event]:
+    events: list[Event] = []
+    check_forward(
+        functional_model(Computed(function)), inputs_of(torch.zeros(samples, 3)), events.append, where="net.py"
+    )
+    return events
+
+
+@pytest.mark.parametrize(("draws", "again"), [(False, 1), (True, RANDOM_PASSES)])
+def test_a_network_that_draws_random_numbers_is_run_more_often(
+    draws: bool, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beartype, which checks shapes in these tests, draws from Python's generator.
+    monkeypatch.setattr(checks_module, "global_state", lambda: torch.get_rng_state().tolist())
+    sizes: list[int] = []
+
+    def draw(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return x + 0 * torch.rand(()) if draws else x
+
+    assert warnings_of(draw) == []
+    assert sizes == [2] * (1 + again) + [1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "warnings"),
+    [
+        (0.0, 9e-5, []),
+        (0.0, 1.1e-4, [RANDOM]),
+        (1e4, 1e4 + 0.9, []),
+        (1e4, 1e4 + 1.1, [RANDOM]),
+    ],
+)
+def test_two_passes_may_differ_by_rounding(first: float, second: float, warnings: list[Event]) -> None:
+    sizes: list[int] = []
+
+    def changed(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return torch.full_like(x, first if sizes == [2] or len(x) == 1 else second)
+
+    assert warnings_of(changed) == warnings
+
+
+def test_a_network_may_fail_in_its_second_pass() -> None:
+    calls: list[int] = []
+
+    def once(x: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) > 1:
+            raise ValueError("once")
+        return x
+
+    error = refusal(
+        ModelError, check_forward, functional_model(Computed(once)), inputs_of(torch.zeros(2, 3)), print, where="net.py"
+    )
+    what = "cannot take inputs of shape [2, 3] and type float32 from some data: ValueError: once"
+    assert told(error) == (f"net.py: {what}", OTHER_DATA)
+
+
+def test_all_types_of_weights_are_named() -> None:
+    def fails(_: Tensor) -> Tensor:
+        raise ValueError("types")
+
+    weights = (torch.zeros(1, dtype=dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16))
+    network = functional_model(Computed(fails, *weights))
+    error = refusal(ModelError, check_forward, network, inputs_of(torch.zeros(2, 3)), print, where="net.py")
+    assert error.hint == (
+        "inputs are float32, and some weights bfloat16 and float64: return network.float() from its factory"
+    )
+
+
+BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "dtype", "warnings"),
+    [
+        ([[100.0, -3.0], [5.0, 5.0]], [[100.0, -3.09]], FLOAT32, []),  # 1e-3 of the largest logit is 0.1
+        ([[100.0, -3.0], [5.0, 5.0]], [[100.0, -3.11]], FLOAT32, [DEPENDENT]),
+        ([[5.0, 5.0], [2.0, -100.0]], [[5.0, 5.09]], FLOAT32, []),
+        ([[1.0, 0.0], [0.5, -1.0]], [[1.0, 0.125]], BFLOAT16, []),  # 16 times its precision, 2**-7
+        ([[1.0, 0.0], [0.5, -1.0]], [[1.0, 0.13]], BFLOAT16, [DEPENDENT]),
+        ([[1.0, -1.0], [0.0, 3.0]], [[[1.0, -9.0]]], FLOAT32, []),  # of another shape
+    ],
+)
+def test_a_sample_alone_may_differ_by_rounding(
+    together: Sequence[object], alone: Sequence[object], dtype: torch.dtype, warnings: list[Event]
+) -> None:
+    assert warnings_of(lambda x: torch.tensor(together if len(x) == 2 else alone, dtype=dtype)) == warnings
+
+
+def test_a_single_sample_depends_on_no_others() -> None:
+    assert warnings_of(lambda x: x, samples=1) == []
+
+
+def test_a_network_may_refuse_a_single_sample() -> None:
+    def of_two(x: Tensor) -> Tensor:
+        if len(x) < 2:
+            raise ValueError("too few")
+        return x
+
+    assert warnings_of(of_two) == []
+
+
+@pytest.mark.parametrize(
+    ("outputs", "warnings"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], [PROBABILITIES]),
+        ([[0.25, 0.75]], [PROBABILITIES]),  # one sample
+        ([[[0.5, 0.5], [0.25, 0.75]], [[0.0, 1.0], [0.125, 0.875]]], [PROBABILITIES]),  # two positions
+        ([[[0.5, 0.5]], [[0.0, 1.0]]], [PROBABILITIES]),  # one position
+        ([[0.25, 0.75], [0.5, 0.75]], []),
+        ([[0.25, 0.75], [0.5, 0.25]], []),
+        ([[0.25, 0.75], [2.0, -1.0]], []),
+        ([[1.0], [1.0]], []),  # one output
+        ([[[1.0], [1.0]], [[1.0], [1.0]]], []),
+        ([[0.25, 0.75], [0.75, 1.25]], []),  # columns of sum 1 and 2
+    ],
+)
+def test_outputs_that_look_like_probabilities(outputs: Sequence[object], warnings: list[Event]) -> None:
+    logits = torch.tensor(outputs)
+    assert warnings_of(lambda x: logits[: len(x)], samples=len(logits)) == warnings
+
+
+def test_parameters_made_in_the_first_pass_are_named() -> None:
+    class Made(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for name in "edcba":
+                setattr(self, name, nn.Parameter(torch.zeros(1)))
+            return x
+
+    error = refusal(
+        ModelError, check_forward, functional_model(Made()), inputs_of(torch.zeros(2, 3)), print, where="net.py"
+    )
+    assert told(error) == (
+        "net.py: makes parameters in its first forward pass: e, d, c, b",
+        "pass one batch through the network before build_model() returns it",
+    )
 
 
 def test_number_of_outputs(digits: Inputs) -> None:
@@ -147,7 +315,12 @@ def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
         ("tuple in training", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or"),
         ("tuple", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or --logits 1"),
         ("dict", "net.py in training mode", "returns a dict, not one tensor of logits", "--logits"),
-        ("small batches fail", "net.py in training mode", "Expected more than 1 value per channel", OTHER_BATCH),
+        (
+            "small batches fail",
+            "net.py in training mode",
+            "cannot take inputs of shape [1, 1, 8, 8] and type float32 from digits: ValueError: Expected more than 1",
+            OTHER_BATCH,
+        ),
         (
             "frozen",
             "net.py",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntt_cli.errors import DivergedError, OutputError
 from ntt_cli.files.metadata import ModelRecord, RunRecord
@@ -125,6 +125,15 @@ def test_numbers_that_are_not_finite_are_never_saved(clock: Clock, name: str, va
     assert saved() == 2
 
 
+def test_only_parameters_that_are_trained_must_be_finite(clock: Clock) -> None:
+    checkpointer = keeper_of(every=0)
+    frozen, trained = (nn.Parameter(torch.tensor([torch.nan]), requires_grad=trained) for trained in (False, True))
+    checkpointer.maybe_save(lambda: state_of(1, **{"param.a": frozen}))
+    assert saved() == 1
+    with pytest.raises(DivergedError, match="^step 2: a is no longer finite$"):
+        checkpointer.maybe_save(lambda: state_of(2, **{"param.a": trained}))
+
+
 def test_squares_and_counts_may_be_anything(clock: Clock) -> None:
     keeper_of(every=0).maybe_save(
         lambda: state_of(1, **{"optimiser.0.exp_avg_sq": torch.tensor([float("inf")]), "buffer.n": torch.tensor(3)})
@@ -212,7 +221,7 @@ def test_other_errors_pass_and_save_nothing(clock: Clock) -> None:
 
 def test_only_the_first_of_several_processes_writes_and_removes(clock: Clock) -> None:
     keeper_of(every=0).maybe_save(lambda: state_of(1))
-    other = keeper_of(every=0, group=ProcessGroup(rank=1, size=1))  # whose request to end would ask other processes
+    other = keeper_of(every=0, group=ProcessGroup(rank=1, size=1))
     other.maybe_save(lambda: state_of(2))
     other.save_if_unfinished(lambda: state_of(3))
     with other.finishing():
@@ -220,9 +229,18 @@ def test_only_the_first_of_several_processes_writes_and_removes(clock: Clock) ->
     assert saved() == 1
 
 
-@pytest.mark.parametrize(("own", "others", "ends"), [(None, 0, False), (None, 15, True), (2, 2, True)])
+def end_of(checkpointer: RunCheckpointer, step: int) -> int | None:
+    """The signal after which a run ends at this step; `None` if it goes on."""
+    try:
+        checkpointer.maybe_save(lambda: state_of(step))
+    except Interrupted as interruption:
+        return interruption.number
+    return None
+
+
+@pytest.mark.parametrize(("own", "others"), [(None, 0), (None, 15), (2, 0), (2, 2)])
 def test_processes_end_after_the_same_step(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, own: int | None, others: int, ends: bool
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, own: int | None, others: int
 ) -> None:
     asked: list[int] = []
 
@@ -232,15 +250,26 @@ def test_processes_end_after_the_same_step(
 
     monkeypatch.setattr(ProcessGroup, "maximum", maximum)
     checkpointer = keeper_of(group=ProcessGroup(rank=0, size=2), stop=Stop(asked=own))
-    if ends:
-        with pytest.raises(Interrupted) as caught:
-            checkpointer.maybe_save(lambda: state_of(4))
-        assert caught.value.number == others
-        assert saved() == 4
-    else:
-        checkpointer.maybe_save(lambda: state_of(4))
-        assert saved() is None
+    number = own or others or None
+    assert end_of(checkpointer, 4) == number
+    assert checkpointer.stop.asked == number
+    assert saved() == (None if number is None else 4)
     assert asked == [own or 0]
+
+
+def test_a_signal_while_the_processes_ask_each_other_counts_at_the_next_step(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one of them would end a step before the others."""
+    checkpointer = keeper_of(group=ProcessGroup(rank=0, size=2))
+
+    def maximum(_: ProcessGroup, value: int) -> int:
+        checkpointer.stop.asked = 15
+        return value
+
+    monkeypatch.setattr(ProcessGroup, "maximum", maximum)
+    assert [end_of(checkpointer, step) for step in (1, 2)] == [None, 15]
+    assert saved() == 2
 
 
 def test_a_keeper_of_nothing_never_writes(clock: Clock) -> None:
