@@ -126,9 +126,10 @@ class RunCheckpointer:
 
     def _all_asked(self) -> bool:
         """Whether any process was asked to end, the same in all; a later signal counts at the next step."""
-        if not (asked := self.group.maximum(self.stop.asked or 0)):
-            return False
-        self.stop.asked = asked
+        if self.group.size > 1:
+            if not (asked := self.group.maximum(self.stop.asked or 0)):
+                return False
+            self.stop.asked = asked
         return True
 
     def _save_end(self) -> None:
