@@ -18,6 +18,7 @@ from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum,
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.outputs import Heads
 from ntt_cli.results import Agreement, KernelSummary
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.execution import Execution
@@ -63,13 +64,15 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
         return None
 
 
-def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
-    """The number of classes, if outputs of this shape choose between classes; otherwise `None`.
+def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs) -> int | None:
+    """The number of classes, if the outputs choose between classes; otherwise `None`.
 
-    The last axis of maps `[c, h, w]`, and of `[h, w]` in the size of the input image, is a width and not classes. It is
-    classes if `logits(outputs)` in the model's file puts them there.
+    Several heads are no choice, nor is one that has another name than `logits`. The last axis of maps `[c, h, w]`, and
+    of `[h, w]` in the size of the input image, is a width and not classes. It is classes if `logits(outputs)` in the
+    model's file puts them there.
     """
-    if not shape or shape[-1] == 1:
+    shape = heads.shape
+    if not heads.may_be_logits or not shape or shape[-1] == 1:
         return None
     image = inputs.samples.inputs(torch.arange(1)).shape[2:]
     is_map = len(shape) > 2 or (len(image) == 2 and shape == image)

@@ -14,7 +14,7 @@ from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.kernels.product import OutputsAndProduct
 from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.outputs import usual_logits
+from ntt_cli.networks.outputs import Heads, usual_logits
 from ntt_cli.tensors import Apply, Params
 from tests.parts import inputs_of
 
@@ -154,4 +154,5 @@ def test_which_outputs_choose_a_class(
     select_outputs = (lambda outputs: outputs) if declared else usual_logits
     loaded = LoadedModel(nn.Linear(1, 1), "model.py", None, None, None, select_outputs=select_outputs)
     inputs = inputs_of(torch.zeros(2, *sample))
-    assert agreement.number_of_choices(shape, loaded, inputs) == classes
+    assert agreement.number_of_choices(Heads(select_outputs, {"output": shape}), loaded, inputs) == classes
+    assert agreement.number_of_choices(Heads(select_outputs, {"pooled": shape}), loaded, inputs) is None
