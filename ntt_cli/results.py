@@ -19,12 +19,14 @@ class Agreement(Summary):
 
     Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`. The kernel distance is estimated with
     Gaussian probes; it is `None` if it was not measured. `top1_agreement` is the fraction of samples on which both have
-    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied.
+    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied. With several
+    heads, distances are relative to each head's norm and averaged over heads; `heads` has the output distance of each.
     """
 
     logit_distance: float
     kernel_distance: float | None
     top1_agreement: float | None
+    heads: dict[str, float] | None = None
 
 
 class KernelSummary(Summary):

@@ -26,7 +26,7 @@ def load(
         model: the network that the weights belong to, which is left as it is; an object, or a name as on the command
             line.
         progress: `True` writes lines to stderr about how the file was read; a function is given each event.
-        **options: `model_arg` and `logits`, as of all commands, where `model` is a name.
+        **options: `model_arg`, `logits` and `outputs`, as of all commands, where `model` is a name.
 
     Returns:
         the network with these weights: `.model` and `.masks`.

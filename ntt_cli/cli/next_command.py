@@ -6,7 +6,7 @@ import shlex
 
 from ntt_cli.config import FinetuneConfig, PruneConfig, flag
 
-KEPT = ("model_arg", "logits", "data", "data_root", "image_size", "grayscale", "mean", "std", "device")
+KEPT = ("model_arg", "logits", "outputs", "data", "data_root", "image_size", "grayscale", "mean", "std", "device")
 """Options that describe the network and its inputs; the next command needs the same."""
 
 LABELLED = "LABELLED"

@@ -35,7 +35,10 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
 def agreement_line(agreement: Agreement) -> Text:
     choice = "" if agreement.top1_agreement is None else f"same first choice {agreement.top1_agreement:.2%}, "
     kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
-    return Text(f"agreement with the teacher: {choice}logit distance {agreement.logit_distance:.4f}{kernel}")
+    name = "output" if agreement.top1_agreement is None else "logit"
+    each = ", ".join(f"{head} {distance:.4f}" for head, distance in (agreement.heads or {}).items())
+    distance = f"{name} distance {agreement.logit_distance:.4f}{f' ({each})' if each else ''}"
+    return Text(f"agreement with the teacher: {choice}{distance}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:

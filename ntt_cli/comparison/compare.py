@@ -46,7 +46,7 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool, sources:
     _check_seeds(config, loaded, sources, on_event)
     _check_test_data(config, loaded, sources.testing(), task.training.samples.class_names, on_event)
     cpu = torch.device("cpu")
-    network = to_functional(loaded.module, cpu, lambda _: None, select_outputs=loaded.select_outputs)
+    network = to_functional(loaded.module, cpu, lambda _: None, select_outputs=task.loaded.select_outputs)
     inputs = dataclasses.replace(task.training, device=cpu)
     patterns = {"exclude": config.exclude, "include": config.include}
     pick_prunable(network, inputs, lambda _: None, **patterns, where=config.model)

@@ -8,7 +8,17 @@ from pydantic import Field, ValidationError, field_validator
 
 from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen
 from ntt_cli.config.methods import method_names, readers_of, split_method
-from ntt_cli.config.options import DEVICE, EXCLUDE, INCLUDE, OPTIMISER, WARMUP, DataOptions, ModelOptions, TransferSteps
+from ntt_cli.config.options import (
+    DEVICE,
+    EXCLUDE,
+    INCLUDE,
+    OPTIMISER,
+    WARMUP,
+    DataOptions,
+    ModelOptions,
+    TransferSteps,
+    split_at_commas,
+)
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
 from ntt_cli.config.words import advice, joined, problem_of, typed
 
@@ -118,10 +128,7 @@ class CompareConfig(ModelOptions, DataOptions):
     @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
     @classmethod
     def _split_at_commas(cls, given: Any) -> Any:
-        if isinstance(given, list | tuple):
-            parts = [part.strip() for item in given for part in str(item).split(",")]
-            return tuple(dict.fromkeys(part for part in parts if part))
-        return given
+        return split_at_commas(given)
 
     @field_validator("sparsities", "seeds", "learning_rates")
     @classmethod

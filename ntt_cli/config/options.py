@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ntt_cli.config.fields import MOST_STEPS, NAMED, WHEREABOUTS, Group, Options, ReadWhen
 
@@ -36,6 +36,14 @@ WARMUP: float = Group.TRAINING.option(
 DEVICE: str = Group.MACHINE.option("auto", "auto, cpu, cuda, cuda:N or mps.")
 
 
+def split_at_commas(given: Any) -> Any:
+    """The parts of one text or of several, each once; other values unchanged."""
+    if isinstance(given, list | tuple):
+        parts = [part.strip() for item in given for part in str(item).split(",")]
+        return tuple(dict.fromkeys(part for part in parts if part))
+    return given
+
+
 class ModelOptions(Options):
     """Which network."""
 
@@ -53,6 +61,17 @@ class ModelOptions(Options):
         "Which of several outputs the logits are: a key, an attribute or a position. Default: what logits(outputs) in"
         " model.py picks, or the output named logits.",
     )
+    outputs: tuple[str, ...] = Group.MODEL.option(
+        (),
+        "Which outputs count, separated by commas: keys, attributes or positions, of nested ones like states.0."
+        " Default: the logits if there are any, else all floating outputs with a row for each sample.",
+        ReadWhen(lambda config: config.logits is None, "--logits {logits} chooses one already"),
+    )
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _split_outputs(cls, given: Any) -> Any:
+        return split_at_commas(given)
 
 
 class DataOptions(Options):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.data.inputs import Inputs
@@ -18,6 +20,7 @@ from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum,
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.outputs import ONLY, Heads
 from ntt_cli.results import Agreement, KernelSummary
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.execution import Execution
@@ -63,13 +66,15 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
         return None
 
 
-def number_of_choices(shape: tuple[int, ...], loaded: LoadedModel, inputs: Inputs) -> int | None:
-    """The number of classes, if outputs of this shape choose between classes; otherwise `None`.
+def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs) -> int | None:
+    """The number of classes, if the outputs choose between classes; otherwise `None`.
 
-    The last axis of maps `[c, h, w]`, and of `[h, w]` in the size of the input image, is a width and not classes. It is
-    classes if `logits(outputs)` in the model's file puts them there.
+    Several heads are no choice, nor is one that has another name than `logits`. The last axis of maps `[c, h, w]`, and
+    of `[h, w]` in the size of the input image, is a width and not classes. It is classes if `logits(outputs)` in the
+    model's file puts them there.
     """
-    if not shape or shape[-1] == 1:
+    shape = heads.shape
+    if not heads.may_be_logits or not shape or shape[-1] == 1:
         return None
     image = inputs.samples.inputs(torch.arange(1)).shape[2:]
     is_map = len(shape) > 2 or (len(image) == 2 and shape == image)
@@ -92,6 +97,27 @@ def warn_if_disconnected(
     return True
 
 
+class _Sums:
+    """Sums of squares, of each head of a network by itself."""
+
+    def __init__(self, model: FunctionalModel) -> None:
+        self._heads = model.heads
+        self.sums = dict.fromkeys(model.heads.shapes if model.heads else [ONLY], 0.0)
+
+    def add(self, rows: Float[Tensor, "n c"]) -> None:
+        parts = self._heads.unflatten(rows) if self._heads and len(self.sums) > 1 else {next(iter(self.sums)): rows}
+        for name, part in parts.items():
+            self.sums[name] += float(squares(part))
+
+    def each_over(self, norms: _Sums) -> dict[str, float]:
+        """Each sum, divided by that of the same head in `norms` unless this is zero."""
+        return {name: gap / norms.sums[name] if norms.sums[name] else gap for name, gap in self.sums.items()}
+
+    def over(self, norms: _Sums) -> float:
+        """The mean of `each_over`."""
+        return statistics.fmean(self.each_over(norms).values())
+
+
 def measure_agreement(
     student: FunctionalModel,
     teacher: FunctionalModel,
@@ -101,19 +127,23 @@ def measure_agreement(
     classes: int | None,
     batch_size: int = 256,
 ) -> Agreement:
-    """The distance of the logits, relative to the teacher's norm, and with `classes` how often both choose the same."""
-    gaps, norms, same, decided = 0.0, 0.0, 0, 0
+    """The distance of the outputs, relative to the teacher's norm, and with `classes` how often both choose the same.
+
+    With several heads, the distance is the mean of each head's, relative to the teacher's norm of that head.
+    """
+    gaps, norms, same, decided = _Sums(teacher), _Sums(teacher), 0, 0
     apply_student, apply_teacher = student.bind(), teacher.bind()
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
             ours, theirs = apply_student(student.params, x), apply_teacher(teacher.params, x)
-            gaps += float(squares(ours - theirs))
-            norms += float(squares(theirs))
+            gaps.add(ours - theirs)
+            norms.add(theirs)
             if classes is not None:
                 both = same_first_choice(ours.reshape(-1, classes), theirs.reshape(-1, classes))
                 same, decided = same + both[0], decided + both[1]
     return Agreement(
-        logit_distance=gaps / norms if norms else gaps,
+        logit_distance=gaps.over(norms),
+        heads=gaps.each_over(norms) if len(gaps.sums) > 1 else None,
         kernel_distance=None,
         top1_agreement=same / decided if decided else None,
     )
@@ -131,6 +161,8 @@ def measure_kernel_distance(
 ) -> float:
     """`Σ‖(K_s − K_t) v‖² / Σ‖K_t v‖²` with a Gaussian probe `v` for each of some random batches.
 
+    With several heads, it is the mean of these distances over the rows of each head.
+
     `K` are the kernels between the halves of a batch. There are 16 batches of 64 samples, or of `batch_size` if that is
     less. The cost is limited to a fraction of a run of `run_passes` forward passes; if necessary there are fewer
     batches, and then smaller ones. The measurement takes no more memory than a step of the transfer.
@@ -142,7 +174,7 @@ def measure_kernel_distance(
     most = max(2, _allowance(pass_flops, run_passes) // max(1, PRODUCT_PASSES * pass_flops))
     size = max(2, min(len(inputs), batch_size, KERNEL_BATCH, most))
     generator = torch.Generator().manual_seed(0)
-    gaps, norms = 0.0, 0.0
+    gaps, norms = _Sums(teacher), _Sums(teacher)
     for _ in range(min(KERNEL_BATCHES, most // size)):
         x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
         probe = draw_probe((len(x2), outputs), like=next(iter(teacher.params.values())), generator=generator)
@@ -150,9 +182,9 @@ def measure_kernel_distance(
             kernel_vector_product(model.bind(), model.params, x1, x2, probe, execution=execution).product
             for model in (student, teacher)
         )
-        gaps += float(squares(ours - theirs))
-        norms += float(squares(theirs))
-    distance = gaps / norms if norms else gaps
+        gaps.add(ours - theirs)
+        norms.add(theirs)
+    distance = gaps.over(norms)
     if not math.isfinite(distance):
         raise FloatingPointError("it is not finite")
     return distance

@@ -23,7 +23,7 @@ from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, require_samples
+from ntt_cli.networks.checks import check_forward, require_one, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
@@ -35,6 +35,7 @@ from ntt_cli.networks.loading.open import (
     warn_of_filled_zeros,
 )
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
+from ntt_cli.networks.outputs import Heads
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.results import Accuracy, Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -55,7 +56,7 @@ class EvaluateJob:
         masks: of the weights whose zeros count as pruned, on the CPU.
         model: the network, on its device.
         inputs: with labels numbered by the network's classes, if there are labels.
-        shape: of one sample's outputs.
+        heads: the outputs that count.
     """
 
     config: EvaluateConfig
@@ -65,7 +66,7 @@ class EvaluateJob:
     masks: Masks
     model: FunctionalModel
     inputs: Inputs
-    shape: tuple[int, ...]
+    heads: Heads
 
 
 def prepare(
@@ -91,10 +92,12 @@ def prepare(
         what = f"the data {samples.spec} is not divided into parts"
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel needs two samples
-    shape = check_forward(model, inputs, on_event, where=config.model)
+    heads = check_forward(model, inputs, on_event, where=config.model)
+    model = replace(model, select_outputs=heads)
     known_names = class_names or weights.class_names
     inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))
     if inputs.samples.labels is not None or config.min_accuracy is not None:
+        shape = require_one(heads, where=config.model)
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
         if known_names is None:
             warn_of_order(inputs.samples, on_event, outputs=shape[-1])
@@ -104,7 +107,7 @@ def prepare(
         what = f"has no labels{why}, and there is no teacher to compare with"
         hint = "name labelled data with --data, or the dense weights with --teacher"
         raise DataError(samples.spec, what, hint=hint)
-    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, shape)
+    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, heads)
 
 
 @global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
@@ -150,7 +153,7 @@ def run(
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     config, inputs = job.config, job.inputs
-    classes = number_of_choices(job.shape, job.loaded, inputs)
+    classes = number_of_choices(job.heads, job.loaded, inputs)
     if warn_if_disconnected(job.model, inputs, on_event):
         classes = None
     if config.teacher is None:
@@ -159,9 +162,9 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     describe_sparse_teacher(weights, on_event)
     _compare_records(config, job.weights, weights, inputs, on_event)
     # Without events: the notes about the network have been given.
-    teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.loaded.select_outputs)
+    teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.heads)
     agreement = measure_agreement(job.model, teacher, inputs, classes=classes, batch_size=config.batch_size)
-    outputs, where = math.prod(job.shape), config.model
+    outputs, where = sum(job.heads.sizes), config.model
     if not config.kernels or not find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=where):
         return agreement
     distance = warned_of(
@@ -186,7 +189,7 @@ def _compare_records(
 
 
 def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:
-    model, inputs, classes = job.model, job.inputs, job.shape[-1]
+    model, inputs, classes = job.model, job.inputs, job.heads.shape[-1]
     apply, loss = model.bind(), 0.0
     first, fifth, classes_of = [], [], []
     with torch.no_grad():

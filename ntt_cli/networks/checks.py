@@ -5,39 +5,52 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.outputs import NoSuchOutput, SelectOutputs, kind_of, tensor_fields
+from ntt_cli.networks.outputs import (
+    ONLY,
+    USUAL,
+    Heads,
+    NoSuchOutput,
+    SelectOutputs,
+    flat,
+    heads_in,
+    kind_of,
+    tensors_in,
+)
 from ntt_cli.networks.prepare import named_gradients
-from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, global_state
 
 SAME = 1e-4
 """By how much rounding may change the outputs of two passes over the same samples, or a sum of probabilities."""
 
 ALONE = 1e-3
-"""Fraction of the largest logit by which rounding may change a sample's logits between a single pass and a batch."""
+"""Fraction of the largest output by which rounding may change a sample's outputs between a single pass and a batch."""
 
 RANDOM_PASSES = 20
 """Passes to compare if a network draws random numbers: one that rarely skips a layer may return the same twice."""
 
 MOST_NAMED = 4
-"""The most parameters that an error names."""
+"""The most parameters or outputs that an error names."""
+
+WRAP = "return tensors [n, ...] from a wrapper, as README.md shows for a detector, or by logits(outputs) in model.py"
+"""The hint for a network whose outputs cannot be used."""
 
 
-def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> tuple[int, ...]:
-    """Run two samples, and return the shape of one sample's logits: `(classes,)`, or `(*positions, classes)`.
+def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *, where: str) -> Heads:
+    """Run two samples, and return the outputs that count: one tensor, or all floating ones with a row for each sample.
 
-    Warns if outputs are random, are probabilities, or depend on the other samples of a batch.
+    Warns if outputs are random, are probabilities, or depend on the other samples of a batch. A note names the outputs
+    if they were found in what the network returns.
 
     Raises:
         ModelError: if the model cannot take the inputs, makes parameters in its first pass, or does not return finite
-            logits `[n, ..., classes]`.
+            floating outputs `[n, ...]`.
     """
     kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
     hint = (
@@ -48,37 +61,45 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
         before = global_state()
-        logits = _logits(model.returned, model.select_outputs, x, spec, where=where, hint=hint)
+        outputs = _outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
-        again = (_logits(model.returned, model.select_outputs, x, spec, where=where, hint=hint) for _ in range(passes))
-        if not all(torch.allclose(logits, other, rtol=SAME, atol=SAME) for other in again):
+        again = (_outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint) for _ in range(passes))
+        if not all(_same(outputs, other) for other in again):
             on_event(
                 Warned(
                     f"{where}: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
                     " training=self.training?), so that no figure of it is exact"
                 )
             )
-        elif _depends_on_others(model, x, logits):
-            on_event(
-                Warned(
-                    f"{where}: what it says of a sample depends on the others in its batch (a mean over the batch?), so"
-                    " that figures change with --batch-size and --micro-batch"
+        elif alone := _alone(model, x):
+            # What has two rows whatever the number of samples, such as the states of two layers, is no head.
+            outputs = {name: head for name, head in outputs.items() if name in alone} or outputs
+            if _depends_on_others(outputs, alone):
+                on_event(
+                    Warned(
+                        f"{where}: what it says of a sample depends on the others in its batch (a mean over the"
+                        " batch?), so that figures change with --batch-size and --micro-batch"
+                    )
                 )
-            )
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
         raise ModelError(
             where,
             f"makes parameters in its first forward pass: {', '.join(made[:MOST_NAMED])}",
             hint="pass one batch through the network before build_model() returns it",
         )
-    if logits.shape[-1] > 1 and (logits >= 0).all() and (logits.sum(-1) - 1).abs().max() < SAME:
+    heads = Heads(model.select_outputs, {name: tuple(head.shape[1:]) for name, head in outputs.items()})
+    if outputs.keys() != {ONLY}:
+        on_event(Noted(f"outputs: {heads}"))
+    logits = next(iter(outputs.values()))
+    may_be_logits = heads.may_be_logits and logits.ndim > 1 and logits.shape[-1] > 1
+    if may_be_logits and (logits >= 0).all() and (logits.sum(-1) - 1).abs().max() < SAME:
         on_event(
             Warned(
                 f"{where}: its outputs look like probabilities, not negative and with sum 1, where logits are meant;"
                 " leave out the Softmax at its end, or pick what stands before it by logits(outputs) in model.py"
             )
         )
-    return tuple(logits.shape[1:])
+    return heads
 
 
 def check_training(
@@ -94,15 +115,28 @@ def check_training(
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
-        logits = _logits(copied, select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
-    if not logits.requires_grad:
+        outputs = _outputs(copied, select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
+    rows = flat(outputs)
+    if not rows.requires_grad:
         raise ModelError(
             where,
             "has an output that no trainable parameter acts on",
             hint="check requires_grad, detach() and no_grad()",
         )
     with named_gradients(where):
-        logits.sum().backward()
+        rows.sum().backward()
+
+
+def require_one(heads: Heads, *, where: str) -> tuple[int, ...]:
+    """The shape of one sample's only output, to which labels belong.
+
+    Raises:
+        ModelError: if there are several.
+    """
+    if len(heads.shapes) > 1:
+        hint = f"choose it with --outputs, like --outputs {next(iter(heads.shapes))}"
+        raise ModelError(where, f"has several outputs, {heads}, and the labels are for one", hint=hint)
+    return heads.shape
 
 
 def require_samples(inputs: Inputs, n: int) -> None:
@@ -115,23 +149,39 @@ def require_samples(inputs: Inputs, n: int) -> None:
         raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
 
 
-def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> bool:
-    """Whether the first sample's logits change, beyond rounding, when it is alone in its batch."""
+def _same(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return outputs.keys() == others.keys() and all(
+        head.shape == others[name].shape and torch.allclose(head, others[name], rtol=SAME, atol=SAME)
+        for name, head in outputs.items()
+    )
+
+
+def _alone(model: FunctionalModel, x: Tensor) -> dict[str, Tensor]:
+    """The outputs of the first sample alone; none if it is the only one, or the network does not accept one."""
     if len(x) < 2:
-        return False
+        return {}
     try:
-        alone = model.select_outputs(model.returned(x[:1]))
-    except Exception:  # the network does not accept a single sample
-        return False
-    limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
-    return bool(alone.shape == logits[:1].shape and (alone - logits[:1]).abs().max() > limit)
+        returned = model.returned(x[:1])
+        return heads_in(model.select_outputs(returned), 1, only=_name_of_one(returned))
+    except Exception:
+        return {}
 
 
-def _logits(
+def _depends_on_others(outputs: dict[str, Tensor], alone: dict[str, Tensor]) -> bool:
+    """Whether the first sample's outputs are others, beyond rounding, when it is alone in its batch."""
+    for name, head in outputs.items():
+        limit = max(ALONE, 16 * torch.finfo(head.dtype).eps) * float(head.abs().max())
+        other = alone.get(name, head[:1])
+        if other.shape == head[:1].shape and (other - head[:1]).abs().max() > limit:
+            return True
+    return False
+
+
+def _outputs(
     forward: Callable[[Tensor], object], select_outputs: SelectOutputs, x: Tensor, spec: str, *, where: str, hint: str
-) -> Float[Tensor, "n *positions c"]:
+) -> dict[str, Tensor]:
     try:
-        outputs = forward(x)
+        returned = forward(x)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -141,31 +191,45 @@ def _logits(
             f" {type(error).__name__}: {error}",
             hint=hint,
         ) from error
-    named = tensor_fields(outputs)
-    pick_one = "define logits(outputs) in model.py to pick them"
     try:
-        logits = select_outputs(outputs)
+        selected = select_outputs(returned)
     except NoSuchOutput as error:
-        raise ModelError(where, str(error), hint=f"name the logits with --logits, or {pick_one}") from error
+        hint = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
+        raise ModelError(where, str(error), hint=hint) from error
     except (Exception, SystemExit) as error:
         raise ModelError(
             where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
         ) from error
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            where,
-            f"returns {kind_of(logits)}, not one tensor of logits",
-            hint=" or ".join(f"--logits {name}" for name in named) or f"return them, or {pick_one}",
-        )
-    if logits.ndim < 2 or len(logits) != len(x) or not logits.is_floating_point():
-        raise ModelError(
-            where,
-            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
-            hint=f"return a tensor [{len(x)}, outputs], or {pick_one}",
-        )
-    if not logits.isfinite().all():
-        raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
-    return logits
+    outputs = heads_in(selected, len(x), only=_name_of_one(returned))
+    if not outputs:
+        raise ModelError(where, f"returns {_described(selected)}: no floating tensor of {len(x)} rows", hint=WRAP)
+    for name, head in outputs.items():
+        if not head.isfinite().all():
+            which = "" if name == ONLY else f" in its output {name}"
+            raise ModelError(
+                where, f"returns NaN or infinity{which}", hint="check the weights and the scale of the inputs"
+            )
+    return outputs
+
+
+def _name_of_one(returned: object) -> str:
+    """The name of a single output: whether it was picked, or is all that there is."""
+    return ONLY if isinstance(returned, Tensor) else USUAL
+
+
+def _described(returned: object) -> str:
+    """What a network returned, in words: its kind, and the types and shapes of its tensors."""
+    if isinstance(returned, Tensor):
+        return f"{_dtype(returned)} of shape {list(returned.shape)}"
+    items = returned if isinstance(returned, list | tuple) else []
+    kinds = list(dict.fromkeys(type(item).__name__ for item in items))
+    inside = tensors_in(returned)
+    if inside:
+        some = [f"{name} {_dtype(value)} {list(value.shape)}" for name, value in list(inside.items())[:MOST_NAMED]]
+        return f"{kind_of(returned)} of {', '.join(some)}"
+    if items and isinstance(items[0], dict):
+        return f"{kind_of(returned)} of dicts ({', '.join(map(str, list(items[0])[:MOST_NAMED]))})"
+    return f"{kind_of(returned)} of {' and '.join(kinds)}" if kinds else kind_of(returned)
 
 
 def _dtype(tensor: Tensor) -> str:

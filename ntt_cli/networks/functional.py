@@ -1,4 +1,4 @@
-"""A module as a pure function of its parameters: `apply(params, x) -> logits`."""
+"""A module as a pure function of its parameters: `apply(params, x) -> outputs`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ntt_cli.data.batch import arguments, map_batch
+from ntt_cli.data.batch import arguments, batch_size, map_batch
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.outputs import SelectOutputs, usual_logits
+from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
 from ntt_cli.tensors import Params
 
@@ -27,7 +27,7 @@ class FunctionalModel:
             shapes but no values.
         params: the trainable parameters by name, detached; a tied parameter appears once.
         buffers: buffers and frozen parameters by name, detached.
-        select_outputs: maps what the module returns to its logits, `[n, ..., c]`.
+        select_outputs: maps what the module returns to its outputs, `[n, ..., c]`; `Heads`, once a pass has shown them.
         places: pairs of a name in the module and the name of its value, one pair for each place.
         saved: the entries of its state dict before any forward pass, by name.
     """
@@ -42,6 +42,11 @@ class FunctionalModel:
     def bind(self, buffers: Params | None = None) -> BoundModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
         return BoundModel(self, self.buffers if buffers is None else buffers)
+
+    @property
+    def heads(self) -> Heads | None:
+        """The outputs that count and their places in `[n, outputs]`; `None` before `check_forward` found them."""
+        return self.select_outputs if isinstance(self.select_outputs, Heads) else None
 
     def returned(self, x: Tensor) -> Any:
         """The module's own return value at its own values."""
@@ -76,15 +81,20 @@ class FunctionalModel:
 class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
-    If a sample has a row of logits for each of its positions, all rows together are its outputs.
+    If a sample has a row of logits for each of its positions, all rows together are its outputs. Several heads follow
+    each other, as `flat` puts them.
     """
 
     model: FunctionalModel
     buffers: Params
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
-        logits: Tensor = self.model.select_outputs(self.model._returned(params, self.buffers, x))
-        return logits.flatten(1)
+        outputs = self.model.select_outputs(self.model._returned(params, self.buffers, x))
+        if isinstance(outputs, Tensor):
+            outputs = {ONLY: outputs}
+        elif self.model.heads is None:
+            outputs = heads_in(outputs, batch_size(x))
+        return flat(outputs)
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:

@@ -1,16 +1,25 @@
-"""A network's logits among its outputs."""
+"""A network's outputs among what it returns: one tensor such as its logits, or several heads by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 SelectOutputs = Callable[[Any], Any]
-"""Maps what a network returns to its logits."""
+"""Maps what a network returns to its outputs: a tensor, or nested tensors by key, attribute or position."""
 
 USUAL = "logits"
+ONLY = "output"
+"""The name of the output of a network that returns one tensor."""
+
+LEFT_OUT = frozenset({"loss", "past_key_values"})
+"""Fields that are no outputs: a number for the batch, and a cache."""
 
 
 class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
@@ -35,15 +44,114 @@ def usual_logits(outputs: Any) -> Any:
     return field_of(outputs, None)
 
 
+def chosen_outputs(outputs: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors of these names in what a network returns."""
+    found = {ONLY: outputs} if isinstance(outputs, Tensor) else tensors_in(outputs)
+    for name in names:
+        if name not in found:
+            listed = ", ".join(found) if found else "no tensors"
+            raise NoSuchOutput(f"has no output {name}; it returns {kind_of(outputs)} of {listed}")
+        samples = found[names[0]].shape[:1]
+        if not found[name].is_floating_point() or not samples or found[name].shape[:1] != samples:
+            what = f"{found[name].dtype} {[*found[name].shape]}".removeprefix("torch.")
+            raise NoSuchOutput(f"has an output {name} of {what}, not real numbers with a row for each sample")
+    return {name: found[name] for name in names}
+
+
 def kind_of(outputs: Any) -> str:
     """The type of a value with its article: `a tuple`, `an int`."""
     kind = type(outputs).__name__
     return f"a{'n' * (kind[0] in 'aeio')} {kind}"
 
 
-def tensor_fields(outputs: Any) -> list[str]:
-    """Names of the fields that are tensors."""
-    return [name for name, value in _fields(outputs).items() if isinstance(value, Tensor)]
+def tensors_in(outputs: Any) -> dict[str, Tensor]:
+    """The tensors in nested outputs by their names, such as `pooled` and `states.0`, without losses and caches."""
+    return dict(_walk(outputs, ""))
+
+
+def heads_in(outputs: Any, samples: int, *, only: str = ONLY) -> dict[str, Tensor]:
+    """The heads: floating tensors whose first axis is the sample; of a single tensor, this under the name `only`."""
+    if isinstance(outputs, Tensor):
+        return {only: outputs} if _is_head(outputs, samples) else {}
+    heads: dict[str, Tensor] = {}
+    for name, value in tensors_in(outputs).items():
+        if _is_head(value, samples) and not any(value is head for head in heads.values()):
+            heads[name] = value
+    return heads
+
+
+def flat(outputs: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
+    """All outputs of a sample as one row, head by head."""
+    rows = [head.flatten(1) if head.ndim > 1 else head[:, None] for head in outputs.values()]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """The outputs that count, found in a network's first pass; called with what the network returns, it selects them.
+
+    Attributes:
+        select: what picks them, or a value that contains them, from what the network returns.
+        shapes: of one sample's outputs, by name. A single tensor has the name `output`, or `logits` if it was picked.
+    """
+
+    select: SelectOutputs
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __call__(self, returned: Any) -> Any:
+        """The one output, or several by name."""
+        selected = self.select(returned)
+        if isinstance(selected, Tensor) and len(self.shapes) == 1:
+            return selected
+        found = {} if isinstance(selected, Tensor) else tensors_in(selected)
+        if missing := [name for name in self.shapes if name not in found]:
+            now = "one tensor" if isinstance(selected, Tensor) else f"{kind_of(selected)} of {', '.join(found)}"
+            before = "one tensor" if missing == [ONLY] else ", ".join(self.shapes)
+            raise NoSuchOutput(f"returns {now}, and in its first pass {before}")
+        return found[next(iter(self.shapes))] if len(self.shapes) == 1 else {name: found[name] for name in self.shapes}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample's outputs; of several heads, that of the row that holds them all."""
+        return next(iter(self.shapes.values())) if len(self.shapes) == 1 else (sum(self.sizes),)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of outputs in each head."""
+        return tuple(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def may_be_logits(self) -> bool:
+        """Whether the outputs are one tensor that was not chosen by another name than logits."""
+        return len(self.shapes) == 1 and self.shapes.keys() <= {ONLY, USUAL}
+
+    def unflatten(self, rows: Float[Tensor, "n c"]) -> dict[str, Tensor]:
+        """The heads in rows that `flat` made, or in kernel products of their shape."""
+        parts = rows.split(self.sizes, dim=1) if len(self.shapes) > 1 else [rows]
+        return {
+            name: part.unflatten(1, shape) if shape else part[:, 0]
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {[*shape]}" for name, shape in self.shapes.items())
+
+
+def _is_head(value: Tensor, samples: int) -> bool:
+    return value.is_floating_point() and value.ndim > 0 and len(value) == samples and value.numel() > 0
+
+
+def _walk(outputs: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(outputs, list) and any(isinstance(item, Mapping) for item in outputs):
+        return  # something for each sample, such as a varying number of detections
+    named = getattr(outputs, "_fields", None)  # a named tuple: its positions would name the same once more
+    for name, value in _fields(outputs).items():
+        if name in LEFT_OUT or name.startswith("_") or (named is not None and name not in named):
+            continue
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, Mapping | tuple | list) or dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{name}.")
 
 
 def _fields(outputs: Any) -> dict[str, Any]:

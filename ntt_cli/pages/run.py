@@ -32,7 +32,8 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         "kept": f"{summary.kept:,} of {summary.prunable:,} prunable weights, {summary.sparsity:.2%} sparse",
     }
     if summary.agreement is not None:
-        facts["logit distance"] = f"{summary.agreement.logit_distance:.4g}"
+        name = "output" if summary.agreement.top1_agreement is None else "logit"
+        facts[f"{name} distance"] = f"{summary.agreement.logit_distance:.4g}"
         if summary.agreement.kernel_distance is not None:
             facts["kernel distance"] = f"{summary.agreement.kernel_distance:.4g}"
         if summary.agreement.top1_agreement is not None:

@@ -18,7 +18,7 @@ from ntt_cli.masks.allocation import allocate, layer_sizes, least_of, total_to_k
 from ntt_cli.methods.base import Method, MethodContext
 from ntt_cli.methods.ntt.settings import TransferSettings, settle
 from ntt_cli.networks.batch_norm import has_untrained_statistics
-from ntt_cli.networks.checks import check_forward, require_samples
+from ntt_cli.networks.checks import check_forward, require_one, require_samples
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
@@ -29,6 +29,7 @@ from ntt_cli.networks.loading.open import (
     warn_of_filled_zeros,
 )
 from ntt_cli.networks.normalisation import known_normalisation, note_inputs, open_inputs
+from ntt_cli.networks.outputs import Heads
 from ntt_cli.networks.prepare import estimate_buffers, laid_out, looked_up, pick_prunable, to_functional, whole_slices
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -44,6 +45,7 @@ FRESH_SEED = 1_000_003
 READ_WITH_INPUTS = (
     *(name for name in DataOptions.model_fields if name not in {"mean", "std"}),
     "logits",
+    "outputs",
     "micro_batch",
     "kernels",
 )
@@ -63,7 +65,7 @@ class PruneJob:
         class_names: of the network's outputs; `None` if they are not known and the method reads no labels.
         names: the prunable weights.
         looked_up: the prunable weights that are embeddings or tables.
-        shape: of one sample's outputs; empty without inputs.
+        heads: the outputs that count; `None` without inputs.
         with_kernels: whether the networks' kernels are measured at the end.
         has_kernel: whether, in addition, the networks allow kernel products.
     """
@@ -79,15 +81,15 @@ class PruneJob:
     class_names: tuple[str, ...] | None
     names: tuple[str, ...]
     looked_up: tuple[str, ...]
-    shape: tuple[int, ...]
+    heads: Heads | None
     settings: TransferSettings
     with_kernels: bool
     has_kernel: bool
 
     @property
     def outputs(self) -> int:
-        """The number of logits of one sample; 0 without inputs."""
-        return math.prod(self.shape) if self.inputs else 0
+        """The number of outputs of one sample; 0 without inputs."""
+        return sum(self.heads.sizes) if self.heads else 0
 
     @property
     def prunable(self) -> int:
@@ -128,15 +130,16 @@ def prepare(
     loaded, weights, teacher = _open_network(config, method, sources, on_event)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     inputs = _open_inputs(config, method, loaded, known, sources, on_event)
-    shape: tuple[int, ...] = ()
+    heads: Heads | None = None
     if inputs:
-        shape = check_forward(teacher, inputs, on_event, where=where)
-        teacher = laid_out(teacher, inputs)
+        heads = check_forward(teacher, inputs, on_event, where=where)
+        teacher = laid_out(replace(teacher, select_outputs=heads), inputs)
     names = pick_prunable(teacher, inputs, on_event, exclude=config.exclude, include=config.include, where=where)
     class_names = weights.class_names
     if inputs:
         warn_of_filled_zeros(teacher, inputs.batch(torch.arange(1)), names, on_event)
-    if inputs and method.needs == "labels":
+    if inputs and heads and method.needs == "labels":
+        shape = require_one(heads, where=where)
         samples = by_name(inputs.samples, class_names, on_event, purpose="the mask is chosen by")
         inputs, class_names = replace(inputs, samples=samples), samples.class_names
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
@@ -147,8 +150,8 @@ def prepare(
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.moves_weights and config.sparsity > 0 and settings.objective.kernel_weight > 0
     with_kernels, has_kernel = matched or config.kernels, False
-    if inputs and with_kernels:
-        outputs = math.prod(shape)
+    if inputs and heads and with_kernels:
+        outputs = sum(heads.sizes)
         has_kernel = find_kernel(teacher, inputs, on_event, outputs=outputs, matched=matched, where=where)
     if inputs and has_untrained_statistics(teacher):
         teacher = replace(teacher, buffers=estimate_buffers(teacher, teacher.params, inputs))
@@ -164,7 +167,7 @@ def prepare(
         class_names=class_names,
         names=names,
         looked_up=rows_of,
-        shape=shape,
+        heads=heads,
         settings=settings,
         with_kernels=with_kernels,
         has_kernel=has_kernel,

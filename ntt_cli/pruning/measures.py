@@ -86,7 +86,7 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
         return warned_of(what, interruptible, run.on_event)
 
     disconnected = attempt("outputs", partial(warn_if_disconnected, student, inputs, run.on_event))
-    classes = None if disconnected else number_of_choices(job.shape, job.loaded, inputs)
+    classes = None if disconnected or job.heads is None else number_of_choices(job.heads, job.loaded, inputs)
     agree = partial(measure_agreement, student, teacher, some, classes=classes, batch_size=batch_size)
     agreement = attempt("agreement with the teacher", agree)
     if not job.with_kernels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -17,9 +16,8 @@ from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.hashed import tensor_hashes
 from ntt_cli.files.shards import find_weights
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel, chosen_by, load_model
 from ntt_cli.networks.loading.objects import loaded_from, state_sha256
-from ntt_cli.networks.outputs import field_of
 
 OWN = "the network"
 """Stands in a configuration for the weights that a network object has."""
@@ -49,8 +47,7 @@ class Sources:
         """
         if self.model is None:
             return load_model(options, seed=seed)
-        select = None if options.logits is None else partial(field_of, field=options.logits)
-        return loaded_from(self.model, trained=self.trained, select_outputs=select)
+        return loaded_from(self.model, trained=self.trained, select_outputs=chosen_by(options))
 
     def load_samples(
         self, options: DataOptions, loaded: LoadedModel, *, split: Split, labelled: bool = True

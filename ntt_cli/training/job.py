@@ -14,7 +14,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, check_training, require_samples
+from ntt_cli.networks.checks import check_forward, check_training, require_one, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
@@ -66,7 +66,9 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     samples = sources.load_samples(config, loaded, split="train")
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
-    shape = check_forward(model, inputs, on_event, where=config.model)
+    heads = check_forward(model, inputs, on_event, where=config.model)
+    shape = require_one(heads, where=config.model)
+    loaded, model = replace(loaded, select_outputs=heads), replace(model, select_outputs=heads)
     class_names = weights.class_names
     inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
     CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")

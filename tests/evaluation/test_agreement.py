@@ -14,7 +14,7 @@ from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.kernels.product import OutputsAndProduct
 from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.outputs import usual_logits
+from ntt_cli.networks.outputs import Heads, usual_logits
 from ntt_cli.tensors import Apply, Params
 from tests.parts import inputs_of
 
@@ -63,6 +63,34 @@ def test_one_position_is_one_choice() -> None:
     found = agreement.measure_agreement(student, teacher, inputs(), classes=3)
     ours, theirs = (model.bind()(model.params, X).view(-1, 2, 3).argmax(2) for model in (student, teacher))
     assert found.top1_agreement == pytest.approx(float((ours == theirs).double().mean()))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.near, self.far = nn.Linear(5, 3), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"near": self.near(x), "far": 1000 * self.far(x).view(-1, 2, 2)}
+
+
+def test_each_head_is_relative_to_its_own_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 300)
+    heads = Heads(usual_logits, {"near": (3,), "far": (2, 2)})
+    student, teacher = (replace(functional_model(TwoHeads(seed)), select_outputs=heads) for seed in (1, 2))
+    found = agreement.measure_agreement(student, teacher, inputs(), classes=None, batch_size=8)
+    ours, theirs = TwoHeads(1)(X), TwoHeads(2)(X)
+    each = {name: float((ours[name] - theirs[name]).square().sum() / theirs[name].square().sum()) for name in ours}
+    assert found.heads == pytest.approx(each)
+    assert found.logit_distance == pytest.approx(sum(each.values()) / 2)
+    # Both heads are linear with parameters of their own, so that the kernel is the same for any weights.
+    assert agreement.measure_kernel_distance(student, teacher, inputs(), outputs=7) == pytest.approx(0, abs=1e-9)
+    frozen = replace(
+        student, select_outputs=Heads(lambda returned: returned | {"near": 0 * returned["near"]}, heads.shapes)
+    )
+    distance = agreement.measure_kernel_distance(frozen, teacher, inputs(), outputs=7)
+    assert distance == pytest.approx(0.5)  # the near head's rows are zero: a distance of 1 there, of 0 in the other
 
 
 def test_small_kernels_are_compared_whole() -> None:
@@ -154,4 +182,5 @@ def test_which_outputs_choose_a_class(
     select_outputs = (lambda outputs: outputs) if declared else usual_logits
     loaded = LoadedModel(nn.Linear(1, 1), "model.py", None, None, None, select_outputs=select_outputs)
     inputs = inputs_of(torch.zeros(2, *sample))
-    assert agreement.number_of_choices(shape, loaded, inputs) == classes
+    assert agreement.number_of_choices(Heads(select_outputs, {"output": shape}), loaded, inputs) == classes
+    assert agreement.number_of_choices(Heads(select_outputs, {"pooled": shape}), loaded, inputs) is None

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError, NttError
 from ntt_cli.networks import checks as checks_module
-from ntt_cli.networks.checks import RANDOM_PASSES, check_forward, check_training, require_samples
+from ntt_cli.networks.checks import RANDOM_PASSES, WRAP, check_forward, check_training, require_one, require_samples
 from ntt_cli.networks.functional import functional_model
-from ntt_cli.networks.outputs import NoSuchOutput, usual_logits
-from ntt_cli.runtime.events import Event, Warned
+from ntt_cli.networks.outputs import Heads, NoSuchOutput, usual_logits
+from ntt_cli.runtime.events import Event, Noted, Warned
 from tests.parts import apart, inputs_of, loaded, refusal
 
 OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
 OTHER_BATCH = "try another --batch-size or other data with --data, or mend the model"
-PICK = "define logits(outputs) in model.py to pick them"
+PICK = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
 RANDOM = Warned(
     "net.py: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
     " training=self.training?), so that no figure of it is exact"
@@ -190,22 +190,13 @@ def test_parameters_made_in_the_first_pass_are_named() -> None:
 
 
 def test_number_of_outputs(digits: Inputs) -> None:
-    assert check_forward(apart("plain"), digits, print, where="net.py") == (10,)
+    assert check_forward(apart("plain"), digits, print, where="net.py").shapes == {"output": (10,)}
 
 
 @pytest.mark.parametrize(
     ("name", "what", "hint"),
     [
-        (
-            "one dimension",
-            "returns float32 of shape [2] for 2 samples, not a row of logits each",
-            f"return a tensor [2, outputs], or {PICK}",
-        ),
-        (
-            "classes",
-            "returns int64 of shape [2] for 2 samples, not a row of logits each",
-            f"return a tensor [2, outputs], or {PICK}",
-        ),
+        ("classes", "returns int64 of shape [2]: no floating tensor of 2 rows", WRAP),
         ("nan output", "returns NaN or infinity", "check the weights and the scale of the inputs"),
         (
             "leaves",
@@ -225,12 +216,12 @@ def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str, hint: 
     assert told(error) == (f"net.py: {what}", hint)
 
 
-@pytest.mark.parametrize("logits", [torch.zeros(3, 10), torch.zeros(2, 10, dtype=torch.int64), torch.zeros(2)])
+@pytest.mark.parametrize("logits", [torch.zeros(3, 10), torch.zeros(2, 10, dtype=torch.int64)])
 def test_a_row_of_real_numbers_for_each_sample(digits: Inputs, logits: Tensor) -> None:
     network = replace(apart("plain"), select_outputs=lambda _: logits)
     error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
     kind = "int64" if logits.dtype == torch.int64 else "float32"
-    assert str(error).startswith(f"net.py: returns {kind} of shape {list(logits.shape)} for 2 samples")
+    assert str(error) == f"net.py: returns {kind} of shape {list(logits.shape)}: no floating tensor of 2 rows"
 
 
 def test_what_picks_the_logits_may_fail(digits: Inputs) -> None:
@@ -245,7 +236,7 @@ def test_what_picks_the_logits_may_fail(digits: Inputs) -> None:
 
     network = apart("plain")
     error = refusal(ModelError, check_forward, replace(network, select_outputs=missing), digits, print, where="net.py")
-    assert told(error) == ("net.py: has no output scores", f"name the logits with --logits, or {PICK}")
+    assert told(error) == ("net.py: has no output scores", PICK)
     for select_outputs, what in ((broken, "KeyError: 'scores'"), (leaves, "SystemExit: 3")):
         error = refusal(
             ModelError, check_forward, replace(network, select_outputs=select_outputs), digits, print, where="net.py"
@@ -312,9 +303,12 @@ def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
 @pytest.mark.parametrize(
     ("name", "where", "what", "hint"),
     [
-        ("tuple in training", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or"),
-        ("tuple", "net.py in training mode", "returns a tuple, not one tensor of logits", "--logits 0 or --logits 1"),
-        ("dict", "net.py in training mode", "returns a dict, not one tensor of logits", "--logits"),
+        (
+            "tuple in training",
+            "net.py in training mode",
+            "returns a tuple of 0, 1, and in its first pass one tensor",
+            "name outputs with --outputs",
+        ),
         (
             "small batches fail",
             "net.py in training mode",
@@ -336,7 +330,8 @@ def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
     ],
 )
 def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str, hint: str) -> None:
-    error = refusal(ModelError, check_training, loaded(name).module, usual_logits, digits, batch_size=1, where="net.py")
+    heads = Heads(usual_logits, {"output": (10,)})
+    error = refusal(ModelError, check_training, loaded(name).module, heads, digits, batch_size=1, where="net.py")
     assert error.where == where
     assert f": {what}" in str(error)
     assert error.hint.startswith(hint)
@@ -345,7 +340,40 @@ def test_what_cannot_be_trained(digits: Inputs, name: str, where: str, what: str
 def test_outputs_without_tensors(digits: Inputs) -> None:
     network = replace(apart("plain"), select_outputs=lambda _: 3)
     error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
-    assert told(error) == ("net.py: returns an int, not one tensor of logits", f"return them, or {PICK}")
+    assert told(error) == ("net.py: returns an int: no floating tensor of 2 rows", WRAP)
+
+
+def test_detections_are_no_outputs(digits: Inputs) -> None:
+    found = [{"boxes": torch.zeros(3, 4), "scores": torch.zeros(3)}, {"boxes": torch.zeros(2, 4)}]
+    network = replace(apart("plain"), select_outputs=lambda _: found)
+    error = refusal(ModelError, check_forward, network, digits, print, where="net.py")
+    assert told(error) == ("net.py: returns a list of dicts (boxes, scores): no floating tensor of 2 rows", WRAP)
+
+
+class States(nn.Module):
+    """Returns rows, one number a sample, and the states of two layers, whose first axis is the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.GRU(8, 4, num_layers=2, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        rows, states = self.inner(x.flatten(1, 2))
+        return {"rows": rows, "mean": rows.mean((1, 2)), "states": states}
+
+
+def test_states_of_two_layers_are_not_two_samples(digits: Inputs) -> None:
+    heard: list[Event] = []
+    heads = check_forward(functional_model(States()), digits, heard.append, where="net.py")
+    assert heads.shapes == {"rows": (8, 4), "mean": ()}
+    assert heard == [Noted("outputs: rows [8, 4], mean []")]
+
+
+def test_labels_are_for_one_output() -> None:
+    assert require_one(Heads(usual_logits, {"a": (3,)}), where="net.py") == (3,)
+    error = refusal(ModelError, require_one, Heads(usual_logits, {"a": (3,), "b": ()}), where="net.py")
+    told_one = "net.py: has several outputs, a [3], b [], and the labels are for one"
+    assert told(error) == (told_one, "choose it with --outputs, like --outputs a")
 
 
 def test_too_few_samples() -> None:

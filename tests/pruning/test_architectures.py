@@ -204,11 +204,10 @@ def test_a_function_of_the_model_file_picks_the_logits() -> None:
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        ({"logits": None}, "zoo.py:heads: returns a dict, not one tensor of logits", "--logits kind or --logits place"),
         (
             {"logits": "sort"},
             "zoo.py:heads: has no output sort; it returns a dict of kind, place",
-            "name the logits with --logits, or define logits(outputs) in model.py to pick them",
+            "name outputs with --outputs, or define logits(outputs) in model.py to pick one",
         ),
         ({"model": "broken.py:heads", "logits": None}, "logits(outputs) raised KeyError: 'sort'", "mend that function"),
         (

@@ -6,6 +6,10 @@ of student and teacher, `D_f` the distance between their outputs `f_s` and `f_t`
 - `paper`: `D_K = mean (K_s − K_t)²` and `D_f = mean (f_s − f_t)²`, as in the paper;
 - `relative`: `D_K = ‖K_s − K_t‖²_F / ‖K_t‖²_F` and `D_f = ‖f_s − f_t‖² / ‖f_t‖²`, which have no units.
 
+If a network has several heads, of different scales, `relative` takes each by itself and averages over heads:
+`D_f = mean_h ‖(f_s − f_t)_h‖² / ‖(f_t)_h‖²` and `D_K = mean_h ‖(K_s − K_t)_h‖²_F / ‖(K_t)_h‖²_F`, where `(K)_h` are the
+kernel's rows of the outputs of head `h`. `paper` is the mean over all outputs of all heads.
+
 The kernels are never formed: with a Gaussian probe `v`, `‖K v‖²` estimates `‖K‖²_F` (`kernels/product.py`).
 """
 
@@ -36,12 +40,14 @@ class Objective:
         weight_penalty: λ_2, the factor. The sum that it multiplies is `TransferLoss.weight_penalty`.
         active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
             entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
+        heads: the number of outputs in each head, if there are several.
     """
 
     name: ObjectiveName
     kernel_weight: float
     weight_penalty: float
     active: bool = False
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def transfer_loss(
     """The loss of one batch, from the outputs and kernel products of student and teacher with the same probe `v`.
 
     `D_K` of `paper` is `‖K_s v − K_t v‖² / (n m c²)`, whose expectation over `v` is exact. `D_K` of `relative` is
-    `‖K_s v − K_t v‖² / ‖K_t v‖²`: numerator and denominator are both estimates, by the same probe.
+    `‖K_s v − K_t v‖² / ‖K_t v‖²`: numerator and denominator are both estimates, by the same probe. With several heads
+    it is the mean of `‖(K_s v − K_t v)_h‖² / ‖(K_t v)_h‖²` over the heads `h`.
 
     The student's outputs are those at its masked parameters, whose `weight_penalty` is `penalty`. Without kernel
     products of both networks, there is no kernel term. Each of the processes that share the batch gets its own share of
@@ -87,11 +94,11 @@ def transfer_loss(
     """
     logits = torch.cat([student.logits1, student.logits2])
     target = torch.cat([teacher.logits1, teacher.logits2])
-    numerators = {"logits": (logits - target).square().sum()}
+    numerators = {"logits": _squares(objective, logits - target)}
     # Divisors and the cosine's sums are of the whole batch: they are added up over the processes in one call.
     sums = {"logits": _divisor(objective, target)}
     if isinstance(student, OutputsAndProduct) and isinstance(teacher, OutputsAndProduct):
-        numerators["kernel"] = (student.product - teacher.product).square().sum()
+        numerators["kernel"] = _squares(objective, student.product - teacher.product)
         sums |= {"kernel": _divisor(objective, teacher.product), "columns": _count(student.logits2)}
         detached = student.product.detach()
         sums |= {
@@ -101,7 +108,8 @@ def transfer_loss(
         }
     sums = execution.all_reduce(sums)
     # If the teacher's outputs are all zero, the relative distance is large, but not NaN.
-    distances = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in numerators.items()}
+    ratios = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in numerators.items()}
+    distances = {name: ratio.mean() if ratio.ndim else ratio for name, ratio in ratios.items()}
     if objective.name == "paper" and "kernel" in distances:
         # So far divided by the n·c entries of `K v`. Each of them sums over m·c columns of `K`: divide by these too.
         distances["kernel"] = distances["kernel"] / sums["columns"]
@@ -121,7 +129,14 @@ def _weighted_sum(
 
 def _divisor(objective: Objective, teacher: Tensor) -> Tensor:
     """What a squared distance to the teacher's values is divided by: their squared norm, or their number."""
-    return teacher.square().sum() if objective.name == "relative" else _count(teacher)
+    return _squares(objective, teacher) if objective.name == "relative" else _count(teacher)
+
+
+def _squares(objective: Objective, values: Float[Tensor, "n c"]) -> Float[Tensor, "*heads"]:
+    """`Σ x²`; with several heads and distances relative to each, that of each head."""
+    if objective.name != "relative" or len(objective.heads) < 2:
+        return values.square().sum()
+    return torch.stack([part.square().sum() for part in values.split(objective.heads, dim=1)])
 
 
 def _count(values: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ def settle(
             kernel_weight,
             _weight_penalty(config, teacher, trained=trained),
             active=config.kernel_params == "active",
+            heads=teacher.heads.sizes if teacher.heads else (),
         ),
         mask=config.mask,
         score=config.score,

@@ -21,7 +21,7 @@ from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import file_sha256, require_text
 from ntt_cli.files.metadata import MeanStd, ModelRecord
 from ntt_cli.networks.loading.checks import check_kind, check_network
-from ntt_cli.networks.outputs import SelectOutputs, field_of, usual_logits
+from ntt_cli.networks.outputs import SelectOutputs, chosen_outputs, field_of, usual_logits
 from ntt_cli.runtime.python_source import load_python, local_modules, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 
@@ -40,7 +40,8 @@ class LoadedModel:
         data: `DATA` in the file. If it has a slash or a dot and exists beside the file, it is relative to the file's
             folder, as in `images/`; otherwise it is unchanged.
         input_shape: `INPUT_SHAPE` in the file: the shape of one sample without the batch dimension.
-        select_outputs: maps what the network returns to its logits, from `--logits` or `logits(outputs)` in the file.
+        select_outputs: maps what the network returns to its outputs, from `--outputs`, `--logits` or `logits(outputs)`
+            in the file.
         modules: local Python modules that were imported to build it, with the SHA-256 of each file.
         trained: `TRAINED` in the file: its factory returns trained weights.
         mean_std: `MEAN` and `STD` in the file, which normalise the network's inputs.
@@ -76,7 +77,15 @@ def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
     for name in (options.model, *options.model_arg):
         require_text(name, ModelError)
     loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
-    return loaded if options.logits is None else replace(loaded, select_outputs=partial(field_of, field=options.logits))
+    chosen = chosen_by(options)
+    return loaded if chosen is None else replace(loaded, select_outputs=chosen)
+
+
+def chosen_by(options: ModelOptions) -> SelectOutputs | None:
+    """What picks the outputs that `--logits` or `--outputs` names; `None` without either."""
+    if options.outputs:
+        return partial(chosen_outputs, names=options.outputs)
+    return None if options.logits is None else partial(field_of, field=options.logits)
 
 
 def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:

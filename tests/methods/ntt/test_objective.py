@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from ntt_cli.kernels.product import Outputs, OutputsAndProduct, draw_probe, kernel_vector_product
 from ntt_cli.methods.ntt.objective import (
@@ -12,6 +13,7 @@ from ntt_cli.methods.ntt.objective import (
     transfer_loss,
     weight_penalty,
 )
+from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from tests.kernel_cases import MODEL_CASES, brute_force_kernel
 from tests.shares import in_shares
@@ -72,6 +74,67 @@ def test_logits_alone_have_no_kernel_term(name: ObjectiveName) -> None:
     assert loss.total.item() == pytest.approx(23 / 6 + 0.5 * 56)
 
 
+@pytest.mark.parametrize(
+    ("name", "kernel", "logits"),
+    [
+        # By head: 1/4 and 9/1 in the products, (0 + 9 + 0) / 1 and (4 + 1 + 9) / 5 in the outputs.
+        ("relative", (1 / 4 + 9 / 1) / 2, (9 / 1 + 14 / 5) / 2),
+        ("paper", 10 / 2 / 4, 23 / 6),
+    ],
+)
+def test_two_heads_by_hand(name: ObjectiveName, kernel: float, logits: float) -> None:
+    loss = loss_of(Objective(name=name, kernel_weight=100.0, weight_penalty=0.5, heads=(1, 1)))
+    assert loss.kernel_distance.item() == pytest.approx(kernel)
+    assert loss.logit_distance.item() == pytest.approx(logits)
+    assert loss.total.item() == pytest.approx(100 * kernel + logits + 0.5 * 56)
+
+
+class TwoHeads(nn.Module):
+    """An embedding and one number a sample of a scale of its own."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body, self.near, self.far = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.body(x))
+        return {"near": self.near(hidden), "far": 1000 * self.far(hidden)[:, 0]}
+
+
+def test_two_heads_against_brute_force() -> None:
+    """Exact kernels by one backward pass for each output of each sample, in float64."""
+    x, probe = torch.randn(7, 5, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
+    student, teacher = (functional_model(TwoHeads(seed).double()) for seed in (1, 2))
+    outputs, products, exact, rows = [], [], [], []
+    for model in (student, teacher):
+        outputs.append(kernel_vector_product(model.bind(), model.params, x[:3], x[3:], probe))
+        module = TwoHeads(1 if model is student else 2).double()
+        out = module(x)
+        values = torch.cat([out["near"], out["far"][:, None]], dim=1)
+        rows.append(values.detach())
+        jacobian = torch.stack([
+            torch.cat([
+                g.flatten()
+                for g in torch.autograd.grad(
+                    y, list(module.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            ])
+            for y in values.flatten()
+        ]).view(7, 4, -1)
+        exact.append(torch.einsum("icp,jdp->icjd", jacobian[:3], jacobian[3:]))
+        products.append(torch.einsum("icjd,jd->ic", exact[-1], probe))
+
+    def relative(ours: Tensor, theirs: Tensor) -> float:
+        parts = [(ours[:, head] - theirs[:, head], theirs[:, head]) for head in (slice(0, 3), slice(3, 4))]
+        return sum(float(gap.square().sum() / norm.square().sum()) for gap, norm in parts) / 2
+
+    objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.0, heads=(3, 1))
+    loss = transfer_loss(objective, *outputs, weight_penalty(PARAMS, ["a"], 1.0))
+    assert loss.logit_distance.item() == pytest.approx(relative(*rows))
+    assert loss.kernel_distance.item() == pytest.approx(relative(*products))
+
+
 def test_weight_penalty_by_hand() -> None:
     weights = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert weight_penalty({"w": weights, "v": torch.ones(3)}, ["w"], 0.5).item() == pytest.approx(28.0)
@@ -87,7 +150,8 @@ def test_a_teacher_of_zeros_is_far_but_not_nan() -> None:
 
 
 @pytest.mark.parametrize("name", ["relative", "paper"])
-def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> None:
+@pytest.mark.parametrize("heads", [(), (1, 1)])
+def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName, heads: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def drawn() -> OutputsAndProduct:
@@ -96,7 +160,7 @@ def test_shares_of_a_batch_have_the_loss_of_the_whole(name: ObjectiveName) -> No
     def share(of: OutputsAndProduct, rank: int) -> OutputsAndProduct:
         return OutputsAndProduct(*(values[rank::2] for values in (of.logits1, of.logits2, of.product)))
 
-    objective, student, teacher = Objective(name, kernel_weight=2.0, weight_penalty=0.5), drawn(), drawn()
+    objective, student, teacher = Objective(name, 2.0, 0.5, heads=heads), drawn(), drawn()
 
     def loss(execution: Execution) -> TransferLoss:
         own, theirs = share(student, execution.group.rank), share(teacher, execution.group.rank)
