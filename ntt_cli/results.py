@@ -8,6 +8,19 @@ OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
 
 
+_OF_ALL = {"accuracy", "top5", "exact_match", "pixel_accuracy", "token_accuracy"}
+
+
+def metric_words(name: str) -> str:
+    """A metric's name in words."""
+    return name.replace("_", " ")
+
+
+def shown_metric(name: str, value: float) -> str:
+    """The value of a metric in words: fractions of samples in percent."""
+    return f"{value:.2%}" if name in _OF_ALL else f"{value:.4g}"
+
+
 class Summary(BaseModel):
     """Base of all results."""
 
@@ -112,15 +125,18 @@ class PrunePlan(Summary):
 
 
 class EpochSummary(Summary):
-    """One pass over the training samples."""
+    """One pass over the training samples; `value` is of the metric that the report names."""
 
     epoch: int
     train_loss: float
     accuracy: float | None
+    value: float | None = None
 
 
 class FinetuneReport(Summary):
-    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split.
+    """What `ntt finetune` did; `value` is that of the task's `metric`, the chosen epoch's on the validation split.
+
+    For classification, `accuracy` is the same.
 
     `output` and `report` are the files; empty where nothing was written.
     """
@@ -136,6 +152,10 @@ class FinetuneReport(Summary):
     best_epoch: int
     accuracy: float | None
     epochs: list[EpochSummary]
+    task: str = "classification"
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    value: float | None = None
 
 
 class Accuracy(Summary):
@@ -148,7 +168,10 @@ class Accuracy(Summary):
 
 
 class EvaluateReport(Summary):
-    """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density."""
+    """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density.
+
+    `metrics` has the task's metrics, and those of the agreement with a teacher; `metric` names the one that counts.
+    """
 
     checkpoint: str
     model: str
@@ -167,6 +190,10 @@ class EvaluateReport(Summary):
     sparse_bytes: int
     min_accuracy: float | None
     passed: bool | None
+    task: str | None = None
+    metric: str | None = None
+    higher_is_better: bool | None = None
+    metrics: dict[str, float] = {}
 
 
 class PageReport(Summary):

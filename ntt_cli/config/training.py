@@ -7,7 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, Options, ReadWhen
-from ntt_cli.config.options import OPTIMISER, WARMUP, DataOptions, MachineOptions, ModelOptions, OutputOptions, Split
+from ntt_cli.config.options import (
+    OPTIMISER,
+    WARMUP,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
+    Split,
+    TaskOptions,
+)
 
 OF_A_CHECKPOINT = ReadWhen(
     lambda config: config.checkpoint is not None, "it is about a checkpoint's zeros; --checkpoint names one"
@@ -32,7 +41,7 @@ class ZerosOptions(Options):
         return self
 
 
-class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
+class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions, OutputOptions):
     """`ntt finetune`."""
 
     checkpoint: str | None = Group.MODEL.option(
@@ -62,7 +71,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         return default if self.output is None else self.output
 
 
-class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
+class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions):
     """`ntt evaluate`."""
 
     checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), Group.MODEL]

@@ -22,7 +22,9 @@ from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import pick_device
-from ntt_cli.tasks.classification import CLASSIFICATION
+from ntt_cli.tasks.base import Task
+from ntt_cli.tasks.choose import task_of
+from ntt_cli.tasks.own import try_once
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
 
@@ -30,7 +32,7 @@ PROBE_STEPS = 6
 
 
 @dataclass(frozen=True)
-class Task:
+class FinetuneJob:
     """A fine-tuning run, ready to start.
 
     Attributes:
@@ -40,6 +42,7 @@ class Task:
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.
         density: kept fraction of the masked weights.
+        task: the loss, and the metric that chooses the epoch.
     """
 
     config: FinetuneConfig
@@ -49,9 +52,10 @@ class Task:
     validation: Inputs
     learning_rate: float
     density: float
+    task: Task
 
 
-def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> Task:
+def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> FinetuneJob:
     """Find and check everything that a run needs, before any work.
 
     Raises:
@@ -68,9 +72,11 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     require_samples(inputs, 2)
     shape = check_forward(model, inputs, on_event, where=config.model)
     class_names = weights.class_names
-    inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
-    CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
-    if class_names is None and weights.from_elsewhere:
+    task = task_of(config.task, loaded, inputs, on_event, shape=shape, own=sources.task)
+    if task.has_classes:
+        inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
+    task.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
+    if task.has_classes and class_names is None and weights.from_elsewhere:
         warn_of_order(inputs.samples, on_event, outputs=shape[-1])
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
@@ -85,7 +91,8 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         raise UsageError(as_typed(config, "validation"), what, hint=hint)
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
-    task = Task(
+    try_once(task, loaded, inputs, trains=True)
+    job = FinetuneJob(
         config=config,
         loaded=loaded,
         masks=masks,
@@ -93,40 +100,41 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
+        task=task,
     )
-    if config.warmup and config.gives("warmup") and not warmup_steps(task):
-        what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
+    if config.warmup and config.gives("warmup") and not warmup_steps(job):
+        what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"
         raise UsageError(as_typed(config, "warmup"), what, hint=hint)
-    return task
+    return job
 
 
-def steps_of(task: Task) -> int:
+def steps_of(job: FinetuneJob) -> int:
     """Training steps over all epochs."""
-    return task.config.epochs * division(task)[1]
+    return job.config.epochs * division(job)[1]
 
 
-def warmup_steps(task: Task) -> int:
+def warmup_steps(job: FinetuneJob) -> int:
     """Steps over which the learning rate rises."""
-    return math.floor(task.config.warmup * steps_of(task))
+    return math.floor(job.config.warmup * steps_of(job))
 
 
-def seconds_per_step(task: Task) -> float:
-    """Seconds a step, measured on a few steps, which change the task's module."""
-    network = SparseModule(task.loaded.module.train(), {}, task.loaded.select_outputs)
+def seconds_per_step(job: FinetuneJob) -> float:
+    """Seconds a step, measured on a few steps, which change the job's module."""
+    network = SparseModule(job.loaded.module.train(), {}, job.loaded.select_outputs, job.task)
     trained = [p for p in network.parameters.values() if p.requires_grad]
-    optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
-    indices = torch.arange(division(task)[0])
+    optimiser = make_optimiser(job.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
+    indices = torch.arange(division(job)[0])
     seconds = []
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
-        x, labels = task.training.batch(indices), task.training.labels(indices)
+        x, labels = job.training.batch(indices), job.training.labels(indices)
         float(training_step(network, optimiser, x, labels))  # waits for the device
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 
 
-def division(task: Task) -> tuple[int, int]:
+def division(job: FinetuneJob) -> tuple[int, int]:
     """The number of samples a step, and of steps an epoch."""
     # A short last batch is dropped: batch norm needs more than one sample, and the rate is for a full batch.
-    batch_size = min(task.config.batch_size, len(task.training))
-    return batch_size, len(task.training) // batch_size
+    batch_size = min(job.config.batch_size, len(job.training))
+    return batch_size, len(job.training) // batch_size
