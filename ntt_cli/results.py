@@ -32,12 +32,20 @@ class Agreement(Summary):
 
     Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`. The kernel distance is estimated with
     Gaussian probes; it is `None` if it was not measured. `top1_agreement` is the fraction of samples on which both have
-    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied.
+    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied. `cosine` is the
+    mean over samples of the cosine between both networks' outputs, and `relative_error` is `‖s − t‖ / ‖t‖`.
     """
 
     logit_distance: float
     kernel_distance: float | None
     top1_agreement: float | None
+    cosine: float | None = None
+    relative_error: float | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those that were measured, by name."""
+        return {name: value for name, value in self if value is not None}
 
 
 class KernelSummary(Summary):
@@ -171,6 +179,7 @@ class EvaluateReport(Summary):
     """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density.
 
     `metrics` has the task's metrics, and those of the agreement with a teacher; `metric` names the one that counts.
+    `missed` are the gates that were missed, in words; `passed` is `None` without a gate.
     """
 
     checkpoint: str
@@ -194,6 +203,7 @@ class EvaluateReport(Summary):
     metric: str | None = None
     higher_is_better: bool | None = None
     metrics: dict[str, float] = {}
+    missed: list[str] = []
 
 
 class PageReport(Summary):

@@ -33,8 +33,8 @@ def evaluate(ctx: typer.Context, **values: Any) -> None:
         config = build_config(EvaluateConfig, ctx)
         report = call(streams, lambda on_event: ntt.evaluate(**config.given(), progress=on_event))
         streams.result(report, human=_summary(report), quiet=_main_figure(report))
-        if report.passed is False and report.accuracy is not None:
-            streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")
+        if report.missed:
+            streams.fail("; ".join(report.missed))
             raise typer.Exit(1)
 
 
@@ -57,7 +57,8 @@ def _summary(report: EvaluateReport) -> RenderableType:
         table.add_row("loss", f"{report.accuracy.loss:.4f}")
     elif report.metric is not None:
         table.add_row("task", str(report.task))
-        for name in sorted(report.metrics, key=lambda name: name != report.metric):
+        of_teacher = report.agreement.metrics if report.agreement else {}
+        for name in sorted(report.metrics.keys() - of_teacher, key=lambda name: (name != report.metric, name)):
             style = "bold" if name == report.metric else ""
             table.add_row(metric_words(name), Text(shown_metric(name, report.metrics[name]), style=style))
     table.add_row("samples", f"{report.samples:,} of {report.data}")

@@ -35,7 +35,9 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
 def agreement_line(agreement: Agreement) -> Text:
     choice = "" if agreement.top1_agreement is None else f"same first choice {agreement.top1_agreement:.2%}, "
     kernel = "" if agreement.kernel_distance is None else f", kernel distance {agreement.kernel_distance:.4f}"
-    return Text(f"agreement with the teacher: {choice}logit distance {agreement.logit_distance:.4f}{kernel}")
+    cosine = "" if agreement.cosine is None else f", cosine {agreement.cosine:.4f}"
+    distance = f"logit distance {agreement.logit_distance:.4f}"
+    return Text(f"agreement with the teacher: {choice}{distance}{cosine}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:

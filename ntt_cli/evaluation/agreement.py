@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import NttError
@@ -102,13 +103,14 @@ def measure_agreement(
     batch_size: int = 256,
 ) -> Agreement:
     """The distance of the logits, relative to the teacher's norm, and with `classes` how often both choose the same."""
-    gaps, norms, same, decided = 0.0, 0.0, 0, 0
+    gaps, norms, same, decided, cosines = 0.0, 0.0, 0, 0, 0.0
     apply_student, apply_teacher = student.bind(), teacher.bind()
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
             ours, theirs = apply_student(student.params, x), apply_teacher(teacher.params, x)
             gaps += float(squares(ours - theirs))
             norms += float(squares(theirs))
+            cosines += float(cosine_similarity(ours.double(), theirs.double(), dim=1).sum())
             if classes is not None:
                 both = same_first_choice(ours.reshape(-1, classes), theirs.reshape(-1, classes))
                 same, decided = same + both[0], decided + both[1]
@@ -116,6 +118,8 @@ def measure_agreement(
         logit_distance=gaps / norms if norms else gaps,
         kernel_distance=None,
         top1_agreement=same / decided if decided else None,
+        cosine=cosines / len(inputs),
+        relative_error=math.sqrt(gaps / norms if norms else gaps),
     )
 
 

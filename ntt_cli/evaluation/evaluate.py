@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, advice, as_typed, limit_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
@@ -101,7 +101,7 @@ def prepare(
     if chosen.has_classes:
         inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))
     task = None if inputs.samples.labels is None else chosen
-    if task is not None or config.min_accuracy is not None or config.gives("task"):
+    if task is not None or config.min_accuracy is not None or config.task != "auto":
         chosen.check(inputs, on_event, shape=shape, purpose=f"{_measured(chosen)} measured with them")
         try_once(chosen, loaded, inputs, trains=False)
         if chosen.has_classes and known_names is None:
@@ -138,7 +138,9 @@ def run(
     kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
     warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
-    path, gate = sources.weights_of(config.checkpoint), config.min_accuracy
+    path = sources.weights_of(config.checkpoint)
+    metrics |= {} if agreement is None else agreement.metrics
+    missed = _missed(config, metrics)
     return EvaluateReport(
         checkpoint=config.checkpoint,
         model=config.model,
@@ -155,13 +157,33 @@ def run(
         flops_sparse=flops.sparse,
         file_bytes=find_weights(Path(path)).bytes if isinstance(path, str) else None,
         sparse_bytes=_sparse_bytes(model, masks),
-        min_accuracy=gate,
-        passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
+        min_accuracy=config.min_accuracy,
+        passed=not missed if config.gated else None,
         task=None if job.task is None else job.task.name,
         metric=None if job.task is None else job.task.headline,
         higher_is_better=None if job.task is None else job.task.higher_is_better,
         metrics=metrics,
+        missed=missed,
     )
+
+
+def _missed(config: EvaluateConfig, metrics: dict[str, float]) -> list[str]:
+    """The gates that the metrics miss, in words.
+
+    Raises:
+        UsageError: if there is no such metric.
+    """
+    below = [(f"--min {entry}", *limit_of(entry)) for entry in config.min]
+    above = [(f"--max {entry}", *limit_of(entry)) for entry in config.max]
+    if config.min_accuracy is not None:
+        below.insert(0, (f"--min-accuracy {config.min_accuracy}", "accuracy", config.min_accuracy))
+    for option, name, _ in below + above:
+        if name not in metrics:
+            raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(metrics)))
+    return [
+        *(f"{name} {metrics[name]:.4f} is below {option}" for option, name, least in below if metrics[name] < least),
+        *(f"{name} {metrics[name]:.4f} is above {option}" for option, name, most in above if metrics[name] > most),
+    ]
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:

@@ -215,6 +215,14 @@ CLASS_NUMBERS = (
 )
 
 
+def balanced_weights(labels: Int[Tensor, "n *positions"], classes: int) -> tuple[float, ...]:
+    """One over the number of each class's labels, times their mean number; 0 for a class without labels."""
+    counts = torch.bincount(labels[labels != IGNORED], minlength=classes).double()
+    present = counts > 0
+    mean = counts[present].mean()
+    return tuple(torch.where(present, mean / counts.clamp_min(1), 0.0).tolist())
+
+
 def check_range(labels: Int[Tensor, "n *positions"], classes: int, spec: str) -> None:
     """Refuse labels without an output.
 

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from ntt_cli.config import FinetuneConfig, as_typed
+from ntt_cli.config import LEAVE_OUT, FinetuneConfig, as_typed
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
@@ -24,6 +25,7 @@ from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import pick_device
 from ntt_cli.tasks.base import Task
 from ntt_cli.tasks.choose import task_of
+from ntt_cli.tasks.classification import Classification, PixelClassification, balanced_weights
 from ntt_cli.tasks.own import try_once
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
@@ -92,6 +94,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
     try_once(task, loaded, inputs, trains=True)
+    task = _with_options(task, config, training, shape)
     job = FinetuneJob(
         config=config,
         loaded=loaded,
@@ -106,6 +109,37 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"
         raise UsageError(as_typed(config, "warmup"), what, hint=hint)
     return job
+
+
+def _with_options(task: Task, config: FinetuneConfig, training: Inputs, shape: tuple[int, ...]) -> Task:
+    """The task with label smoothing and class weights.
+
+    Raises:
+        UsageError: if the task reads neither, or the weights do not fit the classes.
+    """
+    for name in ("label_smoothing", "class_weights"):
+        if config.gives(name) and not isinstance(task, Classification):
+            raise UsageError(as_typed(config, name), f"the task {task.name} does not read it", hint=LEAVE_OUT)
+    if not isinstance(task, Classification):
+        return task
+    weights, classes = None, shape[0] if isinstance(task, PixelClassification) else shape[-1]
+    if config.class_weights == "balanced":
+        assert isinstance(training.samples.labels, Tensor)
+        weights = balanced_weights(training.samples.labels, classes)
+    elif config.class_weights is not None:
+        weights = _numbers(config.class_weights)
+        if len(weights) != classes or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            what = f"is not one number for each of {classes:,} classes"
+            raise UsageError(as_typed(config, "class_weights"), what, hint="separate them by commas, or say balanced")
+    plain = not config.label_smoothing and weights is None
+    return task if plain else replace(task, smoothing=config.label_smoothing, weights=weights)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        return ()
 
 
 def steps_of(job: FinetuneJob) -> int:

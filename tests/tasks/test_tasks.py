@@ -182,3 +182,57 @@ def test_a_task_of_ones_own() -> None:
     assert (tuned.report.task, tuned.report.metric) == ("own", "near")
     assert tuned.report.value == max(epoch.value for epoch in tuned.report.epochs if epoch.value is not None)
     assert ntt.evaluate(tuned, (X, X.sum(1)), task=Absolute()).metric == "near"
+
+
+@pytest.mark.parametrize("weights", ["2,1,0.5", "balanced", None])
+def test_label_smoothing_and_class_weights_are_those_of_torch(weights: str | None) -> None:
+    y = torch.tensor([0] * 30 + [1] * 12 + [2] * 6)
+    module, options = nn.Linear(6, 3), {"epochs": 1, "batch_size": 48, "validation": 0, "warmup": 0}
+    tuned = ntt.finetune(module, (X, y), label_smoothing=0.1, class_weights=weights, **options)
+    numbers = {"2,1,0.5": [2, 1, 0.5], "balanced": [16 / 30, 16 / 12, 16 / 6]}
+    weight = torch.tensor(numbers[weights]) if weights else None
+    expected = F.cross_entropy(module(X), y, weight, label_smoothing=0.1)
+    assert tuned.report.epochs[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"class_weights": "balanced"}])
+def test_what_only_classification_reads(options: dict[str, Any]) -> None:
+    with pytest.raises(ntt.NttError, match="the task regression does not read it"):
+        ntt.finetune(nn.Linear(6, 1), (X, X.sum(1)), epochs=1, **options)
+    with pytest.raises(ntt.NttError, match="is not one number for each of 3 classes"):
+        ntt.finetune(nn.Linear(6, 3), (X, X[:, :3].argmax(1)), epochs=1, class_weights="1,2")
+
+
+def test_gates() -> None:
+    network, data = nn.Linear(6, 1), (X, X.sum(1))
+    mse = ntt.evaluate(network, data).metrics["mse"]
+    assert ntt.evaluate(network, data).passed is None
+    assert ntt.evaluate(network, data, max=f"mse={mse + 1}", min=f"mse={mse - 1}").passed is True
+    report = ntt.evaluate(network, data, max=f"mse={mse - 1e-3}")
+    assert (report.passed, len(report.missed)) == (False, 1)
+    with pytest.raises(ntt.NttError, match="rmse is not measured here") as caught:
+        ntt.evaluate(network, data, max="rmse=1")
+    assert caught.value.hint == "did you mean mse?"
+    with pytest.raises(ntt.NttError, match="is not METRIC=VALUE"):
+        ntt.evaluate(network, data, max="mse")
+
+
+def test_closeness_to_a_teacher_by_hand() -> None:
+    student, teacher = nn.Linear(6, 3), nn.Linear(6, 3)
+    report = ntt.evaluate(student, X, teacher=teacher, batch_size=10, min=["cosine=-1", "top1_agreement=0"])
+    with torch.no_grad():
+        ours, theirs = student(X), teacher(X)
+    assert report.passed is True
+    assert report.metrics["cosine"] == pytest.approx(float(F.cosine_similarity(ours, theirs).mean()), abs=1e-5)
+    assert report.metrics["relative_error"] == pytest.approx(float((ours - theirs).norm() / theirs.norm()), rel=1e-5)
+
+
+def test_a_comparison_of_regressions(tmp_path: Any) -> None:
+    options: dict[str, Any] = {"methods": ("magnitude", "random"), "sparsities": 0.5, "seeds": 1, "epochs": 1}
+    data = X, X.sum(1)
+    report = ntt.compare(nn.Linear(6, 1), data, test_data=data, output=tmp_path / "c", **options)
+    assert not report.failed
+    best = min(report.results, key=lambda result: result.metrics["mse"])
+    assert [row.method for row in report.rows if row.best] == [best.method]
+    assert (report.rows[0].metric, report.results[0].accuracy) == ("mse", None)
+    assert "Test mse, mean" in (tmp_path / "c" / "report.html").read_text()
