@@ -8,6 +8,19 @@ OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
 
 
+_OF_ALL = {"accuracy", "top5", "exact_match", "pixel_accuracy", "token_accuracy"}
+
+
+def metric_words(name: str) -> str:
+    """A metric's name in words."""
+    return name.replace("_", " ")
+
+
+def shown_metric(name: str, value: float) -> str:
+    """The value of a metric in words: fractions of samples in percent."""
+    return f"{value:.2%}" if name in _OF_ALL else f"{value:.4g}"
+
+
 class Summary(BaseModel):
     """Base of all results."""
 
@@ -21,12 +34,21 @@ class Agreement(Summary):
     Gaussian probes; it is `None` if it was not measured. `top1_agreement` is the fraction of samples on which both have
     the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied. With several
     heads, distances are relative to each head's norm and averaged over heads; `heads` has the output distance of each.
+    `cosine` is the mean over samples of the cosine between both networks' outputs, and `relative_error` is the square
+    root of the output distance.
     """
 
     logit_distance: float
     kernel_distance: float | None
     top1_agreement: float | None
     heads: dict[str, float] | None = None
+    cosine: float | None = None
+    relative_error: float | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those that were measured, by name."""
+        return {name: value for name, value in self if isinstance(value, float)}
 
 
 class KernelSummary(Summary):
@@ -114,15 +136,18 @@ class PrunePlan(Summary):
 
 
 class EpochSummary(Summary):
-    """One pass over the training samples."""
+    """One pass over the training samples; `value` is of the metric that the report names."""
 
     epoch: int
     train_loss: float
     accuracy: float | None
+    value: float | None = None
 
 
 class FinetuneReport(Summary):
-    """What `ntt finetune` did; `accuracy` is the chosen epoch's on the validation split.
+    """What `ntt finetune` did; `value` is that of the task's `metric`, the chosen epoch's on the validation split.
+
+    For classification, `accuracy` is the same.
 
     `output` and `report` are the files; empty where nothing was written.
     """
@@ -138,6 +163,10 @@ class FinetuneReport(Summary):
     best_epoch: int
     accuracy: float | None
     epochs: list[EpochSummary]
+    task: str = "classification"
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    value: float | None = None
 
 
 class Accuracy(Summary):
@@ -150,7 +179,11 @@ class Accuracy(Summary):
 
 
 class EvaluateReport(Summary):
-    """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density."""
+    """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density.
+
+    `metrics` has the task's metrics, and those of the agreement with a teacher; `metric` names the one that counts.
+    `missed` are the gates that were missed, in words; `passed` is `None` without a gate.
+    """
 
     checkpoint: str
     model: str
@@ -169,6 +202,11 @@ class EvaluateReport(Summary):
     sparse_bytes: int
     min_accuracy: float | None
     passed: bool | None
+    task: str | None = None
+    metric: str | None = None
+    higher_is_better: bool | None = None
+    metrics: dict[str, float] = {}
+    missed: list[str] = []
 
 
 class PageReport(Summary):

@@ -13,6 +13,7 @@ from ntt_cli.comparison import compare as comparison
 from ntt_cli.comparison.results import ComparePlan, CompareReport
 from ntt_cli.config import CompareConfig, built_in_methods
 from ntt_cli.errors import DataError
+from ntt_cli.tasks.base import Task
 
 
 @overload
@@ -21,6 +22,7 @@ def compare(
     data: object = None,
     *,
     test_data: object = None,
+    task: str | Task = "auto",
     output: str | PathLike[str] = "comparison",
     progress: Progress = False,
     plan: Literal[False] = False,
@@ -37,6 +39,7 @@ def compare(
     data: object = None,
     *,
     test_data: object = None,
+    task: str | Task = "auto",
     output: str | PathLike[str] = "comparison",
     progress: Progress = False,
     plan: bool = False,
@@ -51,6 +54,7 @@ def compare(
         model: a `torch.nn.Module`, what another function here returned, or a name as on the command line.
         data: inputs and labels to prune and train on, as `finetune` takes them.
         test_data: inputs and labels to test on, in the same forms.
+        task: what the labels are for, as `--task` says, or a task of one's own.
         output: folder of the results; what is there already is not done again.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         plan: train nothing, and return the trials with a time for those that are left.
@@ -76,13 +80,14 @@ def compare(
     """
     named, sources = sources_of(model, data)
     test_named, test_objects = data_of(test_data)
-    values = named | options | {"output": fspath(output)}
+    named_task, own_task = (task, None) if isinstance(task, str) else ("own", task)
+    values = named | options | {"task": named_task, "output": fspath(output)}
     if isinstance(methods := options.get("methods"), list | tuple):
         values["methods"] = [name_of(method) if isinstance(method, type) else method for method in methods]
     if (test_name := test_named.get("data")) is not None:
         values["test_data"] = test_name
     config = configured(CompareConfig, values)
-    sources = replace(sources, test_data=test_objects)
+    sources = replace(sources, test_data=test_objects, task=own_task)
     here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
     with apart(progress, sources) as (on_event, _):
         if sources.data is not None and test_objects is None and config.test_data is None:

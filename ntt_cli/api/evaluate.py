@@ -13,6 +13,7 @@ from ntt_cli.api.network import Model, SparseNetwork, own_weights, sources_of, t
 from ntt_cli.config import EvaluateConfig
 from ntt_cli.evaluation import evaluate as evaluation
 from ntt_cli.results import EvaluateReport
+from ntt_cli.tasks.base import Task
 
 
 def evaluate(
@@ -20,6 +21,7 @@ def evaluate(
     data: object = None,
     *,
     teacher: str | PathLike[str] | nn.Module | SparseNetwork | None = None,
+    task: str | Task = "auto",
     progress: Progress = False,
     **options: Any,
 ) -> EvaluateReport:
@@ -30,6 +32,7 @@ def evaluate(
             command line. A file of weights for the latter two is `checkpoint="tuned.safetensors"`.
         data: inputs with labels, or without them if there is a teacher; as `finetune` takes them.
         teacher: the network to compare with, of the same architecture: an object, or a file of its weights.
+        task: what the labels are for, as `--task` says, or a task of one's own.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         **options: all other options of `ntt evaluate`, with underscores: `kernels=True`, `min_accuracy=0.97`.
 
@@ -48,9 +51,11 @@ def evaluate(
         (1.0, 112)
     """
     named, sources = sources_of(model, data)
+    named_task, own_task = (task, None) if isinstance(task, str) else ("own", task)
+    sources = replace(sources, task=own_task)
     options["checkpoint"] = own_weights(model, "checkpoint", options, required=True)
     named_teacher, values = teacher_of(teacher)
     sources = replace(sources, teacher=values)
-    config = configured(EvaluateConfig, named | options | {"teacher": named_teacher})
+    config = configured(EvaluateConfig, named | options | {"task": named_task} | {"teacher": named_teacher})
     with apart(progress, sources) as (on_event, _):
         return evaluation.run(config, on_event, sources=sources)

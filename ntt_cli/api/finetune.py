@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -9,6 +10,7 @@ from ntt_cli.api.calls import Progress, apart, configured, require_output
 from ntt_cli.api.network import FinetuneResult, Model, own_weights, result_of, sources_of
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.runtime.signals import Stop
+from ntt_cli.tasks.base import Task
 from ntt_cli.training import finetune as training
 
 
@@ -17,6 +19,7 @@ def finetune(
     data: object = None,
     *,
     output: str | PathLike[str] | None = None,
+    task: str | Task = "auto",
     progress: Progress = False,
     stop: Stop | None = None,
     **options: Any,
@@ -32,6 +35,7 @@ def finetune(
         data: inputs and labels: a pair of tensors `[n, ...]` and int64 `[n]`, a `Dataset` or a `DataLoader` of such
             pairs (its samples are drawn anew), or a name as on the command line.
         output: write the checkpoint here, and a report beside it; `None` writes nothing.
+        task: what the labels are for, as `--task` says, or a task of one's own.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         stop: asks for the end from outside.
         **options: all other options of `ntt finetune`, with underscores: `epochs=30`, `optimiser="sgd"`.
@@ -54,8 +58,10 @@ def finetune(
     """
     require_output(output, options)
     named, sources = sources_of(model, data)
+    named_task, own_task = (task, None) if isinstance(task, str) else ("own", task)
+    sources = replace(sources, task=own_task)
     options["checkpoint"] = own_weights(model, "checkpoint", options)
-    values = named | options | {"output": None if output is None else fspath(output)}
+    values = named | options | {"task": named_task} | {"output": None if output is None else fspath(output)}
     config = configured(FinetuneConfig, values)
     with apart(progress, sources) as (on_event, warnings):
         outcome = training.finetune(config, on_event, stop, sources)

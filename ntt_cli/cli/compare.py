@@ -16,7 +16,7 @@ from ntt_cli.cli.options import build_config, own_flag, with_options
 from ntt_cli.cli.render import plain_table
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.comparison.results import ComparePlan, CompareReport, columns_of, lines_of
+from ntt_cli.comparison.results import ComparePlan, CompareReport, columns_of, lines_of, metric_of
 from ntt_cli.config import CompareConfig
 
 EXAMPLES = (
@@ -56,10 +56,12 @@ def _summary(report: CompareReport) -> RenderableType:
         return folder
     table = plain_table(["method", "labels before training"], columns_of(report.rows).values())
     for method, labels, rows in lines_of(report.rows, dict.fromkeys(row.method for row in report.rows)):
-        cells = (Text(row.in_percent, style="bold" if row.best else "") if row else "" for row in rows)
+        cells = (Text(row.in_words, style="bold" if row.best else "") if row else "" for row in rows)
         table.add_row(method, labels, *cells)
     count = len({result.seed for result in report.results})
-    head = Text(f"test accuracy in %, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
+    name, unit = metric_of(report.rows)
+    what = f"test {name}" + " in %" * bool(unit)
+    head = Text(f"{what}, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
     return Group(folder, head, table)
 
 

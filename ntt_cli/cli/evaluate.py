@@ -15,7 +15,7 @@ from ntt_cli.cli.render import agreement_line
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import EvaluateConfig
-from ntt_cli.results import EvaluateReport
+from ntt_cli.results import EvaluateReport, metric_words, shown_metric
 
 MOST_CLASSES = 20
 
@@ -33,14 +33,16 @@ def evaluate(ctx: typer.Context, **values: Any) -> None:
         config = build_config(EvaluateConfig, ctx)
         report = call(streams, lambda on_event: ntt.evaluate(**config.given(), progress=on_event))
         streams.result(report, human=_summary(report), quiet=_main_figure(report))
-        if report.passed is False and report.accuracy is not None:
-            streams.fail(f"accuracy {report.accuracy.top1:.4f} is below --min-accuracy {report.min_accuracy}")
+        if report.missed:
+            streams.fail("; ".join(report.missed))
             raise typer.Exit(1)
 
 
 def _main_figure(report: EvaluateReport) -> str:
     if report.accuracy is not None:
         return f"{report.accuracy.top1:.4f}"
+    if report.metric is not None:
+        return f"{report.metrics[report.metric]:.4f}"
     assert report.agreement is not None
     choice = report.agreement.top1_agreement
     return f"{report.agreement.logit_distance if choice is None else choice:.4f}"
@@ -53,6 +55,12 @@ def _summary(report: EvaluateReport) -> RenderableType:
         if report.accuracy.top5 is not None:
             table.add_row("top-5", f"{report.accuracy.top5:.2%}")
         table.add_row("loss", f"{report.accuracy.loss:.4f}")
+    elif report.metric is not None:
+        table.add_row("task", str(report.task))
+        of_teacher = report.agreement.metrics if report.agreement else {}
+        for name in sorted(report.metrics.keys() - of_teacher, key=lambda name: (name != report.metric, name)):
+            style = "bold" if name == report.metric else ""
+            table.add_row(metric_words(name), Text(shown_metric(name, report.metrics[name]), style=style))
     table.add_row("samples", f"{report.samples:,} of {report.data}")
     if report.density is not None:
         table.add_row("weights", f"{report.kept:,} of {report.prunable:,} prunable kept, density {report.density:.2%}")

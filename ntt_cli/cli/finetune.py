@@ -15,7 +15,7 @@ from ntt_cli.cli.options import build_config, with_options
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import FinetuneConfig
-from ntt_cli.results import FinetuneReport
+from ntt_cli.results import FinetuneReport, metric_words, shown_metric
 
 EXAMPLES = (
     "ntt finetune model.py --checkpoint sparse.safetensors",
@@ -38,9 +38,11 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
 
 
 def _summary(report: FinetuneReport) -> RenderableType:
-    accuracy = f", {report.accuracy:.2%} on the validation split" if report.accuracy is not None else ""
+    metric = "" if report.metric == "accuracy" else f"{metric_words(report.metric)} "
+    value = "" if report.value is None else f", {metric}{shown_metric(report.metric, report.value)}"
+    validated = f"{value} on the validation split" if value else ""
     return Text.assemble(
         (report.output, "bold"),
-        f": density {report.density:.2%}, epoch {report.best_epoch} of {len(report.epochs)}{accuracy}"
+        f": density {report.density:.2%}, epoch {report.best_epoch} of {len(report.epochs)}{validated}"
         f" ({report.optimiser}, rate {report.learning_rate:.2g})",
     )

@@ -38,7 +38,8 @@ def agreement_line(agreement: Agreement) -> Text:
     name = "output" if agreement.top1_agreement is None else "logit"
     each = ", ".join(f"{head} {distance:.4f}" for head, distance in (agreement.heads or {}).items())
     distance = f"{name} distance {agreement.logit_distance:.4f}{f' ({each})' if each else ''}"
-    return Text(f"agreement with the teacher: {choice}{distance}{kernel}")
+    cosine = "" if agreement.cosine is None else f", cosine {agreement.cosine:.4f}"
+    return Text(f"agreement with the teacher: {choice}{distance}{cosine}{kernel}")
 
 
 def kernel_line(kernels: KernelSummary) -> Text:

@@ -26,7 +26,7 @@ from ntt_cli.pruning import prune
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.process_group import this_process_group
-from ntt_cli.training import job as finetune_task
+from ntt_cli.training import job as finetune_job
 
 NOT_SETTINGS = {"methods", "sparsities", "seeds", "jobs", "trial"}
 """Options that may differ from call to call in one folder: a comparison may grow by methods, sparsities and seeds."""
@@ -42,12 +42,13 @@ def prepare(config: CompareConfig, on_event: EventSink, *, write: bool, sources:
     """
     _require_one_process()
     loaded = sources.load_model(config, seed=config.seeds[0])
-    task = finetune_task.prepare(_finetune_config(config), on_event, sources)
+    job = finetune_job.prepare(_finetune_config(config), on_event, sources)
     _check_seeds(config, loaded, sources, on_event)
-    _check_test_data(config, loaded, sources.testing(), task.training.samples.class_names, on_event)
+    class_names, has_classes = job.training.samples.class_names, job.task.has_classes
+    _check_test_data(config, loaded, sources.testing(), class_names, on_event, has_classes=has_classes)
     cpu = torch.device("cpu")
-    network = to_functional(loaded.module, cpu, lambda _: None, select_outputs=task.loaded.select_outputs)
-    inputs = dataclasses.replace(task.training, device=cpu)
+    network = to_functional(loaded.module, cpu, lambda _: None, select_outputs=job.loaded.select_outputs)
+    inputs = dataclasses.replace(job.training, device=cpu)
     patterns = {"exclude": config.exclude, "include": config.include}
     pick_prunable(network, inputs, lambda _: None, **patterns, where=config.model)
     settings = {name: value for name, value in recorded(config).items() if name not in NOT_SETTINGS}
@@ -102,8 +103,8 @@ def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED
     trials = prepare(config, on_event, write=False, sources=sources)
     undone = [trial for trial in trials if result_of(config, trial) is None]
     training = _finetune_config(config)
-    task = finetune_task.prepare(training, lambda _: None, sources)  # `prepare` has said everything
-    one_training = finetune_task.seconds_per_step(task) * finetune_task.steps_of(task)
+    job = finetune_job.prepare(training, lambda _: None, sources)  # `prepare` has said everything
+    one_training = finetune_job.seconds_per_step(job) * finetune_job.steps_of(job)
     # One measurement for each method that moves weights: its cost hardly depends on sparsity and seed.
     first = {trial.method: trial for trial in reversed(undone) if trial.transfers}
     transfers = {
@@ -150,6 +151,8 @@ def _check_test_data(
     sources: Sources,
     class_names: tuple[str, ...] | None,
     on_event: EventSink,
+    *,
+    has_classes: bool,
 ) -> None:
     samples = sources.load_samples(DataOptions(**test_data_of(config)), loaded, split="test")
     if samples.labels is None:
@@ -157,7 +160,8 @@ def _check_test_data(
     if config.test_data is None and sources.data is None and samples.split is None:
         hint = "name other labelled data with --test-data, or name arrays x_train, y_train, x_test, y_test"
         raise DataError(samples.spec, "is not divided into training and test samples", hint=hint)
-    by_name(samples, class_names, on_event, purpose="accuracy is over")
+    if has_classes:
+        by_name(samples, class_names, on_event, purpose="accuracy is over")
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:

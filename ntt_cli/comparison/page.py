@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, lines_of, percent, rows_of
+from ntt_cli.comparison.results import CompareRow, TrialResult, columns_of, lines_of, metric_of, percent, rows_of
 from ntt_cli.config import REFERENCES, method_of
 from ntt_cli.errors import CheckpointError, OutputError
 from ntt_cli.files.report_reader import Report, read_report
 from ntt_cli.files.results import read_results, read_settings
 from ntt_cli.pages.curves import PREDICTION, SPECTRA, kernel_panels, transfer_figures
 from ntt_cli.pages.figures import Figure, Numbers, Page, Panel, Series, Table
-from ntt_cli.results import OWN_WEIGHTS
+from ntt_cli.results import OWN_WEIGHTS, metric_words
 
 SAME_TRANSFER = ("ntt-shuffled", "ntt-fresh")
 """Methods whose transfer is that of `ntt`."""
 
-AFTER = "Test accuracy in %, mean ± standard deviation over seeds"
-BEFORE = "Test accuracy in % as pruned, before fine-tuning sees a label"
+AFTER = "mean ± standard deviation over seeds"
+BEFORE = "as pruned, before fine-tuning sees a label"
 
 Pruned = Sequence[tuple[TrialResult, Report]]
 """Results of trials, with the reports of their pruning."""
@@ -48,9 +48,11 @@ def comparison_page(folder: Path) -> Page:
         "seeds": ", ".join(map(str, seeds)),
         "trials": str(len(trials)),
     }
-    tables = [_table(rows, methods, lambda row: row.in_percent, AFTER)]
+    name, unit = metric_of(rows)
+    what = f"Test {name}" + (" in %" if unit else "")
+    tables = [_table(rows, methods, lambda row: row.in_words, f"{what}, {AFTER}")]
     if settings.get("weights"):
-        tables.append(_table(rows, methods, lambda row: f"{100 * row.mean_as_pruned:.2f}", BEFORE))
+        tables.append(_table(rows, methods, lambda row: row.shown(row.mean_as_pruned), f"{what} {BEFORE}"))
     first = sorted(
         ((result, report) for result, report in pruned if result.seed == seeds[0]),
         key=lambda pair: (methods.index(pair[0].method), pair[0].sparsity or 0),
@@ -84,7 +86,7 @@ def _ranked(rows: Sequence[CompareRow]) -> list[str]:
     """Methods by their mean over the sparsities, best first; references last."""
     means: dict[str, list[float]] = {}
     for row in rows:
-        means.setdefault(row.method, []).append(row.mean)
+        means.setdefault(row.method, []).append(row.sign * row.mean)
     ranked = sorted(means, key=lambda method: -float(np.mean(means[method])))
     return sorted(ranked, key=lambda method: method in REFERENCES)
 
@@ -103,13 +105,13 @@ def _table(
 def _accuracy(rows: Sequence[CompareRow], methods: Sequence[str]) -> list[Figure]:
     levels = [level for level in columns_of(rows) if level is not None]
     figures = [_against_sparsity(rows, methods, levels)] if len(levels) > 1 else []
-    panels = []
+    panels, (name, unit) = [], metric_of(rows)
     for level in levels:
-        own = sorted((row for row in rows if row.sparsity == level), key=lambda row: -row.mean)
-        mean, spread = _in_percent(own)
+        own = sorted((row for row in rows if row.sparsity == level), key=lambda row: -row.sign * row.mean)
+        mean, spread = _means(own)
         dots = Series("", mean, np.arange(len(own), dtype=np.float64), spread)
         names = tuple((float(i), row.method) for i, row in enumerate(own))
-        panels.append(Panel(f"{percent(level)} sparse", "test accuracy, %", "", (dots,), form="dots", ticks=names))
+        panels.append(Panel(f"{percent(level)} sparse", f"test {name}{unit}", "", (dots,), form="dots", ticks=names))
     caption = "The same by sparsity, best first; bars are one standard deviation over seeds."
     if panels:  # none where only the dense network takes part
         figures.append(Figure("methods", "Methods at each sparsity", caption, tuple(panels)))
@@ -124,13 +126,14 @@ def _against_sparsity(rows: Sequence[CompareRow], methods: Sequence[str], levels
         found = [level for level in levels if level in own]
         if found:
             x, sparse = np.array([kept[level] for level in found]), [own[level] for level in found]
-            series.append(Series(method, x, *_in_percent(sparse), dashed=sparse[0].labels_before_training))
+            series.append(Series(method, x, *_means(sparse), dashed=sparse[0].labels_before_training))
     ends = np.array([kept[levels[0]], kept[levels[-1]]])
-    series += [Series("dense", ends, *_in_percent([row, row])) for row in rows if row.sparsity is None]
+    series += [Series("dense", ends, *_means([row, row])) for row in rows if row.sparsity is None]
+    name, unit = metric_of(rows)
     panel = Panel(
-        "Test accuracy",
+        f"Test {name}",
         "sparsity",
-        "%",
+        unit.removeprefix(", "),
         tuple(series),
         form="marked",
         ticks=tuple((kept[level], percent(level)) for level in levels),
@@ -142,29 +145,34 @@ def _against_sparsity(rows: Sequence[CompareRow], methods: Sequence[str], levels
         "Means over seeds; bands are one standard deviation. Broken lines saw labels before training. Lines that"
         " leave the frame are in the table."
     )
-    return Figure("accuracy", "Accuracy against sparsity", caption, (panel,))
+    return Figure("accuracy", f"{name.capitalize()} against sparsity", caption, (panel,))
 
 
 def _floor(rows: Sequence[CompareRow], level: float) -> float | None:
     """Where the axis of accuracy begins, so that three quarters of the methods at this sparsity are well seen."""
+    if metric_of(rows)[0] != "accuracy":
+        return None
     means = sorted(100 * row.mean for row in rows if row.sparsity == level)
     low, high = means[len(means) // 4], means[-1]
     floor = low - (high - low) / 2 - 0.5
     return floor if means[0] < floor else None
 
 
-def _in_percent(rows: Sequence[CompareRow]) -> tuple[Numbers, Numbers]:
-    """Accuracies and their deviations."""
-    return np.array([100 * row.mean for row in rows]), np.array([100 * (row.std or 0) for row in rows])
+def _means(rows: Sequence[CompareRow]) -> tuple[Numbers, Numbers]:
+    """Means and their deviations, accuracies in percent."""
+    scale = 100 if metric_of(rows)[1] else 1
+    return np.array([scale * row.mean for row in rows]), np.array([scale * (row.std or 0) for row in rows])
 
 
 def _training(trials: Mapping[Path, TrialResult], methods: Sequence[str]) -> list[Figure]:
     curves: dict[tuple[str, float | None], list[Numbers]] = {}
+    name, scale = "accuracy", 100
     for trial, result in trials.items():
         report = _tuned_report(trial, result)
-        accuracy = report.history("accuracy") if report else None
-        if accuracy is not None:
-            curves.setdefault((result.method, result.sparsity), []).append(100 * accuracy)
+        values = report.history(result.metric) if report else None
+        name, scale = (result.metric, 100) if result.metric == "accuracy" else (metric_words(result.metric), 1)
+        if values is not None:
+            curves.setdefault((result.method, result.sparsity), []).append(scale * values)
     panels = []
     for level in sorted({sparsity for _, sparsity in curves if sparsity is not None}):
         series = []
@@ -175,12 +183,14 @@ def _training(trials: Mapping[Path, TrialResult], methods: Sequence[str]) -> lis
                 stacked = np.stack([values[:length] for values in found])
                 spread = stacked.std(axis=0, ddof=1) if len(found) > 1 else None
                 series.append(Series(method, np.arange(1.0, length + 1), stacked.mean(axis=0), spread))
-        panels.append(Panel(f"{percent(level)} sparse", "epoch", "validation accuracy, %", tuple(series)))
+        panels.append(
+            Panel(f"{percent(level)} sparse", "epoch", f"validation {name}" + ", %" * (scale > 1), tuple(series))
+        )
     if not panels:
         return []
     caption = (
-        "Accuracy on the held-out training samples after each epoch, at the chosen rate; bands are one standard"
-        " deviation."
+        f"{name.capitalize()} on the held-out training samples after each epoch, at the chosen rate; bands are one"
+        " standard deviation."
     )
     return [Figure("training", "Fine-tuning", caption, tuple(panels))]
 

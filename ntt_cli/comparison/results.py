@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from ntt_cli.config import method_of
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.results import Result
-from ntt_cli.results import Summary
+from ntt_cli.results import Summary, metric_words
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -36,7 +36,7 @@ class TrialResult(Summary, Result):
 
     Accuracies are fractions. `accuracy` is on the test data after fine-tuning, `accuracy_as_pruned` on the test data
     before it. `validation_accuracy` is on the validation samples, which choose the epoch, and on the first seed the
-    learning rate.
+    learning rate. Tasks without accuracy have another `metric`, and its values in `metrics` and `metrics_as_pruned`.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -46,15 +46,31 @@ class TrialResult(Summary, Result):
     seed: Count
     labels_before_training: bool
     learning_rate: Annotated[float, Field(gt=0)]
-    accuracy: Fraction
-    accuracy_as_pruned: Fraction
+    accuracy: Fraction | None
+    accuracy_as_pruned: Fraction | None
     validation_accuracy: Fraction | None
-    validation_by_rate: dict[str, Fraction | None]
+    validation_by_rate: dict[str, float | None]
     loss: float
     kept: Count
     prunable: Count
     flops_sparse: Count
     seconds: Annotated[float, Field(ge=0)]
+    task: str = "classification"
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    metrics: dict[str, float] = {}
+    metrics_as_pruned: dict[str, float] = {}
+
+    @property
+    def value(self) -> float:
+        """The task's metric on the test data, after fine-tuning."""
+        return self.metrics[self.metric] if self.accuracy is None else self.accuracy
+
+    @property
+    def value_as_pruned(self) -> float:
+        """The task's metric on the test data, before fine-tuning."""
+        found = self.accuracy_as_pruned
+        return self.metrics_as_pruned[self.metric] if found is None else found
 
     @property
     def trial(self) -> str:
@@ -67,6 +83,13 @@ class TrialResult(Summary, Result):
             raise ValueError("the dense network alone has no sparsity")
         if self.kept > self.prunable:
             raise ValueError("more weights are kept than there are")
+        if self.metric == "accuracy":
+            if self.accuracy is None or self.accuracy_as_pruned is None:
+                raise ValueError("there is no accuracy")
+            if any(not 0 <= value <= 1 for value in self.validation_by_rate.values() if value is not None):
+                raise ValueError("an accuracy is not between 0 and 1")
+        elif not {self.metric} <= self.metrics.keys() & self.metrics_as_pruned.keys():
+            raise ValueError(f"there is no {self.metric}")
         return self
 
 
@@ -81,7 +104,7 @@ class TrialFailure(Summary):
 class CompareRow(Summary):
     """A method at a sparsity over its seeds.
 
-    `std` is `None` for one seed; `best` is the highest mean among the sparse networks at that sparsity.
+    `std` is `None` for one seed; `best` is the best mean among the sparse networks at that sparsity.
     """
 
     method: str
@@ -93,11 +116,22 @@ class CompareRow(Summary):
     std: float | None
     mean_as_pruned: float
     best: bool
+    metric: str = "accuracy"
+    higher_is_better: bool = True
 
     @property
-    def in_percent(self) -> str:
-        """The mean, and the deviation where there is one."""
-        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+    def in_words(self) -> str:
+        """The mean, and the deviation where there is one; accuracy in percent."""
+        return self.shown(self.mean) + ("" if self.std is None else f" ± {self.shown(self.std)}")
+
+    def shown(self, value: float) -> str:
+        """A value of the metric."""
+        return f"{100 * value:.2f}" if self.metric == "accuracy" else f"{value:.4g}"
+
+    @property
+    def sign(self) -> int:
+        """Times the mean, better is higher."""
+        return 1 if self.higher_is_better else -1
 
 
 class CompareReport(Summary):
@@ -133,7 +167,7 @@ def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
         groups.setdefault((result.method, result.sparsity), []).append(result)
     rows = []
     for (method, sparsity), group in groups.items():
-        accuracies = [result.accuracy for result in group]
+        values = [result.value for result in group]
         rows.append(
             CompareRow(
                 method=method,
@@ -141,15 +175,17 @@ def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
                 labels_before_training=group[0].labels_before_training,
                 learning_rate=group[0].learning_rate,
                 seeds=len(group),
-                mean=statistics.fmean(accuracies),
-                std=statistics.stdev(accuracies) if len(group) > 1 else None,
-                mean_as_pruned=statistics.fmean(result.accuracy_as_pruned for result in group),
+                mean=statistics.fmean(values),
+                std=statistics.stdev(values) if len(group) > 1 else None,
+                mean_as_pruned=statistics.fmean(result.value_as_pruned for result in group),
                 best=False,
+                metric=group[0].metric,
+                higher_is_better=group[0].higher_is_better,
             )
         )
     levels = {row.sparsity for row in rows} - {None}
-    best = {level: max(row.mean for row in rows if row.sparsity == level) for level in levels}
-    return [row.model_copy(update={"best": row.mean == best.get(row.sparsity)}) for row in rows]
+    best = {level: max(row.sign * row.mean for row in rows if row.sparsity == level) for level in levels}
+    return [row.model_copy(update={"best": row.sign * row.mean == best.get(row.sparsity)}) for row in rows]
 
 
 def columns_of(rows: Sequence[CompareRow]) -> dict[float | None, str]:
@@ -171,3 +207,9 @@ def percent(sparsity: float) -> str:
     """A sparsity in percent: 90% for 0.9. No two sparsities have the same text."""
     exact = 100 * Decimal(repr(sparsity))  # exact in decimal digits, where floats would round
     return f"{exact.to_integral() if exact == exact.to_integral() else exact.normalize()}%"
+
+
+def metric_of(rows: Sequence[CompareRow]) -> tuple[str, str]:
+    """The rows' metric in words, and its unit with a comma before it: accuracy is in percent."""
+    metric = rows[0].metric if rows else "accuracy"
+    return (metric, ", %") if metric == "accuracy" else (metric_words(metric), "")

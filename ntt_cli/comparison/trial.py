@@ -34,7 +34,7 @@ from ntt_cli.runtime.signals import Stop
 from ntt_cli.training import finetune
 
 SHARED = (*ModelOptions.model_fields, *DataOptions.model_fields, "device")
-TRAINING = ("epochs", "optimiser", "validation", "warmup")
+TRAINING = ("epochs", "optimiser", "task", "validation", "warmup")
 
 DENSE = "dense.safetensors"
 """The trained network that `trained-magnitude` prunes."""
@@ -118,13 +118,12 @@ def run_trial(
     require_unchanged(config, trial.method, sources)  # now, and not only after the work
     sparse = _sparse_checkpoint(config, trial, folder, stop, sources)
     tuned = [_finetune(config, trial, Path(sparse), rate, stop, sources) for rate in rates]
-    best = max(tuned, key=lambda report: report.accuracy or 0.0)
+    best = max(tuned, key=lambda report: (1 if report.higher_is_better else -1) * (report.value or 0.0))
     # Random weights know no classes yet: their outputs stand for the classes that fine-tuning teaches them.
     as_pruned = _evaluate(config, trial, sparse, best.class_names, sources)
     tested = _evaluate(config, trial, best.output, best.class_names, sources)
-    assert as_pruned.accuracy is not None
-    assert tested.accuracy is not None
-    if not math.isfinite(tested.accuracy.loss):
+    metric, loss = best.metric, tested.metrics["loss"]
+    if not math.isfinite(loss):
         raise DivergedError(best.output, "its loss on the test data is not finite", hint="give lower --learning-rates")
     result = TrialResult(
         method=trial.method,
@@ -132,11 +131,16 @@ def run_trial(
         seed=trial.seed,
         labels_before_training=trial.sees_labels,
         learning_rate=best.learning_rate,
-        accuracy=tested.accuracy.top1,
-        accuracy_as_pruned=as_pruned.accuracy.top1,
+        accuracy=tested.metrics.get("accuracy"),
+        accuracy_as_pruned=as_pruned.metrics.get("accuracy"),
         validation_accuracy=best.accuracy,
-        validation_by_rate={repr(report.learning_rate): report.accuracy for report in tuned},
-        loss=tested.accuracy.loss,
+        validation_by_rate={repr(report.learning_rate): report.value for report in tuned},
+        loss=loss,
+        task=best.task,
+        metric=metric,
+        higher_is_better=best.higher_is_better,
+        metrics=tested.metrics,
+        metrics_as_pruned=as_pruned.metrics,
         kept=tested.kept,
         prunable=tested.prunable,
         flops_sparse=tested.flops_sparse,
@@ -199,7 +203,7 @@ def _resumed_or_anew(run: Callable[[C, EventSink, Stop, Sources], R], options: C
 def _evaluate(
     config: CompareConfig, trial: Trial, checkpoint: str, class_names: tuple[str, ...] | None, sources: Sources
 ) -> EvaluateReport:
-    network = given_of(config, (*ModelOptions.model_fields, "device"))
+    network = given_of(config, (*ModelOptions.model_fields, "task", "device"))
     options = network | test_data_of(config) | {"seed": trial.seed}
     measured = EvaluateConfig(**options, checkpoint=checkpoint)
     return evaluate.run(measured, lambda _: None, class_names, sources.testing())

@@ -16,6 +16,7 @@ from ntt_cli.config.options import (
     WARMUP,
     DataOptions,
     ModelOptions,
+    TaskOptions,
     TransferSteps,
     split_at_commas,
 )
@@ -57,7 +58,7 @@ def _who_takes_steps() -> str:
     return f"no method reads it; {joined(readers_of('steps'))} do, without steps of their own"
 
 
-class CompareConfig(ModelOptions, DataOptions):
+class CompareConfig(ModelOptions, DataOptions, TaskOptions):
     """`ntt compare`."""
 
     weights: str | None = Group.MODEL.option(

@@ -49,6 +49,9 @@ class ReadWhen:
 WHEREABOUTS = "whereabouts"
 """Field metadata: the option says where something is, not what it is, so it is not recorded."""
 
+UNLESS_DEFAULT = "unless default"
+"""Field metadata: the option is not recorded at its default, so that records are as they were before it existed."""
+
 MOST_STEPS = 10**9
 MOST_EPOCHS = 10**6
 """More than any run needs; a larger number is a typing error."""
@@ -114,7 +117,10 @@ def recorded(config: Options) -> dict[str, Any]:
     """What a checkpoint records of a configuration: options that affect its bytes, but not the folders of files."""
     found = {}
     for name, value in config.model_dump(mode="json").items():
-        metadata = type(config).model_fields[name].metadata
+        field = type(config).model_fields[name]
+        metadata = field.metadata
+        if UNLESS_DEFAULT in metadata and getattr(config, name) == field.default:
+            continue
         if Group.OUTPUT not in metadata and WHEREABOUTS not in metadata:
             found[name] = name_of(value) if NAMED in metadata and value is not None else value
     return found

@@ -6,9 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ntt_cli.config.fields import MOST_STEPS, NAMED, WHEREABOUTS, Group, Options, ReadWhen
+from ntt_cli.config.fields import MOST_STEPS, NAMED, UNLESS_DEFAULT, WHEREABOUTS, Group, Options, ReadWhen
 
 Split = Literal["train", "test"]
+
+TaskName = Literal[
+    "auto",
+    "classification",
+    "binary",
+    "multi-label",
+    "regression",
+    "pixel-classification",
+    "language-modelling",
+    "own",
+]
+"""The built-in tasks; `own` is `loss(outputs, targets)` in model.py."""
 
 TransferSteps = Annotated[
     Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"] | None,
@@ -106,6 +118,17 @@ class DataOptions(Options):
         None,
         "Deviation to divide by, one number or one a channel. Default: STD in model.py; without it the training"
         " inputs' deviation for random weights, nothing for weights from elsewhere.",
+    )
+
+
+class TaskOptions(Options):
+    """What the labels are for."""
+
+    task: TaskName = Group.DATA.option(
+        "auto",
+        "What the labels are for: loss and metrics. own: loss(outputs, targets) and metrics(outputs, targets) in"
+        " model.py. auto: those if they are there, otherwise by the types and shapes of labels and outputs.",
+        UNLESS_DEFAULT,
     )
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, Options, ReadWhen
-from ntt_cli.config.options import OPTIMISER, WARMUP, DataOptions, MachineOptions, ModelOptions, OutputOptions, Split
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, UNLESS_DEFAULT, Group, Options, ReadWhen
+from ntt_cli.config.options import (
+    OPTIMISER,
+    WARMUP,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
+    Split,
+    TaskOptions,
+)
+from ntt_cli.config.words import typed
 
 OF_A_CHECKPOINT = ReadWhen(
     lambda config: config.checkpoint is not None, "it is about a checkpoint's zeros; --checkpoint names one"
@@ -32,7 +43,7 @@ class ZerosOptions(Options):
         return self
 
 
-class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
+class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions, OutputOptions):
     """`ntt finetune`."""
 
     checkpoint: str | None = Group.MODEL.option(
@@ -49,6 +60,15 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
     )
     warmup: float = WARMUP
     weight_decay: float = Group.TRAINING.option(0.0, "Weight decay, decoupled with AdamW.", ge=0)
+    label_smoothing: float = Group.TRAINING.option(
+        0.0, "Share of each label that is spread evenly over all classes.", UNLESS_DEFAULT, ge=0, lt=1
+    )
+    class_weights: str | None = Group.TRAINING.option(
+        None,
+        "Weights of the classes in the loss: one number each, separated by commas, or balanced, which weighs a class by"
+        " one over its number of labels.",
+        UNLESS_DEFAULT,
+    )
     validation: float = Group.TRAINING.option(
         0.1, "Fraction of the samples on which the best epoch is chosen.", ge=0, lt=1
     )
@@ -62,7 +82,7 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions, Ou
         return default if self.output is None else self.output
 
 
-class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
+class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions):
     """`ntt evaluate`."""
 
     checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), Group.MODEL]
@@ -79,3 +99,37 @@ class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, MachineOptions):
     min_accuracy: float | None = Group.OUTPUT.option(
         None, "Exit 1 if the accuracy is below this, 0.97 means 97%.", ge=0, le=1
     )
+    min: tuple[str, ...] = Group.OUTPUT.option(
+        (), "METRIC=VALUE: exit 1 if the metric is below this, as in f1=0.9 or cosine=0.95. Repeatable."
+    )
+    max: tuple[str, ...] = Group.OUTPUT.option(
+        (), "METRIC=VALUE: exit 1 if the metric is above this, as in mse=0.1. Repeatable."
+    )
+
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate."""
+        return self.min_accuracy is not None or bool(self.min or self.max)
+
+    @field_validator("min", "max")
+    @classmethod
+    def _are_limits(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            limit_of(entry)
+        return entries
+
+
+def limit_of(entry: str) -> tuple[str, float]:
+    """A metric and its limit, from `METRIC=VALUE`.
+
+    Raises:
+        ValueError: if it is not of this form.
+    """
+    name, _, text = entry.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value):
+        raise ValueError(f"{typed(entry)} is not METRIC=VALUE, as in f1=0.9")
+    return name, value

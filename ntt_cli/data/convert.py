@@ -72,24 +72,39 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
-    """Labels as int64 `[n]`, from integers `[n]` or `[n, 1]`, or `[n, positions]`; a label of -100 is ignored there."""
+    """Whole numbers as int64, others as float32: `[n]` or `[n, ...]`.
+
+    Whole numbers `[n, 1]` become `[n]`. Among several labels a sample, -100 is ignored.
+
+    Raises:
+        DataError: if they are no numbers, not one entry a sample, negative whole numbers or not finite.
+    """
     shape = list(raw.shape)
-    if len(shape) == 2 and shape[1] == 1:
-        raw = raw.reshape(-1)
     y = _numeric(raw)
     if not shape:
         raise DataError(where, f"has labels of shape [], not [{n}]", hint="save one whole number a sample")
     if len(raw) != n:
         raise DataError(where, f"has {n} inputs but {len(raw)} labels", hint="save exactly one label for each input")
-    if y is None or y.is_floating_point():
-        hint = "save the number of each sample's class, by y.astype('int64'), of one-hot rows by y.argmax(1);"
-        hint += f" other targets cannot be trained on; {WITHOUT_LABELS}"
-        raise DataError(where, f"has labels of type {raw.dtype} and shape {shape}", hint=hint)
+    if y is None:
+        hint = "save the number of each sample's class, by y.astype('int64'), or other targets as float32;"
+        raise DataError(where, f"has labels of type {raw.dtype} and shape {shape}", hint=f"{hint} {WITHOUT_LABELS}")
+    if y.is_floating_point():
+        wrong = ~y.isfinite().reshape(n, -1).all(dim=1)
+        if wrong.any():
+            what = f"the target of sample {int(wrong.nonzero()[0])} is not a finite float32"
+            raise DataError(where, what, hint="remove such samples, or replace NaN and Inf")
+        return y
     y = y.long()
+    if y.ndim == 2 and shape[1] == 1:
+        y = y.reshape(-1)
     negative = (y < 0) & (y != IGNORED) if y.ndim > 1 else y < 0
     if negative.any():
         first = tuple(negative.nonzero()[0].tolist())
-        raise DataError(where, f"the label of sample {first[0]} is {int(y[first])}", hint="number the classes from 0")
+        raise DataError(
+            where,
+            f"the label of sample {first[0]} is {int(y[first])}",
+            hint="number the classes from 0, or save amounts as float32",
+        )
     return y
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import tensors_of
 from ntt_cli.data.samples import InputSource, Samples, Selection
 from ntt_cli.data.sources.image_files import ImageFiles
 from ntt_cli.files.hashed import bytes_of
@@ -31,7 +32,8 @@ def data_sha256(*parts: Samples) -> str | None:
         if len(part) == 0:
             continue
         if part.labels is not None:
-            digest.update(bytes_of(part.labels))
+            for labels in tensors_of(part.labels):
+                digest.update(bytes_of(labels))
         for content in _contents(part.source, torch.arange(len(part))):
             digest.update(content)
     return digest.hexdigest()

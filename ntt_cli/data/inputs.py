@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ntt_cli.data import Reading, Samples
-from ntt_cli.data.batch import to_device
+from ntt_cli.data.batch import select, to_device
 from ntt_cli.data.normalise import normalise
 from ntt_cli.files.metadata import MeanStd, Normalisation
 
@@ -32,10 +33,10 @@ class Inputs:
         x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
         return x
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """The labels at `indices`, `[b]`."""
+    def labels(self, indices: Tensor) -> Any:
+        """The labels at `indices`, `[b]` or `[b, ...]`, or several such."""
         assert self.samples.labels is not None
-        return self.samples.labels[indices].to(self.device)
+        return to_device(select(self.samples.labels, indices), self.device)
 
     def in_order(self, size: int) -> Iterator[Tensor]:
         """Batches of all inputs in order, `[b, ...]`, `b` at most `size`."""

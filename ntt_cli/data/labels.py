@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ntt_cli.data import Samples
 from ntt_cli.errors import DataError
@@ -27,7 +28,7 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
     if known is not None and samples.only_folder in known:
         labels = torch.zeros(len(samples), dtype=torch.int64)
         samples = replace(samples, labels=labels, class_names=(samples.only_folder,), only_folder=None)
-    if samples.labels is None or known is None:
+    if known is None or not isinstance(samples.labels, Tensor) or samples.labels.is_floating_point():
         return samples
     names, there = samples.class_names, _classes_there(samples)
     if names is None:
@@ -48,7 +49,7 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
 
 def by_name_or_anew(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink) -> Samples:
     """As `by_name`, for training, which may also teach the network entirely new classes."""
-    if samples.labels is not None and known is not None:
+    if isinstance(samples.labels, Tensor) and not samples.labels.is_floating_point() and known is not None:
         names, there = samples.class_names, _classes_there(samples)
         if names is None and there and there[-1] >= len(known):
             what = f"{samples.spec} has labels up to {there[-1]} without names, and the network learnt {len(known)}"
@@ -94,7 +95,7 @@ def _by_number(
 
 
 def _classes_there(samples: Samples) -> list[int]:
-    assert samples.labels is not None
+    assert isinstance(samples.labels, Tensor)
     return [label for label in samples.labels.unique().tolist() if label >= 0]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.config import Split
+from ntt_cli.data.batch import Batch, select
 
 EAGER_BYTES = 2 * 2**30
 """Inputs up to this size are read and checked at once and kept in memory; larger ones are read when needed."""
@@ -73,7 +74,7 @@ class Samples:
     Attributes:
         spec: the data as the user named it.
         source: the inputs.
-        labels: int64 `[n]`; `None` if the data has none.
+        labels: int64 `[n]` or `[n, ...]`, or other targets as float32, or several such; `None` if the data has none.
         class_names: in the order of the labels; `None` if they are not known.
         split: the part of the data that this is; `None` if the data is not divided, so that both parts are the same.
         only_folder: the one sub-folder with all unlabelled images; it is a class if the network knows its name.
@@ -83,7 +84,7 @@ class Samples:
 
     spec: str
     source: InputSource
-    labels: Tensor | None = None
+    labels: Batch | None = None
     class_names: tuple[str, ...] | None = None
     split: Split | None = None
     only_folder: str | None = None
@@ -113,7 +114,7 @@ class Samples:
         return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def subset(self, indices: Tensor) -> Samples:
-        labels = None if self.labels is None else self.labels[indices]
+        labels = None if self.labels is None else select(self.labels, indices)
         return replace(self, source=Selection(self.source, indices), labels=labels)
 
 

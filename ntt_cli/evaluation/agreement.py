@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import NttError
@@ -131,13 +132,14 @@ def measure_agreement(
 
     With several heads, the distance is the mean of each head's, relative to the teacher's norm of that head.
     """
-    gaps, norms, same, decided = _Sums(teacher), _Sums(teacher), 0, 0
+    gaps, norms, same, decided, cosines = _Sums(teacher), _Sums(teacher), 0, 0, 0.0
     apply_student, apply_teacher = student.bind(), teacher.bind()
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
             ours, theirs = apply_student(student.params, x), apply_teacher(teacher.params, x)
             gaps.add(ours - theirs)
             norms.add(theirs)
+            cosines += float(cosine_similarity(ours.double(), theirs.double(), dim=1).sum())
             if classes is not None:
                 both = same_first_choice(ours.reshape(-1, classes), theirs.reshape(-1, classes))
                 same, decided = same + both[0], decided + both[1]
@@ -146,6 +148,8 @@ def measure_agreement(
         heads=gaps.each_over(norms) if len(gaps.sums) > 1 else None,
         kernel_distance=None,
         top1_agreement=same / decided if decided else None,
+        cosine=cosines / len(inputs),
+        relative_error=math.sqrt(gaps.over(norms)),
     )
 
 

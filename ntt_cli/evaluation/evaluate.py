@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, advice, as_typed, limit_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
@@ -23,7 +23,7 @@ from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, require_one, require_samples
+from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel
@@ -42,8 +42,10 @@ from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
 from ntt_cli.runtime.machine import pick_device
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
-from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
-from ntt_cli.tasks.metrics import per_class_accuracy, top_k_correct
+from ntt_cli.tasks.base import Measurement, Task
+from ntt_cli.tasks.choose import task_of
+from ntt_cli.tasks.classification import CLASSIFICATION
+from ntt_cli.tasks.own import try_once
 from ntt_cli.tensors import Masks
 
 
@@ -57,6 +59,7 @@ class EvaluateJob:
         model: the network, on its device.
         inputs: with labels numbered by the network's classes, if there are labels.
         heads: the outputs that count.
+        task: what the labels are for; `None` if there are none.
     """
 
     config: EvaluateConfig
@@ -67,6 +70,7 @@ class EvaluateJob:
     model: FunctionalModel
     inputs: Inputs
     heads: Heads
+    task: Task | None
 
 
 def prepare(
@@ -93,21 +97,28 @@ def prepare(
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
     require_samples(inputs, 2 if config.kernels else 1)  # a kernel needs two samples
     heads = check_forward(model, inputs, on_event, where=config.model)
-    model = replace(model, select_outputs=heads)
+    loaded, model = replace(loaded, select_outputs=heads), replace(model, select_outputs=heads)
     known_names = class_names or weights.class_names
-    inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))
-    if inputs.samples.labels is not None or config.min_accuracy is not None:
-        shape = require_one(heads, where=config.model)
-        CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="accuracy is measured with them")
-        if known_names is None:
-            warn_of_order(inputs.samples, on_event, outputs=shape[-1])
+    chosen = task_of(config.task, loaded, inputs, on_event, heads=heads, own=sources.task)
+    if chosen.has_classes:
+        inputs = replace(inputs, samples=by_name(samples, known_names, on_event, purpose="accuracy is over"))
+    task = None if inputs.samples.labels is None else chosen
+    if task is not None or config.min_accuracy is not None or config.task != "auto":
+        chosen.check(inputs, on_event, shape=heads.shape, purpose=f"{_measured(chosen)} measured with them")
+        try_once(chosen, loaded, inputs, trains=False)
+        if chosen.has_classes and known_names is None:
+            warn_of_order(inputs.samples, on_event, outputs=(heads.shape or (1,))[-1])
     elif config.teacher is None:
         folder = inputs.samples.only_folder
         why = f" (its one sub-folder, {folder}, is no class that the network is known to have)" if folder else ""
         what = f"has no labels{why}, and there is no teacher to compare with"
         hint = "name labelled data with --data, or the dense weights with --teacher"
         raise DataError(samples.spec, what, hint=hint)
-    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, heads)
+    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, heads, task)
+
+
+def _measured(task: Task) -> str:
+    return "accuracy is" if task is CLASSIFICATION else "metrics are"
 
 
 @global_draws_apart()  # some networks draw random numbers in evaluation mode; results must repeat
@@ -123,13 +134,15 @@ def run(
     job = prepare(config, on_event, class_names, sources)
     model, inputs = job.model, job.inputs
     agreement = _agreement(job, on_event)
-    accuracy = _accuracy(job, on_event) if inputs.samples.labels is not None else None
+    accuracy, metrics = (None, {}) if job.task is None else _measure(job, job.task, on_event)
     masks = {name: mask.to(inputs.device) for name, mask in job.masks.items()}
     counted = without_biases(masks)
     kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
     warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
-    path, gate = sources.weights_of(config.checkpoint), config.min_accuracy
+    path = sources.weights_of(config.checkpoint)
+    metrics |= {} if agreement is None else agreement.metrics
+    missed = _missed(config, metrics)
     return EvaluateReport(
         checkpoint=config.checkpoint,
         model=config.model,
@@ -146,9 +159,33 @@ def run(
         flops_sparse=flops.sparse,
         file_bytes=find_weights(Path(path)).bytes if isinstance(path, str) else None,
         sparse_bytes=_sparse_bytes(model, masks),
-        min_accuracy=gate,
-        passed=None if gate is None or accuracy is None else accuracy.top1 >= gate,
+        min_accuracy=config.min_accuracy,
+        passed=not missed if config.gated else None,
+        task=None if job.task is None else job.task.name,
+        metric=None if job.task is None else job.task.headline,
+        higher_is_better=None if job.task is None else job.task.higher_is_better,
+        metrics=metrics,
+        missed=missed,
     )
+
+
+def _missed(config: EvaluateConfig, metrics: dict[str, float]) -> list[str]:
+    """The gates that the metrics miss, in words.
+
+    Raises:
+        UsageError: if there is no such metric.
+    """
+    below = [(f"--min {entry}", *limit_of(entry)) for entry in config.min]
+    above = [(f"--max {entry}", *limit_of(entry)) for entry in config.max]
+    if config.min_accuracy is not None:
+        below.insert(0, (f"--min-accuracy {config.min_accuracy}", "accuracy", config.min_accuracy))
+    for option, name, _ in below + above:
+        if name not in metrics:
+            raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(metrics)))
+    return [
+        *(f"{name} {metrics[name]:.4f} is below {option}" for option, name, least in below if metrics[name] < least),
+        *(f"{name} {metrics[name]:.4f} is above {option}" for option, name, most in above if metrics[name] > most),
+    ]
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
@@ -188,28 +225,23 @@ def _compare_records(
         on_event(Warned(f"{both} learnt other classes, or in another order: their outputs are compared by number"))
 
 
-def _accuracy(job: EvaluateJob, on_event: EventSink) -> Accuracy:
-    model, inputs, classes = job.model, job.inputs, job.heads.shape[-1]
-    apply, loss = model.bind(), 0.0
-    first, fifth, classes_of = [], [], []
+def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accuracy | None, dict[str, float]]:
+    """The task's metrics; for classification also by class."""
+    inputs, measurement = job.inputs, Measurement(task)
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(job.config.batch_size):
-            logits, labels = apply(model.params, inputs.batch(indices)), inputs.labels(indices)
-            loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
-            rows, counted = counted_rows(logits, labels)
-            first.append(top_k_correct(rows, counted, k=1))
-            fifth.append(top_k_correct(rows, counted, k=5))
-            classes_of.append(counted)
+            outputs = task.outputs_of(job.model.returned(inputs.batch(indices)), job.heads)
+            measurement.add(outputs, inputs.labels(indices))
             on_event(Evaluated(int(indices[-1]) + 1, len(inputs)))
-    correct, labels = torch.cat(first), torch.cat(classes_of)
-    names = inputs.samples.class_names or tuple(str(i) for i in range(classes))
-    per_class = per_class_accuracy(correct, labels, classes=classes)
-    return Accuracy(
-        top1=float(correct.double().mean()),
-        top5=float(torch.cat(fifth).double().mean()) if classes > 5 else None,
-        loss=loss / len(labels),
-        per_class=dict(zip(names, per_class, strict=False)),
-    )
+    metrics = measurement.results()
+    if task is not CLASSIFICATION:
+        return None, metrics
+    labels, right = measurement.sums["labels"].tolist(), measurement.sums["right"].tolist()
+    per_class = [hits / count if count else None for hits, count in zip(right, labels, strict=True)]
+    names = inputs.samples.class_names or tuple(map(str, range(len(labels))))
+    by_name = dict(zip(names, per_class, strict=False))
+    accuracy = Accuracy(top1=metrics["accuracy"], top5=metrics.get("top5"), loss=metrics["loss"], per_class=by_name)
+    return accuracy, metrics
 
 
 def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:

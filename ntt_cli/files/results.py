@@ -29,7 +29,7 @@ ALWAYS = {"model", "model file", "data", "limit", "weights", "epochs", "optimise
 """Settings that every version of ntt recorded; a file without one of them is not ntt's."""
 
 TABLES = ("results.jsonl", "results.csv")
-NOT_IN_CSV = {"seconds", "validation_by_rate"}
+NOT_IN_CSV = {"seconds", "validation_by_rate", "metrics", "metrics_as_pruned"}
 """Columns left out of the CSV: they may differ from run to run, or are not a single value."""
 
 MEND_SETTINGS = "put back the file that ntt wrote, or compare anew in another folder"

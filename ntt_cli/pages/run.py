@@ -10,7 +10,7 @@ from ntt_cli.files.metadata import AGAIN
 from ntt_cli.files.report_reader import Report
 from ntt_cli.pages.curves import PREDICTION, SPECTRA, kernel_panels, transfer_figures
 from ntt_cli.pages.figures import Figure, Page, Panel, Series, Table
-from ntt_cli.results import FinetuneReport, PruneReport
+from ntt_cli.results import FinetuneReport, PruneReport, metric_words, shown_metric
 
 
 def run_page(report: Report) -> Page:
@@ -74,14 +74,20 @@ def _finetuned(summary: FinetuneReport) -> Page:
         "optimiser": f"{summary.optimiser}, rate {summary.learning_rate:g}",
         "chosen epoch": str(summary.best_epoch),
     }
-    if summary.accuracy is not None:
-        facts["validation accuracy"] = f"{summary.accuracy:.2%}"
+    metric, value = summary.metric, summary.accuracy if summary.metric == "accuracy" else summary.value
+    if metric != "accuracy":
+        facts["task"] = summary.task
+    if value is not None:
+        facts[f"validation {metric_words(metric)}"] = shown_metric(metric, value)
     epochs = np.array([float(epoch.epoch) for epoch in summary.epochs])
     losses = np.array([epoch.train_loss for epoch in summary.epochs])
-    panels = [Panel("Training loss", "epoch", "cross-entropy", (Series("training", epochs, losses),), form="marked")]
-    accuracies = [epoch.accuracy for epoch in summary.epochs if epoch.accuracy is not None]
-    if len(accuracies) == len(epochs):
-        series = Series("validation", epochs, 100 * np.array(accuracies))
-        panels.append(Panel("Validation accuracy", "epoch", "%", (series,), form="marked"))
-    caption = "Each epoch's mean loss, and its accuracy on the held-out samples."
+    unit = "cross-entropy" if summary.task == "classification" else "loss"
+    panels = [Panel("Training loss", "epoch", unit, (Series("training", epochs, losses),), form="marked")]
+    of_epochs = (epoch.accuracy if metric == "accuracy" else epoch.value for epoch in summary.epochs)
+    values = [value for value in of_epochs if value is not None]
+    if len(values) == len(epochs):
+        series = Series("validation", epochs, (100 if metric == "accuracy" else 1) * np.array(values))
+        unit = "%" if metric == "accuracy" else metric_words(metric)
+        panels.append(Panel(f"Validation {metric_words(metric)}", "epoch", unit, (series,), form="marked"))
+    caption = f"Each epoch's mean loss, and its {metric_words(metric)} on the held-out samples."
     return Page(summary.output, facts, (), (Figure("training", "Training", caption, tuple(panels)),))

@@ -38,6 +38,8 @@ class Sources:
     teacher: Checkpoint | None = None
     data: object | None = None
     test_data: object | None = None
+    task: object | None = None
+    """A task of the caller's own."""
 
     def load_model(self, options: ModelOptions, *, seed: int) -> LoadedModel:
         """A network of the caller's own values, or one that is built from `seed`.
@@ -84,7 +86,8 @@ class Sources:
     def in_memory(self) -> bool:
         """Whether anything is an object."""
         return any(
-            value is not None for value in (self.model, self.checkpoint, self.teacher, self.data, self.test_data)
+            value is not None
+            for value in (self.model, self.checkpoint, self.teacher, self.data, self.test_data, self.task)
         )
 
     def testing(self) -> Sources:

@@ -80,11 +80,12 @@ class TrainingStepsDone(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """One pass over the training samples is done; `accuracy` is on the validation split, `None` without one."""
+    """One pass over the training samples is done; `value` is on the validation split, `None` without one."""
 
     epoch: int
     train_loss: float
-    accuracy: float | None
+    value: float | None
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ntt_cli.results import metric_words, shown_metric
 from ntt_cli.runtime import events
 from ntt_cli.runtime.events import Event, EventSink, Noted, Warned
 
@@ -58,8 +59,8 @@ class Board:
                 self.values["loss"] = f"{event.loss:.4f}"
             case events.EpochDone():
                 self.values["epoch"] = str(event.epoch)
-                if event.accuracy is not None:
-                    self.values["validation accuracy"] = f"{event.accuracy:.2%}"
+                if event.value is not None:
+                    self.values[f"validation {metric_words(event.metric)}"] = shown_metric(event.metric, event.value)
                 return True
             case events.Evaluated():
                 self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total

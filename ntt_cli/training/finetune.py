@@ -32,8 +32,8 @@ from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import SINGLE, this_process_group
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.runtime.signals import Stop
-from ntt_cli.tasks.classification import CLASSIFICATION
-from ntt_cli.training.job import Task, division, prepare, steps_of, warmup_steps
+from ntt_cli.tasks.base import Measurement
+from ntt_cli.training.job import FinetuneJob, division, prepare, steps_of, warmup_steps
 from ntt_cli.training.progress import Best, Training
 from ntt_cli.training.step import LONGEST_GRADIENT, SparseModule, make_optimiser, training_step
 
@@ -59,20 +59,20 @@ def finetune(
     with group.joined(pick_device(config.device)), ExitStack() as claim:
         with group.starting():
             claim.enter_context(output_lock(output, config, group, on_event))
-            task = prepare(config, on_event, sources)
-            group.require(min(config.batch_size, len(task.training)))
-            samples = task.training.samples, task.validation.samples
-            record = run_record(config, task.loaded, sources, samples, {"learning_rate": task.learning_rate})
+            job = prepare(config, on_event, sources)
+            group.require(min(config.batch_size, len(job.training)))
+            samples = job.training.samples, job.validation.samples
+            record = run_record(config, job.loaded, sources, samples, {"learning_rate": job.learning_rate})
             if done := finished(output, config, record, FinetuneReport, on_event):
                 return Outcome(done, None)
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
         # Training takes whole batches: there are no micro-batches to make smaller.
         this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:
-            _take_first(task.loaded.module, record, this)
+            _take_first(job.loaded.module, record, this)
         with checkpointer.finishing():
-            best, epochs = _train(task, this)
-            outcome = _outcome(output, task, record, best, epochs)
+            best, epochs = _train(job, this)
+            outcome = _outcome(output, job, record, best, epochs)
             if output and group.first:
                 outcome.write(output)
     return outcome
@@ -87,69 +87,75 @@ def _take_first(module: nn.Module, record: RunRecord, run: Run) -> None:
 
 
 def _outcome(
-    output: Path | None, task: Task, record: RunRecord, best: Best, epochs: list[EpochSummary]
+    output: Path | None, job: FinetuneJob, record: RunRecord, best: Best, epochs: list[EpochSummary]
 ) -> Outcome[FinetuneReport]:
     report = FinetuneReport(
         output="" if output is None else str(output),
         report="" if output is None else str(report_path(output)),
-        model=task.config.model,
-        data=task.training.samples.spec,
-        optimiser=task.config.optimiser,
-        learning_rate=task.learning_rate,
-        density=task.density,
-        class_names=task.training.samples.class_names,
+        model=job.config.model,
+        data=job.training.samples.spec,
+        optimiser=job.config.optimiser,
+        learning_rate=job.learning_rate,
+        density=job.density,
+        class_names=job.training.samples.class_names,
         best_epoch=best.epoch,
         accuracy=epochs[best.epoch - 1].accuracy,
         epochs=epochs,
+        task=job.task.name,
+        metric=job.task.headline,
+        higher_is_better=job.task.higher_is_better,
+        value=epochs[best.epoch - 1].value,
     )
     contents = Contents(
         state=best.state,
-        masks=task.masks,
+        masks=job.masks,
         kind="finetune",
-        model=task.loaded.record,
+        model=job.loaded.record,
         config=record.config,
-        normalisation=task.training.normalisation,
-        class_names=task.training.samples.class_names,
+        normalisation=job.training.normalisation,
+        class_names=job.training.samples.class_names,
         run_sha256=record.sha256,
     )
     history = {"train_loss": [epoch.train_loss for epoch in epochs]}
-    if len(task.validation):
-        history["accuracy"] = [epoch.accuracy or 0.0 for epoch in epochs]
-    return Outcome(report, contents, mask_tensors(task.masks) | history_tensors(history))
+    if len(job.validation):
+        history[job.task.headline] = [epoch.value or 0.0 for epoch in epochs]
+    return Outcome(report, contents, mask_tensors(job.masks) | history_tensors(history))
 
 
-def _train(task: Task, run: Run) -> tuple[Best, list[EpochSummary]]:
-    config, module, (_, steps) = task.config, task.loaded.module, division(task)
+def _train(job: FinetuneJob, run: Run) -> tuple[Best, list[EpochSummary]]:
+    config, module, (_, steps) = job.config, job.loaded.module, division(job)
     trained = [p for p in module.parameters() if p.requires_grad]
     optimiser = make_optimiser(
-        config.optimiser, trained, learning_rate=task.learning_rate, weight_decay=config.weight_decay
+        config.optimiser, trained, learning_rate=job.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = _rate_schedule(task, optimiser)
+    schedule = _rate_schedule(job, optimiser)
     training = Training(module, optimiser, schedule, torch.Generator().manual_seed(config.seed))
-    with global_draws_apart(task.training.device), run.stop.patiently():
+    with global_draws_apart(job.training.device), run.stop.patiently():
         if state := run.checkpointer.found:
-            training.restore(state, samples=len(task.training), steps=steps, epochs=config.epochs)
+            training.restore(state, samples=len(job.training), steps=steps, epochs=config.epochs)
         run.on_event(TrainingStarted(config.epochs, steps, training.step))
         for epoch in range(len(training.epochs) + 1, config.epochs + 1):
-            _train_epoch(task, training, run)
-            _end_epoch(task, training, epoch, run)
+            _train_epoch(job, training, run)
+            _end_epoch(job, training, epoch, run)
         run.checkpointer.save_if_unfinished(training.state)
     assert training.best is not None
     return training.best, training.epochs
 
 
-def _train_epoch(task: Task, training: Training, run: Run) -> None:
+def _train_epoch(job: FinetuneJob, training: Training, run: Run) -> None:
     """Take the remaining steps of the epoch."""
     module = training.module.train()
-    network = SparseModule(module, as_bits(task.masks, dict(module.named_parameters())), task.loaded.select_outputs)
-    execution, longest = Execution(group=run.group), LONGEST_GRADIENT[task.config.optimiser]
-    batch_size, steps = division(task)
-    shuffled = torch.randperm(len(task.training), generator=training.order)
+    network = SparseModule(
+        module, as_bits(job.masks, dict(module.named_parameters())), job.loaded.select_outputs, job.task
+    )
+    execution, longest = Execution(group=run.group), LONGEST_GRADIENT[job.config.optimiser]
+    batch_size, steps = division(job)
+    shuffled = torch.randperm(len(job.training), generator=training.order)
     for batch in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
         indices = run.group.share(batch)
-        seed_global_draws(task.config.seed, training.step, run.group.rank)
-        x = task.training.batch(indices, (task.config.seed, training.step))
-        labels = task.training.labels(indices)
+        seed_global_draws(job.config.seed, training.step, run.group.rank)
+        x = job.training.batch(indices, (job.config.seed, training.step))
+        labels = job.training.labels(indices)
         try:
             loss = training_step(network, training.optimiser, x, labels, longest=longest, execution=execution)
         except FloatingPointError as error:
@@ -164,28 +170,29 @@ def _train_epoch(task: Task, training: Training, run: Run) -> None:
         run.checkpointer.maybe_save(training.state)
 
 
-def _end_epoch(task: Task, training: Training, epoch: int, run: Run) -> None:
+def _end_epoch(job: FinetuneJob, training: Training, epoch: int, run: Run) -> None:
     module = training.module
     if run.group.size > 1:
         # Each process has batch-norm statistics of its own samples.
         module.load_state_dict(run.group.broadcast(dict(module.named_buffers())), strict=False)
     _check_finite(module, epoch, run.checkpointer)
-    accuracy, validation_loss = _validate(task, run.checkpointer, epoch) if run.group.first else (None, 0.0)
+    value, validation_loss = _validate(job, run.checkpointer, epoch) if run.group.first else (None, 0.0)
+    accuracy = value if job.task.headline == "accuracy" else None
     train_loss = float(torch.stack(training.losses).double().mean())
     training.losses = []
-    training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy))
-    run.on_event(EpochDone(epoch, train_loss, accuracy))
+    training.epochs.append(EpochSummary(epoch=epoch, train_loss=train_loss, accuracy=accuracy, value=value))
+    run.on_event(EpochDone(epoch, train_loss, value, job.task.headline))
     # Without validation samples every epoch ties, and the last one counts.
-    key = (accuracy or 0.0, -validation_loss)
+    key = ((value or 0.0) * (1 if job.task.higher_is_better else -1), -validation_loss)
     if training.best is None or key >= training.best.key:
         training.best = Best(epoch, key, {name: value.clone() for name, value in training.state_dict().items()})
 
 
-def _rate_schedule(task: Task, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-    rising = warmup_steps(task)
+def _rate_schedule(job: FinetuneJob, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
+    rising = warmup_steps(job)
     after: lr_scheduler.LRScheduler
-    if task.config.rate_schedule == "cosine":
-        after = lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps_of(task) - rising)
+    if job.config.rate_schedule == "cosine":
+        after = lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps_of(job) - rising)
     else:
         after = lr_scheduler.ConstantLR(optimiser, factor=1.0)
     if not rising:
@@ -194,24 +201,24 @@ def _rate_schedule(task: Task, optimiser: torch.optim.Optimizer) -> lr_scheduler
     return lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[rising])
 
 
-def _validate(task: Task, checkpointer: RunCheckpointer, epoch: int) -> tuple[float | None, float]:
-    """Accuracy and loss on the validation samples.
+def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tuple[float | None, float]:
+    """The task's headline metric, and the loss, on the validation samples.
 
     Raises:
         DivergedError: if the loss is not finite; without validation samples, on some of the training samples.
     """
-    loaded, module = task.loaded, task.loaded.module.eval()
-    inputs = task.validation if len(task.validation) else task.training.some(EVALUATION_BATCH)
-    hits, count, loss = 0, 0, 0.0
+    loaded, module = job.loaded, job.loaded.module.eval()
+    inputs = job.validation if len(job.validation) else job.training.some(EVALUATION_BATCH)
+    measurement = Measurement(job.task)
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            logits, labels = loaded.select_outputs(module(inputs.batch(indices))), inputs.labels(indices)
-            hits += CLASSIFICATION.correct(logits, labels)
-            count += int(CLASSIFICATION.count(labels))
-            loss += float(CLASSIFICATION.loss(logits, labels, "sum"))
-    if not math.isfinite(loss):
+            outputs = job.task.outputs_of(module(inputs.batch(indices)), loaded.select_outputs)
+            measurement.add(outputs, inputs.labels(indices))
+    if not math.isfinite(measurement.loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
-    return (hits / count, loss / count) if count and len(task.validation) else (None, 0.0)
+    if not measurement.count or not len(job.validation):
+        return None, 0.0
+    return measurement.results()[job.task.headline], measurement.loss / measurement.count
 
 
 def _check_finite(module: nn.Module, epoch: int, checkpointer: RunCheckpointer) -> None:

@@ -8,13 +8,14 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from ntt_cli.config import FinetuneConfig, as_typed
+from ntt_cli.config import LEAVE_OUT, FinetuneConfig, as_typed
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.masks import count_kept, without_biases
-from ntt_cli.networks.checks import check_forward, check_training, require_one, require_samples
+from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
@@ -22,7 +23,10 @@ from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.machine import pick_device
-from ntt_cli.tasks.classification import CLASSIFICATION
+from ntt_cli.tasks.base import Task
+from ntt_cli.tasks.choose import task_of
+from ntt_cli.tasks.classification import Classification, PixelClassification, balanced_weights
+from ntt_cli.tasks.own import try_once
 from ntt_cli.tensors import Masks
 from ntt_cli.training.step import SparseModule, default_learning_rate, make_optimiser, training_step
 
@@ -30,7 +34,7 @@ PROBE_STEPS = 6
 
 
 @dataclass(frozen=True)
-class Task:
+class FinetuneJob:
     """A fine-tuning run, ready to start.
 
     Attributes:
@@ -40,6 +44,7 @@ class Task:
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.
         density: kept fraction of the masked weights.
+        task: the loss, and the metric that chooses the epoch.
     """
 
     config: FinetuneConfig
@@ -49,9 +54,10 @@ class Task:
     validation: Inputs
     learning_rate: float
     density: float
+    task: Task
 
 
-def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> Task:
+def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> FinetuneJob:
     """Find and check everything that a run needs, before any work.
 
     Raises:
@@ -67,13 +73,15 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
     require_samples(inputs, 2)
     heads = check_forward(model, inputs, on_event, where=config.model)
-    shape = require_one(heads, where=config.model)
+    shape = heads.shape
     loaded, model = replace(loaded, select_outputs=heads), replace(model, select_outputs=heads)
     class_names = weights.class_names
-    inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
-    CLASSIFICATION.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
-    if class_names is None and weights.from_elsewhere:
-        warn_of_order(inputs.samples, on_event, outputs=shape[-1])
+    task = task_of(config.task, loaded, inputs, on_event, heads=heads, own=sources.task)
+    if task.has_classes:
+        inputs = replace(inputs, samples=by_name_or_anew(inputs.samples, class_names, on_event))
+    task.check(inputs, on_event, shape=shape, purpose="fine-tuning needs them")
+    if task.has_classes and class_names is None and weights.from_elsewhere:
+        warn_of_order(inputs.samples, on_event, outputs=(shape or (1,))[-1])
     if takes_channels_last(model, inputs):
         loaded.module.to(memory_format=torch.channels_last)
     masks = {name: mask.to(device) for name, mask in masks.items()}
@@ -87,7 +95,9 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         raise UsageError(as_typed(config, "validation"), what, hint=hint)
     training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
-    task = Task(
+    try_once(task, loaded, inputs, trains=True)
+    task = _with_options(task, config, training, shape)
+    job = FinetuneJob(
         config=config,
         loaded=loaded,
         masks=masks,
@@ -95,40 +105,72 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
+        task=task,
     )
-    if config.warmup and config.gives("warmup") and not warmup_steps(task):
-        what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
+    if config.warmup and config.gives("warmup") and not warmup_steps(job):
+        what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"
         raise UsageError(as_typed(config, "warmup"), what, hint=hint)
-    return task
+    return job
 
 
-def steps_of(task: Task) -> int:
+def _with_options(task: Task, config: FinetuneConfig, training: Inputs, shape: tuple[int, ...]) -> Task:
+    """The task with label smoothing and class weights.
+
+    Raises:
+        UsageError: if the task reads neither, or the weights do not fit the classes.
+    """
+    for name in ("label_smoothing", "class_weights"):
+        if config.gives(name) and not isinstance(task, Classification):
+            raise UsageError(as_typed(config, name), f"the task {task.name} does not read it", hint=LEAVE_OUT)
+    if not isinstance(task, Classification):
+        return task
+    weights, classes = None, shape[0] if isinstance(task, PixelClassification) else shape[-1]
+    if config.class_weights == "balanced":
+        assert isinstance(training.samples.labels, Tensor)
+        weights = balanced_weights(training.samples.labels, classes)
+    elif config.class_weights is not None:
+        weights = _numbers(config.class_weights)
+        if len(weights) != classes or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            what = f"is not one number for each of {classes:,} classes"
+            raise UsageError(as_typed(config, "class_weights"), what, hint="separate them by commas, or say balanced")
+    plain = not config.label_smoothing and weights is None
+    return task if plain else replace(task, smoothing=config.label_smoothing, weights=weights)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        return ()
+
+
+def steps_of(job: FinetuneJob) -> int:
     """Training steps over all epochs."""
-    return task.config.epochs * division(task)[1]
+    return job.config.epochs * division(job)[1]
 
 
-def warmup_steps(task: Task) -> int:
+def warmup_steps(job: FinetuneJob) -> int:
     """Steps over which the learning rate rises."""
-    return math.floor(task.config.warmup * steps_of(task))
+    return math.floor(job.config.warmup * steps_of(job))
 
 
-def seconds_per_step(task: Task) -> float:
-    """Seconds a step, measured on a few steps, which change the task's module."""
-    network = SparseModule(task.loaded.module.train(), {}, task.loaded.select_outputs)
+def seconds_per_step(job: FinetuneJob) -> float:
+    """Seconds a step, measured on a few steps, which change the job's module."""
+    network = SparseModule(job.loaded.module.train(), {}, job.loaded.select_outputs, job.task)
     trained = [p for p in network.parameters.values() if p.requires_grad]
-    optimiser = make_optimiser(task.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
-    indices = torch.arange(division(task)[0])
+    optimiser = make_optimiser(job.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
+    indices = torch.arange(division(job)[0])
     seconds = []
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
-        x, labels = task.training.batch(indices), task.training.labels(indices)
+        x, labels = job.training.batch(indices), job.training.labels(indices)
         float(training_step(network, optimiser, x, labels))  # waits for the device
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
 
 
-def division(task: Task) -> tuple[int, int]:
+def division(job: FinetuneJob) -> tuple[int, int]:
     """The number of samples a step, and of steps an epoch."""
     # A short last batch is dropped: batch norm needs more than one sample, and the rate is for a full batch.
-    batch_size = min(task.config.batch_size, len(task.training))
-    return batch_size, len(task.training) // batch_size
+    batch_size = min(job.config.batch_size, len(job.training))
+    return batch_size, len(job.training) // batch_size

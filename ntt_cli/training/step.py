@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from ntt_cli.masks.masks import zero_pruned
@@ -71,7 +71,7 @@ def training_step(
     network: SparseModule,
     optimiser: torch.optim.Optimizer,
     x: Shaped[Tensor, "n *features"],
-    labels: Int[Tensor, "n *positions"],
+    labels: Any,
     *,
     longest: float | None = None,
     execution: Execution = Execution(),
@@ -87,8 +87,8 @@ def training_step(
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
     count = execution.all_reduce({"labels": network.task.count(labels)})["labels"]
-    logits = network.select_outputs(network.module(x))
-    loss = network.task.loss(logits, labels, "sum") / count.clamp_min(1)
+    outputs = network.task.outputs_of(network.module(x), network.select_outputs)
+    loss = network.task.total(outputs, labels) / torch.where(count == 0, 1, count)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     sums = execution.all_reduce(moved | {"": loss.detach()})

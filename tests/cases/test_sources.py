@@ -89,11 +89,9 @@ def test_prune_looks_at_no_labels(ntt: Ntt, source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        ("regression", "has labels of type torch.float32 and shape [64]"),
-        ("autoencoder", "has labels of type torch.float32 and shape [64, 20]"),
-        ("multilabel_float", "has labels of type torch.float32 and shape [64, 5]"),
-        ("multilabel", "has labels of shape [64, 5] for logits of shape [64, 5]"),
-        ("one_hot", "has labels of shape [64, 5] for logits of shape [64, 5]"),
+        ("regression", "has labels of type float32 and shape [64] for outputs of shape [64, 5]"),
+        ("autoencoder", "has labels of type float32 and shape [64, 20] for outputs of shape [64, 5]"),
+        ("one_hot", "has targets of type int64 and shape [64, 5] with a single 1 in each row"),
         ("texts", "has labels of type <U1 and shape [64]"),
         ("masked", "has tokens, and with them what looks like their attention mask"),
     ],

@@ -8,7 +8,7 @@ import torch
 
 from ntt_cli.errors import DataError, NttError
 from ntt_cli.runtime.events import Event, Warned
-from ntt_cli.tasks.classification import CLASSIFICATION, counted_rows
+from ntt_cli.tasks.classification import CLASSIFICATION
 from tests.parts import inputs_of, refusal
 
 
@@ -108,18 +108,13 @@ def test_the_loss_of_many_positions_by_hand() -> None:
         assert float(CLASSIFICATION.loss(shaped, labels, "sum")) == pytest.approx(sum(losses))
 
 
-def test_rows_that_count() -> None:
-    logits = torch.arange(12.0).view(2, 3, 2)
-    rows, labels = counted_rows(logits, torch.tensor([[0, -100, 1], [-100, -100, 0]]))
-    assert rows.tolist() == [[0, 1], [4, 5], [10, 11]]
-    assert labels.tolist() == [0, 1, 0]
-
-
 def test_what_counts_and_what_is_correct() -> None:
     outputs = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
     targets = torch.tensor([0, 0, -100])
-    assert int(CLASSIFICATION.count(targets)) == 2
-    assert CLASSIFICATION.correct(outputs, targets) == 1
     by_hand = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(3))]
-    assert float(CLASSIFICATION.loss(outputs, targets, "sum")) == pytest.approx(sum(by_hand))
+    assert int(CLASSIFICATION.count(targets)) == 2
+    assert float(CLASSIFICATION.total(outputs, targets)) == pytest.approx(sum(by_hand))
     assert float(CLASSIFICATION.loss(outputs, targets)) == pytest.approx(sum(by_hand) / 2)
+    statistics = CLASSIFICATION.statistics(outputs, targets)
+    assert (statistics["labels"].tolist(), statistics["right"].tolist()) == ([2, 0], [1, 0])
+    assert CLASSIFICATION.results(statistics) == {"accuracy": 0.5, "loss": pytest.approx(sum(by_hand) / 2)}

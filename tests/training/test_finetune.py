@@ -282,7 +282,7 @@ def test_a_batch_of_one_and_batch_norm() -> None:
         (None, "has no labels; fine-tuning needs them"),
         (np.arange(8) + 5, "label 10 of sample 5 is out of range: the model has 10 outputs"),
         (np.arange(8) - 1, "the label of sample 0 is -1"),
-        (np.arange(8) / 2, "has labels of type float64"),
+        (np.arange(8) / 2, "has labels of type float32"),
         (np.arange(7), "has 8 inputs but 7 labels"),
     ],
 )

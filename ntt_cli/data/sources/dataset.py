@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sized
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -52,7 +52,9 @@ class DatasetItems:
         """The words after an item's number in an error, if the user named a file with a Dataset; otherwise empty."""
         return "" if self.path is None else " of its Dataset"
 
-    def read(self, i: int, *, like: Tensor | None = None, reading: Reading | None = None) -> tuple[Tensor, int | None]:
+    def read(
+        self, i: int, *, like: Tensor | None = None, reading: Reading | None = None
+    ) -> tuple[Tensor, int | Tensor | None]:
         """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one and labels are read.
 
         Random items are drawn for this `reading`; without one, from the global generators in their current state.
@@ -98,12 +100,16 @@ class DatasetItems:
             raise DataError(self.spec, what, hint=f"{hint}; {ONE_TENSOR}" if isinstance(raw, Mapping) else hint)
         return format_images(x, self.options, self.spec)[0]
 
-    def _label(self, i: int, raw: Any) -> int:
-        try:
+    def _label(self, i: int, raw: Any) -> int | Tensor:
+        with suppress(TypeError):
             return operator.index(raw)
-        except TypeError as failure:
-            what = f"the label of item {i}{self.where} is {repr(raw):.99}, not a whole number"
-            raise DataError(self.spec, what, hint=f"return the number of the class as y; {WITHOUT_LABELS}") from failure
+        if isinstance(raw, float | Tensor | np.ndarray | np.generic):
+            with suppress(TypeError):  # an array of objects or words
+                return torch.as_tensor(raw)
+        what = (
+            f"the label of item {i}{self.where} is {repr(raw):.99}, not a whole number, a number or an array of numbers"
+        )
+        raise DataError(self.spec, what, hint=f"return the number of the class as y; {WITHOUT_LABELS}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +135,9 @@ class LazyItems:
     def _read(self, row: int, reading: Reading) -> Tensor:
         i = int(self.numbers[row])
         x, label = self.items.read(i, like=self.like, reading=None if self.changes == "never" else reading)
-        if self.labels is not None and label != self.labels[row]:
-            what = f"item {i}{self.items.where} has label {label} now, and had {self.labels[row]} before"
+        if self.labels is not None and not _is_label(label, self.labels[row]):
+            now, before = (repr(torch.as_tensor(value).tolist()) for value in (label, self.labels[row]))
+            what = f"item {i}{self.items.where} has label {now:.99} now, and had {before:.99} before"
             raise DataError(self.items.spec, what, hint="let an item have the same label whenever it is read")
         return x
 
@@ -244,7 +251,7 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
         kept = torch.empty((len(numbers), *like.shape), dtype=like.dtype)
     elif not items.labelled:
         return LazyItems(items, numbers, like, None, changes), None
-    labels: list[int] = []
+    labels: list[int | Tensor] = []
     before = global_state()
     for row, i in enumerate(numbers.tolist()):
         x, label = items.read(i, like=like, reading=None if changes == "never" else ())
@@ -257,5 +264,22 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
             raise DataError(items.spec, f"item {i}{items.where} has {has}, unlike others", hint="label all or none")
     if changes == "never" and global_state() != before:
         return None, None
-    y = as_labels(np.asarray(labels), items.spec, n=len(numbers)) if labels else None
+    y = _stacked(labels, items.spec) if labels else None
     return InMemory(kept) if kept is not None else LazyItems(items, numbers, like, y, changes), y
+
+
+def _is_label(label: int | Tensor | None, kept: Tensor) -> bool:
+    now = torch.as_tensor(label)
+    return now.numel() == kept.numel() and torch.equal(now.detach().cpu().to(kept.dtype).reshape(kept.shape), kept)
+
+
+def _stacked(labels: list[int | Tensor], spec: str) -> Tensor:
+    """Labels of all items, of one shape."""
+    if all(isinstance(label, int) for label in labels):
+        return as_labels(np.asarray(labels), spec, n=len(labels))
+    tensors = [torch.as_tensor(label).detach().cpu() for label in labels]
+    if other := [one for one in tensors if one.shape != tensors[0].shape]:
+        what = f"has labels {type_and_shape(tensors[0])} and {type_and_shape(other[0])}"
+        raise DataError(spec, what, hint="bring all labels to one shape")
+    joined = torch.stack(tensors)
+    return as_labels(joined.long() if joined.dtype == torch.bool else joined, spec, n=len(labels))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -45,6 +46,8 @@ class LoadedModel:
         modules: local Python modules that were imported to build it, with the SHA-256 of each file.
         trained: `TRAINED` in the file: its factory returns trained weights.
         mean_std: `MEAN` and `STD` in the file, which normalise the network's inputs.
+        loss: `loss(outputs, targets)` in the file, of what the network returns and what the data holds.
+        metrics: `metrics(outputs, targets)` in the file, of the same; there is none without a loss.
     """
 
     module: nn.Module
@@ -56,6 +59,8 @@ class LoadedModel:
     modules: dict[str, str] = field(default_factory=dict)
     trained: bool = False
     mean_std: MeanStd | None = None
+    loss: Callable[[Any, Any], Any] | None = None
+    metrics: Callable[[Any, Any], Any] | None = None
 
     @property
     def record(self) -> ModelRecord:
@@ -124,6 +129,7 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
         modules=local_modules(path),
         trained=_declared_trained(module, path),
         mean_std=_declared_mean_std(module, path),
+        **_declared_task(module, path),
     )
 
 
@@ -282,6 +288,18 @@ def _declared_select_outputs(module: ModuleType, path: Path) -> SelectOutputs:
         hint = "define logits(outputs) to return the logits, [n, classes], or call it something else"
         raise ModelError(path, f"logits is of type {type(select_outputs).__name__}, not a function", hint=hint)
     return select_outputs
+
+
+def _declared_task(module: ModuleType, path: Path) -> dict[str, Callable[[Any, Any], Any] | None]:
+    """`loss(outputs, targets)` and `metrics(outputs, targets)`. A loss module, as in `loss = nn.MSELoss()`, will do."""
+    found = {name: getattr(module, name, None) for name in ("loss", "metrics")}
+    for name, function in found.items():
+        if function is not None and not inspect.isfunction(function) and not isinstance(function, nn.Module):
+            hint = f"define {name}(outputs, targets), or call it something else"
+            raise ModelError(path, f"{name} is of type {type(function).__name__}, not a function", hint=hint)
+    if found["metrics"] is not None and found["loss"] is None:
+        raise ModelError(path, "defines metrics but no loss", hint="define loss(outputs, targets) too")
+    return found
 
 
 def _why_no_model(source: str, target: Path) -> tuple[str, str]:

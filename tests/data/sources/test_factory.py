@@ -322,7 +322,6 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         ),
         ("return [[1.0]], [0]", "returned a tuple", "(inputs, labels)"),
         ("return torch.zeros(2, 2), 'ab'", "has labels of type str", "whole numbers"),
-        ("return torch.zeros(2, 2), [0.5, 1]", "has labels of type float64 and shape [2]", "astype"),
         ("return torch.zeros(2, 2), [0]", "has 2 inputs but 1 labels", "one label"),
         ("return torch.zeros(0, 2)", "holds no samples", "not empty"),
         ("return torch.full((2, 2), torch.nan)", "sample 0 holds a value that is not a finite float32", "NaN"),

@@ -401,7 +401,6 @@ class Dictionaries(Items):
         (X.to("meta"), "data: holds a tensor on the meta device", "dense"),
         (np.array([["a"]]), "an array [1, 1]: holds inputs of type <U1", "uint8"),
         ((X, Y[:3]), "a tensor [12, 2] with labels: has 12 inputs but 3 labels", "exactly one label"),
-        ((X, X), "a tensor [12, 2] with labels: has labels of type torch.float32", "no labels"),
         ((X, "abc"), "a tensor [12, 2] with labels: has labels of type str", "whole numbers"),
         ((X, Y - 1), "the label of sample 0 is -1", "from 0"),
         (Items([]), "a Dataset of 0 samples: its Dataset is empty", "give one that has items"),
@@ -410,7 +409,7 @@ class Dictionaries(Items):
         (DataLoader(Dataset(), sampler=[0]), "a DataLoader: its Dataset has no length", "__len__"),
         (Dictionaries(X), "a Dataset of 12 samples: input 0 is a dict of x, not a tensor", "from __getitem__"),
         (Items([(X, 0, 1)]), "a Dataset of 1 sample: item 0 has 3 parts", "(x, y)"),
-        (Items([(X, 0.5)]), "a Dataset of 1 sample: the label of item 0 is 0.5", "number of the class"),
+        (Items([(X, "a")]), "a Dataset of 1 sample: the label of item 0 is 'a'", "number of the class"),
         (Items([(X, 0), X]), "a Dataset of 2 samples: item 1 has no label", "all or none"),
         (DataLoader(TensorDataset(X), batch_size=None), "has batch_size=None, so that an item", "the Dataset alone"),
         (
