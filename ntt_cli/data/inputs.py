@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data import Reading, Samples
-from ntt_cli.data.batch import to_device
+from ntt_cli.data.batch import Batch, to_device
 from ntt_cli.data.normalise import normalise
 from ntt_cli.files.metadata import MeanStd, Normalisation
 
@@ -27,9 +27,9 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+    def batch(self, indices: Tensor, reading: Reading = ()) -> Batch:
         """The inputs at `indices`, `[b, ...]`; random inputs are drawn for this `reading`."""
-        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
+        x: Batch = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
         return x
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Inputs:
         assert self.samples.labels is not None
         return self.samples.labels[indices].to(self.device)
 
-    def in_order(self, size: int) -> Iterator[Tensor]:
+    def in_order(self, size: int) -> Iterator[Batch]:
         """Batches of all inputs in order, `[b, ...]`, `b` at most `size`."""
         return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ntt_cli.data.batch import Batch, batch_size, call, described, split, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
@@ -45,6 +48,8 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
         if kinds
         else "name other data with --data, change the images with --image-size or --grayscale, or the model"
     )
+    if (name := inputs.samples.labels_name) is not None:
+        hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
         before = global_state()
@@ -94,7 +99,9 @@ def check_training(
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
-        logits = _logits(copied, select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
+        logits = _logits(
+            partial(call, copied), select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint
+        )
     if not logits.requires_grad:
         raise ModelError(
             where,
@@ -115,12 +122,12 @@ def require_samples(inputs: Inputs, n: int) -> None:
         raise DataError(inputs.samples.spec, f"has {len(inputs)} samples, {n} are needed", hint="name more data")
 
 
-def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> bool:
+def _depends_on_others(model: FunctionalModel, x: Batch, logits: Tensor) -> bool:
     """Whether the first sample's logits change, beyond rounding, when it is alone in its batch."""
-    if len(x) < 2:
+    if batch_size(x) < 2:
         return False
     try:
-        alone = model.select_outputs(model.returned(x[:1]))
+        alone = model.select_outputs(model.returned(split(x, 1)[0]))
     except Exception:  # the network does not accept a single sample
         return False
     limit = max(ALONE, 16 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
@@ -128,7 +135,7 @@ def _depends_on_others(model: FunctionalModel, x: Tensor, logits: Tensor) -> boo
 
 
 def _logits(
-    forward: Callable[[Tensor], object], select_outputs: SelectOutputs, x: Tensor, spec: str, *, where: str, hint: str
+    forward: Callable[[Any], object], select_outputs: SelectOutputs, x: Batch, spec: str, *, where: str, hint: str
 ) -> Float[Tensor, "n *positions c"]:
     try:
         outputs = forward(x)
@@ -137,8 +144,7 @@ def _logits(
     except BaseException as error:
         raise ModelError(
             where,
-            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {spec}:"
-            f" {type(error).__name__}: {error}",
+            f"cannot take inputs of {_shapes_and_types(x)} from {spec}: {type(error).__name__}: {error}",
             hint=hint,
         ) from error
     named = tensor_fields(outputs)
@@ -157,15 +163,22 @@ def _logits(
             f"returns {kind_of(logits)}, not one tensor of logits",
             hint=" or ".join(f"--logits {name}" for name in named) or f"return them, or {pick_one}",
         )
-    if logits.ndim < 2 or len(logits) != len(x) or not logits.is_floating_point():
+    n = batch_size(x)
+    if logits.ndim < 2 or len(logits) != n or not logits.is_floating_point():
         raise ModelError(
             where,
-            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {len(x)} samples, not a row of logits each",
-            hint=f"return a tensor [{len(x)}, outputs], or {pick_one}",
+            f"returns {_dtype(logits)} of shape {list(logits.shape)} for {n} samples, not a row of logits each",
+            hint=f"return a tensor [{n}, outputs], or {pick_one}",
         )
     if not logits.isfinite().all():
         raise ModelError(where, "returns NaN or infinity", hint="check the weights and the scale of the inputs")
     return logits
+
+
+def _shapes_and_types(x: Batch) -> str:
+    if isinstance(x, Tensor):
+        return f"shape {list(x.shape)} and type {_dtype(x)}"
+    return f"shapes {described(x)} and types {', '.join(map(_dtype, tensors_of(x)))}"
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ntt_cli.data.batch import arguments, map_batch
+from ntt_cli.data.batch import Batch, arguments, map_batch
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
@@ -43,7 +43,7 @@ class FunctionalModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
         return BoundModel(self, self.buffers if buffers is None else buffers)
 
-    def returned(self, x: Tensor) -> Any:
+    def returned(self, x: Batch) -> Any:
         """The module's own return value at its own values."""
         return self._returned(self.params, self.buffers, x)
 
@@ -56,7 +56,7 @@ class FunctionalModel:
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
         return {name: value for name, value in state.items() if name in self.saved}
 
-    def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
+    def _returned(self, params: Params, buffers: Params, x: Batch) -> Any:
         with _without_fast_path(), once_differentiable():
             # A copy, because the forward pass may write into its inputs, and they are used again.
             positional, named = arguments(map_batch(Tensor.clone, x))
@@ -82,7 +82,7 @@ class BoundModel:
     model: FunctionalModel
     buffers: Params
 
-    def __call__(self, params: Params, x: Tensor) -> Tensor:
+    def __call__(self, params: Params, x: Batch) -> Tensor:
         logits: Tensor = self.model.select_outputs(self.model._returned(params, self.buffers, x))
         return logits.flatten(1)
 

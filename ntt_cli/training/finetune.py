@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
+from ntt_cli.data.batch import call
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
@@ -205,7 +206,7 @@ def _validate(task: Task, checkpointer: RunCheckpointer, epoch: int) -> tuple[fl
     hits, count, loss = 0, 0, 0.0
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            logits, labels = loaded.select_outputs(module(inputs.batch(indices))), inputs.labels(indices)
+            logits, labels = loaded.select_outputs(call(module, inputs.batch(indices))), inputs.labels(indices)
             hits += CLASSIFICATION.correct(logits, labels)
             count += int(CLASSIFICATION.count(labels))
             loss += float(CLASSIFICATION.loss(logits, labels, "sum"))

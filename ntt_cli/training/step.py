@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ntt_cli.data.batch import Batch, call
 from ntt_cli.masks.masks import zero_pruned
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.execution import Execution
@@ -70,7 +71,7 @@ class SparseModule:
 def training_step(
     network: SparseModule,
     optimiser: torch.optim.Optimizer,
-    x: Shaped[Tensor, "n *features"],
+    x: Batch,
     labels: Int[Tensor, "n *positions"],
     *,
     longest: float | None = None,
@@ -87,7 +88,7 @@ def training_step(
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
     count = execution.all_reduce({"labels": network.task.count(labels)})["labels"]
-    logits = network.select_outputs(network.module(x))
+    logits = network.select_outputs(call(network.module, x))
     loss = network.task.loss(logits, labels, "sum") / count.clamp_min(1)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
