@@ -129,7 +129,7 @@ def inputs_and_labels(made: object, where: str | Path) -> tuple[Any, Any, str | 
     """The inputs and labels that a user's code gives, and the key of the labels if they were in the dict of inputs.
 
     These are `x`, `(x, labels)`, a dict, or `(dict, labels)` and `((x1, x2), labels)`. The labels are `None` if there
-    are none. In a pair, all keys of the dict are inputs.
+    are none. In a pair, all keys of the dict are inputs. A tuple of another length gives no inputs: it may be anything.
 
     Raises:
         DataError: if a dict has several keys of labels.
@@ -141,6 +141,8 @@ def inputs_and_labels(made: object, where: str | Path) -> tuple[Any, Any, str | 
             raise DataError(where, f"has both {' and '.join(found)} in one dict, which are keys of labels", hint=hint)
         rest = {str(key): value for key, value in made.items() if key not in found}
         return (rest, made[found[0]], found[0]) if found else (rest, None, None)
+    if isinstance(made, tuple) and len(made) != 2:
+        return None, None, None
     inputs, labels = made if isinstance(made, tuple | list) and len(made) == 2 else (made, None)
     return (dict(inputs) if isinstance(inputs, Mapping) else inputs), labels, None
 

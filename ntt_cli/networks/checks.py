@@ -14,10 +14,10 @@ from ntt_cli.data.batch import Batch, batch_size, call, described, split, tensor
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.functional import FunctionalModel, positions_that_count
 from ntt_cli.networks.outputs import NoSuchOutput, SelectOutputs, kind_of, tensor_fields
 from ntt_cli.networks.prepare import named_gradients
-from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.seeding import global_draws_apart, global_state
 
 SAME = 1e-4
@@ -70,6 +70,8 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                     " that figures change with --batch-size and --micro-batch"
                 )
             )
+    if positions_that_count(x, logits) is not None:
+        on_event(Noted("outputs: those at padding, where attention_mask is 0, count for nothing"))
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
         raise ModelError(
             where,

@@ -76,7 +76,8 @@ class FunctionalModel:
 class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
-    If a sample has a row of logits for each of its positions, all rows together are its outputs.
+    If a sample has a row of logits for each of its positions, all rows together are its outputs. At positions that are
+    padding, the outputs are zero, so that sums over outputs, distances and kernels skip them.
     """
 
     model: FunctionalModel
@@ -84,7 +85,19 @@ class BoundModel:
 
     def __call__(self, params: Params, x: Batch) -> Tensor:
         logits: Tensor = self.model.select_outputs(self.model._returned(params, self.buffers, x))
+        mask = positions_that_count(x, logits)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, 0)
         return logits.flatten(1)
+
+
+def positions_that_count(x: Batch, logits: Tensor) -> Tensor | None:
+    """Where outputs `[n, *positions, c]` are no padding, by an input `attention_mask`, `[n, *positions]`.
+
+    `None` if there is no such input, or if the outputs have other positions.
+    """
+    mask = x.get("attention_mask") if isinstance(x, dict) else None
+    return None if mask is None or logits.ndim < 3 or mask.shape != logits.shape[:-1] else mask.bool()[..., None]
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:

@@ -217,3 +217,36 @@ def test_hash_knows_names_and_values() -> None:
         for data in (DICT, TUPLE, {"left": LEFT, "other": RIGHT}, {"left": LEFT, "right": RIGHT + 1})
     }
     assert len(hashes) == 4
+
+
+class Encoder(nn.Module):
+    """Each token alone, so that what stands at padding changes outputs there and nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.last = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.embedding(input_ids))) + 0 * attention_mask[..., None]
+
+
+@pytest.mark.parametrize("kernel_weight", [0.0, 1.0])
+def test_padding_changes_nothing(kernel_weight: float) -> None:
+    torch.manual_seed(0)
+    net, ids = Encoder(), torch.randint(1, 9, (24, 5))
+    mask = (torch.arange(5) < torch.randint(2, 5, (24, 1))).long()
+
+    def pruned(ids: Tensor, mask: Tensor) -> ntt.PruneResult:
+        data = {"input_ids": ids, "attention_mask": mask}
+        method = ntt.NTT(score="magnitude", kernel_weight=kernel_weight)  # a saliency has a probe, too
+        return ntt.prune(net, data, sparsity=0.5, steps=5, batch_size=8, method=method)
+
+    kept = ids * mask
+    first, other = pruned(kept, mask), pruned(kept + 7 * (1 - mask), mask)
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value), name
+    assert other.report.agreement == first.report.agreement
+    if not kernel_weight:  # a probe of another length has other values
+        longer = pruned(nn.functional.pad(kept, (0, 3), value=5), nn.functional.pad(mask, (0, 3)))
+        for name, value in first.model.state_dict().items():
+            torch.testing.assert_close(longer.model.state_dict()[name], value)

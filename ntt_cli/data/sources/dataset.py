@@ -197,9 +197,9 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
         if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
             changes = "always"
             source, labels = _read_all(items, numbers, changes)
+        named = items.labels_name(int(numbers[0]))
     assert source is not None
     names = _class_names(items.dataset, items.spec) if labels is not None else None
-    named = items.labels_name(int(numbers[0]))
     return Samples(items.spec, source, labels, names, split=split, changes=changes, labels_name=named)
 
 

@@ -123,8 +123,10 @@ class Collated(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> tuple[Any, ...]:
+    def __getitem__(self, i: int) -> tuple[Any, ...] | dict[str, Any]:
         batch = self.collate([self.dataset[i]])
+        if isinstance(batch, Mapping) and all(map(_holds_one, batch.values())):
+            return {name: part[0] for name, part in batch.items()}
         parts = batch if isinstance(batch, tuple | list) else [batch]
         if not parts or not _holds_one(parts[0]):
             what = f"its collate_fn makes of item {i} alone {kind_of(batch)}, of which no first axis counts one sample"
@@ -179,7 +181,7 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
     for number, batch in enumerate(_batches(loader)):
         parts = list(batch) if isinstance(batch, tuple | list) else [batch]
         if len(parts) not in {1, 2} or not isinstance(parts[0], Tensor | np.ndarray):
-            hint = f"let it yield batches x, or (x, y); {SEVERAL}"
+            hint = "let it yield batches x, or (x, y); several inputs need a map-style Dataset of dicts"
             raise DataError(spec, f"its batch {number} is {kind_of(batch)}", hint=hint)
         x = _as_tensor(parts[0], f"batch {number} holds inputs", spec)
         n += count_batch(x, spec)
