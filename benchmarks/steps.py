@@ -16,7 +16,7 @@ from ntt_cli.masks.masks import choose_masks
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.compiled import CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Batch, Gradients, start_student, transfer_step, under_masks
+from ntt_cli.methods.ntt.step import Gradients, StepBatch, start_student, transfer_step, under_masks
 from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.networks.flops import seldom_used, uses_weights_seldom
 from ntt_cli.networks.functional import functional_model
@@ -143,7 +143,7 @@ def ntt_step(case: Case, *, cached: bool = False, passes: Passes = PLAIN) -> Ste
     def step() -> None:
         v = probe if cached else draw_probe(shape, like=like, generator=generator)
         theirs = known or passes.outputs(apply, params, x1, x2, v)
-        transfer_step(student, Batch(x1, x2, v, theirs), objective, execution)
+        transfer_step(student, StepBatch(x1, x2, v, theirs), objective, execution)
 
     return step
 

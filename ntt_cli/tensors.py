@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,5 +14,5 @@ Params = dict[str, "Tensor"]
 Masks = dict[str, "Tensor"]
 """Masks by the name of their weight, bool, `True` = kept."""
 
-Apply = Callable[[Params, "Tensor"], "Tensor"]
-"""A network as a function: `apply(params, x) -> outputs [n, c]`."""
+Apply = Callable[[Params, Any], "Tensor"]
+"""A network as a function: `apply(params, x) -> outputs [n, c]`; `x` is a `Batch` (`data/batch.py`)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ntt_cli.api.calls import apart
 from ntt_cli.api.network import SparseNetwork, module_of
+from ntt_cli.data.batch import Batch
 from ntt_cli.kernels.exact import exact_kernel
 from ntt_cli.kernels.product import kernel_vector_product as product_of
 from ntt_cli.networks.functional import functional_model
@@ -16,8 +17,8 @@ from ntt_cli.runtime.execution import Execution
 
 def kernel_vector_product(
     model: nn.Module | SparseNetwork,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"],
+    x1: Batch,
+    x2: Batch,
     v: Float[Tensor, "m c"],
     *,
     micro_batch: int | None = None,
@@ -30,8 +31,8 @@ def kernel_vector_product(
 
     Args:
         model: the network or the result of a function here, which is left as it is.
-        x1: inputs of the kernel's rows, on the network's device.
-        x2: inputs of the kernel's columns.
+        x1: inputs of the kernel's rows, `[n, ...]`, on the network's device: a tensor, or a tuple or dict of them.
+        x2: inputs of the kernel's columns, `[m, ...]`.
         v: the vector.
         micro_batch: samples that go through the network at once; all by default.
 
@@ -53,8 +54,8 @@ def kernel_vector_product(
 
 def empirical_ntk(
     model: nn.Module | SparseNetwork,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"] | None = None,
+    x1: Batch,
+    x2: Batch | None = None,
     *,
     memory_bytes: int = 2**30,
 ) -> Float[Tensor, "n m c c"]:
@@ -65,8 +66,8 @@ def empirical_ntk(
 
     Args:
         model: the network or the result of a function here, which is left as it is; its outputs are `[batch, c]`.
-        x1: inputs of the kernel's rows, on the network's device.
-        x2: inputs of the kernel's columns; by default `x1`.
+        x1: inputs of the kernel's rows, `[n, ...]`, on the network's device: a tensor, or a tuple or dict of them.
+        x2: inputs of the kernel's columns, `[m, ...]`; by default `x1`.
         memory_bytes: what derivatives may take at one time.
 
     Example:

@@ -61,7 +61,8 @@ def prune(
         model: a `torch.nn.Module`, or a name as on the command line (`model.py`, `torchvision:resnet18`).
         data: inputs, float32 `[n, ...]` as the network takes them, uint8 images `[n, c, h, w]`, or int64 tokens
             `[n, t]`: a tensor, a `Dataset`, a `DataLoader` (its samples are drawn anew), or a name as on the command
-            line. Labels are not looked at, but by the methods that need them.
+            line. Several inputs are a dict by the names of `forward`'s arguments, or `((x1, x2), None)`. Labels are not
+            looked at, but by the methods that need them.
         sparsity: fraction of the prunable weights to remove, from 0 to below 1; it has no default.
         method: the name of a method, its class, or one made with options of its own.
         trained: the weights of a network object are trained. NTT matches outputs alone then; of other weights the

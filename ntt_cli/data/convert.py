@@ -12,14 +12,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, named_tensors, rebuilt
 from ntt_cli.data.samples import IGNORED
 from ntt_cli.errors import DataError
 from ntt_cli.files.free_memory import require_memory
 
 Array = npt.NDArray[Any] | Tensor
+Raw = Any
+"""Inputs before they are converted: an `Array`, or a tuple or dict of them, the arguments of the network."""
+
+TOKENS_AND_MASK = "return a dict of input_ids and attention_mask, or ((ids, mask), None)"
+
+LABEL_KEYS = ("labels", "label", "targets", "y")
+"""The keys of labels in a dict that holds inputs, too."""
 
 WITHOUT_LABELS = "ntt prune takes any data, for it reads no labels"
-ONE_TENSOR = "a network is given one tensor: return that, and let a wrapper in model.py make the others of it"
+SEVERAL = "several inputs are a dict by the names of forward's arguments, or ((x1, x2), labels or None)"
 
 
 def count_samples(raw: Array, where: str | Path) -> int:
@@ -33,6 +41,24 @@ def count_samples(raw: Array, where: str | Path) -> int:
     # Empty samples, or those in a sparse file, may be too many to keep their indices in memory.
     require_memory(where, 8 * int(shape[0]), error=DataError, hint="divide it into smaller files")
     return int(shape[0])
+
+
+def count_batch(raw: Raw, where: str | Path) -> int:
+    """`count_samples` for one array or for several, which must have as many samples."""
+    if not isinstance(raw, dict | tuple):
+        return count_samples(raw, where)
+    if not raw:
+        raise DataError(where, "holds no inputs", hint=f"give at least one; {SEVERAL}")
+    parts = named_tensors(raw)
+    for name, part in parts:
+        if part.ndim == 0 or 0 in part.shape:
+            hint = "give each input a first dimension that counts samples"
+            raise DataError(where, f"holds {name} of shape {list(part.shape)}", hint=hint)
+    if len({len(part) for _, part in parts}) > 1:
+        sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts)
+        hint = "the first dimension of every input counts samples; leave out what is no input"
+        raise DataError(where, f"holds inputs with different numbers of samples: {sizes:.300}", hint=hint)
+    return count_samples(parts[0][1].reshape(len(parts[0][1]), -1), where)
 
 
 def bytes_as_inputs(raw: Array) -> int:
@@ -69,6 +95,64 @@ def as_inputs(raw: Array, where: str | Path, *, numbers: Tensor) -> Tensor:
     if bad.any():
         raise DataError(where, f"sample {int(numbers[bad][0])} holds {what}", hint=hint)
     return x
+
+
+def as_batch(raw: Raw, where: str | Path, *, numbers: Tensor) -> Batch:
+    """One array by `as_inputs`. Of several, each as it is: float32, int64 or bool, and uint8 images.
+
+    An array of uint8 with fewer than three dimensions is no image among several, but integers, such as a mask.
+    """
+    if not isinstance(raw, dict | tuple):
+        return as_inputs(raw, where, numbers=numbers)
+    parts = [_as_part(part, name, where, numbers) for name, part in named_tensors(raw)]
+    batch: Batch = rebuilt(raw, parts)
+    return batch
+
+
+def _as_part(raw: Array, name: str, where: str | Path, numbers: Tensor) -> Tensor:
+    if str(raw.dtype).endswith("bool"):
+        return torch.as_tensor(raw).detach().cpu().clone()
+    x = _numeric(raw)
+    if x is None:
+        hint = "give numbers, float32 or integers, or booleans; leave out what is no input"
+        raise DataError(where, f"holds {name} of type {raw.dtype}", hint=hint)
+    if x.dtype == torch.uint8:
+        return _channels_first(x) if x.ndim > 2 else x.long()
+    if x.is_floating_point() and not x.isfinite().all():
+        bad = ~x.isfinite().reshape(len(x), -1).all(dim=1)
+        what = f"sample {int(numbers[bad][0])} holds a {name} that is not finite in float32"
+        raise DataError(where, what, hint="remove such samples, or replace NaN and Inf")
+    return x
+
+
+def inputs_and_labels(made: object, where: str | Path) -> tuple[Any, Any, str | None]:
+    """The inputs and labels that a user's code gives, and the key of the labels if they were in the dict of inputs.
+
+    These are `x`, `(x, labels)`, a dict, or `(dict, labels)` and `((x1, x2), labels)`. The labels are `None` if there
+    are none. In a pair, all keys of the dict are inputs. A tuple of another length gives no inputs: it may be anything.
+
+    Raises:
+        DataError: if a dict has several keys of labels.
+    """
+    if isinstance(made, Mapping):
+        found = [key for key in LABEL_KEYS if key in made]
+        if len(found) > 1:
+            hint = f"keep one of them; {SEVERAL}"
+            raise DataError(where, f"has both {' and '.join(found)} in one dict, which are keys of labels", hint=hint)
+        rest = {str(key): value for key, value in made.items() if key not in found}
+        return (rest, made[found[0]], found[0]) if found else (rest, None, None)
+    if isinstance(made, tuple) and len(made) != 2:
+        return None, None, None
+    inputs, labels = made if isinstance(made, tuple | list) and len(made) == 2 else (made, None)
+    return (dict(inputs) if isinstance(inputs, Mapping) else inputs), labels, None
+
+
+def is_raw(inputs: object) -> bool:
+    """Whether a value is an array, or a dict or tuple of arrays."""
+    if isinstance(inputs, dict | tuple):
+        values = inputs.values() if isinstance(inputs, dict) else inputs
+        return bool(inputs) and all(isinstance(value, Tensor | np.ndarray) for value in values)
+    return isinstance(inputs, Tensor | np.ndarray)
 
 
 def as_labels(raw: Array, where: str | Path, *, n: int) -> Tensor:
@@ -140,11 +224,12 @@ def refuse_mask(pairs: Sequence[Sequence[object]], where: str) -> None:
     # Refuse tokens all of whose labels look like an attention mask or like segments.
     if pairs and all(_is_mask(tokens, mask) for tokens, mask in pairs):
         what = "has tokens, and with them what looks like their attention mask, which would be taken for labels"
-        raise DataError(where, what, hint=f"return the tokens alone; {ONE_TENSOR}")
+        raise DataError(where, what, hint=TOKENS_AND_MASK)
 
 
-def type_and_shape(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+def type_and_shape(x: Batch) -> str:
+    parts = [(name, f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}") for name, part in named_tensors(x)]
+    return ", ".join(f"{name} {kind}".lstrip() for name, kind in parts)
 
 
 def kind_of(value: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ntt_cli.data.batch import tensors_of
+from ntt_cli.data.batch import named_tensors, tensors_of
 from ntt_cli.data.samples import InputSource, Samples, Selection
 from ntt_cli.data.sources.image_files import ImageFiles
 from ntt_cli.files.hashed import bytes_of
@@ -48,6 +48,8 @@ def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes | memoryvi
             yield hashlib.sha256(source.paths[i].read_bytes()).digest()
     else:
         first = source.fetch(indices[:1])
-        yield f"{first.dtype} {list(first.shape[1:])}".encode()
-        for batch in indices.split(max(1, BATCH_BYTES // max(1, first.nbytes))):
-            yield bytes_of(source.fetch(batch))
+        for name, part in named_tensors(first):
+            yield f"{name}{part.dtype} {list(part.shape[1:])}".encode()
+        size = sum(part.nbytes for part in tensors_of(first))
+        for batch in indices.split(max(1, BATCH_BYTES // max(1, size))):
+            yield from map(bytes_of, tensors_of(source.fetch(batch)))

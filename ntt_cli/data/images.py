@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ntt_cli.config import DataOptions
+from ntt_cli.data.batch import Batch, rebuilt, tensors_of
 from ntt_cli.errors import DataError, UsageError
 
 MOST_PIXELS = 2**26
@@ -24,6 +25,16 @@ def image_size(options: DataOptions) -> tuple[int, int] | None:
     if 0 in sides:
         raise UsageError("--image-size", f"{options.image_size} has no pixels", hint="give H or HxW, like 32 or 32x48")
     return sides[0], sides[-1]
+
+
+def format_batch(x: Batch, options: DataOptions, where: str) -> Batch:
+    """`format_images`; of several inputs, for those that are images. Without images, the first one is refused."""
+    parts = tensors_of(x)
+    chosen = [i for i, part in enumerate(parts) if part.dtype == torch.uint8 and part.dim() == 4] or [0]
+    formatted: Batch = rebuilt(
+        x, [format_images(part, options, where) if i in chosen else part for i, part in enumerate(parts)]
+    )
+    return formatted
 
 
 def format_images(x: Tensor, options: DataOptions, where: str) -> Tensor:

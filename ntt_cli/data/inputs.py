@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data import Reading, Samples
-from ntt_cli.data.batch import select, to_device
+from ntt_cli.data.batch import Batch, select, to_device
 from ntt_cli.data.normalise import normalise
 from ntt_cli.files.metadata import MeanStd, Normalisation
 
@@ -28,9 +28,9 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+    def batch(self, indices: Tensor, reading: Reading = ()) -> Batch:
         """The inputs at `indices`, `[b, ...]`; random inputs are drawn for this `reading`."""
-        x: Tensor = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
+        x: Batch = to_device(normalise(self.samples.inputs(indices, reading), self.mean_std), self.device)
         return x
 
     def labels(self, indices: Tensor) -> Any:
@@ -38,7 +38,7 @@ class Inputs:
         assert self.samples.labels is not None
         return to_device(select(self.samples.labels, indices), self.device)
 
-    def in_order(self, size: int) -> Iterator[Tensor]:
+    def in_order(self, size: int) -> Iterator[Batch]:
         """Batches of all inputs in order, `[b, ...]`, `b` at most `size`."""
         return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 

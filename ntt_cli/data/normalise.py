@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.metadata import MeanStd
 
@@ -42,14 +43,17 @@ def fit_mean_std(batches: Iterable[Float[Tensor, "_ ..."]]) -> MeanStd:
     return MeanStd(tuple(mean.tolist()), tuple(std.masked_fill(std == 0, 1.0).tolist()))
 
 
-def normalise(x: Shaped[Tensor, "*shape"], by: MeanStd | None) -> Shaped[Tensor, "*shape"]:
-    """`(x - mean) / std`, by channel or feature if there is one number for each; `x` itself if there is none.
+def normalise(x: Batch, by: MeanStd | None) -> Batch:
+    """`(x - mean) / std`, by channel or feature if there is one number for each; `x` itself if `by` is `None`.
 
     Raises:
-        DataError: if the inputs are tokens or have another number of channels.
+        DataError: if the inputs are tokens, are several tensors, or have another number of channels.
     """
     if by is None:
         return x
+    if not isinstance(x, Tensor):
+        hint = "leave out --mean and --std (MEAN and STD in model.py), and normalise them where the data are made"
+        raise DataError("inputs", "are several tensors, which the network is given as they are", hint=hint)
     if not x.is_floating_point():
         hint = "leave out --mean and --std (MEAN and STD in model.py), or store measurements as float32"
         raise DataError("inputs", "are integers, so tokens, from which no mean can be subtracted", hint=hint)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.config import Split
-from ntt_cli.data.batch import Batch, select
+from ntt_cli.data.batch import Batch, batch_size, described, map_batch, select
 
 EAGER_BYTES = 2 * 2**30
 """Inputs up to this size are read and checked at once and kept in memory; larger ones are read when needed."""
@@ -37,22 +37,23 @@ class InputSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        """The samples at these indices: uint8 images `[b, c, h, w]`, float32 or int64 tokens."""
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
+        """The samples at these indices: uint8 images `[b, c, h, w]`, float32 or int64 tokens, or several of these."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Samples in one tensor: uint8 images, float32 or int64."""
+    """Samples in a tensor or in several: uint8 images, float32 or int64."""
 
-    values: Tensor
+    values: Batch
 
     def __len__(self) -> int:
-        return len(self.values)
+        return batch_size(self.values)
 
-    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        return self.values[indices]
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
+        chosen: Batch = select(self.values, indices)
+        return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Selection:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
         return self.source.fetch(self.indices[indices], reading)
 
 
@@ -80,6 +81,7 @@ class Samples:
         only_folder: the one sub-folder with all unlabelled images; it is a class if the network knows its name.
         changes: whether the inputs differ between readings.
         normalised: whether the network takes the inputs as they are, as with noise.
+        labels_name: the name of the labels, if they were found among the inputs of a dict.
     """
 
     spec: str
@@ -90,15 +92,19 @@ class Samples:
     only_folder: str | None = None
     changes: Changes = "never"
     normalised: bool = False
+    labels_name: str | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def described(self) -> str:
         """The number, shape and classes of the samples, in a line of bounded length."""
-        x = self.source.fetch(torch.arange(1))[0]
-        kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
-        what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {list(x.shape)}"
+        x, kind = self.source.fetch(torch.arange(1)), "sample"
+        if isinstance(x, Tensor):
+            kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
+        what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {described(x, skip=1):.300}"
+        if self.labels_name is not None:
+            what += f"; {self.labels_name} are labels"
         if self.class_names is not None:
             names = [name if len(name) <= NAME_LENGTH else name[:NAME_LENGTH] + "…" for name in self.class_names]
             more = ", …" * (len(names) > NAMES_SHOWN)
@@ -108,14 +114,18 @@ class Samples:
             what += "; its items are random, and drawn anew in each reading"
         return what
 
-    def inputs(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+    def inputs(self, indices: Tensor, reading: Reading = ()) -> Batch:
         """The inputs at `indices`: images in [0, 1], other values as they are stored."""
-        x = self.source.fetch(indices, reading)
-        return x.float() / 255 if x.dtype == torch.uint8 else x
+        x: Batch = map_batch(_scaled, self.source.fetch(indices, reading))
+        return x
 
     def subset(self, indices: Tensor) -> Samples:
         labels = None if self.labels is None else select(self.labels, indices)
         return replace(self, source=Selection(self.source, indices), labels=labels)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def draw(n: int, limit: int | None) -> Tensor:

@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ntt_cli.data.batch import halves, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import NttError
+from ntt_cli.kernels.backward import micro_batches
 from ntt_cli.kernels.exact import PASS_FLOPS, exact_kernel, kernel_flops
 from ntt_cli.kernels.product import draw_probe, kernel_vector_product
 from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
@@ -77,8 +79,8 @@ def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs) -> int 
     shape = heads.shape
     if not heads.may_be_logits or not shape or shape[-1] == 1:
         return None
-    image = inputs.samples.inputs(torch.arange(1)).shape[2:]
-    is_map = len(shape) > 2 or (len(image) == 2 and shape == image)
+    images = [part.shape[2:] for part in tensors_of(inputs.samples.inputs(torch.arange(1)))]
+    is_map = len(shape) > 2 or (len(shape) == 2 and shape in images)
     return None if is_map and not loaded.declares_logits else shape[-1]
 
 
@@ -89,9 +91,9 @@ def warn_if_disconnected(
     x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
     apply = model.bind()
     with torch.no_grad():
-        outputs = torch.cat([apply(model.params, part) for part in execution.split(x)])
+        outputs = torch.cat([apply(model.params, part) for part in micro_batches(x, execution)])
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
-    if not (x != x[:1]).any() or ((outputs - outputs[:1]).abs() > rounding).any():
+    if not any((part != part[:1]).any() for part in tensors_of(x)) or ((outputs - outputs[:1]).abs() > rounding).any():
         return False
     what = "the network's outputs do not depend on its inputs: no path of weights leads from one to the other"
     on_event(Warned(f"{what}; lower --sparsity, or try another --allocation or --method"))
@@ -180,8 +182,8 @@ def measure_kernel_distance(
     generator = torch.Generator().manual_seed(0)
     gaps, norms = _Sums(teacher), _Sums(teacher)
     for _ in range(min(KERNEL_BATCHES, most // size)):
-        x1, x2 = inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]).chunk(2)
-        probe = draw_probe((len(x2), outputs), like=next(iter(teacher.params.values())), generator=generator)
+        x1, x2 = halves(inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]))
+        probe = draw_probe((size // 2, outputs), like=next(iter(teacher.params.values())), generator=generator)
         ours, theirs = (
             kernel_vector_product(model.bind(), model.params, x1, x2, probe, execution=execution).product
             for model in (student, teacher)

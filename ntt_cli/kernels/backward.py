@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ntt_cli.data.batch import Batch, batch_size, split
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Params
 
@@ -19,21 +21,26 @@ It adds to `.grad` of `inputs` and of `free`, and then frees the values of `free
 """
 
 
-def without_graph(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> Tensors:
+def micro_batches(x: Batch, execution: Execution) -> list[Any]:
+    """The parts of a batch that go through the network one after the other."""
+    return split(x, execution.micro_batch or batch_size(x))
+
+
+def without_graph(run: Callable[[Any], Tensors], x: Batch, execution: Execution) -> Tensors:
     """The results of `run` for all micro-batches."""
     with torch.no_grad():
-        return tuple(torch.cat(parts) for parts in zip(*map(run, execution.split(x)), strict=True))
+        return tuple(torch.cat(parts) for parts in zip(*map(run, micro_batches(x, execution)), strict=True))
 
 
-def values_and_backward(run: Callable[[Tensor], Tensors], x: Tensor, execution: Execution) -> tuple[Backward, Tensors]:
+def values_and_backward(run: Callable[[Any], Tensors], x: Batch, execution: Execution) -> tuple[Backward, Tensors]:
     """A function for the backward passes through `run`, and the results of `run` for all micro-batches, detached.
 
     The graph of a single micro-batch is kept from here to its backward pass. With more micro-batches no graph is kept,
     and the backward function runs each of them again. It may be called once.
     """
-    micro_batches = execution.split(x)
+    parts = micro_batches(x, execution)
     graphs: list[Tensors] = []
-    if len(micro_batches) == 1:
+    if len(parts) == 1:
         with torch.enable_grad():
             graphs.append(run(x))
         values = tuple(result.detach() for result in graphs[0])
@@ -42,11 +49,11 @@ def values_and_backward(run: Callable[[Tensor], Tensors], x: Tensor, execution: 
 
     def backward(gradients: Tensors, inputs: Iterable[Tensor], free: Iterable[Tensor]) -> None:
         into = [*inputs, *free]
-        for i, part in enumerate(micro_batches):
+        for i, part in enumerate(parts):
             with torch.enable_grad():
                 results = graphs.pop() if graphs else run(part)
-            last = i == len(micro_batches) - 1
-            add_gradients(results, [execution.split(g)[i] for g in gradients], into, free=free if last else ())
+            last = i == len(parts) - 1
+            add_gradients(results, [micro_batches(g, execution)[i] for g in gradients], into, free=free if last else ())
 
     return backward, values
 

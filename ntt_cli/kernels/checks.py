@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, halves, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError
 from ntt_cli.kernels.product import OutputsAndProduct, kernel_vector_product, outputs_and_pullback
@@ -43,7 +44,7 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     """
     instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     for first in range(0, 2 * PAIRS, 2):
-        x1, x2 = inputs.batch(torch.arange(first, first + 2) % len(inputs)).chunk(2)
+        x1, x2 = halves(inputs.batch(torch.arange(first, first + 2) % len(inputs)))
         differs = _kernel_differs(model, x1, x2, outputs=outputs, trainable=trainable, where=where, instead=instead)
         if differs is None:
             return
@@ -56,7 +57,7 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
 
 
 def _kernel_differs(
-    model: FunctionalModel, x1: Tensor, x2: Tensor, *, outputs: int, trainable: bool, where: str, instead: str
+    model: FunctionalModel, x1: Batch, x2: Batch, *, outputs: int, trainable: bool, where: str, instead: str
 ) -> str | None:
     """A parameter whose gradients by the two computations differ on these samples; `None` if there is none.
 
@@ -64,7 +65,7 @@ def _kernel_differs(
         ModelError: as `check_kernel`, for derivatives that are missing or not finite.
     """
     random = torch.Generator().manual_seed(0)
-    probe, direction = (torch.randn(1, outputs, generator=random).to(x1.device) for _ in range(2))
+    probe, direction = (torch.randn(1, outputs, generator=random).to(tensors_of(x1)[0].device) for _ in range(2))
     gradients: Params = {}
     try:
         if trainable:
@@ -98,8 +99,8 @@ def _kernel_differs(
 
 def _differs_from_backward_passes(
     model: FunctionalModel,
-    x1: Tensor,
-    x2: Tensor,
+    x1: Batch,
+    x2: Batch,
     probe: Tensor,
     direction: Tensor,
     product: Tensor,

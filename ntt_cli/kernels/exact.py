@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ntt_cli.data.batch import Batch, batch_size, split
 from ntt_cli.kernels.backward import leaves_of
 from ntt_cli.networks.flops import count_flops
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
@@ -32,15 +33,15 @@ PASS_FLOPS = 2**26
 def exact_kernel(
     apply: Apply,
     params: Params,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"],
+    x1: Batch,
+    x2: Batch,
     *,
     active: Masks | None = None,
     memory_bytes: int = 2**30,
 ) -> Float[Tensor, "n m c c"]:
     """The kernel `K = J(x1) J(x2)ᵀ` itself, without a graph.
 
-    Costs one backward pass a sample and output; passing one tensor as both `x1` and `x2` halves that.
+    Costs one backward pass a sample and output; passing one batch as both `x1` and `x2` halves that.
 
     Args:
         apply: the network, `apply(params, x) -> [batch, c]`, in which no sample influences another.
@@ -54,17 +55,19 @@ def exact_kernel(
     """
     leaves = leaves_of(params)
     symmetric = x1 is x2
-    passes = (record_calls(apply, leaves, sample) for x in ((x1,) if symmetric else (x1, x2)) for sample in x.split(1))
+    passes = (record_calls(apply, leaves, sample) for x in ((x1,) if symmetric else (x1, x2)) for sample in split(x, 1))
     parts, logits = _plan(passes, leaves, active or {})
-    kernel = logits.new_zeros(len(x1), len(x2), logits.shape[1], logits.shape[1])
+    n, m = batch_size(x1), batch_size(x2)
+    kernel = logits.new_zeros(n, m, logits.shape[1], logits.shape[1])
     limit = memory_bytes // (2 * kernel.element_size())
     for group in _groups(parts, limit):
         step = max(1, limit // max(1, sum(part.elements for part in group)))
-        for i in range(0, len(x1), step):
-            left = _derivatives(apply, leaves, group, x1[i : i + step])
-            for j in range(i if symmetric else 0, len(x2), step):
+        rows, columns = split(x1, step), split(x2, step)
+        for i in range(0, n, step):
+            left = _derivatives(apply, leaves, group, rows[i // step])
+            for j in range(i if symmetric else 0, m, step):
                 diagonal = symmetric and i == j
-                right = left if diagonal else _derivatives(apply, leaves, group, x2[j : j + step])
+                right = left if diagonal else _derivatives(apply, leaves, group, columns[j // step])
                 for first, second in zip(left, right, strict=True):
                     share = first.times(second)
                     kernel[i : i + step, j : j + step] += share
@@ -73,7 +76,7 @@ def exact_kernel(
     return kernel
 
 
-def kernel_flops(apply: Apply, params: Params, x: Shaped[Tensor, "1 *features"], *, samples: int, outputs: int) -> int:
+def kernel_flops(apply: Apply, params: Params, x: Batch, *, samples: int, outputs: int) -> int:
     """About how many floating-point operations the kernel between `samples` samples and themselves takes.
 
     Each backward pass, of one sample and output, counts `PASS_FLOPS` at least, however small the network.
@@ -231,11 +234,9 @@ def _groups(parts: Iterable[_Part], limit: int) -> list[list[_Part]]:
     return groups
 
 
-def _derivatives(
-    apply: Apply, leaves: Params, parts: Sequence[_Part], x: Shaped[Tensor, "n *features"]
-) -> list[_Derivative]:
-    derivatives = [part.zeros(len(x)) for part in parts]
-    for i, sample in enumerate(x.split(1)):
+def _derivatives(apply: Apply, leaves: Params, parts: Sequence[_Part], x: Batch) -> list[_Derivative]:
+    derivatives = [part.zeros(batch_size(x)) for part in parts]
+    for i, sample in enumerate(split(x, 1)):
         recorded = record_calls(apply, leaves, sample)
         slots = [
             slot for part, stored in zip(parts, derivatives, strict=True) for slot in part.slots(stored, i, recorded)

@@ -17,11 +17,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
-from ntt_cli.kernels.backward import add_gradients, gradients_of, leaves_of, values_and_backward, without_graph
+from ntt_cli.data.batch import Batch, batch_size, concatenate
+from ntt_cli.kernels.backward import (
+    add_gradients,
+    gradients_of,
+    leaves_of,
+    micro_batches,
+    values_and_backward,
+    without_graph,
+)
 from ntt_cli.masks.masks import masked
 from ntt_cli.networks.second_order import heavy_once_differentiable, twice_differentiable
 from ntt_cli.runtime.execution import Execution
@@ -51,8 +59,8 @@ parameter."""
 def kernel_vector_product(
     apply: Apply,
     params: Params,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"],
+    x1: Batch,
+    x2: Batch,
     probe: Float[Tensor, "m c"],
     *,
     active: Masks | None = None,
@@ -83,8 +91,8 @@ def kernel_vector_product(
 def compute_outputs(
     apply: Apply,
     params: Params,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"],
+    x1: Batch,
+    x2: Batch,
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
@@ -93,16 +101,16 @@ def compute_outputs(
     """`kernel_vector_product`; without a probe the outputs alone, for a third of the cost."""
     if probe is not None:
         return kernel_vector_product(apply, params, x1, x2, probe, active=active, execution=execution)
-    (logits,) = without_graph(lambda x: (apply(params, x),), torch.cat([x1, x2]), execution)
-    logits1, logits2 = logits.split([len(x1), len(x2)])
+    (logits,) = without_graph(lambda x: (apply(params, x),), concatenate([x1, x2]), execution)
+    logits1, logits2 = logits.split([batch_size(x1), batch_size(x2)])
     return Outputs(logits1=logits1, logits2=logits2)
 
 
 def outputs_and_pullback(
     apply: Apply,
     params: Params,
-    x1: Shaped[Tensor, "n *features"],
-    x2: Shaped[Tensor, "m *features"],
+    x1: Batch,
+    x2: Batch,
     probe: Float[Tensor, "m c"] | None,
     *,
     active: Masks | None = None,
@@ -131,9 +139,9 @@ def outputs_and_pullback(
     """
     leaves = leaves_of(params)
     if probe is None:
-        inputs = torch.cat([x1, x2])
+        inputs = concatenate([x1, x2])
         backward, (logits,) = values_and_backward(lambda x: (apply(leaves, x),), inputs, execution)
-        logits1, logits2 = logits.split([len(x1), len(x2)])
+        logits1, logits2 = logits.split([batch_size(x1), batch_size(x2)])
 
         def pull_logits(gradients: Outputs) -> Params:
             backward((torch.cat([gradients.logits1, gradients.logits2]),), leaves.values(), ())
@@ -141,7 +149,7 @@ def outputs_and_pullback(
 
         return Outputs(logits1=logits1, logits2=logits2), pull_logits
 
-    if execution.keep_graph and len(execution.split(x2)) == 1:
+    if execution.keep_graph and len(micro_batches(x2, execution)) == 1:
         u, logits2, pull_second = _second_half_with_kept_graph(apply, leaves, x2, probe)
     else:
         u, logits2, pull_second = _second_half(apply, leaves, x2, probe, execution)
@@ -164,7 +172,7 @@ def outputs_and_pullback(
 def transposed_product(
     apply: Apply,
     params: Params,
-    x: Shaped[Tensor, "n *features"],
+    x: Batch,
     probe: Float[Tensor, "n c"],
     *,
     execution: Execution = Execution(),
@@ -173,7 +181,7 @@ def transposed_product(
     leaves = leaves_of(params)
     total: Params = {}
     logits = []
-    for part, v in zip(execution.split(x), execution.split(probe), strict=True):
+    for part, v in zip(micro_batches(x, execution), micro_batches(probe, execution), strict=True):
         with torch.enable_grad(), heavy_once_differentiable():
             out = apply(leaves, part)
         gradients = torch.autograd.grad(out, list(leaves.values()), v, materialize_grads=True)
@@ -191,12 +199,12 @@ through `f(x2)`. It empties `z`.
 """
 
 
-def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, execution: Execution) -> SecondHalf:
+def _second_half(apply: Apply, leaves: Params, x2: Batch, probe: Tensor, execution: Execution) -> SecondHalf:
     """Without a graph of `u`: the pullback goes through `x2` once more, in forward mode."""
     u, logits = transposed_product(apply, leaves, x2, probe, execution=execution)
 
     def pull(logits_gradient: Tensor, z: Params) -> None:
-        parts = list(zip(*map(execution.split, (x2, logits_gradient, probe)), strict=True))
+        parts = list(zip(*(micro_batches(whole, execution) for whole in (x2, logits_gradient, probe)), strict=True))
         for number, (x, gradient, v) in enumerate(parts, 1):
             with torch.enable_grad():
                 logits_and_product = _forward_mode(apply, leaves, tangents=z, x=x)
@@ -207,7 +215,7 @@ def _second_half(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor, execut
     return u, logits, pull
 
 
-def _second_half_with_kept_graph(apply: Apply, leaves: Params, x2: Tensor, probe: Tensor) -> SecondHalf:
+def _second_half_with_kept_graph(apply: Apply, leaves: Params, x2: Batch, probe: Tensor) -> SecondHalf:
     """With the graph of `u`, which the pullback differentiates backwards: `zᵀ u = vᵀ J(x2) z`."""
     with torch.enable_grad(), twice_differentiable():
         logits = apply(leaves, x2)
@@ -224,7 +232,7 @@ def draw_probe(shape: Sequence[int], *, like: Tensor, generator: torch.Generator
     return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
-def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_mode(apply: Apply, params: Params, tangents: Params, x: Batch) -> tuple[Tensor, Tensor]:
     """The logits, and `J(x)` times the tangents."""
     # `torch.autograd.forward_ad` costs less than `jvp`, but its softmax has no gradient (pytorch/pytorch#162350).
     with twice_differentiable():

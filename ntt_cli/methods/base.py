@@ -5,7 +5,7 @@ Each file beside this one holds one method; the folder `ntt/` holds Neural Tange
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ntt_cli.config import register_method
 from ntt_cli.data import Reading
+from ntt_cli.data.batch import Batch, map_batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DivergedError
 from ntt_cli.masks.masks import apply_masks, layer_densities
@@ -109,38 +110,44 @@ class MethodContext:
             buffers = estimate_buffers(self.teacher, masked, self.inputs)
         return Pruned(masked, buffers, masks, dict(history or {}))
 
-    def batches(self) -> Iterator[Tensor]:
+    def batches(self) -> Iterator[Batch]:
         """`BATCHES` random batches of inputs, `[n, ...]` each, the same in every call."""
         return (self._inputs.batch(indices, reading) for indices, reading in self._draws())
 
-    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def labelled(self) -> Iterator[tuple[Batch, Tensor]]:
         """The same batches with their labels, `[n, ...]` and `[n]`, for methods that need labels."""
         return (
             (self._inputs.batch(indices, reading), self._inputs.labels(indices)) for indices, reading in self._draws()
         )
 
-    def ones(self) -> Tensor:
-        """One sample of ones, in double precision unless the network takes integers."""
+    def ones(self) -> Batch:
+        """One sample of ones in double precision; a part of several that holds integers keeps the sample's values.
+
+        If the network takes integers alone, in one tensor, they are ones.
+        """
         if self.inputs is None:
             device = next(iter(self.teacher.params.values())).device
             return torch.ones(1, *self._shape, dtype=torch.float64, device=device)
-        sample = torch.ones_like(self.inputs.batch(torch.arange(1)))
-        return sample.double() if sample.is_floating_point() else sample
+        sample = self.inputs.batch(torch.arange(1))
+        if isinstance(sample, Tensor) and not sample.is_floating_point():
+            return torch.ones_like(sample)
+        ones: Batch = map_batch(lambda x: torch.ones_like(x).double() if x.is_floating_point() else x, sample)
+        return ones
 
-    def reinitialised(self) -> tuple[Params, Tensor]:
-        """New random weights, and a batch of Gaussian inputs, or of samples if the network takes integers."""
+    def reinitialised(self) -> tuple[Params, Batch]:
+        """New random weights, and a batch of Gaussian inputs; integers are those of samples."""
         params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
             real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
-            if not real.is_floating_point():
-                return params, real
-        like = next(iter(params.values()))
-        return params, torch.randn(size, *self._shape, generator=self.generator, dtype=like.dtype).to(like.device)
+            return params, map_batch(lambda x: self._gaussian(x.shape) if x.is_floating_point() else x, real)
+        return params, self._gaussian((size, *self._shape))
+
+    def _gaussian(self, shape: Sequence[int]) -> Tensor:
+        like = next(iter(self.teacher.params.values()))
+        return torch.randn(*shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        if self.inputs is not None:
-            return tuple(self.inputs.batch(torch.arange(1)).shape[1:])
         assert self.shape is not None
         return self.shape
 

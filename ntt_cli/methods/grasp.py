@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.methods.base import Method, MethodContext, register_method
-from ntt_cli.methods.snip import Batch, gradients_of, leaves_of
+from ntt_cli.methods.snip import Labelled, gradients_of, leaves_of
 from ntt_cli.networks.second_order import twice_differentiable
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
@@ -27,7 +28,7 @@ class GraSP(Method):
 
 
 def grasp_scores(
-    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch], *, temperature: float = 200.0
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Labelled], *, temperature: float = 200.0
 ) -> dict[str, Tensor]:
     """`w · (H g)`, with `g` and `H` the gradient and Hessian of the cross-entropy of `f(x) / temperature`.
 
@@ -35,12 +36,12 @@ def grasp_scores(
     the most gradient. Derivatives are with respect to the named weights alone. Needs labels.
     """
     kept = list(batches)
-    total = sum(len(x) for x, _ in kept)
+    total = sum(batch_size(x) for x, _ in kept)
     leaves = leaves_of(params)
     scores = {name: torch.zeros_like(params[name]) for name in names}
 
-    def gradient(x: Tensor, labels: Int[Tensor, "n"], *, create_graph: bool) -> Params:
-        loss = CLASSIFICATION.loss(apply(leaves, x) / temperature, labels) * (len(x) / total)
+    def gradient(x: Batch, labels: Int[Tensor, "n"], *, create_graph: bool) -> Params:
+        loss = CLASSIFICATION.loss(apply(leaves, x) / temperature, labels) * (batch_size(x) / total)
         return gradients_of(loss, leaves, names, create_graph=create_graph)
 
     with torch.enable_grad(), twice_differentiable():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.methods.snip import weight_times_gradient
 from ntt_cli.tensors import Apply, Masks, Params
@@ -22,11 +23,11 @@ class LogitSnip(Method):
 
 
 def logit_snip_scores(
-    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]
 ) -> dict[str, Tensor]:
     """`|w · ∂R/∂w|` with `R = ½ E‖f(x)‖²`: SNIP without labels, after the baseline of Liu & Zenke 2020."""
 
     def losses(at: Params) -> Iterator[tuple[Tensor, int]]:
-        return ((apply(at, x).square().sum() / (2 * len(x)), len(x)) for x in batches)
+        return ((apply(at, x).square().sum() / (2 * batch_size(x)), batch_size(x)) for x in batches)
 
     return weight_times_gradient(params, names, losses)

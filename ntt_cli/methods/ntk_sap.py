@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.methods.snip import gradients_of
 from ntt_cli.tensors import Apply, Masks, Params
@@ -28,7 +29,7 @@ class NTKSAP(Method):
 def ntk_sap_scores(
     apply: Apply,
     masks: Masks,
-    draws: Iterable[tuple[Params, Tensor]],
+    draws: Iterable[tuple[Params, Batch]],
     *,
     perturbation: float = 1e-2,
     generator: torch.Generator,
@@ -51,7 +52,7 @@ def ntk_sap_scores(
         moved = params | {name: params[name] + perturbation * shift[name] for name in masks}
         with torch.enable_grad():
             gap = apply(_products(params, numbers), x) - apply(_products(moved, numbers), x)
-            gradients = gradients_of(gap.square().sum() / len(x), numbers, numbers)
+            gradients = gradients_of(gap.square().sum() / batch_size(x), numbers, numbers)
         for name, gradient in gradients.items():
             total[name] += gradient
     return {name: value.abs() * masks[name] for name, value in total.items()}

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Apply, Masks, Params
 
-Batch = tuple[Tensor, Tensor]
+Labelled = tuple[Batch, Tensor]
 """Inputs `[n, ...]` and labels `[n]`, or `[n, positions]`."""
 
 
@@ -26,14 +27,14 @@ class Snip(Method):
         return snip_scores(context.apply, context.masked(masks), context.names, context.labelled())
 
 
-def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]) -> dict[str, Tensor]:
+def snip_scores(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Labelled]) -> dict[str, Tensor]:
     """`|w · ∂L/∂w|` with the cross-entropy `L` averaged over all samples. Lee et al. 2019, arXiv 1810.02340.
 
     At masked parameters the score of a pruned entry is zero. Needs labels.
     """
 
     def losses(at: Params) -> Iterator[tuple[Tensor, int]]:
-        return ((CLASSIFICATION.loss(apply(at, x), labels), len(x)) for x, labels in batches)
+        return ((CLASSIFICATION.loss(apply(at, x), labels), batch_size(x)) for x, labels in batches)
 
     return weight_times_gradient(params, names, losses)
 

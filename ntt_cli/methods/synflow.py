@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.methods.snip import gradients_of
 from ntt_cli.networks.batch_norm import untrained_statistics
@@ -28,10 +28,8 @@ class SynFlow(Method):
         return synflow_scores(context.teacher.bind(doubled), context.masked(masks), context.names, context.ones())
 
 
-def synflow_scores(
-    apply: Apply, params: Params, names: Sequence[str], ones: Float[Tensor, "1 *features"]
-) -> dict[str, Tensor]:
-    """`|w · ∂R/∂w|` with `R` the sum of all logits for an input of ones and parameters `|θ|`.
+def synflow_scores(apply: Apply, params: Params, names: Sequence[str], ones: Batch) -> dict[str, Tensor]:
+    """`|w · ∂R/∂w|` with `R` the sum of all logits for inputs of ones and parameters `|θ|`.
 
     Without biases the scores into a hidden unit sum to those out of it, so that no layer is emptied before its
     neighbours; meant for many rounds (100). Tanaka et al. 2020, arXiv 2006.05467. Buffers and ones are in double

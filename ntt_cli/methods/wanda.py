@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import record_calls
@@ -43,7 +44,7 @@ def wanda_scores(params: Params, input_norms: Mapping[str, Tensor], names: Seque
 
 
 def layer_input_norms(
-    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]
 ) -> dict[str, Tensor]:
     """`‖x_i‖` over all samples and positions, for each input of each Linear or Conv2d layer alone, `[i...]`."""
     total: dict[str, Tensor] = {}

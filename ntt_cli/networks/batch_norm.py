@@ -6,16 +6,17 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
+from ntt_cli.data.batch import Batch, arguments, batch_size
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.tensors import Params
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Tensor]) -> Params:
+def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params, batches: Iterable[Batch]) -> Params:
     """Buffers whose running statistics are the plain average over `batches` at `params`; the others are unchanged.
 
     As in training, each layer normalises by the statistics of the batch, but Dropout stays off. A batch of one sample
@@ -24,8 +25,9 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     averaged = untrained_statistics(model, buffers)
     with torch.no_grad(), _averaging(model):
         for batch in batches:
-            if len(batch) > 1:
-                functional_call(model.module, model.placed(params, averaged), (batch,), tie_weights=False)
+            if batch_size(batch) > 1:
+                placed = model.placed(params, averaged)
+                functional_call(model.module, placed, *arguments(batch), tie_weights=False)
     return averaged
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ntt_cli.data.batch import Batch, batch_size, call, described, split, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.functional import FunctionalModel, positions_that_count
 from ntt_cli.networks.outputs import (
     ONLY,
     USUAL,
@@ -58,6 +61,8 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
         if kinds
         else "name other data with --data, change the images with --image-size or --grayscale, or the model"
     )
+    if (name := inputs.samples.labels_name) is not None:
+        hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
         before = global_state()
@@ -81,6 +86,8 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                         " batch?), so that figures change with --batch-size and --micro-batch"
                     )
                 )
+    if any(positions_that_count(x, head) is not None for head in outputs.values()):
+        on_event(Noted("outputs: those at padding, where attention_mask is 0, count for nothing"))
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
         raise ModelError(
             where,
@@ -115,7 +122,8 @@ def check_training(
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
-        outputs = _outputs(copied, select_outputs, x, inputs.samples.spec, where=f"{where} in training mode", hint=hint)
+        forward, where_now = partial(call, copied), f"{where} in training mode"
+        outputs = _outputs(forward, select_outputs, x, inputs.samples.spec, where=where_now, hint=hint)
     rows = flat(outputs)
     if not rows.requires_grad:
         raise ModelError(
@@ -156,12 +164,12 @@ def _same(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     )
 
 
-def _alone(model: FunctionalModel, x: Tensor) -> dict[str, Tensor]:
+def _alone(model: FunctionalModel, x: Batch) -> dict[str, Tensor]:
     """The outputs of the first sample alone; none if it is the only one, or the network does not accept one."""
-    if len(x) < 2:
+    if batch_size(x) < 2:
         return {}
     try:
-        returned = model.returned(x[:1])
+        returned = model.returned(split(x, 1)[0])
         return heads_in(model.select_outputs(returned), 1, only=_name_of_one(returned))
     except Exception:
         return {}
@@ -178,7 +186,7 @@ def _depends_on_others(outputs: dict[str, Tensor], alone: dict[str, Tensor]) -> 
 
 
 def _outputs(
-    forward: Callable[[Tensor], object], select_outputs: SelectOutputs, x: Tensor, spec: str, *, where: str, hint: str
+    forward: Callable[[Any], object], select_outputs: SelectOutputs, x: Batch, spec: str, *, where: str, hint: str
 ) -> dict[str, Tensor]:
     try:
         returned = forward(x)
@@ -187,8 +195,7 @@ def _outputs(
     except BaseException as error:
         raise ModelError(
             where,
-            f"cannot take inputs of shape {list(x.shape)} and type {_dtype(x)} from {spec}:"
-            f" {type(error).__name__}: {error}",
+            f"cannot take inputs of {_shapes_and_types(x)} from {spec}: {type(error).__name__}: {error}",
             hint=hint,
         ) from error
     try:
@@ -200,9 +207,10 @@ def _outputs(
         raise ModelError(
             where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
         ) from error
-    outputs = heads_in(selected, len(x), only=_name_of_one(returned))
+    n = batch_size(x)
+    outputs = heads_in(selected, n, only=_name_of_one(returned))
     if not outputs:
-        raise ModelError(where, f"returns {_described(selected)}: no floating tensor of {len(x)} rows", hint=WRAP)
+        raise ModelError(where, f"returns {_described(selected)}: no floating tensor of {n} rows", hint=WRAP)
     for name, head in outputs.items():
         if not head.isfinite().all():
             which = "" if name == ONLY else f" in its output {name}"
@@ -230,6 +238,12 @@ def _described(returned: object) -> str:
     if items and isinstance(items[0], dict):
         return f"{kind_of(returned)} of dicts ({', '.join(map(str, list(items[0])[:MOST_NAMED]))})"
     return f"{kind_of(returned)} of {' and '.join(kinds)}" if kinds else kind_of(returned)
+
+
+def _shapes_and_types(x: Batch) -> str:
+    if isinstance(x, Tensor):
+        return f"shape {list(x.shape)} and type {_dtype(x)}"
+    return f"shapes {described(x)} and types {', '.join(map(_dtype, tensors_of(x)))}"
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.networks.multiplied import FACTORS, Tracer, storage, tensors
 from ntt_cli.tensors import Apply, Masks, Params
 
@@ -26,7 +26,7 @@ class Flops:
     sparse: int
 
 
-def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
+def count_flops(apply: Apply, params: Params, x: Batch, masks: Masks) -> Flops:
     """Count matrix products and convolutions with torch's formulas (`torch.utils.flop_counter`).
 
     A product with a factor that comes from pruned weights counts in proportion to the factor's nonzero entries. The
@@ -37,11 +37,13 @@ def count_flops(apply: Apply, params: Params, x: Tensor, masks: Masks) -> Flops:
     sparse = sum(
         product.flops * min((factor.density for factor in product.weights), default=1.0) for product in products
     )
-    return Flops(dense=round(sum(product.flops for product in products) / len(x)), sparse=round(sparse / len(x)))
+    return Flops(
+        dense=round(sum(product.flops for product in products) / batch_size(x)), sparse=round(sparse / batch_size(x))
+    )
 
 
 def zeros_not_in_use(
-    apply: Apply, params: Params, x: Tensor, names: Sequence[str], *, generator: torch.Generator
+    apply: Apply, params: Params, x: Batch, names: Sequence[str], *, generator: torch.Generator
 ) -> tuple[str, ...]:
     """The weights whose zeros become nonzero before they are multiplied, as in a network that standardises its weights.
 
@@ -63,7 +65,7 @@ def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
     return {name: torch.where(mask, params[name].masked_fill(params[name] == 0, 1), 0) for name, mask in masks.items()}
 
 
-def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
+def uses_weights_seldom(apply: Apply, params: Params, x: Batch) -> bool:
     """Whether products use a weight at most `SELDOM` times a sample, on average; activations are few then.
 
     Linear layers on vectors use each weight once. LeNet-5 uses a weight 5 times on average, ResNets and transformers
@@ -72,14 +74,15 @@ def uses_weights_seldom(apply: Apply, params: Params, x: Tensor) -> bool:
     return count_flops(apply, params, x, {}).dense <= 2 * SELDOM * sum(p.numel() for p in params.values())
 
 
-def seldom_used(apply: Apply, params: Params, x: Tensor) -> set[str]:
+def seldom_used(apply: Apply, params: Params, x: Batch) -> set[str]:
     """The weights that products use at least once, and at most `SELDOM` times a sample.
 
     Such are the weights of linear layers on vectors, and of convolutions with few output positions.
     """
     products = _products(apply, params, x)
     taken = {
-        name: sum(product.flops for product in products if storage(p) in product.factors) / (2 * p.numel() * len(x))
+        name: sum(product.flops for product in products if storage(p) in product.factors)
+        / (2 * p.numel() * batch_size(x))
         for name, p in params.items()
     }
     return {name for name, times in taken.items() if 0 < times <= SELDOM}
@@ -102,7 +105,7 @@ class _Product:
     weights: list[_Factor]
 
 
-def _products(apply: Apply, params: Params, x: Tensor, names: frozenset[str] = frozenset()) -> list[_Product]:
+def _products(apply: Apply, params: Params, x: Batch, names: frozenset[str] = frozenset()) -> list[_Product]:
     """Each product of a forward pass, with the factors that come from the weights `names`."""
     counter = _Counter({name: params[name] for name in names}, x)
     counter.watch(apply, params, x)
@@ -112,7 +115,7 @@ def _products(apply: Apply, params: Params, x: Tensor, names: frozenset[str] = f
 class _Counter(Tracer):
     """Counts products, and the nonzero entries of their factors that are made of weights alone."""
 
-    def __init__(self, weights: Params, x: Tensor) -> None:
+    def __init__(self, weights: Params, x: Batch) -> None:
         super().__init__(weights, x)
         self.products: list[_Product] = []
 

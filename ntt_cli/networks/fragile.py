@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.tensors import Apply, Params
 
@@ -19,9 +19,7 @@ TOO_STEEP = 1e6
 """By what factor a derivative may grow. With a small number in place of a zero norm, it grows by 1e12."""
 
 
-def fragile_axes(
-    apply: Apply, params: Params, names: Sequence[str], x: Shaped[Tensor, "n *features"]
-) -> dict[str, int]:
+def fragile_axes(apply: Apply, params: Params, names: Sequence[str], x: Batch) -> dict[str, int]:
     """The axis of each fragile weight, found by setting the first slice along the axis to zero.
 
     The weight is fragile if the outputs or their derivatives then are not finite or are far too large. Weight
@@ -66,7 +64,7 @@ def _without_first(p: Tensor, axis: int) -> Tensor:
     return emptied
 
 
-def _steepest(apply: Apply, params: Params, x: Tensor) -> float:
+def _steepest(apply: Apply, params: Params, x: Batch) -> float:
     """The largest derivative of the outputs' sum; infinity if outputs or derivatives are not finite."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ntt_cli.data.batch import arguments, batch_size, map_batch
+from ntt_cli.data.batch import Batch, arguments, batch_size, map_batch
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
 from ntt_cli.networks.second_order import once_differentiable
@@ -48,7 +48,7 @@ class FunctionalModel:
         """The outputs that count and their places in `[n, outputs]`; `None` before `check_forward` found them."""
         return self.select_outputs if isinstance(self.select_outputs, Heads) else None
 
-    def returned(self, x: Tensor) -> Any:
+    def returned(self, x: Batch) -> Any:
         """The module's own return value at its own values."""
         return self._returned(self.params, self.buffers, x)
 
@@ -61,7 +61,7 @@ class FunctionalModel:
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
         return {name: value for name, value in state.items() if name in self.saved}
 
-    def _returned(self, params: Params, buffers: Params, x: Tensor) -> Any:
+    def _returned(self, params: Params, buffers: Params, x: Batch) -> Any:
         with _without_fast_path(), once_differentiable():
             # A copy, because the forward pass may write into its inputs, and they are used again.
             positional, named = arguments(map_batch(Tensor.clone, x))
@@ -82,19 +82,34 @@ class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
     If a sample has a row of logits for each of its positions, all rows together are its outputs. Several heads follow
-    each other, as `flat` puts them.
+    each other, as `flat` puts them. At positions that are padding, the outputs are zero, so that sums over outputs,
+    distances and kernels skip them.
     """
 
     model: FunctionalModel
     buffers: Params
 
-    def __call__(self, params: Params, x: Tensor) -> Tensor:
+    def __call__(self, params: Params, x: Batch) -> Tensor:
         outputs = self.model.select_outputs(self.model._returned(params, self.buffers, x))
         if isinstance(outputs, Tensor):
             outputs = {ONLY: outputs}
         elif self.model.heads is None:
             outputs = heads_in(outputs, batch_size(x))
-        return flat(outputs)
+        return flat({name: _without_padding(x, head) for name, head in outputs.items()})
+
+
+def _without_padding(x: Batch, outputs: Tensor) -> Tensor:
+    mask = positions_that_count(x, outputs)
+    return outputs if mask is None else outputs.masked_fill(~mask, 0)
+
+
+def positions_that_count(x: Batch, logits: Tensor) -> Tensor | None:
+    """Where outputs `[n, *positions, c]` are no padding, by an input `attention_mask`, `[n, *positions]`.
+
+    `None` if there is no such input, or if the outputs have other positions.
+    """
+    mask = x.get("attention_mask") if isinstance(x, dict) else None
+    return None if mask is None or logits.ndim < 3 or mask.shape != logits.shape[:-1] else mask.bool()[..., None]
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.tensors import Apply, Params
 
 
@@ -66,7 +67,7 @@ class RecordedPass:
         return {made[node] for node in _graph_nodes(self.logits, up_to=made) if node in made}
 
 
-def record_calls(apply: Apply, leaves: Params, x: Shaped[Tensor, "n *features"]) -> RecordedPass:
+def record_calls(apply: Apply, leaves: Params, x: Batch) -> RecordedPass:
     """Run the network and record how it uses its weights, leaves that require a gradient."""
     with torch.enable_grad(), _CallRecorder(leaves) as recorder:
         logits = apply(leaves, x)

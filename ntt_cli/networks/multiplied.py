@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ntt_cli.data.batch import Batch, tensors_of
 from ntt_cli.tensors import Apply, Params
 
 _ATEN = torch.ops.aten
@@ -26,7 +26,7 @@ _LOOKUPS = {_ATEN.index, _ATEN.index_select, _ATEN.embedding, _ATEN.gather, _ATE
 """Operations that take entries of a table by their indices."""
 
 
-def multiplied_parameters(apply: Apply, params: Params, x: Shaped[Tensor, "n *features"]) -> set[str]:
+def multiplied_parameters(apply: Apply, params: Params, x: Batch) -> set[str]:
     """Names of parameters that the network multiplies by values that depend on `x`, in matrix products.
 
     A factor may also be computed from parameters alone. Two kinds of tables do not count: those that are added, and
@@ -43,13 +43,13 @@ class Tracer(TorchDispatchMode):
     sources_end_at: Collection[Any] = ()
     """Operations whose results no longer count as made of parameters."""
 
-    def __init__(self, params: Params, x: Tensor) -> None:
+    def __init__(self, params: Params, x: Batch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self._made_of = {storage(p): frozenset({name}) for name, p in params.items()}
-        self._of_inputs = {storage(x)}
+        self._of_inputs = {storage(part) for part in tensors_of(x)}
         self._alive: list[Any] = []  # so that the memory of a tracked value is not reused for another value
 
-    def watch(self, apply: Apply, params: Params, x: Tensor) -> None:
+    def watch(self, apply: Apply, params: Params, x: Batch) -> None:
         """Run the network under observation."""
         # torch has different fused attention kernels, and formulas for them, on different devices.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), self:
@@ -92,7 +92,7 @@ class _Multiplications(Tracer):
 
     sources_end_at = _LOOKUPS
 
-    def __init__(self, params: Params, x: Tensor) -> None:
+    def __init__(self, params: Params, x: Batch) -> None:
         super().__init__(params, x)
         self.found: set[str] = set()
 

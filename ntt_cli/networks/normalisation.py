@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ntt_cli.config import DataOptions, name_of
 from ntt_cli.data import Samples
+from ntt_cli.data.batch import Batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.normalise import fit_mean_std, parse_mean_std
 from ntt_cli.files.checkpoint import Checkpoint
@@ -75,12 +77,18 @@ def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisa
     """The normalisation `known`, or else the samples' statistics; `None` for tokens and noise, which have none."""
     if samples.normalised or (known is not None and known.by is not None):
         return known
-    if not samples.inputs(torch.arange(1)).is_floating_point():
+    first = samples.inputs(torch.arange(1))
+    if not isinstance(first, Tensor) or not first.is_floating_point():
         return None
     if known is not None:
         return known
-    by = fit_mean_std(samples.inputs(part) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
+    by = fit_mean_std(_one_tensor(samples.inputs(part)) for part in torch.arange(len(samples)).split(STATISTICS_BATCH))
     return Normalisation(by, f"the statistics of {name_of(samples.spec)}")
+
+
+def _one_tensor(x: Batch) -> Tensor:
+    assert isinstance(x, Tensor)
+    return x
 
 
 def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on_event: EventSink) -> None:
@@ -91,7 +99,8 @@ def note_inputs(samples: Samples | None, normalisation: Normalisation | None, on
     elif normalisation is not None:
         on_event(Noted(f"inputs: {in_words(normalisation)}"))
     elif samples is not None:
-        on_event(Noted("inputs: integers, as they are"))
+        one = isinstance(samples.source.fetch(torch.arange(1)), Tensor)
+        on_event(Noted(f"inputs: {'integers, ' * one}as they are"))
     if samples is not None and normalisation is not None and normalisation.by is not None:
         _warn_of_scale(samples, normalisation.by, normalisation.source, on_event)
 
@@ -100,7 +109,8 @@ def _warn_of_scale(samples: Samples, by: MeanStd, source: str, on_event: EventSi
     """Warn of a mean and deviation for pixels of 0 to 255, if pixels are 0 to 1."""
     if max(by.mean) <= HIGHEST_MEAN and max(by.std) <= HIGHEST_STD:
         return
-    if samples.source.fetch(torch.arange(1)).dtype != torch.uint8:
+    first = samples.source.fetch(torch.arange(1))
+    if not isinstance(first, Tensor) or first.dtype != torch.uint8:
         return  # values that are not pixels may be of any size
     what = (
         f"mean {_typed(by.mean)} and deviation {_typed(by.std)} ({source}) look like numbers for pixels of 0 to"

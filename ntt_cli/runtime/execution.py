@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 from ntt_cli.tensors import Params
 
@@ -29,10 +26,6 @@ class Execution:
     def is_whole(self) -> bool:
         """Whether one process takes each half of a batch in one pass."""
         return self.micro_batch is None and self.group.size == 1
-
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The micro-batches of `x`, along its first axis."""
-        return torch.split(x, self.micro_batch or len(x))
 
     def all_reduce(self, tensors: Params) -> Params:
         """Each tensor's sum over the processes; the same tensors where there is one process."""

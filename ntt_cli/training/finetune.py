@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
+from ntt_cli.data.batch import call
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
@@ -212,7 +213,7 @@ def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tu
     measurement = Measurement(job.task)
     with torch.no_grad():
         for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            outputs = job.task.outputs_of(module(inputs.batch(indices)), loaded.select_outputs)
+            outputs = job.task.outputs_of(call(module, inputs.batch(indices)), loaded.select_outputs)
             measurement.add(outputs, inputs.labels(indices))
     if not math.isfinite(measurement.loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from ntt_cli.data.batch import Batch, call
 from ntt_cli.masks.masks import zero_pruned
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.execution import Execution
@@ -70,7 +71,7 @@ class SparseModule:
 def training_step(
     network: SparseModule,
     optimiser: torch.optim.Optimizer,
-    x: Shaped[Tensor, "n *features"],
+    x: Batch,
     labels: Any,
     *,
     longest: float | None = None,
@@ -87,7 +88,7 @@ def training_step(
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
     count = execution.all_reduce({"labels": network.task.count(labels)})["labels"]
-    outputs = network.task.outputs_of(network.module(x), network.select_outputs)
+    outputs = network.task.outputs_of(call(network.module, x), network.select_outputs)
     loss = network.task.total(outputs, labels) / torch.where(count == 0, 1, count)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}

@@ -17,16 +17,20 @@ from torch import Tensor
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data import samples
+from ntt_cli.data.batch import map_batch, tensors_of
 from ntt_cli.data.convert import (
     WITHOUT_LABELS,
     Array,
+    Raw,
+    as_batch,
     as_inputs,
     as_labels,
     bytes_as_inputs,
+    count_batch,
     count_samples,
     refuse_mask,
 )
-from ntt_cli.data.images import format_images
+from ntt_cli.data.images import format_batch, format_images
 from ntt_cli.data.samples import PARTS, InMemory, Reading, Samples, Selection, draw
 from ntt_cli.errors import CheckpointError, DataError
 from ntt_cli.files.checkpoint import load_tensors
@@ -58,23 +62,25 @@ class MappedFile:
 
 
 def from_arrays(
-    inputs: Array, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
+    inputs: Raw, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
 ) -> Samples:
     """Samples from arrays in memory, checked at once."""
-    _refuse_fields(inputs, spec)
-    n = count_samples(inputs, spec)
+    for part in tensors_of(inputs):
+        _refuse_fields(part, spec)
+    n = count_batch(inputs, spec)
     y = None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
     chosen = draw(n, options.limit)
-    used = inputs if len(chosen) == n else inputs[chosen.numpy()]  # NumPy takes a tensor with one index for a number
+    # NumPy takes a tensor with one index for a number.
+    used: Raw = inputs if len(chosen) == n else map_batch(lambda part: part[chosen.numpy()], inputs)
     hint = "save its inputs as a .npy file, which is read as it is needed, or as float32"
-    require_memory(spec, bytes_as_inputs(used), error=DataError, hint=hint)
-    x = as_inputs(used, spec, numbers=chosen)
-    source = InMemory(format_images(x, options, spec))
+    size = sum(map(bytes_as_inputs, tensors_of(used)))
+    require_memory(spec, size, error=DataError, hint=hint)
+    source = InMemory(format_batch(as_batch(used, spec, numbers=chosen), options, spec))
     return Samples(spec, source, labels=None if y is None else y[chosen], split=split)
 
 
 def from_pair(
-    inputs: Array, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
+    inputs: Raw, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
 ) -> Samples:
     """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread."""
     refuse_mask([(inputs, labels)], spec)
@@ -111,7 +117,8 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             hint = f"rename it to {path.with_suffix('.npy')}"
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
         found = _pick(archive.files, spec, split, labelled=labelled)
-        names = [found.inputs] if found.labels is None else [found.inputs, found.labels]
+        names = [found.inputs] if isinstance(found.inputs, str) else list(found.inputs.values())
+        names += [] if found.labels is None else [found.labels]
         # A megabyte of zeros compresses to a kilobyte, so never unpack more of a member than it declares.
         hint = "save its inputs as a .npy file, which is read as it is needed"
         with ZipFile(file) as zipped:
@@ -177,14 +184,18 @@ def _claimed_size(zipped: ZipFile, member: ZipInfo) -> int:
 
 
 class _Found(NamedTuple):
-    inputs: str
+    inputs: str | dict[str, str]
+    """The name of the inputs, or their names by those of the network's arguments."""
     labels: str | None
     split: Split | None
 
 
 def _samples(arrays: Mapping[str, Array], found: _Found, spec: str, options: DataOptions) -> Samples:
     labels = None if found.labels is None else arrays[found.labels]
-    return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
+    if isinstance(found.inputs, str):
+        return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
+    inputs = {argument: arrays[name] for argument, name in found.inputs.items()}
+    return from_arrays(inputs, labels, spec=spec, options=options, split=found.split)
 
 
 def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) -> _Found:
@@ -199,11 +210,26 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
             raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
         if inputs:
             return _Found(inputs[0], labels[0] if labels else None, split if divided else None)
+    if (found := _pick_several(names, split)) is not None:
+        return found if labelled else found._replace(labels=None)
     looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
     there = ", ".join(sorted(names)) or "nothing"
     there = there if len(there) < 300 else f"{there[:300]}…"
     hint = "save inputs as x and labels as y, or as x_train, y_train, x_test and y_test"
+    hint += "; two or more other arrays are inputs by the names of forward's arguments"
     raise DataError(spec, f"holds {there}, but no {looked_for}", hint=hint)
+
+
+def _pick_several(names: Collection[str], split: Split) -> _Found | None:
+    """Two or more arrays without a name of inputs, by the names of the network's arguments; labels aside."""
+    suffixes = {f"_{part}" for parts in PARTS.values() for part in parts}
+    divided = all(name.endswith(tuple(suffixes)) for name in names)
+    for suffix in (f"_{part}" for part in PARTS[split]) if divided else [""]:
+        of_part = {name.removesuffix(suffix): name for name in names if name.endswith(suffix)}
+        labels = [of_part.pop(name) for name in LABEL_NAMES if name in of_part]
+        if len(of_part) > 1 and len(labels) < 2:
+            return _Found(of_part, labels[0] if labels else None, split if divided else None)
+    return None
 
 
 @contextmanager

@@ -17,8 +17,18 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data import samples
-from ntt_cli.data.convert import ONE_TENSOR, WITHOUT_LABELS, as_inputs, as_labels, kind_of, refuse_mask, type_and_shape
-from ntt_cli.data.images import format_images
+from ntt_cli.data.batch import Batch, map_batch, rebuilt, same, stack, tensors_of
+from ntt_cli.data.convert import (
+    SEVERAL,
+    WITHOUT_LABELS,
+    as_batch,
+    as_labels,
+    inputs_and_labels,
+    kind_of,
+    refuse_mask,
+    type_and_shape,
+)
+from ntt_cli.data.images import format_batch
 from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw
 from ntt_cli.data.sources.image_files import GRAY_MODES, image_pixels
 from ntt_cli.errors import DataError
@@ -32,12 +42,14 @@ PROBED = 16
 
 @dataclass(frozen=True, eq=False)
 class DatasetItems:
-    """The items of a map-style Dataset. Each item is an input, or a pair of an input and a label.
+    """The items of a map-style Dataset, or of a list. Each item is an input, or a pair of an input and a label.
+
+    An input may be a dict or a tuple of several; a dict may hold the label.
 
     `path` is the file that made it; `None` if a caller passed it, whose exceptions then stay unchanged.
     """
 
-    dataset: Dataset[Any]
+    dataset: Dataset[Any] | list[Any]
     spec: str
     options: DataOptions
     labelled: bool
@@ -53,8 +65,8 @@ class DatasetItems:
         return "" if self.path is None else " of its Dataset"
 
     def read(
-        self, i: int, *, like: Tensor | None = None, reading: Reading | None = None
-    ) -> tuple[Tensor, int | Tensor | None]:
+        self, i: int, *, like: Batch | None = None, reading: Reading | None = None
+    ) -> tuple[Batch, int | Tensor | None]:
         """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one and labels are read.
 
         Random items are drawn for this `reading`; without one, from the global generators in their current state.
@@ -66,7 +78,7 @@ class DatasetItems:
             seed_global_draws(*(reading or (0,)), i)
         x, *label = self.parts(i)
         x = self._input(i, x)
-        if like is not None and (x.shape, x.dtype) != (like.shape, like.dtype):
+        if like is not None and type_and_shape(x) != type_and_shape(like):
             what = f"input {i}{self.where} is {type_and_shape(x)}, others are {type_and_shape(like)}"
             hint = "bring them to one shape and type: images by --image-size, sequences by padding"
             raise DataError(self.spec, what, hint=hint)
@@ -83,22 +95,41 @@ class DatasetItems:
             what = f"item {i} of its Dataset, which by its __len__ has {len(self.dataset):,}, raised {failure!r}"
             hint = "let __len__ return how many items there are; --debug shows the traceback"
             raise DataError(self.spec, what, hint=hint) from failure
-        parts = list(item) if isinstance(item, (tuple, list)) else [item]
-        if len(parts) not in {1, 2}:
-            what = f"item {i}{self.where} has {len(parts)} parts"
-            raise DataError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {ONE_TENSOR}")
-        return parts
+        if isinstance(item, tuple | list) and len(item) not in {1, 2}:
+            what = f"item {i}{self.where} has {len(item)} parts"
+            raise DataError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {SEVERAL}")
+        if isinstance(item, tuple | list) and len(item) == 1:
+            item = item[0]
+        inputs, label, _ = inputs_and_labels(item, self.spec)
+        return [inputs] if label is None else [inputs, label]
 
-    def _input(self, i: int, raw: object) -> Tensor:
-        if isinstance(raw, Image.Image):
-            x = image_pixels(raw, "L" if raw.mode in GRAY_MODES else "RGB")[None]
-        elif isinstance(raw, (Tensor, np.ndarray)) and raw.ndim > 0:
-            x = as_inputs(raw[None], self.spec, numbers=torch.tensor([i]))
+    def labels_name(self, i: int) -> str | None:
+        """The key of the label in an item that is a dict."""
+        item = self.dataset[i]
+        return inputs_and_labels(item, self.spec)[2] if isinstance(item, Mapping) else None
+
+    def _input(self, i: int, raw: object) -> Batch:
+        if isinstance(raw, dict | tuple) and raw:
+            values = raw.values() if isinstance(raw, dict) else raw
+            one: Any = rebuilt(raw, [self._array(i, value, several=True)[None] for value in values])
         else:
-            what = f"input {i}{self.where} is {kind_of(raw)}, not a tensor, an array or an image"
-            hint = "return such an x, or (x, y), from __getitem__"
-            raise DataError(self.spec, what, hint=f"{hint}; {ONE_TENSOR}" if isinstance(raw, Mapping) else hint)
-        return format_images(x, self.options, self.spec)[0]
+            one = self._array(i, raw)[None]
+        x = as_batch(one, self.spec, numbers=torch.tensor([i]))
+        formatted: Batch = map_batch(lambda part: part[0], format_batch(x, self.options, self.spec))
+        return formatted
+
+    def _array(self, i: int, raw: object, *, several: bool = False) -> Any:
+        """One input as an array without an axis that counts samples; among several, it may be numbers in a list."""
+        if isinstance(raw, Image.Image):
+            return image_pixels(raw, "L" if raw.mode in GRAY_MODES else "RGB")
+        if several and isinstance(raw, int | float | list):
+            with suppress(ValueError):  # of lists of unequal lengths
+                raw = np.asarray(raw)
+        if isinstance(raw, Tensor | np.ndarray) and (several or raw.ndim > 0):
+            return raw
+        what = f"input {i}{self.where} is {kind_of(raw)}, not a tensor, an array or an image"
+        hint = f"return such an x, or (x, y), from __getitem__; {SEVERAL}"
+        raise DataError(self.spec, what, hint=hint)
 
     def _label(self, i: int, raw: Any) -> int | Tensor:
         with suppress(TypeError):
@@ -119,7 +150,7 @@ class LazyItems:
     items: DatasetItems
     numbers: Tensor
     """The indices of the items that are used."""
-    like: Tensor
+    like: Batch
     """One of the inputs."""
     labels: Tensor | None
     """Of all items when first read; `None` if labels are not read."""
@@ -128,11 +159,12 @@ class LazyItems:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
+    def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
         with global_draws_apart(), self.items.running_code():
-            return torch.stack([self._read(row, reading) for row in indices.tolist()])
+            batch: Batch = stack([self._read(row, reading) for row in indices.tolist()])
+        return batch
 
-    def _read(self, row: int, reading: Reading) -> Tensor:
+    def _read(self, row: int, reading: Reading) -> Batch:
         i = int(self.numbers[row])
         x, label = self.items.read(i, like=self.like, reading=None if self.changes == "never" else reading)
         if self.labels is not None and not _is_label(label, self.labels[row]):
@@ -172,9 +204,10 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
         if isinstance(source, InMemory) and _have_changed(items, numbers, source.values):
             changes = "always"
             source, labels = _read_all(items, numbers, changes)
+        named = items.labels_name(int(numbers[0]))
     assert source is not None
     names = _class_names(items.dataset, items.spec) if labels is not None else None
-    return Samples(items.spec, source, labels, class_names=names, split=split, changes=changes)
+    return Samples(items.spec, source, labels, names, split=split, changes=changes, labels_name=named)
 
 
 def is_map_style(dataset: object) -> TypeGuard[Sized]:
@@ -219,21 +252,26 @@ def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
     """Whether items differ between readings: tests some of them, by their values and by the generators they use."""
     some = numbers[torch.linspace(0, len(numbers) - 1, min(PROBED, len(numbers)), dtype=torch.float64).long()].tolist()
     refuse_mask([parts for i in some if len(parts := items.parts(i)) == 2], items.spec)
-    like, _ = items.read(some[0], reading=())
+    first_input, _ = items.read(some[0], reading=())
 
-    def read(reading: Reading) -> Tensor:
-        return torch.stack([items.read(i, like=like, reading=reading)[0] for i in some])
+    def read(reading: Reading) -> Batch:
+        batch: Batch = stack([items.read(i, like=first_input, reading=reading)[0] for i in some])
+        return batch
 
     first = read(())
-    if torch.equal(first, read((0, 1))) and not _draws(items, some):
+    if same(first, read((0, 1))) and not _draws(items, some):
         return "never"
-    return "seeded" if torch.equal(first, read(())) else "always"
+    return "seeded" if same(first, read(())) else "always"
 
 
-def _have_changed(items: DatasetItems, numbers: Tensor, kept: Tensor) -> bool:
+def _have_changed(items: DatasetItems, numbers: Tensor, kept: Batch) -> bool:
     """Whether items that were read first have changed after all were read, as in a Dataset that counts calls."""
     rows = range(min(PROBED, len(numbers)))
-    return any(not torch.equal(kept[row], items.read(int(numbers[row]), like=kept[row])[0]) for row in rows)
+    for row in rows:
+        before = rebuilt(kept, [part[row] for part in tensors_of(kept)])
+        if not same(before, items.read(int(numbers[row]), like=before)[0]):
+            return True
+    return False
 
 
 def _draws(items: DatasetItems, some: list[int]) -> bool:
@@ -245,18 +283,20 @@ def _draws(items: DatasetItems, some: list[int]) -> bool:
 
 def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Tensor | None]:
     # The inputs, in memory if they fit and never change, and the labels. No inputs if they unexpectedly changed.
-    like, _ = items.read(int(numbers[0]), reading=())
+    one, _ = items.read(int(numbers[0]), reading=())
     kept = None
-    if changes == "never" and like.nbytes * len(numbers) <= samples.EAGER_BYTES:
-        kept = torch.empty((len(numbers), *like.shape), dtype=like.dtype)
+    size = sum(part.nbytes for part in tensors_of(one))
+    if changes == "never" and size * len(numbers) <= samples.EAGER_BYTES:
+        kept = map_batch(lambda part: torch.empty((len(numbers), *part.shape), dtype=part.dtype), one)
     elif not items.labelled:
-        return LazyItems(items, numbers, like, None, changes), None
+        return LazyItems(items, numbers, one, None, changes), None
     labels: list[int | Tensor] = []
     before = global_state()
     for row, i in enumerate(numbers.tolist()):
-        x, label = items.read(i, like=like, reading=None if changes == "never" else ())
+        x, label = items.read(i, like=one, reading=None if changes == "never" else ())
         if kept is not None:
-            kept[row] = x
+            for whole, part in zip(tensors_of(kept), tensors_of(x), strict=True):
+                whole[row] = part
         if label is not None:
             labels.append(label)
         if items.labelled and len(labels) not in {0, row + 1}:
@@ -265,7 +305,7 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
     if changes == "never" and global_state() != before:
         return None, None
     y = _stacked(labels, items.spec) if labels else None
-    return InMemory(kept) if kept is not None else LazyItems(items, numbers, like, y, changes), y
+    return InMemory(kept) if kept is not None else LazyItems(items, numbers, one, y, changes), y
 
 
 def _is_label(label: int | Tensor | None, kept: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ntt_cli.config import DataOptions, Split
-from ntt_cli.data.convert import ONE_TENSOR, kind_of
+from ntt_cli.data.convert import SEVERAL, inputs_and_labels, is_raw, kind_of
 from ntt_cli.data.samples import Samples
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.dataset import DatasetItems, read_dataset
@@ -21,6 +22,7 @@ from ntt_cli.runtime.python_source import load_python, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 
 DEFAULT_FACTORY = "build_data"
+GRAPH = "one graph has no first dimension that counts samples"
 TAKEN = "return inputs, (inputs, labels) as tensors or arrays, or a torch Dataset"
 
 
@@ -43,11 +45,14 @@ def read_factory(
     part = split if divided else None
     if isinstance(made, Dataset):
         return read_dataset(DatasetItems(made, spec, options, labelled, path), split=part)
-    inputs, labels = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(inputs, (Tensor, np.ndarray)):
+    if isinstance(made, list) and made and isinstance(made[0], Mapping):  # its items are samples
+        return read_dataset(DatasetItems(made, spec, options, labelled, path), split=part)
+    inputs, labels, labels_name = inputs_and_labels(made, spec) if not isinstance(made, list) else (made, None, None)
+    if not is_raw(inputs):
         what, hint = _why_not_taken(made)
         raise DataError(spec, what, hint=hint)
-    return from_pair(inputs, labels, spec=spec, options=options, labelled=labelled, split=part)
+    found = from_pair(inputs, labels, spec=spec, options=options, labelled=labelled, split=part)
+    return replace(found, labels_name=labels_name)
 
 
 def _find_factory(path: Path, name: str) -> Callable[..., object]:
@@ -73,8 +78,10 @@ def _why_not_taken(made: object) -> tuple[str, str]:
     what, hint = f"returned {kind_of(made)}", TAKEN
     if isinstance(made, DataLoader):
         hint = "return its dataset, loader.dataset, from which batches are drawn at random"
+    elif hasattr(made, "edge_index"):
+        hint = GRAPH
     elif isinstance(made, (tuple, Mapping)):
-        hint = f"{TAKEN}; {ONE_TENSOR}"
+        hint = f"{TAKEN}; {SEVERAL}"
     elif isinstance(made, list) and made and isinstance(made[0], (Tensor, np.ndarray)):
         hint = f"{TAKEN}: torch.stack makes one of them, which must be of one shape"
     return what, hint

@@ -16,7 +16,18 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ntt_cli.config import DataOptions
 from ntt_cli.data import samples
-from ntt_cli.data.convert import ONE_TENSOR, Array, bytes_as_inputs, count_samples, kind_of, refuse_mask, type_and_shape
+from ntt_cli.data.batch import described, tensors_of
+from ntt_cli.data.convert import (
+    SEVERAL,
+    Raw,
+    bytes_as_inputs,
+    count_batch,
+    inputs_and_labels,
+    is_raw,
+    kind_of,
+    refuse_mask,
+    type_and_shape,
+)
 from ntt_cli.data.samples import Samples
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.dataset import PROBED, DatasetItems, is_map_style, read_dataset
@@ -55,25 +66,31 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
     if isinstance(data, Dataset):
         spec = _counted("Dataset", len(data)) if is_map_style(data) else "a Dataset"
         return read_dataset(DatasetItems(data, spec, options, labelled))
-    if isinstance(data, Tensor | np.ndarray):
-        return _read_pair(data, None, options, labelled=labelled)
-    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
-        return _read_pair(data[0], data[1], options, labelled=labelled)
+    if isinstance(data, list) and data and isinstance(data[0], Mapping):  # its items are samples
+        return read_dataset(DatasetItems(data, _counted("list", len(data)), options, labelled))
+    inputs, labels, labels_name = inputs_and_labels(data, "data")
+    if is_raw(inputs):
+        found = _read_pair(inputs, labels, options, labelled=labelled)
+        return replace(found, labels_name=labels_name)
     hint = TAKEN
     if isinstance(data, tuple | Mapping):
-        hint += "; a network is given one tensor: let a wrapper module make the others of it"
+        hint += f"; {SEVERAL}"
     elif isinstance(data, list) and data and isinstance(data[0], Tensor | np.ndarray):
         hint += ": torch.stack makes one tensor of a list of samples, which must be of one shape"
     raise DataError("data", f"is {kind_of(data)}", hint=hint)
 
 
-def _read_pair(inputs: Array, labels: object, options: DataOptions, *, labelled: bool) -> Samples:
-    for value in (inputs, labels):
+def _read_pair(inputs: Raw, labels: object, options: DataOptions, *, labelled: bool) -> Samples:
+    for value in (*tensors_of(inputs), labels):
         if isinstance(value, Tensor) and (value.layout is not torch.strided or value.is_nested or value.is_meta):
             kind = "tensor on the meta device, which has no values" if value.is_meta else "sparse or nested tensor"
             raise DataError("data", f"holds a {kind}", hint="give dense tensors, such as x.to_dense()")
     kind = "a tensor" if isinstance(inputs, Tensor) else "an array"
-    spec = f"{kind} {list(inputs.shape)}" + " with labels" * (labels is not None)
+    if isinstance(inputs, dict | tuple):
+        spec = f"a {type(inputs).__name__} of {described(inputs):.300}"
+    else:
+        spec = f"{kind} {list(inputs.shape)}"
+    spec += " with labels" * (labels is not None)
     return from_pair(inputs, labels, spec=spec, options=options, labelled=labelled)
 
 
@@ -106,12 +123,14 @@ class Collated(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> tuple[Any, ...]:
+    def __getitem__(self, i: int) -> tuple[Any, ...] | dict[str, Any]:
         batch = self.collate([self.dataset[i]])
+        if isinstance(batch, Mapping) and all(map(_holds_one, batch.values())):
+            return {name: part[0] for name, part in batch.items()}
         parts = batch if isinstance(batch, tuple | list) else [batch]
         if not parts or not _holds_one(parts[0]):
             what = f"its collate_fn makes of item {i} alone {kind_of(batch)}, of which no first axis counts one sample"
-            raise DataError(self.spec, what, hint=f"return a batch x, or (x, y), from collate_fn; {ONE_TENSOR}")
+            raise DataError(self.spec, what, hint=f"return a batch x, or (x, y), from collate_fn; {SEVERAL}")
         return tuple(part[0] if _holds_one(part) else part for part in parts)  # labels may be anything at this point
 
 
@@ -162,10 +181,10 @@ def _read_batches(loader: DataLoader[Any], options: DataOptions, *, labelled: bo
     for number, batch in enumerate(_batches(loader)):
         parts = list(batch) if isinstance(batch, tuple | list) else [batch]
         if len(parts) not in {1, 2} or not isinstance(parts[0], Tensor | np.ndarray):
-            hint = f"let it yield batches x, or (x, y); {ONE_TENSOR}"
+            hint = "let it yield batches x, or (x, y); several inputs need a map-style Dataset of dicts"
             raise DataError(spec, f"its batch {number} is {kind_of(batch)}", hint=hint)
         x = _as_tensor(parts[0], f"batch {number} holds inputs", spec)
-        n += count_samples(x, spec)
+        n += count_batch(x, spec)
         inputs.append(x)
         if len(parts) == 2 and number < PROBED:
             pairs.append(parts)

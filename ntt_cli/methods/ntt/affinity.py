@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size, split
 from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Params
@@ -51,7 +52,7 @@ def affinity(correlations: Tensor, *, exponent: float) -> Tensor:
 
 
 def input_correlations(
-    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]
+    apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]
 ) -> dict[str, Float[Tensor, "o *i"]]:
     """`r` by weight: how each input of a unit correlates with its strongest weight's, over samples and positions.
 
@@ -77,7 +78,7 @@ def input_correlations(
     return {name: moments.pop(name).correlations().view(params[name].shape) for name in list(moments)}
 
 
-def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Tensor]) -> Iterator[RecordedPass]:
+def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]) -> Iterator[RecordedPass]:
     """Forward passes over all batches, recorded. The first, of one sample, shows how many samples fit into memory.
 
     Yields:
@@ -86,11 +87,11 @@ def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterabl
     leaves = leaves_of(params)
     at_once = 1
     for x in batches:
-        for part in x.split(at_once):
+        for part in split(x, at_once):
             recorded = record_calls(apply, leaves, part)
             yield recorded
         calls = ((params[name][0].numel(), call) for name in names for call in recorded.calls.get(name, []))
-        sizes = [size * call.positions // len(part) for size, call in calls]
+        sizes = [size * call.positions // batch_size(part) for size, call in calls]
         at_once = max(1, NUMBERS_AT_ONCE // max(sizes, default=NUMBERS_AT_ONCE))
 
 

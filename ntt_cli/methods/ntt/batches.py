@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size, split
 from ntt_cli.kernels.product import Outputs, compute_outputs, draw_probe
 from ntt_cli.methods.ntt.compiled import CompiledOutputs
-from ntt_cli.methods.ntt.step import Batch
+from ntt_cli.methods.ntt.step import StepBatch
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.seeding import seeded
@@ -39,16 +40,17 @@ class Batches:
     def __post_init__(self) -> None:
         self._compiled = CompiledOutputs(self.transfer.teacher) if self.transfer.settings.compiled else None
 
-    def at(self, step: int, execution: Execution = Execution()) -> Batch:
+    def at(self, step: int, execution: Execution = Execution()) -> StepBatch:
         """This process's share of the batch of a step."""
         settings, inputs, group = self.transfer.settings, self.transfer.inputs, execution.group
         number = step if settings.batches is None else step % settings.batches
         generator = seeded(settings.seed, number)
         first, second = torch.randint(len(inputs), (settings.batch_size,), generator=generator).chunk(2)
         shares = [group.share(half) for half in (first, second)]
-        x1, x2 = inputs.batch(torch.cat(shares), (settings.seed, number)).split([len(half) for half in shares])
+        drawn = inputs.batch(torch.cat(shares), (settings.seed, number))
+        x1, x2 = split(drawn, [len(half) for half in shares])
         if not settings.objective.kernel_weight:
-            return Batch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))
+            return StepBatch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))
         probe = group.share(draw_probe((len(second), self.transfer.outputs), like=self._like, generator=generator))
         outputs = self._outputs.get(number)
         if outputs is None:
@@ -58,7 +60,7 @@ class Batches:
             else:
                 outputs = compute_outputs(teacher.bind(), teacher.params, x1, x2, probe, execution=execution)
             self._remember(number, outputs)
-        return Batch(x1, x2, probe, outputs)
+        return StepBatch(x1, x2, probe, outputs)
 
     @property
     def _like(self) -> Tensor:
@@ -72,7 +74,7 @@ class Batches:
             self._outputs[number] = new
             self._remembered += size
 
-    def _logits_of(self, indices: Tensor, x1: Tensor, x2: Tensor, execution: Execution) -> Outputs:
+    def _logits_of(self, indices: Tensor, x1: Batch, x2: Batch, execution: Execution) -> Outputs:
         """The teacher's outputs without a kernel product, from those for all samples, or computed for this batch.
 
         Outputs for all samples do not pay if the transfer draws fewer samples than there are.
@@ -87,5 +89,5 @@ class Batches:
             batches = inputs.in_order(execution.micro_batch or settings.batch_size)
             with torch.no_grad():
                 self._logits = torch.cat([apply(teacher.params, x) for x in batches])
-        logits1, logits2 = self._logits[indices.to(self._logits.device)].split([len(x1), len(x2)])
+        logits1, logits2 = self._logits[indices.to(self._logits.device)].split([batch_size(x1), batch_size(x2)])
         return Outputs(logits1=logits1, logits2=logits2)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
 from ntt_cli.methods.ntt.objective import Objective, TransferLoss
-from ntt_cli.methods.ntt.step import Batch, transfer_gradients
+from ntt_cli.methods.ntt.step import StepBatch, transfer_gradients
 from ntt_cli.networks.functional import BoundModel, FunctionalModel
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
@@ -53,7 +53,7 @@ class Compiled:
     def __call__(self, fixed: Any, *trees: Any) -> Any:
         """`function(fixed, *trees)`, without a graph; `fixed` is hashable, and compiled in as a constant.
 
-        The trees are tensors, or dicts of tensors, with the same keys whenever `fixed` is the same.
+        The trees are tensors, or nested dicts and tuples of tensors, with the same keys whenever `fixed` is the same.
 
         Raises:
             CompilationError: if the function does what cannot be traced, or there is no compiler that works.
@@ -103,7 +103,7 @@ class CompiledGradients:
         apply: BoundModel,
         params: Params,
         mask_bits: Masks,
-        batch: Batch,
+        batch: StepBatch,
         *,
         density: float,
         objective: Objective,
@@ -121,12 +121,12 @@ class CompiledGradients:
         params: Params,
         mask_bits: Masks,
         buffers: Params,
-        x: Params,
+        x: dict[str, Any],
         teacher: Params,
         density: Tensor,
     ) -> tuple[Params, Params]:
         objective, execution = fixed
-        batch = Batch(x["x1"], x["x2"], x.get("probe"), _as_outputs(teacher))
+        batch = StepBatch(x["x1"], x["x2"], x.get("probe"), _as_outputs(teacher))
         apply = self._model.bind(buffers)
         loss, gradients = transfer_gradients(
             apply, params, mask_bits, batch, density=density, objective=objective, execution=execution
@@ -141,15 +141,15 @@ class CompiledOutputs:
         self._model = model
         self._compiled = Compiled(self._outputs)
 
-    def __call__(self, apply: BoundModel, params: Params, x1: Tensor, x2: Tensor, probe: Tensor | None) -> Outputs:
+    def __call__(self, apply: BoundModel, params: Params, x1: Any, x2: Any, probe: Tensor | None) -> Outputs:
         """As `compute_outputs`, where `apply` is the network bound to any buffers."""
         return _as_outputs(self._compiled(None, params, apply.buffers, _inputs(x1, x2, probe)))
 
-    def _outputs(self, fixed: None, params: Params, buffers: Params, x: Params) -> Params:
+    def _outputs(self, fixed: None, params: Params, buffers: Params, x: dict[str, Any]) -> Params:
         return _parts(compute_outputs(self._model.bind(buffers), params, x["x1"], x["x2"], x.get("probe")))
 
 
-def _inputs(x1: Tensor, x2: Tensor, probe: Tensor | None) -> Params:
+def _inputs(x1: Any, x2: Any, probe: Tensor | None) -> dict[str, Any]:
     return {"x1": x1, "x2": x2} | ({} if probe is None else {"probe": probe})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.kernels.product import draw_probe, transposed_product
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
@@ -50,7 +51,7 @@ def saliency_scores(
 def logit_sensitivities(
     apply: Apply,
     params: Params,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     outputs: int,
     generator: torch.Generator,
@@ -64,10 +65,10 @@ def logit_sensitivities(
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
     for x in batches:
-        probe = draw_probe((len(x), outputs), like=next(iter(params.values())), generator=generator)
+        probe = draw_probe((batch_size(x), outputs), like=next(iter(params.values())), generator=generator)
         gradients, _ = transposed_product(apply, params, x, probe, execution=execution)
         for name, gradient in gradients.items():
             total[name] += gradient.square()
         del gradients  # before the next ones are computed
-        count += len(x)
+        count += batch_size(x)
     return {name: value.div_(count) for name, value in total.items()}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.kernels.product import Outputs, outputs_and_pullback
 from ntt_cli.masks.masks import apply_masks, as_bits, masked
 from ntt_cli.methods.ntt.objective import Objective, TransferLoss, outputs_gradient, weight_penalty
@@ -24,7 +25,7 @@ from ntt_cli.tensors import Apply, Masks, Params
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepBatch:
     """What one step learns from. Where several processes share a step, each has its share of both halves.
 
     Attributes:
@@ -34,8 +35,8 @@ class Batch:
         teacher: the teacher's outputs for the same halves, with the same probe.
     """
 
-    x1: Tensor
-    x2: Tensor
+    x1: Batch
+    x2: Batch
     probe: Tensor | None
     teacher: Outputs
 
@@ -44,7 +45,7 @@ def transfer_gradients(
     apply: Apply,
     params: Params,
     mask_bits: Masks,
-    batch: Batch,
+    batch: StepBatch,
     *,
     density: float | Tensor,
     objective: Objective,
@@ -131,7 +132,7 @@ def under_masks(student: Student, masks: Masks, *, density: float, apply: BoundM
 
 
 def transfer_step(
-    student: Student, batch: Batch, objective: Objective, execution: Execution = Execution()
+    student: Student, batch: StepBatch, objective: Objective, execution: Execution = Execution()
 ) -> TransferLoss:
     """Take one optimiser step on `L` and return the losses before it, detached.
 

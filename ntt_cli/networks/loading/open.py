@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
+from ntt_cli.data.batch import Batch
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.files.shards import find_weights
@@ -170,7 +171,7 @@ def describe_sparse_teacher(weights: Weights, on_event: EventSink, *, sparsity: 
     on_event(Warned(what))
 
 
-def warn_of_filled_zeros(model: FunctionalModel, x: Tensor, names: Sequence[str], on_event: EventSink) -> None:
+def warn_of_filled_zeros(model: FunctionalModel, x: Batch, names: Sequence[str], on_event: EventSink) -> None:
     """Warn of weights whose zeros save nothing, because the network computes other, nonzero weights from them."""
     filled = zeros_not_in_use(model.bind(), model.params, x, names, generator=torch.Generator().manual_seed(0))
     if filled:

@@ -267,7 +267,9 @@ mask = torch.arange(8) < (torch.arange(20) % 8 + 1)[:, None]
 )
 def test_an_attention_mask_is_not_taken_for_labels(write, returned: str, labelled: bool) -> None:
     data = DataOptions(data=str(write(f"{IDS}return {returned}")))
-    with refusal("has tokens, and with them what looks like their attention mask", hint="a wrapper in model.py"):
+    with refusal(
+        "has tokens, and with them what looks like their attention mask", hint="a dict of input_ids and attention_mask"
+    ):
         load_samples(data, split="train", labelled=labelled)
 
 
@@ -300,10 +302,10 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         (
             "return torch.zeros(2, 2), torch.zeros(2, 2), 1",
             "returned a tuple of 3, the first a Tensor",
-            "a wrapper in model.py",
+            "((x1, x2), labels or None)",
         ),
-        ("return {'a': torch.zeros(2), 'b': 1}", "returned a dict of a, b", "a wrapper in model.py"),
-        ("return (torch.zeros(2, 2), torch.zeros(2, 2)), [0, 1]", "returned a tuple of 2, the first a tuple", "inputs"),
+        ("return {'a': torch.zeros(2), 'b': 1}", "returned a dict of a, b", "names of forward's arguments"),
+        ("return (torch.zeros(2, 2), 1), [0, 1]", "returned a tuple of 2, the first a tuple", "inputs"),
         ("return [torch.zeros(2), torch.zeros(3)]", "returned a list of 2, the first a Tensor", "torch.stack"),
         (
             "return torch.utils.data.DataLoader([torch.zeros(2)])",
@@ -332,7 +334,7 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
             "its Stream is an IterableDataset, which has no items by number",
             "__getitem__",
         ),
-        ("return Items([{'x': 1}])", "input 0 of its Dataset is a dict of x, not", "a wrapper in model.py"),
+        ("return Items([{'x': 'a'}])", "input 0 of its Dataset is a str, not", "names of forward's arguments"),
         (
             "return Items([(torch.tensor(1.), 0)])",
             "input 0 of its Dataset is a Tensor of shape [], not",

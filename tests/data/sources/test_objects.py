@@ -369,13 +369,15 @@ MASK = (torch.arange(8) < (torch.arange(20) % 8 + 1)[:, None]).long()
     ],
 )
 def test_an_attention_mask_is_not_taken_for_labels(data: object, labelled: bool) -> None:
-    with refusal("what looks like their attention mask", hint="the tokens alone"):
+    with refusal(
+        "what looks like their attention mask", hint="a dict of input_ids and attention_mask, or ((ids, mask), None)"
+    ):
         take(data, labelled=labelled)
 
 
 class Dictionaries(Items):
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {"x": torch.zeros(2)}
+    def __getitem__(self, i: int) -> dict[str, str]:
+        return {"x": "words"}
 
 
 @pytest.mark.parametrize(
@@ -383,9 +385,9 @@ class Dictionaries(Items):
     [
         ("digits", "data: is a str", "a pair (inputs, labels)"),
         (None, "data: is a NoneType", "a DataLoader"),
-        ({"x": X}, "data: is a dict of x", "a wrapper module"),
-        ((X, Y, Y), "data: is a tuple of 3, the first a Tensor", "a wrapper module"),
-        (((X, X), Y), "data: is a tuple of 2, the first a tuple", "a wrapper module"),
+        ({"x": "X"}, "data: is a dict of x", "names of forward's arguments"),
+        ((X, Y, Y), "data: is a tuple of 3, the first a Tensor", "((x1, x2), labels or None)"),
+        (((X, 1), Y), "data: is a tuple of 2, the first a tuple", "((x1, x2), labels or None)"),
         (list(X), "data: is a list of 12, the first a Tensor", "torch.stack"),
         (iter(X), "data: is a ", "a torch Dataset"),
         (
@@ -407,7 +409,7 @@ class Dictionaries(Items):
         (Stream(X), "a Dataset: its Stream is an IterableDataset, which has no items by number", "a DataLoader over"),
         (Dataset(), "a Dataset: its Dataset has no length", "give a map-style Dataset"),
         (DataLoader(Dataset(), sampler=[0]), "a DataLoader: its Dataset has no length", "__len__"),
-        (Dictionaries(X), "a Dataset of 12 samples: input 0 is a dict of x, not a tensor", "from __getitem__"),
+        (Dictionaries(X), "a Dataset of 12 samples: input 0 is a str, not a tensor", "from __getitem__"),
         (Items([(X, 0, 1)]), "a Dataset of 1 sample: item 0 has 3 parts", "(x, y)"),
         (Items([(X, "a")]), "a Dataset of 1 sample: the label of item 0 is 'a'", "number of the class"),
         (Items([(X, 0), X]), "a Dataset of 2 samples: item 1 has no label", "all or none"),

@@ -11,7 +11,7 @@ from ntt_cli.kernels.product import Outputs, OutputsAndProduct, compute_outputs
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.methods.ntt.compiled import CompilationError, Compiled, CompiledGradients, CompiledOutputs
 from ntt_cli.methods.ntt.objective import Objective
-from ntt_cli.methods.ntt.step import Batch, start_student, transfer_gradients, transfer_step
+from ntt_cli.methods.ntt.step import StepBatch, start_student, transfer_gradients, transfer_step
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
@@ -72,7 +72,7 @@ def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
         x1, x2, probe, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (2, 3), (3, 3), (2, 3), (3, 3), seed=seed)
         buffers = model.buffers | {"norm.running_mean": tensors((4,), seed=seed)[0]}
         chosen = {name: mask if seed == 1 else ~mask for name, mask in masks.items()}
-        arguments = model.bind(buffers), model.params, chosen, Batch(x1, x2, probe, OutputsAndProduct(*values))
+        arguments = model.bind(buffers), model.params, chosen, StepBatch(x1, x2, probe, OutputsAndProduct(*values))
         expected = transfer_gradients(*arguments, density=density, objective=objective, execution=execution)
         actual = compiled(*arguments, density=density, objective=objective, execution=execution)
         assert_same(vars(expected[0]), vars(actual[0]))
@@ -84,7 +84,7 @@ def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
 def test_gradients_of_the_logits_alone() -> None:
     model = functional_model(network())
     x1, x2, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (3, 3), (2, 3))
-    arguments = model.bind(), model.params, masks_of(model.params), Batch(x1, x2, None, Outputs(*values))
+    arguments = model.bind(), model.params, masks_of(model.params), StepBatch(x1, x2, None, Outputs(*values))
     options = {"density": 0.5, "objective": RELATIVE}
     (loss, gradients), (own, others) = (
         CompiledGradients(model)(*arguments, **options),
@@ -116,7 +116,7 @@ def test_steps_of_parts_and_of_shares_are_not_compiled() -> None:
         return transfer_gradients(*arguments, **options)
 
     student = start_student(model, ["head.weight"], learning_rate=0.1, compiled=compiled)
-    batch = Batch(x1, x2, probe, OutputsAndProduct(*values))
+    batch = StepBatch(x1, x2, probe, OutputsAndProduct(*values))
     transfer_step(student, batch, RELATIVE, Execution(micro_batch=2))
     transfer_step(student, batch, RELATIVE, Execution(group=RecordedGroup(rank=0, size=2)))
     assert not asked

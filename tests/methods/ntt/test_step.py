@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from ntt_cli.kernels.product import OutputsAndProduct, compute_outputs, draw_probe, kernel_vector_product
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.methods.ntt.objective import Objective, ObjectiveName
-from ntt_cli.methods.ntt.step import Batch, Student, start_student, transfer_gradients, transfer_step, under_masks
+from ntt_cli.methods.ntt.step import StepBatch, Student, start_student, transfer_gradients, transfer_step, under_masks
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
@@ -79,7 +79,7 @@ def test_steps_are_adam_on_the_loss_by_brute_force(name: ObjectiveName, active: 
             second[key] = 0.999 * second[key] + 0.001 * g**2
             unbiased = first[key] / (1 - 0.9**t), second[key] / (1 - 0.999**t)
             params[key] = params[key] - 1e-2 * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
-        batch = Batch(X1, X2, probe, teacher_products(X1, X2, probe))
+        batch = StepBatch(X1, X2, probe, teacher_products(X1, X2, probe))
         transfer_step(student, batch, replace(objective, active=active), Execution(micro_batch))
         for key in params:
             torch.testing.assert_close(student.params[key].detach(), params[key], rtol=1e-9, atol=1e-11)
@@ -104,7 +104,7 @@ def test_processes_that_share_the_batch_take_the_step_of_one(
         for _ in range(3):
             teacher = compute_outputs(model.bind(), model.params, *mine, own, execution=execution)
             parts = replace(execution, micro_batch=micro_batch)
-            loss = transfer_step(student, Batch(*mine, own, teacher), replace(objective, active=True), parts)
+            loss = transfer_step(student, StepBatch(*mine, own, teacher), replace(objective, active=True), parts)
             results.append(loss.total)
         return [*results, *(p.detach() for p in student.params.values())]
 
@@ -118,7 +118,7 @@ def test_pruned_entries_stay_and_kept_ones_move() -> None:
     student = masked_student(masks)
     before = {name: student.params[name].detach().clone() for name in masks}
     probe = torch.ones(3, 3).double()
-    transfer_step(student, Batch(X1, X2, probe, teacher_products(X1, X2, probe)), RELATIVE)
+    transfer_step(student, StepBatch(X1, X2, probe, teacher_products(X1, X2, probe)), RELATIVE)
     for name, mask in masks.items():
         moved = student.params[name].detach() != before[name]
         assert not moved[~mask].any()
@@ -131,7 +131,7 @@ def test_the_kernel_of_active_entries_is_another_target() -> None:
     masks = random_masks(MLP.functional().params)
     dense = {name: torch.ones_like(mask) for name, mask in masks.items()}
     probe = torch.ones(3, 3).double()
-    batch = Batch(X1, X2, probe, teacher_products(X1, X2, probe))
+    batch = StepBatch(X1, X2, probe, teacher_products(X1, X2, probe))
 
     def distance(masks: Masks, *, active: bool) -> Tensor:
         return transfer_step(masked_student(masks), batch, replace(RELATIVE, active=active)).kernel_distance
@@ -157,7 +157,7 @@ def test_steps_bring_a_pruned_copy_of_the_teacher_back_towards_its_kernel_and_lo
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         probe = draw_probe((16, 3), like=x1, generator=generator)
-        loss = transfer_step(student, Batch(x1, x2, probe, teacher_products(x1, x2, probe)), RELATIVE)
+        loss = transfer_step(student, StepBatch(x1, x2, probe, teacher_products(x1, x2, probe)), RELATIVE)
     assert not loss.total.requires_grad
     after = exact_distances()
     assert after[0] < 0.9 * before[0]
@@ -178,7 +178,7 @@ def test_a_student_begins_as_the_teacher_and_apart_from_it() -> None:
     assert torch.equal(student.apply(student.masked_params, X1), MLP.module()(X1))
     probe = torch.ones(3, 3).double()
     objective = Objective(name="relative", kernel_weight=1.0, weight_penalty=1.0)
-    transfer_step(student, Batch(X1, X2, probe, teacher_products(X1, X2, probe)), objective)
+    transfer_step(student, StepBatch(X1, X2, probe, teacher_products(X1, X2, probe)), objective)
     assert not torch.equal(student.params["0.weight"].detach(), before["0.weight"])
     for name, value in teacher.params.items():
         assert torch.equal(value, before[name])
@@ -208,7 +208,7 @@ def test_what_is_spent_is_freed_on_the_way() -> None:
     objective = Objective("relative", kernel_weight=1.0, weight_penalty=0.1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         transfer_gradients(
-            model.bind(), model.params, masks, Batch(x1, x2, probe, teacher), density=0.5, objective=objective
+            model.bind(), model.params, masks, StepBatch(x1, x2, probe, teacher), density=0.5, objective=objective
         )
     assert profiler.profiler is not None
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
