@@ -432,8 +432,8 @@ class Dictionaries(Items):
         ),
         (
             DataLoader(Dictionaries(X), collate_fn=collate_as_usual),
-            "a DataLoader of 12 samples: its collate_fn makes of item 0 alone a dict of x, of which no first axis",
-            "from collate_fn",
+            "a DataLoader of 12 samples: input 0 is a str, not a tensor, an array or an image",
+            "return such an x",
         ),
         (
             DataLoader(TensorDataset(X), collate_fn=lambda batch: batch[0][0]),
