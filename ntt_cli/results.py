@@ -32,8 +32,8 @@ class Agreement(Summary):
 
     Distances are squared and relative to the teacher's norm, `‖s − t‖² / ‖t‖²`. The kernel distance is estimated with
     Gaussian probes; it is `None` if it was not measured. `top1_agreement` is the fraction of samples on which both have
-    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied. `cosine` is the
-    mean over samples of the cosine between both networks' outputs, and `relative_error` is `‖s − t‖ / ‖t‖`.
+    the same first choice; it is `None` if the outputs are not a choice, or the teacher's are always tied. `cosine` is
+    the mean over samples of the cosine between both networks' outputs, and `relative_error` is `‖s − t‖ / ‖t‖`.
     """
 
     logit_distance: float

@@ -189,8 +189,8 @@ def _training(trials: Mapping[Path, TrialResult], methods: Sequence[str]) -> lis
     if not panels:
         return []
     caption = (
-        f"{name.capitalize()} on the held-out training samples after each epoch, at the chosen rate; bands are one standard"
-        " deviation."
+        f"{name.capitalize()} on the held-out training samples after each epoch, at the chosen rate; bands are one"
+        " standard deviation."
     )
     return [Figure("training", "Fine-tuning", caption, tuple(panels))]
 
