@@ -157,7 +157,11 @@ def test_inputs(ntt: Ntt, x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], 
     [
         (None, "data.npz: has no labels; fine-tuning needs them", "arrays with a key y"),
         (np.arange(12), "data.npz: label 10 of sample 10 is out of range: the model has 10 outputs", "--model-arg"),
-        (np.arange(12.0), "data.npz: has labels of type float32 and shape [12]", "number of each sample's class"),
+        (
+            np.arange(12.0),
+            "data.npz: has labels of type float32 and shape [12] for outputs of shape [12, 10]",
+            "number of each sample's class",
+        ),
     ],
 )
 @pytest.mark.usefixtures("folder")

@@ -342,7 +342,7 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         ),
         ("return Items([torch.zeros(2), 5])", "input 1 of its Dataset is a int", "return such an x"),
         ("return Items([(torch.zeros(2), 1, 2)])", "item 0 of its Dataset has 3 parts", "(x, y)"),
-        ("return Items([(torch.zeros(2), 0.5)])", "the label of item 0 of its Dataset is 0.5", "number of the class"),
+        ("return Items([(torch.zeros(2), 'a')])", "the label of item 0 of its Dataset is 'a'", "number of the class"),
         ("return Items([(torch.zeros(2), 0), torch.ones(2)])", "item 1 of its Dataset has no label", "all or none"),
         ("return Items([torch.ones(2), (torch.zeros(2), 0)])", "item 1 of its Dataset has a label", "all or none"),
         ("return Items([(torch.zeros(2), -3)])", "the label of sample 0 is -3", "from 0"),
