@@ -46,6 +46,12 @@ class Classification(Task):
         labels, spec = inputs.samples.labels, inputs.samples.spec
         if labels is None:
             raise DataError(spec, f"has no labels; {purpose}", hint="use one folder a class, or arrays with a key y")
+        if not shape:
+            what, hint = (
+                "has classes as labels, and the network one number for each sample",
+                "name other labels or outputs",
+            )
+            raise DataError(spec, what, hint=hint)
         *positions, classes = shape
         if list(labels.shape[1:]) != positions:
             what = f"has labels of shape {[*labels.shape]} for logits of shape {[len(labels), *shape]}"
