@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
@@ -49,6 +51,11 @@ class Agreement(Summary):
     def metrics(self) -> dict[str, float]:
         """Those that were measured, by name."""
         return {name: value for name, value in self if isinstance(value, float)}
+
+    @model_serializer(mode="wrap")
+    def _without_heads(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `heads` where there is one output, so that files of such networks stay the same to the byte."""
+        return {name: value for name, value in written(self).items() if name != "heads" or value is not None}
 
 
 class KernelSummary(Summary):

@@ -99,6 +99,9 @@ class Classification(Task):
         labels, spec = require_targets(inputs, purpose=purpose), inputs.samples.spec
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             raise DataError(spec, f"has {described(labels)}, not class numbers", hint=CLASS_NUMBERS)
+        if not shape:
+            what = "has classes as labels, and the network one number for each sample"
+            raise DataError(spec, what, hint="name other labels or outputs")
         *positions, classes = shape
         if list(labels.shape[1:]) != positions:
             what = f"has labels of shape {[*labels.shape]} for logits of shape {[len(labels), *shape]}"

@@ -80,6 +80,12 @@ def test_outputs_without_a_class_are_a_warning(
             "save one whole number for each row of logits, not one-hot rows, or pick others with --logits",
         ),
         (
+            [0, 1, 0, 1],
+            (),
+            "has classes as labels, and the network one number for each sample",
+            "name other labels or outputs",
+        ),
+        (
             [-100, -100, -100, -100],
             (3,),
             "has no label but -100, which counts for nothing",
