@@ -8,7 +8,17 @@ from pydantic import Field, ValidationError, field_validator
 
 from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen
 from ntt_cli.config.methods import method_names, readers_of, split_method
-from ntt_cli.config.options import DEVICE, EXCLUDE, INCLUDE, OPTIMISER, WARMUP, DataOptions, ModelOptions, TransferSteps
+from ntt_cli.config.options import (
+    DEVICE,
+    EXCLUDE,
+    INCLUDE,
+    OPTIMISER,
+    WARMUP,
+    DataOptions,
+    ModelOptions,
+    TransferSteps,
+    WeightsOptions,
+)
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
 from ntt_cli.config.words import advice, joined, problem_of, typed
 
@@ -47,12 +57,13 @@ def _who_takes_steps() -> str:
     return f"no method reads it; {joined(readers_of('steps'))} do, without steps of their own"
 
 
-class CompareConfig(ModelOptions, DataOptions):
+class CompareConfig(ModelOptions, WeightsOptions, DataOptions):
     """`ntt compare`."""
 
     weights: str | None = Group.MODEL.option(
         None,
-        "Trained weights of the teacher, a .safetensors file. Default: random weights, by seed.",
+        "Trained weights of the teacher: a .safetensors or .pt file, or a folder with one. Default: random weights, by"
+        " seed.",
         NAMED,
         ReadWhen(
             lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),

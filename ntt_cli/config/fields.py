@@ -49,6 +49,12 @@ class ReadWhen:
 WHEREABOUTS = "whereabouts"
 """Field metadata: the option says where something is, not what it is, so it is not recorded."""
 
+SINCE_GIVEN = "recorded if given"
+"""Field metadata: the option is recorded only where it was given, so that older records stay the same."""
+
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
+"""Suffixes of files that may run code if they are read as pickles."""
+
 MOST_STEPS = 10**9
 MOST_EPOCHS = 10**6
 """More than any run needs; a larger number is a typing error."""
@@ -115,7 +121,8 @@ def recorded(config: Options) -> dict[str, Any]:
     found = {}
     for name, value in config.model_dump(mode="json").items():
         metadata = type(config).model_fields[name].metadata
-        if Group.OUTPUT not in metadata and WHEREABOUTS not in metadata:
+        skipped = SINCE_GIVEN in metadata and not config.gives(name)
+        if Group.OUTPUT not in metadata and WHEREABOUTS not in metadata and not skipped:
             found[name] = name_of(value) if NAMED in metadata and value is not None else value
     return found
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ntt_cli.config.fields import MOST_STEPS, NAMED, WHEREABOUTS, Group, Options, ReadWhen
+from ntt_cli.config.fields import MOST_STEPS, NAMED, SINCE_GIVEN, WHEREABOUTS, Group, Options, ReadWhen
 
 Split = Literal["train", "test"]
 
@@ -52,6 +52,30 @@ class ModelOptions(Options):
         None,
         "Which of several outputs the logits are: a key, an attribute or a position. Default: what logits(outputs) in"
         " model.py picks, or the output named logits.",
+    )
+
+
+def _named_weights(config: Options) -> bool:
+    names = {"weights", "checkpoint"} & type(config).model_fields.keys()
+    return not names or any(getattr(config, name) is not None for name in names)
+
+
+class WeightsOptions(Options):
+    """How a file of weights from elsewhere is read."""
+
+    weights_prefix: str | None = Group.MODEL.option(
+        None,
+        "Take only the tensors of the file whose names begin with this prefix, like backbone.; it is dropped. Default:"
+        " a prefix that all have.",
+        SINCE_GIVEN,
+        ReadWhen(_named_weights, "no file of weights is named"),
+        min_length=1,
+    )
+    ignore_extra: bool = Group.MODEL.option(
+        False,
+        "Leave out tensors of the file that the model lacks, and name them. Default: an error.",
+        SINCE_GIVEN,
+        ReadWhen(_named_weights, "no file of weights is named"),
     )
 
 

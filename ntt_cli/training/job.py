@@ -18,6 +18,7 @@ from ntt_cli.networks.checks import check_forward, check_training, require_sampl
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
+from ntt_cli.networks.precision import Dtypes
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
@@ -40,6 +41,7 @@ class Task:
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.
         density: kept fraction of the masked weights.
+        dtypes: of the network's state dict, where the network computes in others.
     """
 
     config: FinetuneConfig
@@ -49,6 +51,7 @@ class Task:
     validation: Inputs
     learning_rate: float
     density: float
+    dtypes: Dtypes
 
 
 def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> Task:
@@ -59,7 +62,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     """
     device = pick_device(config.device)
     loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event, options=config)
     masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
@@ -93,6 +96,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
+        dtypes=model.dtypes,
     )
     if config.warmup and config.gives("warmup") and not warmup_steps(task):
         what, hint = f"is less than one of {steps_of(task)} steps", "give a larger fraction, or 0 for none"
