@@ -25,7 +25,7 @@ _TEXTS = {
 }
 """What the command line says, and what it means where the network and the data are objects."""
 
-_FLAGS = "allow-mismatch|compile|dense|download|dry-run|force|grayscale|keep-zeros|kernels|plan|png|resume"
+_FLAGS = "allow-mismatch|compile|dense|download|dry-run|force|grayscale|ignore-extra|keep-zeros|kernels|plan|png|resume"
 _VALUE = r"""(?:[\d"'][^\s,;]*|auto|paper|[A-Z]+(?:=[A-Z]+)?)(?![a-z])"""
 
 

@@ -21,6 +21,8 @@ Command = TypeVar("Command", bound=Callable[..., None])
 C = TypeVar("C", bound=Options)
 
 SHORT = {"output": "-o", "sparsity": "-s", "checkpoint": "-c", "data": "-d", "model_arg": "-a"}
+ALIAS = {"checkpoint": "--weights"}
+"""A second name, which `ntt prune` and `ntt compare` have for the same."""
 
 
 def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Parameter:
@@ -111,7 +113,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
         # Optional for typer: the file may name the model too.
         return _parameter(name, str | None, None, info)
-    names = [flag(name), *([SHORT[name]] if name in SHORT else [])]
+    names = [flag(name), *(others[name] for others in (ALIAS, SHORT) if name in others)]
     required, shown = field.is_required(), field.default
     several, kinds = get_origin(field.annotation) is tuple, kinds_of(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]

@@ -13,7 +13,7 @@ from ntt_cli.comparison.queue import run_trials_in_process
 from ntt_cli.comparison.results import ComparePlan, CompareReport, PlannedTrial, TrialResult, rows_of
 from ntt_cli.comparison.trial import SHARED, TRAINING, Trial, learning_rate_source, pruning_of, result_of, trials_of
 from ntt_cli.comparison.workers import run_trials
-from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, method_of, recorded
+from ntt_cli.config import CompareConfig, DataOptions, FinetuneConfig, WeightsOptions, method_of, recorded
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import can_sync
@@ -165,4 +165,5 @@ def _check_test_data(
 
 
 def _finetune_config(config: CompareConfig) -> FinetuneConfig:
-    return FinetuneConfig(**given_of(config, (*SHARED, *TRAINING)), seed=config.seeds[0], checkpoint=config.weights)
+    names = (*SHARED, *TRAINING, *WeightsOptions.model_fields)
+    return FinetuneConfig(**given_of(config, names), seed=config.seeds[0], checkpoint=config.weights)

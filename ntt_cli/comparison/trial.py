@@ -18,6 +18,7 @@ from ntt_cli.config import (
     FinetuneConfig,
     ModelOptions,
     PruneConfig,
+    WeightsOptions,
     method_class,
     method_names,
     method_of,
@@ -158,7 +159,8 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
         method, weights = "magnitude", str(folder / DENSE)
     elif method == "dense":
         method = "magnitude"  # at sparsity 0 it keeps every weight and writes a checkpoint
-    common = {
+    read_as = given_of(config, WeightsOptions.model_fields) if weights == config.weights else {}
+    common = read_as | {
         "seed": trial.seed,
         "sparsity": trial.sparsity or 0.0,
         "weights": weights,

@@ -18,6 +18,7 @@ from ntt_cli.config.options import (
     ModelOptions,
     TaskOptions,
     TransferSteps,
+    WeightsOptions,
     split_at_commas,
 )
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
@@ -58,12 +59,13 @@ def _who_takes_steps() -> str:
     return f"no method reads it; {joined(readers_of('steps'))} do, without steps of their own"
 
 
-class CompareConfig(ModelOptions, DataOptions, TaskOptions):
+class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):
     """`ntt compare`."""
 
     weights: str | None = Group.MODEL.option(
         None,
-        "Trained weights of the teacher, a .safetensors file. Default: random weights, by seed.",
+        "Trained weights of the teacher: a .safetensors or .pt file, or a folder with one. Default: random weights, by"
+        " seed.",
         NAMED,
         ReadWhen(
             lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),

@@ -52,6 +52,9 @@ WHEREABOUTS = "whereabouts"
 UNLESS_DEFAULT = "unless default"
 """Field metadata: the option is not recorded at its default, so that records are as they were before it existed."""
 
+PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
+"""Suffixes of files that may run code if they are read as pickles."""
+
 MOST_STEPS = 10**9
 MOST_EPOCHS = 10**6
 """More than any run needs; a larger number is a typing error."""

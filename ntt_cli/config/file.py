@@ -5,14 +5,19 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ntt_cli.config import COMMANDS
+from ntt_cli.config.fields import PICKLES
 from ntt_cli.errors import UsageError
 
 MOST_BYTES = 2**16
 """The most bytes of a file. There are about 60 options, and reading `a.a.a.…` takes quadratic time."""
+
+
+OF_WEIGHTS = ("weights", "checkpoint", "teacher")
+"""The options that name files of weights."""
 
 
 def read_config_file(path: Path, command: str) -> dict[str, Any]:
@@ -25,8 +30,12 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     own = {name: _normalised(path, table) for name, table in tables.items()}
     for name, table in own.items():
         _check(path, table, known[name], of=f"ntt {name}")
-    mine = {key: value for key, value in general.items() if key in known[command]}
-    return mine | own.get(command, {})
+    mine = {key: value for key, value in general.items() if key in known[command]} | own.get(command, {})
+    for key, value in mine.items():
+        if key in OF_WEIGHTS and isinstance(value, str) and PurePath(value).suffix.lower() in PICKLES:
+            what = f"{key} = {value!r:.99} may hold a pickle, and such a file is read only where it was typed"
+            raise UsageError(path, what, hint=f"name it on the command line: --{key} {value:.99}")
+    return mine
 
 
 def _read(path: Path) -> dict[str, Any]:

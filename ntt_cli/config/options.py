@@ -77,6 +77,7 @@ class ModelOptions(Options):
         (),
         "Which outputs count, separated by commas: keys, attributes or positions, of nested ones like states.0."
         " Default: the logits if there are any, else all floating outputs with a row for each sample.",
+        UNLESS_DEFAULT,
         ReadWhen(lambda config: config.logits is None, "--logits {logits} chooses one already"),
     )
 
@@ -84,6 +85,30 @@ class ModelOptions(Options):
     @classmethod
     def _split_outputs(cls, given: Any) -> Any:
         return split_at_commas(given)
+
+
+def _named_weights(config: Options) -> bool:
+    names = {"weights", "checkpoint"} & type(config).model_fields.keys()
+    return not names or any(getattr(config, name) is not None for name in names)
+
+
+class WeightsOptions(Options):
+    """How a file of weights from elsewhere is read."""
+
+    weights_prefix: str | None = Group.MODEL.option(
+        None,
+        "Take only the tensors of the file whose names begin with this prefix, like backbone.; it is dropped. Default:"
+        " a prefix that all have.",
+        UNLESS_DEFAULT,
+        ReadWhen(_named_weights, "no file of weights is named"),
+        min_length=1,
+    )
+    ignore_extra: bool = Group.MODEL.option(
+        False,
+        "Leave out tensors of the file that the model lacks, and name them. Default: an error.",
+        UNLESS_DEFAULT,
+        ReadWhen(_named_weights, "no file of weights is named"),
+    )
 
 
 class DataOptions(Options):

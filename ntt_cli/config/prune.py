@@ -11,21 +11,32 @@ from pydantic_core import InitErrorDetails
 from ntt_cli.config.fields import NAMED, Group, unread
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.ntt import PRUNES, NTTOptions
-from ntt_cli.config.options import EXCLUDE, INCLUDE, DataOptions, MachineOptions, ModelOptions, OutputOptions, SaveEvery
+from ntt_cli.config.options import (
+    EXCLUDE,
+    INCLUDE,
+    DataOptions,
+    MachineOptions,
+    ModelOptions,
+    OutputOptions,
+    SaveEvery,
+    WeightsOptions,
+)
 from ntt_cli.config.words import joined, not_one_of
 
 BY_METHOD = "by method"
 """Field metadata: only methods that list the option read it. All of NTT's own options are of this kind."""
 
 
-class PruneConfig(NTTOptions, ModelOptions, DataOptions, MachineOptions, OutputOptions):
+class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt prune`: what every method reads, and NTT's own options."""
 
     sparsity: Annotated[
         float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), Group.MODEL
     ]
     weights: str | None = Group.MODEL.option(
-        None, "Trained weights of the teacher, a .safetensors file. Default: random weights.", NAMED
+        None,
+        "Trained weights of the teacher: a .safetensors or .pt file, or a folder with one. Default: random weights.",
+        NAMED,
     )
     exclude: tuple[str, ...] = EXCLUDE
     include: tuple[str, ...] = INCLUDE

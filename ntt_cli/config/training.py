@@ -17,6 +17,7 @@ from ntt_cli.config.options import (
     OutputOptions,
     Split,
     TaskOptions,
+    WeightsOptions,
 )
 from ntt_cli.config.words import typed
 
@@ -43,11 +44,16 @@ class ZerosOptions(Options):
         return self
 
 
-class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions, OutputOptions):
+class FinetuneConfig(
+    ZerosOptions, ModelOptions, WeightsOptions, DataOptions, TaskOptions, MachineOptions, OutputOptions
+):
     """`ntt finetune`."""
 
     checkpoint: str | None = Group.MODEL.option(
-        None, "Sparse or dense .safetensors file to start from. Default: random weights.", NAMED
+        None,
+        "Sparse or dense weights to start from: a .safetensors or .pt file, or a folder with one. Default: random"
+        " weights.",
+        NAMED,
     )
     epochs: int = Group.TRAINING.option(10, "Passes over the training samples.", ge=1, le=MOST_EPOCHS)
     batch_size: int = Group.TRAINING.option(64, "Samples a step.", ge=1, lt=2**31)
@@ -82,13 +88,18 @@ class FinetuneConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, Machi
         return default if self.output is None else self.output
 
 
-class EvaluateConfig(ZerosOptions, ModelOptions, DataOptions, TaskOptions, MachineOptions):
+class EvaluateConfig(ZerosOptions, ModelOptions, WeightsOptions, DataOptions, TaskOptions, MachineOptions):
     """`ntt evaluate`."""
 
-    checkpoint: Annotated[str, Field(description="The .safetensors file to evaluate."), Group.MODEL]
+    checkpoint: Annotated[
+        str,
+        Field(description="The weights to evaluate: a .safetensors or .pt file, or a folder with one."),
+        Group.MODEL,
+    ]
     split: Split = Group.DATA.option("test", "Which part of a named data set.")
     teacher: str | None = Group.MODEL.option(
-        None, "Weights to compare with, a .safetensors file of the same model; needs no labels."
+        None,
+        "Weights of the same model to compare with: a .safetensors or .pt file, or a folder with one; needs no labels.",
     )
     kernels: bool = Group.OUTPUT.option(
         False,

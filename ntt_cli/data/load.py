@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ntt_cli.config import LEAVE_OUT, DataOptions, Split, as_typed
+from ntt_cli.config.fields import PICKLES
 from ntt_cli.data import samples
 from ntt_cli.data.images import image_size
 from ntt_cli.data.samples import Samples
@@ -22,7 +23,6 @@ from ntt_cli.data.sources.image_files import SUFFIXES
 from ntt_cli.data.sources.named import NAMES, read_named
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import require_text
-from ntt_cli.files.safetensors_header import PICKLES
 
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
 

@@ -84,7 +84,7 @@ def prepare(
     """
     device = pick_device(config.device)
     loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event, options=config)
     masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
@@ -246,8 +246,9 @@ def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accurac
 
 def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:
     """The size with pruned weights as kept values and one mask bit an entry; all else at its full size."""
-    total = sum(t.numel() * t.element_size() for t in (model.params | model.buffers).values())
+    values = model.params | model.buffers
+    sizes = {name: model.dtypes.get(name, value.dtype).itemsize for name, value in values.items()}
+    total = sum(value.numel() * sizes[name] for name, value in values.items())
     for name, mask in masks.items():
-        size = model.params[name].element_size()
-        total += int(mask.sum()) * size + math.ceil(mask.numel() / 8) - mask.numel() * size
+        total += int(mask.sum()) * sizes[name] + math.ceil(mask.numel() / 8) - mask.numel() * sizes[name]
     return total

@@ -30,6 +30,7 @@ from ntt_cli.files.metadata import (
     read_header,
 )
 from ntt_cli.files.shards import WeightFiles, find_weights
+from ntt_cli.files.torch_file import SUFFIXES, read_torch_file
 from ntt_cli.tensors import Masks
 
 UNNAMED = "an ntt that did not record whose they are"
@@ -159,6 +160,8 @@ def write_checkpoint(path: Path, contents: Contents) -> None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, in one file or in several, and check all of it.
 
+    A file of `torch.save` is one, too; no code of it is run.
+
     Raises:
         CheckpointError: if a file cannot be read or is damaged.
     """
@@ -167,6 +170,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if files.index is not None:
         return Checkpoint(path=path, tensors=_read_shards(files), masks={}, record=None)
     file = files.files[0]
+    if file.suffix.lower() in SUFFIXES:
+        return Checkpoint(path=path, tensors=read_torch_file(file), masks={}, record=None)
     header = read_header(file)
     record = header.record
     if not isinstance(record, CheckpointRecord | None):

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 
+from ntt_cli.config.fields import PICKLES
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.strict_json import parse_json
 
@@ -21,7 +22,6 @@ HEADER_BYTES = 16 * 2**20
 
 MOST_DIMENSIONS = 64
 MOST_ENTRIES = 2**63 - 1
-PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib"})
 START = 1024
 """The first bytes of other kinds of files."""
 
@@ -67,8 +67,7 @@ def read_raw_header(path: Path) -> RawHeader:
     """Read and check the header, which may be neither ambiguous nor impossible; no byte of the tensors is read."""
     if path.suffix.lower() in PICKLES:
         raise _pickle(path)
-    if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
-        raise _no_file(path)
+    require_file(path)
     try:
         start = _start(path)
         with safe_open(path, framework="numpy") as file:  # checks offsets, sizes and types
@@ -146,9 +145,16 @@ def _untrusted(path: Path, what: str) -> CheckpointError:
     return CheckpointError(path, what, hint="do not trust this file; get it again from where it was made")
 
 
-def _no_file(path: Path) -> CheckpointError:
+def require_file(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        CheckpointError: that says what it is, or which file may be meant.
+    """
+    if os.path.isfile(path):  # `Path.is_file` raises if the name is too long
+        return
     if os.path.exists(path):
-        return CheckpointError(path, "is a folder" if os.path.isdir(path) else "is a device or a pipe", hint=NAME_ONE)
+        raise CheckpointError(path, "is a folder" if os.path.isdir(path) else "is a device or a pipe", hint=NAME_ONE)
     here = [str(other) for other in path.parent.glob("*.safetensors")] if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(str(path), here, n=1)
-    return CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")
+    raise CheckpointError(path, "does not exist", hint=f"did you mean {near[0]}?" if near else "check the path")

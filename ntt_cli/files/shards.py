@@ -49,8 +49,9 @@ class WeightFiles:
 def find_weights(path: Path) -> WeightFiles:
     """The files of weights that `path` names: a file itself, or all shards of an index, which are in its folder.
 
-    An index, a folder with an index, and a shard name all shards of the index. A folder without an index names the one
-    file of weights in it; ntt's reports and states do not count.
+    An index, a folder with an index, and a shard name all shards of the index. A folder without an index names its
+    `model.safetensors`, or the one safetensors file in it, or else its `pytorch_model.bin`; ntt's reports and states do
+    not count.
 
     Raises:
         CheckpointError: if a file is missing or cannot be read, or a folder without an index holds several.
@@ -89,11 +90,14 @@ def _index_of(path: Path) -> Path | None:
 
 
 def _only_file(path: Path) -> Path | None:
-    # The only file of weights in a folder; `None` if it has none, or `path` is not a folder.
+    # The file of weights in a folder; `None` if it has none, or `path` is not a folder.
     if not os.path.isdir(path):
         return None
     files = (file for file in path.glob("*.safetensors") if not file.name.endswith(OTHER_SUFFIXES))
     found = sorted(filter(Path.is_file, files))
+    usual = path / "model.safetensors"
+    if usual in found:
+        return usual
     if len(found) > 1:
         listed = ", ".join(file.name for file in found[:MOST_LISTED])
         more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
@@ -101,6 +105,8 @@ def _only_file(path: Path) -> Path | None:
         if any(SHARD.fullmatch(file.name) for file in found):
             hint += f", or download the index of the shards, NAME{INDEX_SUFFIX}"
         raise CheckpointError(path, f"holds {len(found):,} files of weights and no index: {listed}{more}", hint=hint)
+    if not found and os.path.isfile(path / "pytorch_model.bin"):
+        return path / "pytorch_model.bin"
     return found[0] if found else None
 
 

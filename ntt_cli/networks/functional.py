@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from ntt_cli.data.batch import Batch, arguments, batch_size, map_batch
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
+from ntt_cli.networks.precision import Dtypes, in_own_types
 from ntt_cli.networks.second_order import once_differentiable
 from ntt_cli.tensors import Params
 
@@ -30,6 +31,7 @@ class FunctionalModel:
         select_outputs: maps what the module returns to its outputs, `[n, ..., c]`; `Heads`, once a pass has shown them.
         places: pairs of a name in the module and the name of its value, one pair for each place.
         saved: the entries of its state dict before any forward pass, by name.
+        dtypes: the types that its state dict has, where they are not those that it computes in.
     """
 
     module: nn.Module
@@ -38,6 +40,7 @@ class FunctionalModel:
     select_outputs: SelectOutputs
     places: dict[str, str]
     saved: frozenset[str]
+    dtypes: Dtypes = field(default_factory=dict)
 
     def bind(self, buffers: Params | None = None) -> BoundModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
@@ -56,10 +59,13 @@ class FunctionalModel:
         """The module's state dict at these values, with tied tensors under all of their names.
 
         Entries that exist only after a forward pass are left out, because a new network has no place for them.
+
+        Raises:
+            DivergedError: if a number is beyond the range of the network's own type.
         """
         values = {f"module.{place}": value for place, value in self.placed(params, buffers).items()}
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
-        return {name: value for name, value in state.items() if name in self.saved}
+        return in_own_types({name: value for name, value in state.items() if name in self.saved}, self.dtypes)
 
     def _returned(self, params: Params, buffers: Params, x: Batch) -> Any:
         with _without_fast_path(), once_differentiable():

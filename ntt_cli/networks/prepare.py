@@ -20,6 +20,7 @@ from ntt_cli.networks.fragile import fragile_axes, fragile_parametrizations
 from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.multiplied import multiplied_parameters
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
+from ntt_cli.networks.precision import describe_types, prepare_precision
 from ntt_cli.networks.prunable import others, prunable_names
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Params
@@ -34,14 +35,18 @@ ROUTED = 64
 def to_functional(
     module: nn.Module, device: torch.device, on_event: EventSink, *, select_outputs: SelectOutputs = usual_logits
 ) -> FunctionalModel:
-    """The network as a function on `device`; a note names its frozen parameters.
+    """The network as a function on `device`, in the types that it computes in; a note names its frozen parameters.
+
+    The network itself changes its device and types, but keeps its values.
 
     Raises:
         ModelError: if a trainable value or a running statistic is not finite, or any value could not be written, or
             samples of a batch would depend on each other.
     """
+    if dtypes := prepare_precision(module):
+        on_event(Noted(describe_types(dtypes)))
     try:
-        model = functional_model(module.to(device), select_outputs)
+        model = replace(functional_model(module.to(device), select_outputs), dtypes=dtypes)
     except UncopyableError as error:
         hint = "mend build_model(): make it in forward(), or give its class a __deepcopy__"
         raise ModelError(error.attribute, f"cannot be copied: {error.reason}", hint=hint) from error

@@ -184,7 +184,7 @@ def _open_network(
     """
     device, own = pick_device(config.device), sources.model is not None
     loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.weights), loaded, on_event)
+    weights = open_weights(sources.weights_of(config.weights), loaded, on_event, options=config)
     describe_sparse_teacher(weights, on_event, sparsity=config.sparsity)
     if method.reinitialises and (weights.origin == "factory" or own):
         only = "is one network alone" if own else "says TRAINED: it always builds the same"

@@ -17,6 +17,7 @@ from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
 from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.precision import rounded
 from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
@@ -138,7 +139,9 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     context = job.context(this)
     if job.config.sparsity == 0:
         return Pruned(job.teacher.params, job.teacher.buffers, context.dense())
-    return job.method.prune(context)
+    pruned = job.method.prune(context)
+    own = job.teacher.dtypes
+    return replace(pruned, params=rounded(pruned.params, own), buffers=rounded(pruned.buffers, own))
 
 
 def _with_values(model: FunctionalModel, tensors: Params) -> FunctionalModel:

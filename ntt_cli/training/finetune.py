@@ -18,6 +18,7 @@ from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
+from ntt_cli.networks.precision import in_own_types
 from ntt_cli.results import EpochSummary, FinetuneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
@@ -108,7 +109,7 @@ def _outcome(
         value=epochs[best.epoch - 1].value,
     )
     contents = Contents(
-        state=best.state,
+        state=in_own_types(best.state, job.dtypes),
         masks=job.masks,
         kind="finetune",
         model=job.loaded.record,

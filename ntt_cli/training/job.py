@@ -19,6 +19,7 @@ from ntt_cli.networks.checks import check_forward, check_training, require_sampl
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
+from ntt_cli.networks.precision import Dtypes
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
@@ -45,6 +46,7 @@ class FinetuneJob:
         learning_rate: the peak rate.
         density: kept fraction of the masked weights.
         task: the loss, and the metric that chooses the epoch.
+        dtypes: of the network's state dict, where the network computes in others.
     """
 
     config: FinetuneConfig
@@ -55,6 +57,7 @@ class FinetuneJob:
     learning_rate: float
     density: float
     task: Task
+    dtypes: Dtypes
 
 
 def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> FinetuneJob:
@@ -65,7 +68,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     """
     device = pick_device(config.device)
     loaded = sources.load_model(config, seed=config.seed)
-    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event)
+    weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event, options=config)
     masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
@@ -106,6 +109,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
         task=task,
+        dtypes=model.dtypes,
     )
     if config.warmup and config.gives("warmup") and not warmup_steps(job):
         what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"

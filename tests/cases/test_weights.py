@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import ntt_cli as ntt
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, PruneConfig
 from ntt_cli.errors import CheckpointError, ModelError, NttError, UsageError
 from ntt_cli.evaluation import evaluate
@@ -76,6 +77,17 @@ def one(tensors: dict[str, Tensor]) -> str:
     return "x.safetensors"
 
 
+def pickled(content: object) -> str:
+    torch.save(content, "x.pt")
+    return "x.pt"
+
+
+def hub(tensors: dict[str, Tensor]) -> str:
+    Path("hub").mkdir(exist_ok=True)
+    torch.save(tensors, "hub/pytorch_model.bin")
+    return "hub"
+
+
 FORMS: dict[str, tuple[Callable[[], str], str]] = {
     "plain": (lambda: one(state()), "x.safetensors: 9 tensors"),
     "prefix": (
@@ -90,6 +102,12 @@ FORMS: dict[str, tuple[Callable[[], str], str]] = {
         lambda: one(state() | {"extra": torch.ones(3)}),
         "x.safetensors: 10 tensors, left out extra, which no layer has",
     ),
+    "pickle": (lambda: pickled(state()), "x.pt: 9 tensors"),
+    "checkpoint": (
+        lambda: pickled({"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state().items()}}),
+        "x.pt: 9 tensors, prefix state_dict.model. dropped",
+    ),
+    "hub": (lambda: hub(state()), "hub: 9 tensors"),
     "shards": (lambda: shards(state()), "model.safetensors.index.json: 9 tensors in 2 shards"),
 }
 
@@ -116,6 +134,25 @@ def test_all_commands_read_published_weights_and_say_how(form: str) -> None:
     config = FinetuneConfig(model="model.py", checkpoint=path, epochs=1, limit=100, device="cpu")
     finetune.run(config, tuned.append)
     assert f"weights: {line}" in tuned.of(Noted)
+
+
+def test_a_part_of_a_file_alone() -> None:
+    expected, _ = evaluated(one(state()))
+    both = {"model": state(), "ema": {name: value * 2 for name, value in state().items()}}
+    path = pickled(both)
+    with pytest.raises(CheckpointError, match=r"more than once, as model\. and ema\."):
+        evaluated(path)
+    report, events = evaluated(path, weights_prefix="model.")
+    assert events.of(Noted)[0] == "weights: x.pt: 18 tensors, 9 of them under model."
+    assert report.accuracy == expected.accuracy
+    report, events = evaluated(one(state() | {"neck.weight": torch.ones(2, 2)}), ignore_extra=True)
+    assert "left out neck.weight, which the model lacks" in events.of(Noted)[0]
+    assert report.accuracy == expected.accuracy
+    for options in ({"weights_prefix": "model."}, {"ignore_extra": True}):
+        with pytest.raises(ValueError, match="no file of weights is named"):
+            PruneConfig(model="model.py", sparsity=0.5, **options)  # type: ignore[arg-type]
+    net = ntt.load(path, "model.py", weights_prefix="ema.").model
+    assert torch.equal(net.state_dict()["4.weight"], both["ema"]["4.weight"])
 
 
 def test_a_file_without_its_head() -> None:

@@ -50,6 +50,16 @@ def test_the_folder_the_index_and_each_shard_stand_for_all(folder: Path, name: s
     assert files.sha256 == hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def test_the_files_of_a_hub(tmp_path: Path) -> None:
+    """`model.safetensors` comes first, and a pickle last."""
+    torch.save(TENSORS, tmp_path / "pytorch_model.bin")
+    read = read_checkpoint(tmp_path)
+    assert all(torch.equal(read.tensors[key], value) for key, value in TENSORS.items())
+    for name in ("one.safetensors", "model.safetensors"):
+        save_file(TENSORS, tmp_path / name)
+        assert find_weights(tmp_path).files == (tmp_path / name,)
+
+
 def test_one_file_alone(tmp_path: Path) -> None:
     for name in ("x.safetensors", "model-00001-of-00001.safetensors"):
         save_file(TENSORS, tmp_path / name)

@@ -115,10 +115,13 @@ def hostile(checkpoint: Path, tmp_path: Path) -> Path:
         "weights": "dense.pt",
         "teacher": "dense.pt",
     }
+    (folder / "typed.toml").write_text('checkpoint = "dense.pt"\n')
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
     (folder / "sparse.safetensors").write_bytes(put_file_hash(save(tensors, {"ntt": text})))
     torch.save(planted, folder / "dense.pt")
     shutil.copy(folder / "dense.pt", folder / "renamed.safetensors")
+    (folder / "hub").mkdir()
+    shutil.copy(folder / "dense.pt", folder / "hub" / "pytorch_model.bin")
     array = np.array([[planted]], dtype=object)
     np.savez(folder / "x.npz", x=array, y=array)
     np.save(folder / "x.npy", array, allow_pickle=True)
@@ -201,6 +204,8 @@ def test_evaluate_runs_the_model_that_was_named_and_nothing_else(hostile: Path, 
         (*loaded, "digits", "--teacher", "dense.pt"): "2",
         (*common, "dense.pt", "--data", "digits"): "2",
         (*common, "renamed.safetensors", "--data", "digits"): "2",
+        (*common, "hub", "--data", "digits"): "2",
+        (*common[:2], "--config", "typed.toml", "--data", "digits"): "2",
     }
     # What torch itself starts when it is imported is not a matter of these files.
     body = "import torch, torchvision, scipy.io\nsys.addaudithook(watch)\nfrom ntt_cli.cli.app import main\n"

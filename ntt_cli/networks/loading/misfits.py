@@ -50,8 +50,11 @@ def cause_of(
         return _cause_of_lacking(lacking, own)
     if extra and not problems and not lacking:
         if inner := _twice(tensors, own):
-            return f"holds the network more than once, as {' and '.join(inner)}", "save the one that is meant alone"
-        return "holds layers that the model lacks", f"{HINT}, or save only what the model has"
+            return (
+                f"holds the network more than once, as {' and '.join(inner)}",
+                f"name one, --weights-prefix {inner[-1]}, or save it alone",
+            )
+        return "holds layers that the model lacks", f"{HINT}, or leave the others out with --ignore-extra"
     shapes = [Counter(map(shape_of, values)) for values in ([own.tensors[name] for name in lacking], extra.values())]
     if lacking and not problems and shapes[0] == shapes[1]:
         what = "has other names for the same shapes, as another implementation of the network would"

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions
+from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions, WeightsOptions
 from ntt_cli.data.batch import Batch
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
@@ -20,7 +20,7 @@ from ntt_cli.masks.zeros import has_many_zeros, looks_pruned
 from ntt_cli.networks.flops import zeros_not_in_use
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.loading.models import LoadedModel, load_model
-from ntt_cli.networks.loading.weights import load_into
+from ntt_cli.networks.loading.weights import ReadAs, load_into
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Masks
 
@@ -74,21 +74,28 @@ class Weights:
 
 
 def open_weights(
-    named: str | Checkpoint | None, loaded: LoadedModel, on_event: EventSink, *, role: str = "weights"
+    named: str | Checkpoint | None,
+    loaded: LoadedModel,
+    on_event: EventSink,
+    *,
+    role: str = "weights",
+    options: WeightsOptions | None = None,
 ) -> Weights:
     """Load a file, or a checkpoint in memory, into the network; a note says how its tensors were mapped.
 
     Without either, the weights are the network's own.
 
     Raises:
+        UsageError: if an option about the file has no effect.
         CheckpointError: if the file cannot be read, or belongs to another model.
     """
     if named is None:
         return Weights("factory" if loaded.trained else "random", None, {}, recorded=False)
     if not named:  # an empty path would be the current folder
-        raise CheckpointError("''", "is no name of a file", hint="name a .safetensors file")
+        raise CheckpointError("''", "is no name of a file", hint="name a .safetensors or .pt file")
     checkpoint = read_checkpoint(Path(named)) if isinstance(named, str) else named
-    found = load_into(loaded.module, checkpoint)
+    read_as = ReadAs(options.weights_prefix, options.ignore_extra) if options else ReadAs()
+    found = load_into(loaded.module, checkpoint, read_as)
     by = f" (by ntt {checkpoint.record.kind})" if checkpoint.record else ""
     shards = len(find_weights(Path(named)).files) if isinstance(named, str) else 1
     count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")

@@ -7,12 +7,12 @@ and the file holds no other weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.errors import CheckpointError
+from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.loading.fitting import OwnTensors, is_real, parts_beside, reading_of, shape_problems, wide
@@ -29,17 +29,27 @@ class LoadedWeights:
     notes: tuple[str, ...]
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
+@dataclass(frozen=True)
+class ReadAs:
+    """How a file of weights is read: the tensors under a prefix alone; without those that the network lacks."""
+
+    prefix: str | None = None
+    ignore_extra: bool = False
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint, read_as: ReadAs = ReadAs()) -> LoadedWeights:
     """Load the checkpoint's tensors into `module`. The file must hold all that it trains, and nothing else.
 
     One name of a tied tensor is enough. Counters and tables of whole numbers may be missing, and the file may also hold
-    tensors that no layer computes with.
+    tensors that no layer computes with, or, if they are ignored, any others.
 
     Raises:
+        UsageError: if reading the file so has no effect.
         CheckpointError: if the tensors are not this network's; the message lists those that do not fit. The network may
             then already hold some of the tensors.
     """
     own = OwnTensors(module)
+    whole, checkpoint = len(checkpoint.tensors), _under(checkpoint, read_as.prefix)
     tensors, pairs = _without_pairs(checkpoint.tensors, own)
     tensors, beside = _without_masks(tensors, own)
     reading = reading_of(tensors, own)
@@ -63,23 +73,44 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> LoadedWeights:
             unexpected = [name for name in state if name not in own.tensors]
     lacking = [name for name in missing if own.needs(name)]
     too_many = [name for name in unexpected if own.would_miss(name, state[name])]
+    ignored = too_many if read_as.ignore_extra else []
+    too_many = [] if ignored else too_many
     if problems or lacking or too_many:
         extra = {name: state[name] for name in too_many}
         what, hint = cause_of(tensors, own, problems, lacking, extra)
         lines = list_misfits(own, problems, lacking, extra)
         raise CheckpointError(checkpoint.path, "\n  ".join([f"{what}:", *lines]), hint=hint)
+    if read_as.ignore_extra and not ignored:
+        what = f"does nothing: the model has all tensors of {checkpoint.path} that matter"
+        raise UsageError("--ignore-extra", what, hint="leave it out")
     _check_finite(checkpoint, state, own)
+    unexpected = [name for name in unexpected if name not in ignored]
     notes = [
+        f"{len(checkpoint.tensors)} of them under {read_as.prefix}" if len(checkpoint.tensors) < whole else "",
         *_renaming(names, own),
         f"{_many(len(pairs), 'pair')} of NAME_orig and NAME_mask joined" if pairs else "",
         f"{_many(len(beside), 'mask')} NAME_mask read" if beside else "",
         *_conversions(state, own),
         *_absent([name for name in own.tensors if name not in tied], own),
+        f"left out {listed(ignored, MOST_LISTED)}, which the model lacks" if ignored else "",
         f"left out {counted(unexpected)}, which no layer has" if unexpected else "",
         f"left out {counted(apart)}, another part of the file than {reading.prefix}" if apart else "",
     ]
     tensors = {name: value for name, value in state.items() if name in own.tensors}
     return LoadedWeights(tensors, masks, tuple(filter(None, notes)))
+
+
+def _under(checkpoint: Checkpoint, prefix: str | None) -> Checkpoint:
+    """The tensors under a prefix, without it."""
+    if prefix is None:
+        return checkpoint
+    inside = {n.removeprefix(prefix): value for n, value in checkpoint.tensors.items() if n.startswith(prefix)}
+    if not inside:
+        first = sorted({f"{name.split('.')[0]}." for name in checkpoint.tensors})
+        what = f"begins no name in {checkpoint.path}"
+        raise UsageError(f"--weights-prefix {prefix}", what, hint=f"names there begin with {listed(first)}")
+    masks = {n.removeprefix(prefix): mask for n, mask in checkpoint.masks.items() if n.startswith(prefix)}
+    return replace(checkpoint, tensors=inside, masks=masks)
 
 
 def _without_pairs(tensors: Mapping[str, Tensor], own: OwnTensors) -> tuple[dict[str, Tensor], Masks]:

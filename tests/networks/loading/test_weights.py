@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
-from ntt_cli.errors import CheckpointError
+from ntt_cli.errors import CheckpointError, UsageError
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
-from ntt_cli.networks.loading.weights import LoadedWeights, load_into
+from ntt_cli.networks.loading.weights import LoadedWeights, ReadAs, load_into
 
 
 class Net(nn.Module):
@@ -198,6 +198,36 @@ def test_masks_go_by_the_names_of_the_network() -> None:
     assert torch.equal(found.masks["head.weight"], mask)
 
 
+def test_the_part_under_a_prefix_alone() -> None:
+    tensors = renamed("net.{}".format) | {f"ema.{name}": value for name, value in state(seed=5).items()}
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    for prefix, seed in (("net.", 1), ("ema.", 5)):
+        net = Net()
+        found = load_into(net, checkpoint(tensors, {"ema.head.weight": mask}), ReadAs(prefix))
+        assert found.notes == (f"{len(state())} of them under {prefix}",)
+        assert found.masks.keys() == ({"head.weight"} if prefix == "ema." else set())
+        assert all(torch.equal(net.state_dict()[name], value) for name, value in state(seed=seed).items())
+    with pytest.raises(UsageError) as caught:
+        load_into(Net(), checkpoint(tensors), ReadAs("backbone."))
+    assert str(caught.value) == "--weights-prefix backbone.: begins no name in x.safetensors"
+    assert caught.value.hint == "names there begin with ema., net."
+
+
+def test_layers_that_the_model_lacks_are_left_out_on_demand() -> None:
+    tensors = state() | {"neck.weight": torch.ones(3, 5), "neck.bias": torch.ones(3)}
+    what, hint = refusal(Net(), tensors)
+    assert what[0] == "holds layers that the model lacks:"
+    assert "--ignore-extra" in hint
+    net = Net()
+    found = load_into(net, checkpoint(tensors), ReadAs(ignore_extra=True))
+    assert found.notes == ("left out neck.weight, neck.bias, which the model lacks",)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state().items())
+    with pytest.raises(UsageError, match=r"--ignore-extra: does nothing: the model has all tensors of x\.safetensors"):
+        load_into(Net(), checkpoint(state() | {"steps": torch.tensor(7)}), ReadAs(ignore_extra=True))
+    with pytest.raises(CheckpointError, match="head.weight is"):
+        load_into(Net(), checkpoint(tensors | {"head.weight": torch.ones(2, 2)}), ReadAs(ignore_extra=True))
+
+
 def test_names_that_the_network_itself_translates() -> None:
     """Weight norm as torch wrote it before it was a parametrisation, which its own hook still reads."""
     torch.manual_seed(0)
@@ -279,12 +309,12 @@ def test_two_values_for_one_tied_weight() -> None:
         (
             state() | {f"ema.{name}": value for name, value in state().items()},
             ["holds the network more than once, as its plain names and ema.:"],
-            "save the one that is meant alone",
+            "name one, --weights-prefix ema., or save it alone",
         ),
         (
             {f"{part}.{name}": value for part in ("model", "ema") for name, value in state().items()},
             ["holds the network more than once, as model. and ema.:"],
-            "save the one that is meant alone",
+            "name one, --weights-prefix ema., or save it alone",
         ),
         (
             renamed(lambda name: name.replace("body", "trunk")),
