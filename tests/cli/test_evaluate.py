@@ -73,8 +73,8 @@ def test_agreement_on_unlabelled_data(ntt: Ntt) -> None:
     unlabelled = [*EVALUATE, "--teacher", "tuned.safetensors", "--data", "x.npy"]
     human = ntt(*unlabelled)
     assert human.code == 0
-    assert "same first choice 100.00%, logit distance 0.0000\n" in human.out
-    assert "logit distance 0.0000, kernel distance 0.0000\n" in ntt(*unlabelled, "--kernels").out
+    assert "same first choice 100.00%, logit distance 0.0000, cosine 1.0000\n" in human.out
+    assert "logit distance 0.0000, cosine 1.0000, kernel distance 0.0000\n" in ntt(*unlabelled, "--kernels").out
     assert "accuracy" not in human.out
     assert "class" not in human.out
     assert ntt(*unlabelled, "-q").out == "1.0000\n"
