@@ -357,7 +357,7 @@ def test_test_data_of_its_own() -> None:
 
 
 def test_a_plan_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare.finetune_task, "seconds_per_step", lambda _: 1.0)
+    monkeypatch.setattr(compare.finetune_job, "seconds_per_step", lambda _: 1.0)
     monkeypatch.setattr(compare.prune, "plan", lambda *_: SimpleNamespace(seconds=1000.0))
     chosen = config(methods="ntt,random", seeds=(1, 2), learning_rates=(1e-3, 1e-2))
     planned = compare.plan(chosen, lambda _: None)
@@ -415,7 +415,7 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
 
 def test_errors_come_before_any_trial() -> None:
     with pytest.raises(NttError):
-        report_of(config("dict"))
+        report_of(config("tuple"))
     with pytest.raises(UsageError, match=r"--exclude fc3.\*: matches no parameter"):
         report_of(config(exclude=("fc3.*",)))
     with pytest.raises(NttError, match="has no prunable weights"):
