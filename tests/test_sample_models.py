@@ -25,6 +25,7 @@ RESNET20 = (
     + (64 * 32 * 9 + 128) + 5 * (64 * 64 * 9 + 128)
     + (64 * 10 + 10)
 )  # fmt: skip
+RESNET_CIFAR = RESNET20 + 16 * 2 * 9  # three channels of colour
 VIT_BLOCK = 2 * 128 + (64 * 192 + 192) + (64 * 64 + 64) + (64 * 128 + 128) + (128 * 64 + 64)
 VIT_TINY = (64 * 1 * 16 + 64) + 49 * 64 + 4 * VIT_BLOCK + 128 + (64 * 10 + 10)
 
@@ -34,6 +35,7 @@ SIZES = {
     "lenet5_caffe": LENET5,
     "conv4": CONV4,
     "resnet20": RESNET20,
+    "resnet_cifar": RESNET_CIFAR,
     "vit_tiny": VIT_TINY,
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntt_cli.config import CompareConfig, DataOptions, Split, method_class, method_names, method_of
+from ntt_cli.config import FACTORY, CompareConfig, DataOptions, Split, method_class, method_names, method_of
 from ntt_cli.data import data_sha256
 from ntt_cli.data.load import SOURCE_OPTIONS, read_by
 from ntt_cli.errors import OutputError
@@ -35,7 +35,7 @@ def inputs_of(
     """What all trials share, and the data that some of these methods have of their own, by the names of settings."""
     found = {"model file": Input(config.model, loaded.sha256)}
     found |= {f"module {name}": Input(f"module {name}", digest) for name, digest in loaded.modules.items()}
-    if config.weights is not None:
+    if config.weights is not None and config.weights != FACTORY:
         found["weights file"] = Input(config.weights, find_weights(Path(config.weights)).sha256)
     if sources.model is not None:
         found["network"] = Input(config.model, sources.weights_sha256(None))

@@ -64,8 +64,8 @@ class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):
 
     weights: str | None = Group.MODEL.option(
         None,
-        "Trained weights of the teacher: a .safetensors or .pt file, or a folder with one. Default: random weights, by"
-        " seed.",
+        "Trained weights of the teacher: a .safetensors or .pt file, a folder with one; or factory,"
+        " where the factory loads them. Default: random weights, by seed.",
         NAMED,
         ReadWhen(
             lambda config: any(method_of(entry)[0] != "trained-magnitude" for entry in config.methods),

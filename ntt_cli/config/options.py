@@ -61,7 +61,7 @@ class ModelOptions(Options):
 
     model: Annotated[
         str,
-        Field(description="model.py, model.py:factory, package.module:factory or torchvision:NAME."),
+        Field(description="model.py, model.py:factory, package.module:factory, torchvision:NAME or timm:NAME."),
         Group.MODEL,
         NAMED,
     ]
@@ -87,9 +87,13 @@ class ModelOptions(Options):
         return split_at_commas(given)
 
 
+FACTORY = "factory"
+"""Stands for the weights that the network's factory gives it, in the place of a file."""
+
+
 def _named_weights(config: Options) -> bool:
     names = {"weights", "checkpoint"} & type(config).model_fields.keys()
-    return not names or any(getattr(config, name) is not None for name in names)
+    return not names or any(getattr(config, name) not in {None, FACTORY} for name in names)
 
 
 class WeightsOptions(Options):

@@ -35,7 +35,8 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     ]
     weights: str | None = Group.MODEL.option(
         None,
-        "Trained weights of the teacher: a .safetensors or .pt file, or a folder with one. Default: random weights.",
+        "Trained weights of the teacher: a .safetensors or .pt file, a folder with one; or factory,"
+        " where the factory loads them. Default: random weights.",
         NAMED,
     )
     exclude: tuple[str, ...] = EXCLUDE

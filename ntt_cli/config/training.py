@@ -51,8 +51,8 @@ class FinetuneConfig(
 
     checkpoint: str | None = Group.MODEL.option(
         None,
-        "Sparse or dense weights to start from: a .safetensors or .pt file, or a folder with one. Default: random"
-        " weights.",
+        "Sparse or dense weights to start from: a .safetensors or .pt file, a folder with one; or factory,"
+        " where the factory loads them. Default: random weights.",
         NAMED,
     )
     epochs: int = Group.TRAINING.option(10, "Passes over the training samples.", ge=1, le=MOST_EPOCHS)

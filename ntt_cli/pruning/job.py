@@ -192,8 +192,8 @@ def _open_network(
         raise UsageError(f"--method {config.method}", what, hint="choose another method")
     if not own and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
         what = f"{config.model} builds the same weights under every seed"
-        trained = "If they are trained, write TRAINED = True in model.py, and NTT matches outputs alone"
-        on_event(Warned(f"{what}. {trained}, as with --weights; if it sets a seed itself, leave that to --seed"))
+        trained = "If they are trained, give --weights factory or write TRAINED = True in model.py: NTT matches outputs"
+        on_event(Warned(f"{what}. {trained} alone, as with --weights; if it sets a seed itself, leave that to --seed"))
     teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     return replace(loaded, module=teacher.module), weights, teacher  # the module had a second copy of the values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ntt_cli.config import DataOptions, ModelOptions, Split
+from ntt_cli.config import FACTORY, DataOptions, ModelOptions, Split
 from ntt_cli.data import Samples, load_samples
 from ntt_cli.data.sources.objects import samples_of
 from ntt_cli.errors import DataError
@@ -48,7 +48,9 @@ class Sources:
             ModelError: if there is no such model, or it is no network that can be pruned.
         """
         if self.model is None:
-            return load_model(options, seed=seed)
+            loaded = load_model(options, seed=seed)
+            own = FACTORY in {getattr(options, name, None) for name in ("weights", "checkpoint")}
+            return replace(loaded, trained=True) if own else loaded
         return loaded_from(self.model, trained=self.trained, select_outputs=chosen_by(options))
 
     def load_samples(
@@ -69,7 +71,7 @@ class Sources:
 
     def weights_of(self, path: str | None) -> str | Checkpoint | None:
         """What the network's weights are loaded from; `None`: they are its own."""
-        if self.checkpoint is None and self.model is not None and path == OWN:
+        if self.checkpoint is None and path == (FACTORY if self.model is None else OWN):
             return None
         return self.checkpoint or path
 

@@ -193,7 +193,11 @@ def test_data_that_does_not_fit() -> None:
         assert "has no labels" in said
         assert "give a pair (inputs, labels)" in said
     assert "label 3 of sample 0 is out of range" in refusal(ntt.NttError, ntt.evaluate, net, (X, Y + 3))
-    assert "give network.float()" in refusal(ntt.NttError, ntt.prune, network().double(), X, sparsity=0.5)
+
+
+def test_a_network_of_float64_stays_one() -> None:
+    pruned = ntt.prune(network().double(), X, sparsity=0.5, method="magnitude").model
+    assert {p.dtype for p in pruned.parameters()} == {torch.float64}
 
 
 def test_networks_of_another_kind() -> None:

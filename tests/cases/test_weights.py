@@ -342,7 +342,9 @@ def test_a_factory_that_brings_trained_weights() -> None:
     task, warned = prepared()
     assert task.weights.origin == "random"
     assert len(warned) == 1
-    assert warned[0].startswith("model.py builds the same weights under every seed. If they are trained, write TRAINED")
+    assert warned[0].startswith(
+        "model.py builds the same weights under every seed. If they are trained, give --weights"
+    )
     Path("model.py").write_text(own + "TRAINED = True\n")
     task, warned = prepared()
     assert (task.weights.origin, warned) == ("factory", [])
@@ -476,3 +478,28 @@ def test_parameters_over_one_memory_are_one_or_refused() -> None:
     transposed = PruneConfig(model="model.py", model_arg=("transposed=True",), force=True, **options)  # type: ignore[arg-type]
     what, _ = refusal(ModelError, lambda: prune.run(transposed, Events().append))
     assert "1.weight [64, 64] and 3.weight [64, 64] share memory, and are not one parameter" in what
+
+
+def test_weights_of_the_factory() -> None:
+    """`--weights factory` says the same as `TRAINED = True`."""
+    save_file(state(), "w.safetensors")
+    Path("own.py").write_text(
+        MODEL.replace("build_model", "plain")
+        + "def build_model():\n    from safetensors.torch import load_file\n    net = plain()\n"
+        "    net.load_state_dict(load_file('w.safetensors'))\n    return net\n"
+    )
+    options = {"model": "own.py", "sparsity": 0.5, "limit": 20, "device": "cpu"}
+    events = Events()
+    assert prepare(PruneConfig(**options), events.append).weights.origin == "random"
+    assert any("give --weights factory" in message for message in events.of(Warned))
+    events = Events()
+    job = prepare(PruneConfig(**options, weights="factory"), events.append)
+    assert (job.weights.origin, job.settings.affinity, job.settings.steps) == ("factory", False, 9000)
+    assert events.of(Warned) == []
+    assert torch.equal(job.teacher.params["4.weight"], state()["4.weight"])
+    common = {"model": "own.py", "limit": 50, "device": "cpu"}
+    report = evaluate.run(EvaluateConfig(**common, checkpoint="factory"), events.append)
+    expected = evaluate.run(EvaluateConfig(**common, checkpoint="w.safetensors"), events.append)
+    assert (report.accuracy, report.file_bytes) == (expected.accuracy, None)
+    with pytest.raises(ValueError, match="no file of weights is named"):
+        PruneConfig(**options, weights="factory", ignore_extra=True)

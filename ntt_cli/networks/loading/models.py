@@ -1,4 +1,4 @@
-"""Load models that the user names: a Python file, an importable factory or a torchvision architecture."""
+"""Load models that the user names: a Python file, an importable factory, an architecture of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import file_sha256, require_text
 from ntt_cli.files.metadata import MeanStd, ModelRecord
 from ntt_cli.networks.loading.checks import check_kind, check_network
+from ntt_cli.networks.loading.published import configured_mean_std
+from ntt_cli.networks.loading.timm_networks import build_from_timm
 from ntt_cli.networks.outputs import SelectOutputs, chosen_outputs, field_of, usual_logits
 from ntt_cli.runtime.python_source import load_python, local_modules, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
@@ -103,6 +105,8 @@ def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedM
             return _from_file(Path(python[1]), python[2] or "", arguments)
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
+        if target == "timm":
+            return _from_timm(source, name, arguments)
         if name and all(part.isidentifier() for part in target.split(".")):
             return _from_package(source, target, name, arguments)
         what, hint = _why_no_model(source, Path(target or source))
@@ -157,6 +161,13 @@ def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -
         hint = f"look up what torchvision.models.{name} takes and mend --model-arg"
         raise ModelError(source, f"raised {type(failure).__name__}: {failure}", hint=hint) from failure
     return LoadedModel(built, source, input_shape=(3, 224, 224))
+
+
+def _from_timm(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+    built, configuration, trained = build_from_timm(source, name, arguments)
+    shape = configuration.get("input_size")
+    mean_std = configured_mean_std(configuration) if trained else None
+    return LoadedModel(built, source, input_shape=shape and tuple(shape), trained=trained, mean_std=mean_std)
 
 
 def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
@@ -312,4 +323,7 @@ def _why_no_model(source: str, target: Path) -> tuple[str, str]:
         return "is a folder, not a Python file", "name the .py file that builds the network"
     if target.is_file():
         return "is not a Python file", "name the .py file that builds the network; a file of weights goes to --weights"
-    return "names no model", "name it as model.py, model.py:factory, package.module:factory or torchvision:NAME"
+    return (
+        "names no model",
+        "name it as model.py, model.py:factory, package.module:factory, torchvision:NAME or timm:NAME",
+    )

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -463,3 +465,39 @@ def test_its_name_does_not_depend_on_how_its_path_was_typed(folder: Path, name: 
     Path("model.py").write_text(MODEL)
     assert load(name.format(folder.name)).source == "model.py"
     assert load(f"{folder}/model.py:Net").source == "model.py:Net"
+
+
+def test_networks_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in, which has the three names that are used."""
+
+    class Timm(ModuleType):
+        @staticmethod
+        def list_models() -> list[str]:
+            return ["tiny_net"]
+
+        @staticmethod
+        def create_model(name: str, *, pretrained: bool = False, num_classes: int = 10) -> nn.Module:
+            net = nn.Linear(4, num_classes)
+            net.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0.5,), "std": (0.25,)}  # type: ignore[assignment]
+            return net
+
+    monkeypatch.setitem(sys.modules, "timm", Timm("timm"))
+    plain = load_model(ModelOptions(model="timm:tiny_net", model_arg=("num_classes=3",)), seed=0)
+    assert (plain.source, plain.input_shape, plain.trained, plain.mean_std) == ("timm:tiny_net", (3, 8, 8), False, None)
+    assert plain.module.out_features == 3
+    trained = load_model(ModelOptions(model="timm:tiny_net.in1k", model_arg=("pretrained=true",)), seed=0)
+    assert trained.trained
+    assert trained.mean_std is not None
+    assert trained.mean_std.mean == (0.5,)
+    for model, arguments, what, hint in (
+        ("timm:tinynet", (), "timm has no such network", "the nearest are tiny_net"),
+        ("timm:tiny_net", ("wide=2",), "raised TypeError", "mend --model-arg"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            load_model(ModelOptions(model=model, model_arg=arguments), seed=0)
+        assert what in str(caught.value)
+        assert hint in caught.value.hint
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModelError, match="timm is not installed") as caught:
+        load_model(ModelOptions(model="timm:tiny_net"), seed=0)
+    assert caught.value.hint == "pip install timm"
