@@ -64,8 +64,10 @@ def test_files_that_do_not_fit(sparse: ntt.PruneResult) -> None:
     data[-3] ^= 1
     Path("bad.safetensors").write_bytes(data)
     assert "is damaged" in refusal(ntt.NttError, ntt.load, "bad.safetensors", network())
+    torch.save(network(), "weights.pt")  # a pickle of the network, which would run its code
+    assert "weights.pt" in refusal(ntt.NttError, ntt.load, "weights.pt", network())
     torch.save(network().state_dict(), "weights.pt")
-    refusal(ntt.NttError, ntt.load, "weights.pt", network())
+    assert not ntt.load("weights.pt", network()).masks
 
 
 def test_options_that_do_not_fit(sparse: ntt.PruneResult) -> None:
