@@ -24,7 +24,7 @@ from ntt_cli.files.metadata import MeanStd, ModelRecord
 from ntt_cli.networks.loading.checks import check_kind, check_network
 from ntt_cli.networks.loading.published import configured_mean_std
 from ntt_cli.networks.loading.timm_networks import build_from_timm
-from ntt_cli.networks.outputs import SelectOutputs, chosen_outputs, field_of, usual_logits
+from ntt_cli.networks.outputs import Heads, SelectOutputs, chosen_outputs, field_of, usual_logits
 from ntt_cli.runtime.python_source import load_python, local_modules, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 
@@ -72,7 +72,8 @@ class LoadedModel:
     @property
     def declares_logits(self) -> bool:
         """Whether `logits(outputs)` in the file selects the logits; it must put the classes on the last axis."""
-        return self.select_outputs is not usual_logits and not isinstance(self.select_outputs, partial)
+        select = self.select_outputs.select if isinstance(self.select_outputs, Heads) else self.select_outputs
+        return select is not usual_logits and not isinstance(select, partial)
 
 
 def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
