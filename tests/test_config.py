@@ -211,4 +211,4 @@ def test_what_is_recorded_does_not_say_where_it_goes() -> None:
     assert recorded(first).keys() == PruneConfig.model_fields.keys() - here - if_given
     assert recorded(prune(weights="x.safetensors", ignore_extra=True))["ignore_extra"] is True
     finetune = FinetuneConfig(model="net.py", output="a.safetensors")
-    assert recorded(finetune).keys() == FinetuneConfig.model_fields.keys() - here
+    assert recorded(finetune).keys() == FinetuneConfig.model_fields.keys() - here - if_given
