@@ -190,7 +190,6 @@ def build_model():
     "exits": "import sys\n\nsys.exit(0)\n",
     "several": _HEAD.replace("build_model", "small") + "def large():\n    return Net()\n",
     "overwrites": _net("def hidden(self, x):\n    y = super().hidden(x)\n    y[:, 0] = 0\n    return y"),
-    "double": _net("def prepare(self):\n    self.double()"),
     "number": "def build_model():\n    return 3\n",
     "script": "x = 1\n",
 }

@@ -57,7 +57,7 @@ def refused(ntt: Ntt, *arguments: object, code: int = 2) -> tuple[str, str]:
         ),
         ("nan weight", "fc2.weight: holds NaN or infinity", "mend build_model()"),
         ("nan output", "nan_output.py: returns NaN or infinity", "check the weights"),
-        ("one dimension", "returns float32 of shape [2]", "return a tensor [2, outputs]"),
+        ("classes", "classes.py: returns int64 of shape [2]: no floating tensor of 2 rows", "logits(outputs)"),
         ("batch statistics", "layer 1: normalises by the statistics of its batch", "track_running_stats=True"),
         ("one derivative", "one_derivative.py: has an operation without the derivatives", "--kernel-weight 0"),
         ("detached", "detached.py: uses fc1.weight, fc2.weight where no gradient is kept", "--exclude"),
@@ -97,8 +97,9 @@ def test_model_names(ntt: Ntt, model: str, error: str, hint: str) -> None:
 @pytest.mark.usefixtures("folder")
 def test_networks_that_cannot_be_fine_tuned(ntt: Ntt) -> None:
     error, hint = refused(ntt, "finetune", write_network("tuple in training"))
-    assert error == "tuple_in_training.py in training mode: returns a tuple, not one tensor of logits"
-    assert hint == "--logits 0 or --logits 1"
+    what = "returns a tuple of 0, 1, and in its first pass one tensor"
+    assert error == f"tuple_in_training.py in training mode: {what}"
+    assert hint == "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
     error, hint = refused(ntt, "finetune", write_network("detached"))
     assert error == "detached.py: has an output that no trainable parameter acts on"
     assert "requires_grad" in hint
@@ -208,7 +209,7 @@ def test_files_that_are_no_checkpoint(ntt: Ntt) -> None:
         ("cut.safetensors", "is not a whole safetensors file", "it may have been cut short"),
         ("words.safetensors", "is text, not a safetensors file", "name a safetensors file"),
         ("damaged.safetensors", "is damaged: the SHA-256 does not match", "copy the file again, or make it again"),
-        ("pickle.pt", "may hold a pickle", "safetensors.torch.save_file"),
+        ("pickle.pt", "torch reads no weights of it", "safetensors.torch.save_file"),
         ("sparse.report.safetensors", "is a report, not a checkpoint", "without .report"),
         ("spare.safetensors", "does not exist", "did you mean sparse.safetensors?"),
         (".", "holds 7 files of weights and no index: cut.safetensors, ", "name one of them"),

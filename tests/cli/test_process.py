@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ntt_cli.networks.checks import WRAP
 from tests.cli.conftest import MODEL, Ntt, content
 from tests.small_networks import write_network
 
@@ -80,11 +81,13 @@ def test_the_process_writes_what_a_call_writes(ntt: Ntt) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_logits_that_are_no_tensor() -> None:
+def test_outputs_that_are_no_tensor() -> None:
     # Only here: in the tests' own process beartype speaks up before.
-    result = shell(f"ntt prune {write_network('dict')} --sparsity 0.9 --steps 2")
+    result = shell(f"ntt prune {write_network('classes')} --sparsity 0.9 --steps 2")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith("error: dict.py: returns a dict, not one tensor of logits\nhint: --logits scores\n")
+    error, hint = result.stderr.splitlines()[-2:]
+    assert error == "error: classes.py: returns int64 of shape [2]: no floating tensor of 2 rows"
+    assert hint == f"hint: {WRAP}"
     assert not Path("sparse.safetensors").exists()
 
 

@@ -203,12 +203,6 @@ def test_number_of_outputs(digits: Inputs) -> None:
             "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: SystemExit: 0",
             OTHER_DATA,
         ),
-        (
-            "double",
-            "cannot take inputs of shape [2, 1, 8, 8] and type float32 from digits: RuntimeError: mat1 and mat2 must"
-            " have the same dtype, but got Float and Double",
-            "inputs are float32, and some weights float64: return network.float() from its factory",
-        ),
     ],
 )
 def test_outputs_that_are_no_logits(digits: Inputs, name: str, what: str, hint: str) -> None:
