@@ -230,7 +230,7 @@ def test_logits_that_cannot_be_picked(change: dict[str, Any], message: str, hint
     ("name", "data", "y", "message"),
     [
         ("Decoder", TOKENS, np.zeros(24, int), "has labels of shape [24] for logits of shape [24, 6, 11]"),
-        ("lstm", SEQUENCES, np.zeros((24, 4), int), "has labels of shape [24, 4] for logits of shape [24, 4]"),
+        ("lstm", SEQUENCES, np.full((24, 3), 2), "has labels of shape [24, 3] for logits of shape [24, 4]"),
         ("Decoder", TOKENS, np.full((24, 6), -100), "has no label but -100, which counts for nothing"),
         ("Decoder", TOKENS, np.full((24, 6), 11), "label 11 of sample 0 is out of range: the model has 11 outputs"),
         ("Decoder", TOKENS, np.full((24, 6), -1), "the label of sample 0 is -1"),

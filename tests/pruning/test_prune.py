@@ -217,7 +217,8 @@ def test_nothing_removed() -> None:
     assert all(torch.equal(value, teacher[name]) for name, value in load_file(OUT).items())
     assert (report.kept, report.sparsity, report.steps) == (1184, 0, 0)
     assert report.agreement is not None
-    assert report.agreement.model_dump() == {"logit_distance": 0, "kernel_distance": 0, "top1_agreement": 1}
+    distances = {"logit_distance": 0, "kernel_distance": 0, "relative_error": 0}
+    assert report.agreement.model_dump() == distances | {"top1_agreement": 1, "cosine": 1}
     assert report.kernels is not None
     assert report.kernels.alignment == pytest.approx(1)
     assert report.kernels.effective_rank_student == report.kernels.effective_rank_teacher
