@@ -53,7 +53,7 @@ MISTAKES = {
     "moments not restored": Mistake("runtime/optimiser.py", '{"state": state}', "{}", f"{IN_RESUMED}[prune]"),
     "dropout drawn on": Mistake(
         "training/finetune.py",
-        "seed_global_draws(task.config.seed, training.step, run.group.rank)",
+        "seed_global_draws(job.config.seed, training.step, run.group.rank)",
         "pass",
         f"{IN_RESUMED}[finetune dropout]",
     ),
