@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from cifar_resnet import CifarResNet
 from PIL import Image
 from safetensors.torch import load_file
 from synthetic_sounds import tones, voice
@@ -89,7 +89,7 @@ def cifar_resnet(sources: Sources, *, depth: int) -> Prepared:
     path = sources.weights and sources.weights / f"resnet{depth}.safetensors"
     if path is None or not path.is_file():
         raise Missing(f"--weights: no file resnet{depth}.safetensors")
-    network = CifarResNet(depth)
+    network: nn.Module = runpy.run_path("sample_models/resnet_cifar.py")[f"resnet{depth}"]()
     weights = {name.removeprefix("module."): tensor for name, tensor in load_file(path).items()}
     missing, unexpected = network.load_state_dict(weights, strict=False)
     assert not unexpected

@@ -1,6 +1,6 @@
 """How well outputs fit targets, and how well two networks agree.
 
-A few lines each: torchmetrics has them too, and brings lightning-utilities and some 200 other metrics along.
+A few lines each: torchmetrics has them too, and brings a second package and many other metrics along.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def build_from_timm(source: str, name: str, arguments: Mapping[str, object]) -> 
         ModelError: if timm is not installed, has no such network, or cannot build it.
     """
     try:
-        import timm  # type: ignore[import-not-found,unused-ignore]
+        import timm  # type: ignore[import-not-found,unused-ignore]  # may be installed, or not
     except ImportError as error:
         raise ModelError(source, "timm is not installed", hint="pip install timm") from error
     known = timm.list_models()
