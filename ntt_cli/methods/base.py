@@ -174,6 +174,7 @@ class Method:
         rescaled: kept weights are divided by the square root of their layer's density.
         moves_weights: it changes the values of kept weights.
         reinitialises: it returns newly initialised weights, so it does not apply to trained weights.
+        replaces_weights: it makes the weights itself, so it does not apply to trained weights either.
         reads: the options of `ntt prune` that it reads, beside those that every method reads.
         options: the options that it was made with, by name.
         parts: objects that it was made with in place of options, by option; a checkpoint records their names.
@@ -203,6 +204,7 @@ class Method:
     rescaled: ClassVar[bool] = False
     moves_weights: ClassVar[bool] = False
     reinitialises: ClassVar[bool] = False
+    replaces_weights: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()
     options: Mapping[str, Any] = {}
     parts: Mapping[str, Any] = {}

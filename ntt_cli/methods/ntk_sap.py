@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data.batch import Batch, batch_size
+from ntt_cli.masks.masks import apply_masks
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.methods.snip import gradients_of
+from ntt_cli.networks.batch_norm import estimate_statistics
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -22,8 +24,15 @@ class NTKSAP(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        """`ntk_sap_scores` of one draw of random weights and inputs a round."""
-        return ntk_sap_scores(context.apply, masks, [context.reinitialised()], generator=context.generator)
+        """`ntk_sap_scores` of one draw of random weights and inputs a round.
+
+        Statistics of batch norm are those of this draw under the masks, as in the authors' code: the teacher's belong
+        to other weights.
+        """
+        params, x = context.reinitialised()
+        teacher = context.teacher
+        buffers = estimate_statistics(teacher, apply_masks(params, masks), teacher.buffers, [x])
+        return ntk_sap_scores(teacher.bind(buffers), masks, [(params, x)], generator=context.generator)
 
 
 def ntk_sap_scores(

@@ -190,6 +190,9 @@ def _open_network(
         only = "is one network alone" if own else "says TRAINED: it always builds the same"
         what = f"puts the mask on other random weights, and {config.model} {only}"
         raise UsageError(f"--method {config.method}", what, hint="choose another method")
+    if method.replaces_weights and weights.trained:
+        hint = "choose another method, or give weights that are not trained"
+        raise UsageError(f"--method {config.method}", "makes all prunable weights itself, from random draws", hint=hint)
     if not own and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
         what = f"{config.model} builds the same weights under every seed"
         trained = "If they are trained, give --weights factory or write TRAINED = True in model.py: NTT matches outputs"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+import ntt_cli as ntt
 from ntt_cli.methods.ntk_sap import ntk_sap_scores
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.networks.initialise import reinitialise
@@ -79,3 +80,17 @@ def test_redrawn_weights_have_the_moments_of_the_first_and_constants_stay() -> N
     assert abs(float(drawn["w"].mean() - params["w"].mean())) < 0.01
     assert abs(float(drawn["w"].std() / params["w"].std()) - 1) < 0.02
     assert not torch.equal(drawn["w"], reinitialise(params, generator=seeded(2))["w"])
+
+
+def test_batch_norm_has_the_statistics_of_the_redrawn_weights_not_the_teachers() -> None:
+    masks = []
+    for mean, variance in ((0.0, 1.0), (7.0, 1e-4)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 5))
+        assert isinstance(net[1].running_mean, torch.Tensor)
+        assert isinstance(net[1].running_var, torch.Tensor)
+        net[1].running_mean.fill_(mean)
+        net[1].running_var.fill_(variance)
+        masks.append(ntt.prune(net, torch.randn(32, 6, generator=seeded()), sparsity=0.5, method="ntk-sap").masks)
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])

@@ -1,0 +1,107 @@
+"""CTS-KL: masks learnt as random gates over untrained weights, by the outputs' divergence. Arora & Teuscher 2025."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ntt_cli.masks.schedule import cubic_density
+from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.networks.prepare import estimate_buffers
+from ntt_cli.runtime.events import StepsDone, TransferStarted
+from ntt_cli.runtime.seeding import seeded
+from ntt_cli.tensors import Masks, Params
+
+TEMPERATURE = 2 / 3
+"""Of the gates; Maddison et al. 2017, arXiv 1611.00712, recommend it for variables of two values."""
+
+RATE = 0.1
+"""Adam's learning rate for the gates' logits."""
+
+STATISTICS_EVERY = 100
+"""Steps between two estimates of batch-norm statistics, which change as gates close."""
+
+
+@register_method("cts-kl")
+class CTSKL(Method):
+    """Random gates that learn which weights keep the outputs' distribution, with untrained weights as they are."""
+
+    reads = frozenset({"batch_size", "steps"})
+
+    def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
+        """The gates' logits after the last step, above the lowest of them.
+
+        At each step, a gate `z = σ((α + s + noise) / τ)` with logistic noise multiplies each weight (Binary Concrete,
+        Maddison et al. 2017), and Adam moves the logits `α` down the gradient of `KL(student ‖ teacher)`. Arora &
+        Teuscher 2025, arXiv 2512.07142. Their GradBalance weighs the divergence against a penalty on the density.
+        Here the shift `s` of all logits keeps the expected density on a cubic schedule exactly, so that there is
+        nothing to weigh.
+        """
+        assert context.inputs is not None
+        teacher, steps, density = context.teacher, context.settings.steps, context.settings.density
+        logits = {name: torch.zeros_like(weight, requires_grad=True) for name, weight in context.weights.items()}
+        optimiser = torch.optim.Adam(logits.values(), lr=RATE)
+        context.run.on_event(TransferStarted(steps, {name: p.numel() for name, p in context.weights.items()}))
+        student = teacher.bind()
+        for step in range(steps):
+            generator = seeded(context.settings.seed, step)
+            indices = torch.randint(len(context.inputs), (context.settings.batch_size,), generator=generator)
+            x = context.inputs.batch(indices, (context.settings.seed, step))
+            shift = shift_to(logits, cubic_density(step + 1, steps=steps, density=density))
+            if step % STATISTICS_EVERY == 0:
+                student = teacher.bind(_statistics(context, logits, shift))
+            with torch.no_grad():
+                wanted = teacher.bind()(teacher.params, x)
+            gates = {name: gate(value + shift, generator=generator) for name, value in logits.items()}
+            outputs = student(_gated(context.params, gates), x)
+            loss = divergence(_rows(context, outputs), _rows(context, wanted))
+            for value, slope in zip(logits.values(), torch.autograd.grad(loss, list(logits.values())), strict=True):
+                value.grad = slope
+            optimiser.step()
+            context.run.on_event(StepsDone(step + 1, None, float(loss.detach())))
+        lowest = min(float(value.detach().min()) for value in logits.values())
+        return {name: value.detach() - lowest for name, value in logits.items()}
+
+
+def gate(logits: Float[Tensor, "*shape"], *, generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """A Binary Concrete variable, in (0, 1): `σ((logits + log u − log(1 − u)) / τ)` with uniform `u`."""
+    u = torch.rand(logits.shape, generator=generator).to(logits).clamp(1e-6, 1 - 1e-6)
+    return torch.sigmoid((logits + u.logit()) / TEMPERATURE)
+
+
+def shift_to(logits: Mapping[str, Tensor], density: float) -> float:
+    """The `s` with which the mean of `σ(logits + s)` over all weights is `density`, by bisection."""
+    flat = torch.cat([value.detach().flatten() for value in logits.values()])
+    low, high = -40 - float(flat.max()), 40 - float(flat.min())
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float(torch.sigmoid(flat + middle).mean()) > density else (middle, high)
+    return (low + high) / 2
+
+
+def divergence(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    """`KL(student ‖ teacher)` of the softmax over the last axis of each head, `[n, ..., c]`, per sample, summed."""
+    total = torch.zeros(())
+    for name, outputs in student.items():
+        ours, theirs = outputs.log_softmax(-1), teacher[name].log_softmax(-1)
+        total = total.to(ours) + (ours.exp() * (ours - theirs)).sum() / len(outputs)
+    return total
+
+
+def _rows(context: MethodContext, outputs: Float[Tensor, "n c"]) -> dict[str, Tensor]:
+    heads = context.teacher.heads
+    return {"output": outputs} if heads is None else heads.unflatten(outputs)
+
+
+def _gated(params: Params, gates: Mapping[str, Tensor]) -> Params:
+    return params | {name: params[name] * value for name, value in gates.items()}
+
+
+def _statistics(context: MethodContext, logits: Mapping[str, Tensor], shift: float) -> Params:
+    """The buffers with batch-norm statistics under the gates' expected values."""
+    assert context.inputs is not None
+    expected = {name: torch.sigmoid(value.detach() + shift) for name, value in logits.items()}
+    return estimate_buffers(context.teacher, _gated(context.params, expected), context.inputs)
