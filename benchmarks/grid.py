@@ -31,8 +31,8 @@ from typing import Any
 import ntt_cli as ntt
 
 EVERY = (
-    "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,"
-    "grasp,trained-magnitude,dense"
+    "ntt,synflow,synflow:allocation=erk,ntk-sap,px,phew,cts-kl,eoi,logit-snip,random,random:allocation=layerwise,"
+    "random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,grasp,trained-magnitude,dense"
 )
 EXCLUSIVE = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
 FEW = "ntt,synflow,snip,magnitude,random,dense"
@@ -97,17 +97,20 @@ Result = dict[str, Any]
 Groups = dict[tuple[str, float | None], list[Result]]
 
 
-def options_of(name: str, *, out: str, methods: str | None, jobs: int) -> dict[str, Any]:
+def options_of(
+    name: str, *, out: str, methods: str | None, jobs: int, data: str | None = None, seeds: int | None = None
+) -> dict[str, Any]:
     """The comparison of one network, as `ntt_cli.compare` takes it."""
-    every, sparsities, seeds, rates, changes = GRIDS[name]
+    every, sparsities, all_seeds, rates, changes = GRIDS[name]
     return {
         "model": f"sample_models/{name}.py",
         **changes,
+        **({"data": data} if data else {}),
         "limit": 12_000,
         "validation": 0.16667,
         "methods": [methods or every],
         "sparsities": sparsities,
-        "seeds": seeds,
+        "seeds": all_seeds[:seeds],
         "learning_rates": rates,
         "device": "cpu",
         "jobs": jobs,
@@ -209,6 +212,8 @@ def main() -> None:
     parser.add_argument("network", choices=GRIDS)
     parser.add_argument("--out", required=True, help="the folder of the comparison; with --show, or what --keep wrote")
     parser.add_argument("--methods")
+    parser.add_argument("--data", help="other data than Fashion-MNIST, of the same shape, such as mnist.npz")
+    parser.add_argument("--seeds", type=int, help="the first so many seeds alone")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--pretrained", action="store_true", help="prune networks that were trained first")
     parser.add_argument("--show", action="store_true", help="print the table alone")
@@ -217,7 +222,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.pretrained and options.network not in PRETRAINED[1]:
         parser.error(f"--pretrained takes {', '.join(PRETRAINED[1])}")
-    comparison = options_of(options.network, out=options.out, methods=options.methods, jobs=options.jobs)
+    comparison = options_of(
+        options.network,
+        out=options.out,
+        methods=options.methods,
+        jobs=options.jobs,
+        data=options.data,
+        seeds=options.seeds,
+    )
     if not options.show:
         if options.pretrained:
             compare_pretrained(comparison, options.methods)
