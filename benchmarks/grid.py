@@ -24,7 +24,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,17 @@ Groups = dict[tuple[str, float | None], list[Result]]
 
 
 def options_of(
-    name: str, *, out: str, methods: str | None, jobs: int, data: str | None = None, seeds: int | None = None
+    name: str,
+    *,
+    out: str,
+    methods: str | None,
+    jobs: int,
+    data: str | None = None,
+    seeds: int | None = None,
+    sparsities: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The comparison of one network, as `ntt_cli.compare` takes it."""
-    every, sparsities, all_seeds, rates, changes = GRIDS[name]
+    every, all_sparsities, all_seeds, rates, changes = GRIDS[name]
     return {
         "model": f"sample_models/{name}.py",
         **changes,
@@ -109,7 +116,7 @@ def options_of(
         "limit": 12_000,
         "validation": 0.16667,
         "methods": [methods or every],
-        "sparsities": sparsities,
+        "sparsities": sparsities or all_sparsities,
         "seeds": all_seeds[:seeds],
         "learning_rates": rates,
         "device": "cpu",
@@ -213,6 +220,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="the folder of the comparison; with --show, or what --keep wrote")
     parser.add_argument("--methods")
     parser.add_argument("--data", help="other data than Fashion-MNIST, of the same shape, such as mnist.npz")
+    parser.add_argument("--sparsities", type=float, nargs="+", help="these alone")
     parser.add_argument("--seeds", type=int, help="the first so many seeds alone")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--pretrained", action="store_true", help="prune networks that were trained first")
@@ -229,6 +237,7 @@ def main() -> None:
         jobs=options.jobs,
         data=options.data,
         seeds=options.seeds,
+        sparsities=options.sparsities,
     )
     if not options.show:
         if options.pretrained:
