@@ -13,6 +13,8 @@ from ntt_cli.api.calls import Progress, apart, configured
 from ntt_cli.api.network import SparseNetwork, network_of
 from ntt_cli.config import ModelOptions, WeightsOptions
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
+from ntt_cli.networks.functional import saved_tensors
+from ntt_cli.networks.loading.lazy import require_made, take_shapes
 from ntt_cli.networks.loading.open import open_weights
 
 
@@ -55,8 +57,10 @@ def load(
     with apart(progress, sources) as (on_event, _):
         checkpoint = read_checkpoint(Path(path))
         loaded = sources.load_model(config, seed=0)
+        take_shapes(loaded.module, checkpoint.tensors)
+        require_made(loaded.module, loaded.source, hint="pass one batch through the network first")
         weights = open_weights(checkpoint, loaded, on_event, options=config)
-    state = {name: value.detach().cpu() for name, value in loaded.module.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in saved_tensors(loaded.module).items()}
     found = Checkpoint(path=checkpoint.path, tensors=state, masks=weights.masks, record=checkpoint.record)
     of_model = {name: value for name, value in config.given().items() if name in ModelOptions.model_fields}
     return SparseNetwork(read=partial(_same, found), architecture=sources, options=of_model)

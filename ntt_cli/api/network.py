@@ -18,6 +18,7 @@ from ntt_cli.errors import OutputError, UsageError
 from ntt_cli.files.atomic import check_outputs
 from ntt_cli.files.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from ntt_cli.masks.masks import count_kept
+from ntt_cli.networks.functional import saved_tensors
 from ntt_cli.networks.loading.objects import sparse_copy
 from ntt_cli.results import FinetuneReport, PruneReport, Summary
 from ntt_cli.runs.outcome import Outcome
@@ -226,7 +227,7 @@ def teacher_of(teacher: object) -> tuple[str | None, Checkpoint | None]:
     if isinstance(teacher, SparseNetwork):
         return str(TEACHER), replace(teacher.checkpoint, path=TEACHER)
     if isinstance(teacher, nn.Module):
-        values = {name: value.detach().cpu() for name, value in teacher.state_dict().items()}
+        values = {name: value.detach().cpu() for name, value in saved_tensors(teacher).items()}
         return str(TEACHER), Checkpoint(path=TEACHER, tensors=values, masks={}, record=None)
     hint = "give a network, or a file of its weights"
     raise UsageError("teacher", f"is a value of type {type(teacher).__name__}", hint=hint)

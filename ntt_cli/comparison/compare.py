@@ -19,7 +19,6 @@ from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import can_sync
 from ntt_cli.files.results import open_folder, read_results, write_tables
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.networks.loading.open import heeds_seed
 from ntt_cli.networks.prepare import pick_prunable, to_functional
 from ntt_cli.pages.write import write_page
 from ntt_cli.pruning import prune
@@ -139,7 +138,7 @@ def _check_seeds(config: CompareConfig, loaded: LoadedModel, sources: Sources, o
         return
     if config.weights is not None or loaded.trained or sources.model is not None:
         on_event(Noted("all seeds begin with the same weights: deviations are over pruning and training alone"))
-    elif not heeds_seed(loaded.module, config, seed=config.seeds[0]):
+    elif not sources.heeds_seed(config, loaded, seed=config.seeds[0]):
         what = f"{config.model} builds the same network for every seed, so that deviations over seeds are over pruning"
         hint = "leave torch.manual_seed out of the factory, or say TRAINED = True if it loads weights"
         on_event(Warned(f"{what} and training alone: {hint}"))

@@ -28,7 +28,7 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
             if batch_size(batch) > 1:
                 placed = model.placed(params, averaged)
                 functional_call(model.module, placed, *arguments(batch), tie_weights=False)
-    return averaged
+    return buffers | {name: averaged[name] for name in _statistics(model.module)}
 
 
 @contextmanager
@@ -61,11 +61,18 @@ def with_variances_of_at_least(least: float, buffers: Params, reference: Params)
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     """Copies of the buffers, with running statistics as before any batch: mean 0 and variance 1."""
     copies = {name: value.clone() for name, value in buffers.items()}
-    for path in _batch_norm_layers(model.module):
-        copies[f"{path}running_mean"].zero_()
-        copies[f"{path}running_var"].fill_(1)
-        copies[f"{path}num_batches_tracked"].zero_()
+    for name in _statistics(model.module):
+        copies[name].fill_(name.endswith("running_var"))
     return copies
+
+
+def _statistics(module: nn.Module) -> list[str]:
+    """The names of running statistics and of their counters."""
+    return [
+        f"{path}{kind}"
+        for path in _batch_norm_layers(module)
+        for kind in ("running_mean", "running_var", "num_batches_tracked")
+    ]
 
 
 def is_statistic(name: str) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ntt_cli.data.batch import Batch, batch_size, call, described, split, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
-from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.copying import copy_module, results_of
 from ntt_cli.networks.functional import FunctionalModel, positions_that_count
 from ntt_cli.networks.outputs import (
     ONLY,
@@ -65,8 +65,12 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
         hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     with torch.no_grad(), global_draws_apart(inputs.device):
-        before = global_state()
+        before, results = global_state(), dict(results_of(model.module))
         outputs = _outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint)
+        for name, value in results_of(model.module):
+            if results.get(name) is value:
+                hint = "compute it in forward(), or register it by register_buffer() or as an nn.Parameter"
+                raise ModelError(where, f"{name} is the result of a computation that no pass repeats", hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
         again = (_outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint) for _ in range(passes))
         if not all(_same(outputs, other) for other in again):
@@ -77,8 +81,13 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                 )
             )
         elif alone := _alone(model, x):
-            # What has two rows whatever the number of samples, such as the states of two layers, is no head.
-            outputs = {name: head for name, head in outputs.items() if name in alone} or outputs
+            # What has two rows whatever the number of samples, such as the states of two layers, is no head, nor is a
+            # matrix with a column for each sample, such as the similarities of a contrastive network.
+            outputs = {
+                name: head
+                for name, head in outputs.items()
+                if name in alone and alone[name].shape[1:] == head.shape[1:]
+            } or outputs
             if _depends_on_others(outputs, alone):
                 on_event(
                     Warned(
@@ -133,6 +142,12 @@ def check_training(
         )
     with named_gradients(where):
         rows.sum().backward()
+    if kept := [name for name, buffer in copied.named_buffers() if buffer.requires_grad]:
+        try:
+            flat(heads_in(select_outputs(forward(x)), len(rows))).sum().backward()
+        except RuntimeError as error:
+            what = f"keeps the graph of its last pass in its buffer {kept[0]}, so that it cannot be trained"
+            raise ModelError(where, what, hint="write detached values into it: x.detach()") from error
 
 
 def require_one(heads: Heads, *, where: str) -> tuple[int, ...]:

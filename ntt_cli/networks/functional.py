@@ -30,7 +30,8 @@ class FunctionalModel:
         buffers: buffers and frozen parameters by name, detached.
         select_outputs: maps what the module returns to its outputs, `[n, ..., c]`; `Heads`, once a pass has shown them.
         places: pairs of a name in the module and the name of its value, one pair for each place.
-        saved: the entries of its state dict before any forward pass, by name.
+        saved: the tensors of its state dict before any forward pass, by name.
+        scratch: buffers that a pass may write into: all but running statistics.
         dtypes: the types that its state dict has, where they are not those that it computes in.
     """
 
@@ -40,6 +41,7 @@ class FunctionalModel:
     select_outputs: SelectOutputs
     places: dict[str, str]
     saved: frozenset[str]
+    scratch: frozenset[str]
     dtypes: Dtypes = field(default_factory=dict)
 
     def bind(self, buffers: Params | None = None) -> BoundModel:
@@ -69,9 +71,11 @@ class FunctionalModel:
 
     def _returned(self, params: Params, buffers: Params, x: Batch) -> Any:
         with _without_fast_path(), once_differentiable():
-            # A copy, because the forward pass may write into its inputs, and they are used again.
+            # Copies, because the forward pass may write into its inputs and buffers, and they are used again.
             positional, named = arguments(map_batch(Tensor.clone, x))
-            return functional_call(self.module, self.placed(params, buffers), positional, named, tie_weights=False)
+            written = {name: value.clone() for name, value in buffers.items() if name in self.scratch}
+            placed = self.placed(params, buffers | written)
+            return functional_call(self.module, placed, positional, named, tie_weights=False)
 
     def placed(self, params: Params, buffers: Params) -> Params:
         """These values by their places, for `functional_call` without `tie_weights`.
@@ -135,8 +139,25 @@ def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_lo
         | {name: b.detach().clone() for name, b in private.named_buffers()},
         select_outputs=select_outputs,
         places=_places(private),
-        saved=frozenset(private.state_dict()),
+        saved=frozenset(saved_tensors(private)),
+        scratch=frozenset(_scratch(private)),
     )
+
+
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of its state dict, which may also hold the extra state of a layer, of any type."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _scratch(module: nn.Module) -> set[str]:
+    """The buffers of layers other than batch normalisation, which in evaluation only reads its own."""
+    statistics = {
+        id(buffer)
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase)
+        for buffer in layer.buffers(recurse=False)
+    }
+    return {name for name, buffer in module.named_buffers() if id(buffer) not in statistics}
 
 
 def _places(module: nn.Module) -> dict[str, str]:
@@ -170,4 +191,4 @@ class _StateDict(nn.Module):
         self.module = module
 
     def forward(self) -> dict[str, Tensor]:
-        return dict(self.module.state_dict())
+        return saved_tensors(self.module)

@@ -18,8 +18,11 @@ USUAL = "logits"
 ONLY = "output"
 """The name of the output of a network that returns one tensor."""
 
-LEFT_OUT = frozenset({"loss", "past_key_values"})
-"""Fields that are no outputs: a number for the batch, and a cache."""
+LEFT_OUT = frozenset({"loss", "past_key_values", "cache_params", "mems", "state"})
+"""Fields that are no heads beside others: a number for the batch, and caches and states that a later call reads."""
+
+RECORDS = ("hidden_states", "attentions")
+"""What the names of other such fields end in: values from inside the network, which transformers return if asked."""
 
 
 class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
@@ -65,19 +68,22 @@ def kind_of(outputs: Any) -> str:
 
 
 def tensors_in(outputs: Any) -> dict[str, Tensor]:
-    """The tensors in nested outputs by their names, such as `pooled` and `states.0`, without losses and caches."""
+    """The tensors in nested outputs by their names, such as `pooled` and `states.0`."""
     return dict(_walk(outputs, ""))
 
 
 def heads_in(outputs: Any, samples: int, *, only: str = ONLY) -> dict[str, Tensor]:
-    """The heads: floating tensors whose first axis is the sample; of a single tensor, this under the name `only`."""
+    """The heads: floating tensors whose first axis is the sample; of a single tensor, this under the name `only`.
+
+    The fields `LEFT_OUT` and `RECORDS` are heads only if there are no others.
+    """
     if isinstance(outputs, Tensor):
         return {only: outputs} if _is_head(outputs, samples) else {}
     heads: dict[str, Tensor] = {}
     for name, value in tensors_in(outputs).items():
         if _is_head(value, samples) and not any(value is head for head in heads.values()):
             heads[name] = value
-    return heads
+    return {name: head for name, head in heads.items() if not _is_aside(name)} or heads
 
 
 def flat(outputs: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
@@ -137,6 +143,10 @@ class Heads:
         return ", ".join(f"{name} {[*shape]}" for name, shape in self.shapes.items())
 
 
+def _is_aside(name: str) -> bool:
+    return any(part in LEFT_OUT or part.endswith(RECORDS) for part in name.split("."))
+
+
 def _is_head(value: Tensor, samples: int) -> bool:
     return value.is_floating_point() and value.ndim > 0 and len(value) == samples and value.numel() > 0
 
@@ -146,7 +156,7 @@ def _walk(outputs: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
         return  # something for each sample, such as a varying number of detections
     named = getattr(outputs, "_fields", None)  # a named tuple: its positions would name the same once more
     for name, value in _fields(outputs).items():
-        if name in LEFT_OUT or name.startswith("_") or (named is not None and name not in named):
+        if name.startswith("_") or (named is not None and name not in named):
             continue
         if isinstance(value, Tensor):
             yield prefix + name, value

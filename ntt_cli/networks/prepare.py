@@ -69,6 +69,12 @@ def to_functional(
             f" {listed(quantised)}; better prune the network before it is prepared for quantisation"
         )
         on_event(Warned(what))
+    if extra := [name for name in model.module.state_dict() if name not in model.saved]:
+        what = (
+            f"its state dict also holds {listed(extra)}, no tensor, which no file of weights holds: ntt keeps what the"
+            " network is built with; elsewhere, load the file by load_state_dict(..., strict=False)"
+        )
+        on_event(Warned(what))
     if frozen := [name for name, p in model.module.named_parameters() if not p.requires_grad]:
         on_event(Warned(f"frozen parameters stay as they are and dense: {listed(frozen)}"))
     return model

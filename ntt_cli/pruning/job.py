@@ -24,7 +24,6 @@ from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
     Weights,
     describe_sparse_teacher,
-    heeds_seed,
     open_weights,
     warn_of_filled_zeros,
 )
@@ -193,7 +192,7 @@ def _open_network(
     if method.replaces_weights and weights.trained:
         hint = "choose another method, or give weights that are not trained"
         raise UsageError(f"--method {config.method}", "makes all prunable weights itself, from random draws", hint=hint)
-    if not own and weights.origin == "random" and not heeds_seed(loaded.module, config, seed=config.seed):
+    if not own and weights.origin == "random" and not sources.heeds_seed(config, loaded, seed=config.seed):
         what = f"{config.model} builds the same weights under every seed"
         trained = "If they are trained, give --weights factory or write TRAINED = True in model.py: NTT matches outputs"
         on_event(Warned(f"{what}. {trained} alone, as with --weights; if it sets a seed itself, leave that to --seed"))

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ntt_cli.config import FACTORY, DataOptions, ModelOptions, Split
 from ntt_cli.data import Samples, load_samples
+from ntt_cli.data.batch import Batch
 from ntt_cli.data.sources.objects import samples_of
 from ntt_cli.errors import DataError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.hashed import tensor_hashes
 from ntt_cli.files.shards import find_weights
+from ntt_cli.networks.loading.lazy import require_made
 from ntt_cli.networks.loading.models import LoadedModel, chosen_by, load_model
 from ntt_cli.networks.loading.objects import loaded_from, state_sha256
+from ntt_cli.networks.loading.open import mostly_differ
+
+OTHER_SEED = 500_009
+"""Added to the seed to find out whether the factory uses it."""
 
 OWN = "the network"
 """Stands in a configuration for the weights that a network object has."""
@@ -47,11 +55,36 @@ class Sources:
         Raises:
             ModelError: if there is no such model, or it is no network that can be pruned.
         """
+        first = partial(self._first_batch, options)
         if self.model is None:
-            loaded = load_model(options, seed=seed)
+            loaded = load_model(options, seed=seed, first_batch=first)
             own = FACTORY in {getattr(options, name, None) for name in ("weights", "checkpoint")}
             return replace(loaded, trained=True) if own else loaded
-        return loaded_from(self.model, trained=self.trained, select_outputs=chosen_by(options))
+        chosen = chosen_by(options)
+        return loaded_from(self.model, trained=self.trained, select_outputs=chosen, seed=seed, first_batch=first)
+
+    def _first_batch(self, options: ModelOptions, loaded: LoadedModel) -> Batch | None:
+        """A batch that says which shapes a network takes: of the data, or else of the declared shape.
+
+        Raises:
+            ModelError: if a run knows neither.
+        """
+        if not isinstance(options, DataOptions):
+            return None  # the shapes come from a file of weights
+        if options.data is not None or loaded.data is not None or self.has_data:
+            samples = self.load_samples(options, loaded, split="train", labelled=False)
+            return samples.inputs(torch.arange(min(2, len(samples))))
+        if loaded.input_shape is None:
+            require_made(loaded.module, loaded.source)
+            return None
+        return torch.zeros(2, *loaded.input_shape)
+
+    def heeds_seed(self, options: ModelOptions, loaded: LoadedModel, *, seed: int) -> bool:
+        """Whether another seed changes most of the factory's weights.
+
+        A factory that loads trained weights or sets its own seed builds the same weights again.
+        """
+        return mostly_differ(loaded.module, self.load_model(options, seed=seed + OTHER_SEED).module)
 
     def load_samples(
         self, options: DataOptions, loaded: LoadedModel, *, split: Split, labelled: bool = True

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ntt_cli.errors import ModelError
 
@@ -40,7 +41,7 @@ def tie_shared_parameters(module: nn.Module, where: str) -> None:
 
 
 def _has_memory(value: Tensor) -> bool:
-    return value.layout is torch.strided and value.device.type != "meta" and value.numel() > 0
+    return not is_lazy(value) and value.layout is torch.strided and value.device.type != "meta" and value.numel() > 0
 
 
 def _check_disjoint(values: Mapping[str, Tensor], trained: Container[str], where: str) -> None:

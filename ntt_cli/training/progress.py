@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ntt_cli.files.metadata import Record
 from ntt_cli.files.state import State, prefixed
 from ntt_cli.networks.batch_norm import is_statistic
+from ntt_cli.networks.functional import saved_tensors
 from ntt_cli.results import EpochSummary
 from ntt_cli.runs.optimiser_state import restore_from
 from ntt_cli.runtime.optimiser import optimiser_tensors
@@ -48,11 +50,11 @@ class Training:
     best: Best | None = None
 
     def __post_init__(self) -> None:
-        self._saved = frozenset(self.module.state_dict())
+        self._saved = frozenset(saved_tensors(self.module))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The module's state dict, without entries that exist only after a forward pass."""
-        return {name: value for name, value in self.module.state_dict().items() if name in self._saved}
+        return {name: value for name, value in saved_tensors(self.module).items() if name in self._saved}
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +65,7 @@ class Training:
         values: dict[str, Any] = {"epochs": [epoch.model_dump(mode="json") for epoch in self.epochs], "best": None}
         tensors = (
             prefixed("param", dict(self.module.named_parameters()))
-            | prefixed("buffer", dict(self.module.named_buffers()))
+            | prefixed("buffer", {name: value.detach() for name, value in self.module.named_buffers()})
             | prefixed("optimiser", optimiser_tensors(self.optimiser))
         )
         if self.losses:
@@ -88,7 +90,10 @@ class Training:
             "param": dict(self.module.named_parameters()),
             "buffer": dict(self.module.named_buffers()),
         }
-        saved = {prefix: state.part_like(prefix, tensors) for prefix, tensors in own.items()}
+        saved = {
+            "param": state.part_like("param", own["param"]),
+            "buffer": state.part_like("buffer", _as_saved(own["buffer"], state.part("buffer"))),
+        }
         losses = state.tensors.get("losses", torch.empty(0))
         done = len(values.epochs)
         if losses.ndim != 1 or not losses.is_floating_point() or not losses.isfinite().all():
@@ -103,6 +108,8 @@ class Training:
         with torch.no_grad():
             for prefix, tensors in saved.items():
                 for name, value in tensors.items():
+                    if value.shape != own[prefix][name].shape:
+                        own[prefix][name].resize_(value.shape)
                     own[prefix][name].copy_(value)
         restore_from(state, self.optimiser)
         with warnings.catch_warnings():
@@ -116,6 +123,14 @@ class Training:
         if values.best is not None:
             tensors = {name: value.to(self.device) for name, value in best.items()}
             self.best = Best(values.best.epoch, values.best.key, tensors)
+
+
+def _as_saved(buffers: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The buffers in the shapes that they had when they were saved: a pass may have given a cache another one."""
+    return {
+        name: saved[name] if name in saved and saved[name].dtype == own.dtype and not is_statistic(name) else own
+        for name, own in buffers.items()
+    }
 
 
 class BestValues(Record):

@@ -153,11 +153,11 @@ def test_complex_weights_are_named(ntt: Ntt) -> None:
 
 
 def test_a_state_dict_that_holds_more_than_tensors_is_refused_before_the_first_step(ntt: Ntt) -> None:
-    write("def get_extra_state(self):\n    return {'version': 3}\ndef set_extra_state(self, state):\n    pass")
+    write(STATE.format("state['version'] = 3"))
     for command in (("prune", "net.py", *PRUNE), ("finetune", "net.py", "--epochs", 1)):
         result = ntt(*command)
         assert result.code == 2
-        assert "its state dict holds _extra_state, of type dict, not a tensor" in result.err
+        assert "its state dict holds version, of type int, not a tensor" in result.err
         assert not list(Path().glob("*.safetensors"))
 
 

@@ -363,6 +363,23 @@ def test_states_of_two_layers_are_not_two_samples(digits: Inputs) -> None:
     assert heard == [Noted("outputs: rows [8, 4], mean []")]
 
 
+class Contrastive(nn.Module):
+    """Returns embeddings, and their similarities to all of the batch, whose columns are samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        embeds = self.inner(x.flatten(1))
+        return {"similarities": embeds @ embeds.T, "embeds": embeds}
+
+
+def test_a_matrix_over_the_batch_is_no_head(digits: Inputs) -> None:
+    heads = check_forward(functional_model(Contrastive()), digits, lambda _: None, where="net.py")
+    assert heads.shapes == {"embeds": (3,)}
+
+
 def test_labels_are_for_one_output() -> None:
     assert require_one(Heads(usual_logits, {"a": (3,)}), where="net.py") == (3,)
     error = refusal(ModelError, require_one, Heads(usual_logits, {"a": (3,), "b": ()}), where="net.py")

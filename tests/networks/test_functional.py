@@ -174,3 +174,32 @@ def test_a_layer_of_two_names_stays_tied() -> None:
         torch.testing.assert_close(model.bind()(model.params, x), expected)
         assert model.state_dict(model.params, model.buffers).keys() == module.state_dict().keys()
     assert [name for name, _ in model.module.named_parameters()] == ["step.weight", "step.bias"]
+
+
+class Moving(nn.Module):
+    """Writes into its buffers in each pass, and returns a view of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("out", torch.zeros(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        self.out[: len(x)] = self.inner(x) * self.passes
+        return self.out[: len(x)]
+
+
+def test_a_pass_that_writes_into_buffers_is_a_function() -> None:
+    model, x = functional_model(Moving()), torch.ones(4, 3)
+    apply = model.bind()
+    first, second = apply(model.params, x), apply(model.params, 2 * x)
+    assert torch.equal(first, nn.functional.linear(x, *model.params.values()))
+    assert torch.equal(second, nn.functional.linear(2 * x, *model.params.values()))
+    assert (int(model.buffers["passes"]), float(model.buffers["out"].abs().sum())) == (0, 0)
+    _, pullback = vjp(lambda params: apply(params, x), model.params)
+    (gradients,) = pullback(torch.ones(4, 2))
+    assert gradients["inner.weight"].tolist() == [[4, 4, 4], [4, 4, 4]]
+    tangents = {name: torch.ones_like(p) for name, p in model.params.items()}
+    assert jvp(lambda params: apply(params, x), (model.params,), (tangents,))[1].tolist() == [[4, 4]] * 4

@@ -80,6 +80,9 @@ ROW, NUMBERS = torch.full((2,), 3.0), torch.zeros(2, dtype=torch.int64)
         (Nested(A, (B, ROW)), ["pooled", "states.0", "states.1"]),
         ({"last": A, "all": [B, A]}, ["last", "all.0"]),  # the same tensor once
         ({"loss": torch.zeros(()), "last": A, "past_key_values": ((B, B),)}, ["last"]),
+        ({"last": A, "state": [B], "mems": (B,), "cache_params": {"conv": B}}, ["last"]),  # for a later call
+        ({"last": A, "hidden_states": (B,), "decoder_attentions": (B,), "text": {"hidden_states": B}}, ["last"]),
+        ({"hidden_states": (A, B), "ids": NUMBERS}, ["hidden_states.0", "hidden_states.1"]),  # there are no others
         ([{"boxes": A}, {"boxes": B}], []),  # a list of detections
         ({"y": A, "states": torch.zeros(3, 2)}, ["y"]),  # another first axis
         (3, []),
@@ -92,6 +95,7 @@ def test_heads_are_floating_tensors_with_a_row_for_each_sample(outputs: object, 
 def test_outputs_that_are_named() -> None:
     assert list(chosen_outputs(Nested(A, (B, ROW)), ("states.1", "pooled"))) == ["states.1", "pooled"]
     assert chosen_outputs(A, ("output",))["output"] is A
+    assert list(heads_in(chosen_outputs({"a": A, "state": (B,)}, ("state.0",)), 2)) == ["state.0"]
     for outputs, name, what in (
         ({"a": A}, "b", "has no output b; it returns a dict of a"),
         (

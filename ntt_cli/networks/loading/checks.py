@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
 
 from ntt_cli.errors import ModelError
 from ntt_cli.files.hashed import can_be_named, can_hold
 from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.loading.lazy import has_lazy
 from ntt_cli.runtime.python_source import said_by
 from ntt_cli.runtime.shared_memory import tie_shared_parameters
 
@@ -19,9 +22,12 @@ from ntt_cli.runtime.shared_memory import tie_shared_parameters
 def check_network(built: nn.Module, where: str, running_code: AbstractContextManager[None]) -> None:
     """Refuse parameters that share part of their memory, and a state that no checkpoint could hold; prepare the others.
 
-    The network changes in place but keeps its values. Its own `state_dict()` runs in the context `running_code`.
+    The network changes in place but keeps its values. Its own `state_dict()` runs in the context `running_code`. One
+    with lazy layers has no state yet.
     """
     tie_shared_parameters(built, where)
+    if has_lazy(built):
+        return
     with running_code:
         state = built.state_dict(keep_vars=True)
     _check_state(built, state, where)
@@ -37,7 +43,7 @@ def own_memory(built: nn.Module) -> None:
     for module in built.modules():
         for values in (module._parameters, module._buffers):
             for name, value in list(values.items()):
-                if value is None or not (value.is_inference() or 0 in value.stride()):
+                if value is None or is_lazy(value) or not (value.is_inference() or 0 in value.stride()):
                     continue
                 if id(value) not in renewed:
                     copied = value.detach().clone(memory_format=torch.contiguous_format)
@@ -50,8 +56,8 @@ def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
     """Refuse a network that cannot be copied and turned into a function.
 
     Raises:
-        ModelError: about `where`, if it is scripted, compiled or wrapped, has parameters without values, or holds the
-            result of a computation. `verb` says how its author provides it: "return" or "pass".
+        ModelError: about `where`, if it is scripted, compiled, wrapped, quantised or masked by torch's own pruning, or
+            has parameters without values. `verb` says how its author provides it: "return" or "pass".
     """
     for name, module in built.named_modules():
         what = name or "the network"
@@ -64,18 +70,15 @@ def check_kind(built: nn.Module, where: str, *, verb: str) -> None:
         if type(module).__name__ == "OptimizedModule":  # importing its class takes a second
             hint = f"{verb} the network itself; --compile compiles the steps"
             raise ModelError(where, f"{what} is compiled already", hint=hint)
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                instead = "torch.nn.utils.parametrizations.weight_norm"
-                what = f"{f'{name}.{key}'.lstrip('.')} is the result of a computation, and cannot be copied"
-                raise ModelError(
-                    where, what, hint=f"keep none in the network; for weight normalisation there is {instead}"
-                )
+        if "quantized" in type(module).__module__.split("."):
+            hint = "prune the network in floating point, and quantise the sparse one"
+            raise ModelError(where, f"{what} is quantised: it packs its weights as integers", hint=hint)
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                hint = f"call torch.nn.utils.prune.remove(layer, {hook._tensor_name!r}) first"
+                raise ModelError(where, f"{what} carries a mask of torch.nn.utils.prune", hint=hint)
     for key, value in [*built.named_parameters(), *built.named_buffers()]:
-        if is_lazy(value):
-            hint = "pass one batch through the network first, or use layers that are not lazy"
-            raise ModelError(where, f"{key} has no shape yet", hint=hint)
-        if value.is_meta:
+        if not is_lazy(value) and value.is_meta:
             raise ModelError(
                 where, f"{key} has no values: it is on the meta device", hint="build the network on the CPU"
             )
@@ -86,7 +89,7 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
     hint = "mend its state_dict(), get_extra_state() or hooks: a checkpoint holds tensors under the network's own names"
     usual = saved_values(built)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    for key in [key for key in state if key not in tensors]:
+    for key in [key for key in state if key not in tensors and not key.endswith(_EXTRA_STATE_KEY_SUFFIX)]:
         what = f"its state dict holds {key}, of type {type(state[key]).__name__}, not a tensor"
         raise ModelError(where, what, hint=hint)
     for key, tensor in tensors.items():
@@ -100,7 +103,7 @@ def _check_state(built: nn.Module, state: Mapping[str, object], where: str) -> N
             raise ModelError(where, what, hint=hint)
     as_usual = tensors.keys() == usual.keys() and all(tensors[key] is value for key, value in usual.items())
     if not as_usual or _loads_its_own_way(built):
-        _check_loading(built, tensors, where, hint)
+        _check_loading(built, state, where, hint)
 
 
 def _loads_its_own_way(built: nn.Module) -> bool:
@@ -108,11 +111,12 @@ def _loads_its_own_way(built: nn.Module) -> bool:
     return hooked or type(built).load_state_dict is not nn.Module.load_state_dict
 
 
-def _check_loading(built: nn.Module, tensors: Mapping[str, Tensor], where: str, hint: str) -> None:
+def _check_loading(built: nn.Module, state: Mapping[str, object], where: str, hint: str) -> None:
     """Refuse a network that changes when it loads its own state dict."""
+    copies = {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()}
     try:
         loaded = copy_module(built)
-        loaded.load_state_dict({key: tensor.detach().clone() for key, tensor in tensors.items()}, strict=True)
+        loaded.load_state_dict(copies, strict=True)
     except (Exception, SystemExit) as failure:
         what = f"does not load its own state dict: {type(failure).__name__}: {said_by(failure)}"
         raise ModelError(where, what, hint=hint) from failure

@@ -17,11 +17,13 @@ from typing import Any
 from torch import nn
 
 from ntt_cli.config import ModelOptions
-from ntt_cli.data.normalise import make_mean_std
+from ntt_cli.data.batch import Batch
 from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import file_sha256, require_text
 from ntt_cli.files.metadata import MeanStd, ModelRecord
 from ntt_cli.networks.loading.checks import check_kind, check_network
+from ntt_cli.networks.loading.declared import declared_in
+from ntt_cli.networks.loading.lazy import has_lazy, make_lazy
 from ntt_cli.networks.loading.published import configured_mean_std
 from ntt_cli.networks.loading.timm_networks import build_from_timm
 from ntt_cli.networks.outputs import Heads, SelectOutputs, chosen_outputs, field_of, usual_logits
@@ -76,15 +78,22 @@ class LoadedModel:
         return select is not usual_logits and not isinstance(select, partial)
 
 
-def load_model(options: ModelOptions, *, seed: int) -> LoadedModel:
+FirstBatch = Callable[[LoadedModel], Batch | None]
+"""Gives samples of what a network is run on; `None` if that is not known."""
+
+
+def load_model(options: ModelOptions, *, seed: int, first_batch: FirstBatch = lambda _: None) -> LoadedModel:
     """Build the network that the options name, with weights drawn from `seed`; global generators stay unchanged.
+
+    A network with lazy layers runs once on its first batch, which makes their weights; without one, the layers stay
+    lazy.
 
     Raises:
         ModelError: if there is no such model, its code fails, or it does not build a network.
     """
     for name in (options.model, *options.model_arg):
         require_text(name, ModelError)
-    loaded = _load(options.model, _parse_arguments(options.model_arg), seed=seed)
+    loaded = _load(options.model, _parse_arguments(options.model_arg), first_batch, seed=seed)
     chosen = chosen_by(options)
     return loaded if chosen is None else replace(loaded, select_outputs=chosen)
 
@@ -96,27 +105,27 @@ def chosen_by(options: ModelOptions) -> SelectOutputs | None:
     return None if options.logits is None else partial(field_of, field=options.logits)
 
 
-def _load(source: str, arguments: Mapping[str, object], *, seed: int) -> LoadedModel:
+def _load(source: str, arguments: Mapping[str, object], first_batch: FirstBatch, *, seed: int) -> LoadedModel:
     # Split at the last colon after .py: folders may have a colon in their names, and Windows paths do.
     python = re.fullmatch(r"(.+\.py)(?::(\w+))?", source)
     target, _, name = source.rpartition(":")
     with global_draws_apart():
         seed_as_users_do(seed)
         if python:
-            return _from_file(Path(python[1]), python[2] or "", arguments)
+            return _from_file(Path(python[1]), python[2] or "", arguments, first_batch)
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
         if target == "timm":
             return _from_timm(source, name, arguments)
         if name and all(part.isidentifier() for part in target.split(".")):
-            return _from_package(source, target, name, arguments)
+            return _from_package(source, arguments, first_batch)
         what, hint = _why_no_model(source, Path(target or source))
         raise ModelError(source, what, hint=hint)
 
 
-def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+def _from_file(path: Path, name: str, arguments: Mapping[str, object], first_batch: FirstBatch) -> LoadedModel:
     module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
-    data, input_shape = _declared_data(module, path), _declared_shape(module, path)
+    declared = declared_in(module, path)
     if not name and not hasattr(module, DEFAULT_FACTORY):
         # Never guess: once the file has a second candidate, the same command would change its meaning.
         candidates = [f"{path}:{candidate}" for candidate in _candidates(module, arguments)]
@@ -124,25 +133,23 @@ def _from_file(path: Path, name: str, arguments: Mapping[str, object]) -> Loaded
         hint = f"name {' or '.join(candidates)}" if candidates else "define build_model() to return the network"
         raise ModelError(path, f"has no build_model(){several}", hint=hint)
     factory = _find_factory(module, str(path), name or DEFAULT_FACTORY)
-    return LoadedModel(
+    loaded = LoadedModel(
         module=_build(factory, f"{path}:{name or DEFAULT_FACTORY}", path, arguments),
         source=path.name if name in {"", DEFAULT_FACTORY} else f"{path.name}:{name}",
         sha256=file_sha256(path),
-        data=data,
-        input_shape=input_shape,
-        select_outputs=_declared_select_outputs(module, path),
         modules=local_modules(path),
-        trained=_declared_trained(module, path),
-        mean_std=_declared_mean_std(module, path),
-        **_declared_task(module, path),
+        **declared,
     )
+    return _finished(loaded, f"{path}:{name or DEFAULT_FACTORY}", path, first_batch)
 
 
-def _from_package(source: str, target: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
+def _from_package(source: str, arguments: Mapping[str, object], first_batch: FirstBatch) -> LoadedModel:
+    target, _, name = source.rpartition(":")
     here = Path(target)  # in the working folder, so that `ntt` finds its modules as `python -m ntt_cli` does
     with user_code(here, ModelError):
         factory = _find_factory(importlib.import_module(target), target, name)
-    return LoadedModel(_build(factory, source, here, arguments), source, modules=local_modules(here))
+    loaded = LoadedModel(_build(factory, source, here, arguments), source, modules=local_modules(here))
+    return _finished(loaded, source, here, first_batch)
 
 
 def _from_torchvision(source: str, name: str, arguments: Mapping[str, object]) -> LoadedModel:
@@ -195,8 +202,15 @@ def _build(factory: Factory, where: str, code: Path, arguments: Mapping[str, obj
         hint = "return the network itself, no tuple, class or state dict"
         raise ModelError(where, f"returned a value of type {type(built).__name__}, not a torch.nn.Module", hint=hint)
     check_kind(built, where, verb="return")
-    check_network(built, where, user_code(code, ModelError))
     return built
+
+
+def _finished(loaded: LoadedModel, where: str, code: Path, first_batch: FirstBatch) -> LoadedModel:
+    """The network with its lazy layers made, and checked."""
+    if has_lazy(loaded.module) and (x := first_batch(loaded)) is not None:
+        make_lazy(loaded.module, x, where, user_code(code, ModelError))
+    check_network(loaded.module, where, user_code(code, ModelError))
+    return loaded
 
 
 def _check_arguments(factory: Factory, where: str, arguments: Mapping[str, object]) -> None:
@@ -244,74 +258,6 @@ def _candidates(module: ModuleType, arguments: Mapping[str, object]) -> list[str
         return value.__module__ == module.__name__
 
     return [name for name, value in vars(module).items() if not name.startswith("_") and builds(value)]
-
-
-def _declared_data(module: ModuleType, path: Path) -> str | None:
-    data = getattr(module, "DATA", None)
-    if data is None:
-        return None
-    if not isinstance(data, str) or not data:
-        raise ModelError(path, f"DATA is {data!r}, not a string", hint='name data as --data does, like DATA = "digits"')
-    beside = path.parent / data.partition(":")[0]
-    is_path = "/" in data or "." in data
-    return str(path.parent / data) if is_path and beside.exists() else data
-
-
-def _declared_shape(module: ModuleType, path: Path) -> tuple[int, ...] | None:
-    shape = getattr(module, "INPUT_SHAPE", None)
-    if shape is None:
-        return None
-    if not isinstance(shape, tuple) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        hint = "give the shape of one sample, like INPUT_SHAPE = (1, 28, 28)"
-        raise ModelError(path, f"INPUT_SHAPE is {shape!r}, not a tuple of positive whole numbers", hint=hint)
-    return shape
-
-
-def _declared_trained(module: ModuleType, path: Path) -> bool:
-    trained = getattr(module, "TRAINED", False)
-    if not isinstance(trained, bool):
-        hint = "write TRAINED = True if build_model() loads trained weights"
-        raise ModelError(path, f"TRAINED is {trained!r:.99}, not True or False", hint=hint)
-    return trained
-
-
-def _declared_mean_std(module: ModuleType, path: Path) -> MeanStd | None:
-    declared = {name: getattr(module, name, None) for name in ("MEAN", "STD")}
-    if all(value is None for value in declared.values()):
-        return None
-    hint = "write them like MEAN = (0.485, 0.456, 0.406) and STD = (0.229, 0.224, 0.225), or call them something else"
-    numbers = []
-    for name, value in declared.items():
-        values = value if isinstance(value, tuple | list) else (value,)
-        if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in values):
-            raise ModelError(path, f"{name} is {value!r:.99}, not a number or a tuple of numbers", hint=hint)
-        numbers.append(values)
-    try:
-        return make_mean_std(*(tuple(map(float, values)) for values in numbers))
-    except (ValueError, OverflowError) as error:
-        raise ModelError(path, f"MEAN and STD do not fit: {error}", hint=hint) from error
-
-
-def _declared_select_outputs(module: ModuleType, path: Path) -> SelectOutputs:
-    select_outputs = getattr(module, "logits", None)
-    if select_outputs is None:
-        return usual_logits
-    if not inspect.isfunction(select_outputs):
-        hint = "define logits(outputs) to return the logits, [n, classes], or call it something else"
-        raise ModelError(path, f"logits is of type {type(select_outputs).__name__}, not a function", hint=hint)
-    return select_outputs
-
-
-def _declared_task(module: ModuleType, path: Path) -> dict[str, Callable[[Any, Any], Any] | None]:
-    """`loss(outputs, targets)` and `metrics(outputs, targets)`. A loss module, as in `loss = nn.MSELoss()`, will do."""
-    found = {name: getattr(module, name, None) for name in ("loss", "metrics")}
-    for name, function in found.items():
-        if function is not None and not inspect.isfunction(function) and not isinstance(function, nn.Module):
-            hint = f"define {name}(outputs, targets), or call it something else"
-            raise ModelError(path, f"{name} is of type {type(function).__name__}, not a function", hint=hint)
-    if found["metrics"] is not None and found["loss"] is None:
-        raise ModelError(path, "defines metrics but no loss", hint="define loss(outputs, targets) too")
-    return found
 
 
 def _why_no_model(source: str, target: Path) -> tuple[str, str]:

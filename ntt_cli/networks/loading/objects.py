@@ -5,23 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.hashed import tensor_hashes
 from ntt_cli.networks.copying import UncopyableError, copy_module
 from ntt_cli.networks.loading.checks import check_kind, check_network, own_memory, saved_values
-from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.loading.lazy import has_lazy, make_lazy
+from ntt_cli.networks.loading.models import FirstBatch, LoadedModel
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
-from ntt_cli.runtime.seeding import global_draws_apart
+from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 from ntt_cli.runtime.shared_memory import tie_shared_parameters
 
 
-def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutputs | None = None) -> LoadedModel:
+def loaded_from(
+    module: nn.Module,
+    *,
+    trained: bool,
+    select_outputs: SelectOutputs | None = None,
+    seed: int = 0,
+    first_batch: FirstBatch = lambda _: None,
+) -> LoadedModel:
     """A copy of the caller's network, with the same checks as for one that a factory builds.
+
+    Lazy layers of the copy are made by `first_batch`, as `load_model` does, with weights drawn from `seed`.
 
     The copy has the mode and the device of the original, and its tied parameters stay tied. It has the same hooks,
     which still write to objects outside of the network.
@@ -35,10 +47,13 @@ def loaded_from(module: nn.Module, *, trained: bool, select_outputs: SelectOutpu
         what = f"is the class {module.__name__}" if is_class else f"is a value of type {kind.__name__}"
         raise ModelError("model", f"{what}, not a torch.nn.Module", hint="pass the network itself, as Net() makes it")
     with global_draws_apart():
-        copied = _copy(module, kind.__name__)
+        copied, source = _copy(module, kind.__name__), f"{kind.__module__}.{kind.__qualname__}"
+        loaded = LoadedModel(copied, source, select_outputs=select_outputs or usual_logits, trained=trained)
+        if has_lazy(copied) and (x := first_batch(loaded)) is not None:
+            seed_as_users_do(seed)
+            make_lazy(copied, x, kind.__name__, nullcontext())
         check_network(copied, kind.__name__, nullcontext())
-    source = f"{kind.__module__}.{kind.__qualname__}"
-    return LoadedModel(copied, source, select_outputs=select_outputs or usual_logits, trained=trained)
+    return loaded
 
 
 def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -54,16 +69,23 @@ def sparse_copy(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         copied = _copy(module, where)
         own_memory(copied)  # an expanded view cannot be loaded into
         try:
-            copied.load_state_dict(state, strict=True)
+            copied.load_state_dict(_extra_state(copied) | dict(state), strict=True)
         except RuntimeError as failure:
             hint = "pass the network that the state dict belongs to"
             raise ModelError(where, f"does not load the state dict: {failure}", hint=hint) from failure
     return copied
 
 
+def _extra_state(module: nn.Module) -> dict[str, Any]:
+    """The entries of its state dict that are no tensors, which no checkpoint holds."""
+    if has_lazy(module):
+        return {}
+    return {name: value for name, value in module.state_dict().items() if not isinstance(value, Tensor)}
+
+
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 of names, types, shapes and values of parameters and persistent buffers, independent of the device."""
-    saved = dict(sorted(saved_values(module).items()))
+    saved = {name: value for name, value in sorted(saved_values(module).items()) if not is_lazy(value)}
     dense = {name: value if value.layout is torch.strided else value.to_dense() for name, value in saved.items()}
     hashes = tensor_hashes(dense)
     described = [[name, str(value.dtype), list(value.shape), hashes[name]] for name, value in dense.items()]

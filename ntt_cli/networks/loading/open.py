@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ntt_cli.config import EvaluateConfig, FinetuneConfig, ModelOptions, WeightsOptions
+from ntt_cli.config import EvaluateConfig, FinetuneConfig, WeightsOptions
 from ntt_cli.data.batch import Batch
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
@@ -19,15 +19,12 @@ from ntt_cli.masks.masks import count_kept, layer_densities, without_biases
 from ntt_cli.masks.zeros import has_many_zeros, looks_pruned
 from ntt_cli.networks.flops import zeros_not_in_use
 from ntt_cli.networks.functional import FunctionalModel
-from ntt_cli.networks.loading.models import LoadedModel, load_model
+from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.weights import ReadAs, load_into
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Masks
 
 Origin = Literal["ntt", "foreign", "factory", "random"]
-
-OTHER_SEED = 500_009
-"""Added to the seed to find out whether the factory uses it."""
 
 MOST_NAMED = 4
 """The most layers that a line names."""
@@ -194,14 +191,14 @@ def described(sparsities: Mapping[str, float]) -> str:
     return listed([f"{name} {sparsity:.1%}" for name, sparsity in sparsities.items()], MOST_NAMED)
 
 
-def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:
-    """Whether another seed changes most of the factory's weights, constants aside.
+def mostly_differ(module: nn.Module, another: nn.Module) -> bool:
+    """Whether most weights of two networks of one factory differ, constants aside.
 
-    A factory that loads trained weights or sets its own seed builds the same weights again.
+    What a parametrisation is made of may be drawn in a buffer, as in `parametrizations.orthogonal`.
     """
-    other = dict(load_model(options, seed=seed + OTHER_SEED).module.named_parameters())
+    other = _drawn(another)
     same = different = 0
-    for name, p in module.named_parameters():
+    for name, p in _drawn(module).items():
         if p.ndim < 2 or p.numel() < 2 or bool((p == p.flatten()[0]).all()):
             continue
         if name in other and torch.equal(p, other[name]):
@@ -209,3 +206,8 @@ def heeds_seed(module: nn.Module, options: ModelOptions, *, seed: int) -> bool:
         else:
             different += p.numel()
     return different >= same
+
+
+def _drawn(module: nn.Module) -> dict[str, Tensor]:
+    parametrised = {name: b for name, b in module.named_buffers() if "parametrizations." in name}
+    return dict(module.named_parameters()) | parametrised

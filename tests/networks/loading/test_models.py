@@ -352,12 +352,6 @@ def test_no_module(folder: Path, value: str, kind: str) -> None:
     assert "return the network itself" in error.hint
 
 
-def test_lazy_layers(folder: Path) -> None:
-    error = failure("torch.nn:LazyLinear", "out_features=3")
-    assert str(error) == "torch.nn:LazyLinear: weight has no shape yet"
-    assert "pass one batch through" in error.hint
-
-
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
@@ -383,21 +377,6 @@ def test_networks_that_cannot_be_taken_apart(folder: Path, value: str, what: str
     error = failure("model.py")
     assert str(error) == f"model.py:build_model: {what}"
     assert hint in error.hint
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
-@pytest.mark.parametrize(
-    ("body", "what"),
-    [
-        ("return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)))", "0.weight"),
-        ("net = nn.Linear(2, 3)\n    net.last = net(torch.ones(2))\n    return net", "last"),
-    ],
-)
-def test_results_that_cannot_be_copied(folder: Path, body: str, what: str) -> None:
-    Path("model.py").write_text(f"import torch\nfrom torch import nn\n\ndef build_model():\n    {body}\n")
-    error = failure("model.py")
-    assert str(error) == f"model.py:build_model: {what} is the result of a computation, and cannot be copied"
-    assert "torch.nn.utils.parametrizations.weight_norm" in error.hint
 
 
 def test_package_that_is_not_there(folder: Path) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ntt_cli.errors import ModelError
+from ntt_cli.networks.copying import results_of
+from ntt_cli.networks.loading.lazy import has_lazy
 from ntt_cli.networks.loading.objects import loaded_from, sparse_copy, state_sha256
 from ntt_cli.networks.outputs import usual_logits
 from ntt_cli.runtime.seeding import global_state
@@ -233,6 +235,27 @@ class Computed(nn.Module):
         self.twice = self.w * 2
 
 
+def test_results_of_computations_are_copied_and_known_as_such() -> None:
+    module = Computed()
+    with unchanged(module):
+        copied = loaded_from(loaded_from(module, trained=False).module, trained=False).module
+    assert [(name, value.tolist()) for name, value in results_of(copied)] == [("twice", [[2, 2], [2, 2]])]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_lazy_layers_of_a_copy_are_made_by_the_first_batch() -> None:
+    module = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    copied = loaded_from(module, trained=False, seed=4, first_batch=lambda _: torch.ones(2, 5)).module
+    torch.manual_seed(4)
+    assert torch.equal(copied[0].weight, nn.Linear(5, 3).weight)
+    assert (copied[1].running_mean.tolist(), copied[1].training) == ([0, 0, 0], True)
+    assert has_lazy(module)
+    with refusal("Sequential: cannot take inputs of [2, 3]: mat1", hint="one batch through it", error=ModelError):
+        loaded_from(
+            nn.Sequential(nn.LazyLinear(3), nn.Linear(4, 1)), trained=False, first_batch=lambda _: torch.ones(2, 3)
+        )
+
+
 class Overlapping(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -245,17 +268,8 @@ class Uncopyable(nn.Linear):
         raise RuntimeError("mine alone")
 
 
-class Extra(nn.Linear):
-    def get_extra_state(self) -> str:
-        return "words"
-
-    def set_extra_state(self, state: object) -> None:
-        pass
-
-
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 @pytest.mark.parametrize(
     ("build", "what", "hint"),
     [
@@ -267,12 +281,9 @@ class Extra(nn.Linear):
         (lambda: torch.compile(nn.Linear(2, 3)), "OptimizedModule: the network is compiled", "pass the network itself"),
         (lambda: torch.jit.script(nn.Linear(2, 3)), "the network is TorchScript", "pass the torch.nn.Module that"),
         (lambda: nn.Sequential(torch.jit.script(nn.ReLU())), "Sequential: 0 is TorchScript", "made of"),
-        (lambda: nn.LazyLinear(3), "LazyLinear: weight has no shape yet", "pass one batch through the network first"),
         (lambda: nn.Linear(2, 3, device="meta"), "Linear: weight has no values", "on the CPU"),
-        (Computed, "Computed: twice is the result of a computation, and cannot be copied", "weight_norm"),
         (Overlapping, "Overlapping: a [4] and b [4] share memory, and are not one parameter", "clone()"),
         (lambda: nn.Sequential(Uncopyable(2, 2)), "cannot be copied: RuntimeError: mine alone", "__deepcopy__"),
-        (lambda: Extra(2, 2), "Extra: its state dict holds _extra_state, of type str, not a tensor", "get_extra_state"),
         (lambda: nn.Linear, "model: is the class Linear, not a torch.nn.Module", "Net()"),
         (lambda: "model.py", "model: is a value of type str, not a torch.nn.Module", "Net()"),
     ],
