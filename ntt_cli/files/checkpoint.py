@@ -189,10 +189,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _read_shards(files: WeightFiles) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in files.files:
-        header = read_header(shard)
-        if header.record is not None:
-            raise CheckpointError(shard, "is a file of ntt, not a shard", hint="name it alone")
-        for name, tensor in load_tensors(shard, header).items():
+        for name, tensor in _read_shard(shard).items():
             if files.where.get(name) != shard:
                 raise CheckpointError(shard, f"holds {name:.99}, which its index puts elsewhere", hint=AGAIN)
             tensors[name] = tensor
@@ -200,6 +197,15 @@ def _read_shards(files: WeightFiles) -> dict[str, Tensor]:
         if name not in tensors:
             raise CheckpointError(shard, f"lacks {name:.99}, which its index puts there", hint="download it again")
     return tensors
+
+
+def _read_shard(shard: Path) -> dict[str, Tensor]:
+    if shard.suffix in SUFFIXES:
+        return read_torch_file(shard)
+    header = read_header(shard)
+    if header.record is not None:
+        raise CheckpointError(shard, "is a file of ntt, not a shard", hint="name it alone")
+    return load_tensors(shard, header)
 
 
 def load_tensors(path: Path, header: Header) -> dict[str, Tensor]:

@@ -60,6 +60,44 @@ def test_the_files_of_a_hub(tmp_path: Path) -> None:
         assert find_weights(tmp_path).files == (tmp_path / name,)
 
 
+@pytest.fixture
+def pickled(tmp_path: Path) -> Path:
+    """Shards of `torch.save`, as hubs had them before safetensors."""
+    parts = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    torch.save({"a": TENSORS["a"], "c": TENSORS["c"]}, tmp_path / parts[0])
+    torch.save({"b": TENSORS["b"]}, tmp_path / parts[1])
+    names = {"a": parts[0], "b": parts[1], "c": parts[0]}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "pytorch_model.bin.index.json", "pytorch_model-00002-of-00002.bin"])
+def test_shards_of_torch(pickled: Path, name: str) -> None:
+    read = read_checkpoint(pickled / name)
+    assert read.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(read.tensors[key], value) for key, value in TENSORS.items())
+
+
+def test_safetensors_come_before_shards_of_torch(pickled: Path) -> None:
+    save_file({"a": torch.zeros(1)}, pickled / "model.safetensors")
+    assert read_checkpoint(pickled).tensors.keys() == {"a"}
+    assert len(find_weights(pickled / "pytorch_model.bin.index.json").files) == 2
+
+
+class Ran:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("ran",)
+
+
+def test_a_shard_of_torch_runs_nothing(pickled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"b": Ran()}, pickled / "pytorch_model-00002-of-00002.bin")
+    assert "torch reads no weights of it" in refusal(pickled).what
+    assert capsys.readouterr().out == ""
+    index = pickled / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"b": "pytorch_model-00002-of-00002.bin"}}))
+    assert refusal(index).what.endswith("which is no .safetensors file beside it")
+
+
 def test_one_file_alone(tmp_path: Path) -> None:
     for name in ("x.safetensors", "model-00001-of-00001.safetensors"):
         save_file(TENSORS, tmp_path / name)

@@ -37,7 +37,7 @@ def cause_of(
     if any(".lora_" in name for name in tensors):
         return "holds an adapter (LoRA), not a network", "merge it into the network it was trained for, and save that"
     if any(" is of type " in problem for problem in problems):
-        return "holds weights of other types, perhaps quantised", "save the network as F32, F16 or BF16"
+        return "holds weights of other types, perhaps quantised", "dequantise them, and save them as F32, F16 or BF16"
     weights = {weight for name in extra if (weight := _weight_normalised(name))}
     normalised = [name for name in lacking if any(f".{weight}".endswith(f".{name}") for weight in weights)]
     if normalised:

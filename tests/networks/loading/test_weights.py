@@ -332,7 +332,7 @@ def test_two_values_for_one_tied_weight() -> None:
                 "holds weights of other types, perhaps quantised:",
                 "  head.weight is of type int8, the model has float32",
             ],
-            "save the network as F32, F16 or BF16",
+            "dequantise them, and save them as F32, F16 or BF16",
         ),
         (
             state() | {"head.weight": torch.ones(3, 5, dtype=torch.complex64)},
