@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ntt_cli.config import DataOptions, name_of
 from ntt_cli.data import Samples
-from ntt_cli.data.batch import Batch
+from ntt_cli.data.batch import Batch, named_tensors
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.normalise import fit_mean_std, parse_mean_std
+from ntt_cli.errors import listed
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.metadata import MeanStd, Normalisation, describe_inputs
 from ntt_cli.networks.loading.models import LoadedModel
@@ -19,6 +20,10 @@ from ntt_cli.networks.loading.published import PIXELS, configured_mean_std, publ
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 
 OPTIONS = "--mean and --std"
+BESIDE, CONFIGURED = "beside the weights", "its pretrained_cfg"
+PUBLISHED = (BESIDE, CONFIGURED)
+"""What the sources end in that publishers of weights name."""
+
 ELSEWHERE = "the weights come from elsewhere and nobody named a normalisation"
 STATISTICS_BATCH = 1024
 
@@ -67,10 +72,27 @@ def open_inputs(
             " neither the same command nor --resume will give the same bytes"
         )
         on_event(Warned(what))
-    normalisation = normalisation_of(samples, known)
+    normalisation = normalisation_of(samples, _if_for_images(samples, known, on_event))
     note_inputs(samples, normalisation, on_event)
     applied = None if samples.normalised or normalisation is None else normalisation.by
     return Inputs(samples=samples, mean_std=applied, device=device, normalisation=normalisation)
+
+
+def _if_for_images(samples: Samples, known: Normalisation | None, on_event: EventSink) -> Normalisation | None:
+    """The normalisation, unless publishers of weights name it for images, and the inputs are none, or are several."""
+    if known is None or known.by is None or samples.normalised or not known.source.endswith(PUBLISHED):
+        return known
+    x = samples.inputs(torch.arange(1))
+    if isinstance(x, Tensor) and x.ndim == 4:
+        return known
+    source = f"{known.source} is for images"
+    if not isinstance(x, Tensor):
+        what = f"inputs: several, and {source} alone: they are as they are"
+        images = [name for name, part in named_tensors(x) if part.ndim == 4 and part.is_floating_point()]
+        if images:
+            what += f"; normalise {listed(images)} where the data are made"
+        on_event(Warned(what) if images else Noted(what))
+    return Normalisation(None, source)
 
 
 def normalisation_of(samples: Samples, known: Normalisation | None) -> Normalisation | None:
@@ -147,7 +169,7 @@ def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisat
     if checkpoint is None:
         if not loaded.trained:
             return None
-        by, source = configured_mean_std(getattr(loaded.module, "pretrained_cfg", None)), "its pretrained_cfg"
+        by, source = configured_mean_std(getattr(loaded.module, "pretrained_cfg", None)), CONFIGURED
         return Normalisation(None, ELSEWHERE) if by is None else Normalisation(by, source)
     if checkpoint.record is not None:
         return None
@@ -155,4 +177,4 @@ def _of_others(loaded: LoadedModel, checkpoint: Checkpoint | None) -> Normalisat
     if published is None:
         return Normalisation(None, ELSEWHERE)
     by, name = published
-    return Normalisation(by, f"{name} beside the weights")
+    return Normalisation(by, f"{name} {BESIDE}")

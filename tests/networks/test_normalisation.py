@@ -121,6 +121,57 @@ def test_weights_from_elsewhere_whose_publisher_names_them() -> None:
     assert pruned(weights="hub/own.safetensors") == [DIGITS]  # ntt's own record goes before it
 
 
+TWO_TOWERS = """
+import torch
+from torch import nn
+def build_model():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 8), nn.Linear(4, 8)
+        def forward(self, image, other):
+            return self.a(image.flatten(1)) + self.b(other.float().flatten(1))
+    return Net()
+"""
+
+
+def test_published_numbers_are_for_images_alone() -> None:
+    Path("hub").mkdir()
+    Path("hub/config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5], "std": [0.25]}}))
+    Path("two.py").write_text(TWO_TOWERS)
+    image, vector = np.random.default_rng(0).random((8, 1, 8, 8), np.float32), np.ones((8, 4), np.float32)
+    np.savez("images.npz", image=image, other=vector)
+    np.savez("vectors.npz", image=image[:, 0, 0], other=vector)
+    options = {"model": "two.py", "method": "magnitude", "device": "cpu", "sparsity": 0.5}
+    run = lambda **values: prune.run(PruneConfig(**(options | values)), heard.append)  # noqa: E731
+    heard: list[Event] = []
+    run(data="images.npz", output="hub/a.safetensors", seed=0)
+    save_file(load_file("hub/a.safetensors"), "hub/model.safetensors")
+    heard.clear()
+    run(data="images.npz", weights="hub/model.safetensors", output="b.safetensors")
+    assert (
+        heard.count(
+            Warned(
+                "inputs: several, and config.json beside the weights is for images alone: they are as they are; normalise image"
+                " where the data are made"
+            )
+        )
+        == 1
+    )
+    assert recorded("b.safetensors") is None
+
+
+def test_published_numbers_are_not_for_vectors() -> None:
+    Path("hub").mkdir()
+    Path("hub/config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    weights = foreign("hub/model.safetensors")
+    np.savez("vectors.npz", x=np.random.default_rng(0).random((8, 64), np.float32))
+    assert pruned(weights=weights, data="vectors.npz", limit=None) == [
+        "inputs: as they are (config.json beside the weights is for images)"
+    ]
+    assert recorded("sparse.safetensors") == Normalisation(None, "config.json beside the weights is for images")
+
+
 @pytest.mark.parametrize(
     ("configuration", "line"),
     [
