@@ -99,7 +99,9 @@ class LayerSummary(Summary):
 class PruneReport(Summary):
     """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data.
 
-    `output` and `report` are the files; empty where nothing was written.
+    `output` and `report` are the files; empty where nothing was written. `left_out` are the parameters of two or more
+    dimensions that `--include` would prune, with what they are: embeddings, tables such as position embeddings,
+    weights of normalisation, or vectors such as class tokens.
     """
 
     output: str
@@ -118,6 +120,12 @@ class PruneReport(Summary):
     agreement: Agreement | None
     kernels: KernelSummary | None
     layers: list[LayerSummary]
+    left_out: dict[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `left_out` where nothing was, so that files of such networks stay the same to the byte."""
+        return {name: value for name, value in written(self).items() if name != "left_out" or value}
 
 
 class PrunePlan(Summary):

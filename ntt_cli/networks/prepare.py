@@ -21,7 +21,7 @@ from ntt_cli.networks.functional import FunctionalModel, functional_model
 from ntt_cli.networks.multiplied import multiplied_parameters
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.networks.precision import describe_types, prepare_precision
-from ntt_cli.networks.prunable import others, prunable_names
+from ntt_cli.networks.prunable import others, prunable_names, vectors
 from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.tensors import Params
 
@@ -177,10 +177,12 @@ def pick_prunable(
     return names
 
 
-def looked_up(model: FunctionalModel, inputs: Inputs | None, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of these weights that are embeddings or tables, which are pruned only if the user named them."""
-    left_alone = others(model, multiplied=_multiplied(model, inputs))
-    return tuple(name for name in names if left_alone.get(name) in {"embedding", "table"})
+def roles_of_others(model: FunctionalModel, inputs: Inputs | None) -> dict[str, str]:
+    """Parameters of two or more dimensions that are pruned only if the user names them, with their roles.
+
+    They are those of `others`, and vectors with extra axes, such as class tokens.
+    """
+    return others(model, multiplied=_multiplied(model, inputs)) | dict.fromkeys(vectors(model), "vector")
 
 
 def whole_slices(

@@ -59,6 +59,11 @@ def others(model: FunctionalModel, *, multiplied: Collection[str] = ()) -> dict[
     return left_alone
 
 
+def vectors(model: FunctionalModel) -> list[str]:
+    """Parameters that could be pruned and are no matrices."""
+    return [name for name, p in model.params.items() if _may_be_pruned(p) and not _is_matrix(name, p)]
+
+
 def _role(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> str:
     """The role of a module's parameter: layer, embedding, normalisation or table."""
     if isinstance(module, ParametrizationList):

@@ -29,7 +29,14 @@ from ntt_cli.networks.loading.open import (
 )
 from ntt_cli.networks.normalisation import known_normalisation, note_inputs, open_inputs
 from ntt_cli.networks.outputs import Heads
-from ntt_cli.networks.prepare import estimate_buffers, laid_out, looked_up, pick_prunable, to_functional, whole_slices
+from ntt_cli.networks.prepare import (
+    estimate_buffers,
+    laid_out,
+    pick_prunable,
+    roles_of_others,
+    to_functional,
+    whole_slices,
+)
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
@@ -64,6 +71,7 @@ class PruneJob:
         class_names: of the network's outputs; `None` if they are not known and the method reads no labels.
         names: the prunable weights.
         looked_up: the prunable weights that are embeddings or tables.
+        left_out: parameters of two or more dimensions that are pruned only if the user names them, with their roles.
         heads: the outputs that count; `None` without inputs.
         with_kernels: whether the networks' kernels are measured at the end.
         has_kernel: whether, in addition, the networks allow kernel products.
@@ -80,6 +88,7 @@ class PruneJob:
     class_names: tuple[str, ...] | None
     names: tuple[str, ...]
     looked_up: tuple[str, ...]
+    left_out: dict[str, str]
     heads: Heads | None
     settings: TransferSettings
     with_kernels: bool
@@ -144,7 +153,8 @@ def prepare(
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
     many = len(inputs) if inputs else 0
     settings = settle(config, teacher, names, samples=many, trained=weights.trained, allocation=method.allocation)
-    rows_of = looked_up(teacher, inputs, names)
+    roles = roles_of_others(teacher, inputs)
+    rows_of = tuple(name for name in names if roles.get(name) in {"embedding", "table"})
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
     _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
     matched = method.moves_weights and config.sparsity > 0 and settings.objective.kernel_weight > 0
@@ -166,6 +176,7 @@ def prepare(
         class_names=class_names,
         names=names,
         looked_up=rows_of,
+        left_out={name: role for name, role in roles.items() if name not in names},
         heads=heads,
         settings=settings,
         with_kernels=with_kernels,

@@ -185,6 +185,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
         agreement=measures.agreement,
         kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers(pruned.masks, job),
+        left_out=job.left_out,
     )
 
 

@@ -162,3 +162,44 @@ def test_wanda_takes_embeddings(ntt: Ntt, include: list[str]) -> None:
     assert result.code == 0, result.err
     assert (kept_rows("e.weight") == (8 if include else 16)).all()
     assert (kept_rows("o.weight") == 8).all()
+
+
+PATCHES = """
+import torch
+from torch import nn
+DATA = "digits"
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Linear(16, 8)
+        self.token, self.positions = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.randn(5, 8))
+        self.kind, self.norm = nn.Embedding(2, 8), nn.LayerNorm([5, 8])
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), 1, 8), self.patches(x.reshape(-1, 4, 16))], dim=1)
+        kinds = self.kind(torch.tensor([0, 1, 1, 1, 1]))
+        return self.head(self.norm(x + self.positions + kinds)[:, 0])
+
+def build_model():
+    return Net()
+"""
+
+
+def test_the_report_says_what_is_left_out(ntt: Ntt) -> None:
+    Path("patches.py").write_text(PATCHES)
+    found = ntt("prune", "patches.py", "-s", 0.5, "--method", "magnitude", "--json").document
+    assert found["left_out"] == {
+        "positions": "table",
+        "kind.weight": "embedding",
+        "norm.weight": "normalisation",
+        "norm.bias": "normalisation",
+        "token": "vector",
+    }
+    assert [layer["name"] for layer in found["layers"]] == ["patches.weight", "head.weight"]
+    options = ("-s", 0.5, "--method", "magnitude", "--json", "--force", "--include", "*", "--exclude", "norm.*")
+    found = ntt("prune", "patches.py", *options).document
+    assert found["left_out"] == {"norm.weight": "normalisation", "norm.bias": "normalisation"}
+    plain = ntt("prune", "digits_mlp.py", "-s", 0.5, "--method", "magnitude", "--json", "-o", "m.safetensors").document
+    assert "left_out" not in plain
