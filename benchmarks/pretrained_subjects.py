@@ -252,7 +252,7 @@ def sentence_encoder(sources: Sources) -> Prepared:
         sentences, padding="max_length", truncation=True, max_length=32, return_tensors="pt"
     )
     tokens = torch.stack([given["input_ids"], given["attention_mask"]], 1)
-    network = SentenceEncoder(AutoModel.from_pretrained(folder))
+    network = SentenceEncoder(AutoModel.from_pretrained(folder, add_pooling_layer=False))
     others, inputs = tokens[:500], tokens[500:]
     return Prepared(network, inputs, partial(likeness, dense=outputs_of(network, others), inputs=others))
 

@@ -43,11 +43,15 @@ SPECTRUM_ORDER = 512
 
 RESIDUAL_TIMES = 64
 
-KERNEL_SHARE = 1 / 50
-"""The fraction of a run's floating-point operations that each measurement of kernels may take."""
+SHARE = 1 / 50
+"""The fraction of a run's floating-point operations that each measurement may take."""
 
-KERNEL_FLOPS = 2**34
+LEAST_FLOPS = 2**34
 """The operations that a measurement may take in any case, about a second or two."""
+
+LEAST_SAMPLES, MOST_SAMPLES = 256, 2048
+"""Limits for the samples that agreement is measured on. With these, the standard error of a fraction of equal choices
+is at most 3 and 1.1 points."""
 
 PRODUCT_PASSES = 6
 """The cost of products with the kernels of two networks, in forward passes a sample: one half of the batch goes
@@ -55,8 +59,18 @@ backwards through each network, the other half in forward mode."""
 
 
 def _allowance(pass_flops: int, run_passes: int) -> int:
-    """The operations that a measurement of kernels may take. Seconds would not give the same results in each run."""
-    return max(KERNEL_FLOPS, int(KERNEL_SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
+    """The operations that a measurement may take. Seconds would not give the same results in each run."""
+    return max(LEAST_FLOPS, int(SHARE * run_passes * (pass_flops + PASS_FLOPS // KERNEL_BATCH)))
+
+
+def agreement_samples(teacher: FunctionalModel, inputs: Inputs, *, run_passes: int) -> int:
+    """How many samples agreement is measured on after a run of so many forward passes: fewer if they take long.
+
+    Each sample takes a pass through the teacher and one through the student.
+    """
+    pass_flops = count_flops(teacher.bind(), teacher.params, inputs.batch(torch.arange(1)), {}).dense
+    affordable = _allowance(pass_flops, run_passes) // max(1, 2 * pass_flops)
+    return max(LEAST_SAMPLES, min(MOST_SAMPLES, affordable))
 
 
 def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Result | None:
@@ -122,7 +136,7 @@ class _Sums:
 
 
 def measure_agreement(
-    student: FunctionalModel,
+    student: FunctionalModel | Float[Tensor, "n c"],
     teacher: FunctionalModel,
     inputs: Inputs,
     execution: Execution = Execution(),
@@ -132,13 +146,19 @@ def measure_agreement(
 ) -> Agreement:
     """The distance of the outputs, relative to the teacher's norm, and with `classes` how often both choose the same.
 
-    With several heads, the distance is the mean of each head's, relative to the teacher's norm of that head.
+    With several heads, the distance is the mean of each head's, relative to the teacher's norm of that head. The
+    student is a network, or its outputs for all inputs.
     """
     gaps, norms, same, decided, cosines = _Sums(teacher), _Sums(teacher), 0, 0, 0.0
-    apply_student, apply_teacher = student.bind(), teacher.bind()
+    apply_teacher, done = teacher.bind(), 0
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
-            ours, theirs = apply_student(student.params, x), apply_teacher(teacher.params, x)
+            theirs = apply_teacher(teacher.params, x)
+            if isinstance(student, Tensor):
+                ours = student[done : done + len(theirs)]
+                done += len(theirs)
+            else:
+                ours = student.bind()(student.params, x)
             gaps.add(ours - theirs)
             norms.add(theirs)
             cosines += float(cosine_similarity(ours.double(), theirs.double(), dim=1).sum())

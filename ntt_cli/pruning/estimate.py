@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ntt_cli.methods.base import Pruned
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.loop import first_student, take_step
 from ntt_cli.methods.ntt.method import NTT
@@ -16,7 +17,7 @@ from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.pruning.job import PruneJob
-from ntt_cli.pruning.measures import measure
+from ntt_cli.pruning.measures import check_outputs, measure
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.threads import threads_for
 from ntt_cli.runtime.execution import Execution
@@ -61,9 +62,7 @@ def estimate_run(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estim
             now = time.perf_counter()
             float(take_step(student, batches, step, micro_batching, execution).total)  # waits for the device
             steps.append(time.perf_counter() - now)
-        _, finishing = _timed(
-            lambda: measure(job, context.pruned(student.params, student.masks), run, steps=PROBE_STEPS)
-        )
+        _, finishing = _timed(lambda: _finish(job, context.pruned(student.params, student.masks), run))
     times = len(plan_transfer(job.settings, learned=transfer.fixed_masks is None).updates)
     one = statistics.median(steps[1:])
     # The first step also pays for the setup.
@@ -93,6 +92,10 @@ def _predict_step(
     if most < 1:
         return predicted, "try a smaller --image-size, or another --device"
     return predicted, f"try --micro-batch {most}"
+
+
+def _finish(job: PruneJob, pruned: Pruned, run: Run) -> None:
+    measure(job, pruned, run, check_outputs(job, pruned, run, steps=PROBE_STEPS), steps=PROBE_STEPS)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

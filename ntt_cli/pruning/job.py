@@ -104,6 +104,11 @@ class PruneJob:
         """The number of entries of all prunable weights."""
         return sum(self.teacher.params[name].numel() for name in self.names)
 
+    @property
+    def steps(self) -> int:
+        """The steps that move the weights, at most."""
+        return self.settings.steps if self.method.moves_weights and self.config.sparsity else 0
+
     def context(self, run: Run) -> MethodContext:
         """What the method may read, with a newly seeded generator."""
         return MethodContext(

@@ -8,9 +8,12 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
+from ntt_cli.data.inputs import Inputs
 from ntt_cli.evaluation.agreement import (
     KernelComparison,
+    agreement_samples,
     compare_kernels,
     measure_agreement,
     measure_kernel_distance,
@@ -26,11 +29,13 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.signals import reraise_as_interrupt
 from ntt_cli.tasks.metrics import squares
 
-AGREEMENT_SAMPLES = 2048
 SPECTRUM_SAMPLES = 32
-STEP_PASSES = 12
-"""The cost of a step with a kernel term, in forward passes a sample: 3 of the teacher, 3 of the student and 6 for the
-gradient."""
+STEP_PASSES, LOGIT_STEP_PASSES = 12, 4
+"""The cost of a step in forward passes a sample. With a kernel term it is 3 of the teacher, 3 of the student and 6 for
+the gradient; without one 1, 1 and 2."""
+
+REMEMBERED_BYTES = 2**26
+"""The most memory for outputs of the student that are kept from its check until agreement is measured."""
 
 Result = TypeVar("Result")
 
@@ -43,39 +48,66 @@ class Measures:
     kernels: KernelComparison | None = None
 
 
-def check_outputs(job: PruneJob, pruned: Pruned, run: Run) -> None:
-    """Refuse a student whose outputs are not finite, before anything is written.
+@dataclass(frozen=True)
+class Checked:
+    """The samples that the student was checked on, and its outputs for them, `[n, c]`, unless they need a new pass."""
+
+    inputs: Inputs
+    outputs: Tensor | None = None
+
+
+def check_outputs(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Checked | None:
+    """Refuse a student whose outputs are not finite, before anything is written; `None` if there are no inputs.
+
+    The cost is in proportion to that of `steps` steps.
 
     Raises:
         DivergedError: if outputs are not finite, or too large to be squared.
     """
     if job.inputs is None:
-        return
-    apply, inputs = job.teacher.bind(pruned.buffers), job.inputs.some(AGREEMENT_SAMPLES)
+        return None
+    teacher, batch_size = job.teacher, job.settings.batch_size
+    apply, passes = teacher.bind(pruned.buffers), steps * batch_size * _step_passes(job)
+    inputs = job.inputs.some(agreement_samples(teacher, job.inputs, run_passes=passes))
 
-    def finite(execution: Execution) -> bool:
-        batches = inputs.in_order(min(execution.micro_batch or job.settings.batch_size, job.settings.batch_size))
-        return all(bool(squares(apply(pruned.params, x)).isfinite()) for x in batches)
+    def finite_outputs(execution: Execution) -> list[Tensor] | None:
+        """All outputs; empty if they are too many to keep, `None` if they are not finite."""
+        outputs: list[Tensor] = []
+        kept = 0
+        for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
+            rows = apply(pruned.params, x)
+            if not squares(rows).isfinite():
+                return None
+            kept += rows.nbytes
+            outputs = [*outputs, rows] if kept <= REMEMBERED_BYTES else []
+        return outputs
 
     try:
         with reraise_as_interrupt(run.stop), torch.no_grad():
-            is_finite = run.micro_batching.run(finite)
+            outputs = run.micro_batching.run(finite_outputs)
     except Exception:  # the same error occurs again when agreement is measured, and is reported then
-        return
-    if not is_finite:
+        return Checked(inputs)
+    if outputs is None:
         raise run.checkpointer.diverged("the student", "its outputs are no longer finite")
+    repeatable = inputs.samples.changes != "always"
+    return Checked(inputs, torch.cat(outputs) if outputs and repeatable else None)
 
 
-def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
+def _step_passes(job: PruneJob) -> int:
+    """The cost of a step, in forward passes a sample."""
+    return STEP_PASSES if job.settings.objective.kernel_weight else LOGIT_STEP_PASSES
+
+
+def measure(job: PruneJob, pruned: Pruned, run: Run, checked: Checked | None, *, steps: int) -> Measures:
     """Measure agreement and kernels, if there are inputs; a measurement that fails is left out, with a warning.
 
-    Kernels are measured if the transfer matched them or `--kernels` is given. The cost is in proportion to that of
-    `steps` steps.
+    Agreement is that on the samples that were checked. Kernels are measured if the transfer matched them or `--kernels`
+    is given. Their cost is in proportion to that of `steps` steps.
     """
-    if job.inputs is None:
+    if job.inputs is None or checked is None:
         return Measures()
     inputs, batch_size = job.inputs, job.settings.batch_size
-    some, few = inputs.some(AGREEMENT_SAMPLES), inputs.some(SPECTRUM_SAMPLES)
+    some, few = checked.inputs, inputs.some(SPECTRUM_SAMPLES)
     teacher, student = job.teacher, replace(job.teacher, params=pruned.params, buffers=pruned.buffers)
 
     def attempt(what: str, work: Callable[[Execution], Result], *, in_parts: bool = True) -> Result | None:
@@ -85,9 +117,10 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Measures:
 
         return warned_of(what, interruptible, run.on_event)
 
+    ours = student if checked.outputs is None else checked.outputs
     disconnected = attempt("outputs", partial(warn_if_disconnected, student, inputs, run.on_event))
     classes = None if disconnected or job.heads is None else number_of_choices(job.heads, job.loaded, inputs)
-    agree = partial(measure_agreement, student, teacher, some, classes=classes, batch_size=batch_size)
+    agree = partial(measure_agreement, ours, teacher, some, classes=classes, batch_size=batch_size)
     agreement = attempt("agreement with the teacher", agree)
     if not job.with_kernels:
         return Measures(agreement)

@@ -79,7 +79,7 @@ def prune(
             pruned = _prune(job, this)
             if not group.first:
                 return Outcome(_report(job, pruned, Measures()), None)
-            check_outputs(job, pruned, this)
+            checked = check_outputs(job, pruned, this, steps=job.steps)
             _warn_of_bare_rows(job, pruned.masks, on_event)
             contents = Contents(
                 state=job.teacher.state_dict(pruned.params, pruned.buffers),
@@ -93,7 +93,7 @@ def prune(
             )
             if output:
                 write_checkpoint(output, contents)  # before any measurement, so that nothing is lost
-            measures = measure(job, pruned, this, steps=job.settings.steps)
+            measures = measure(job, pruned, this, checked, steps=job.settings.steps)
             outcome = Outcome(_report(job, pruned, measures), contents, _report_tensors(pruned, measures))
             if output:
                 outcome.write_report(output)
@@ -123,7 +123,7 @@ def plan(
         parameters=sum(p.numel() for p in job.teacher.params.values()),
         prunable=job.prunable,
         kept=count_kept(masks),
-        steps=job.settings.steps if job.method.moves_weights and config.sparsity else 0,
+        steps=job.steps,
         auto=job.settings.auto,
         **vars(estimate),
         layers=_layers(masks, job),
