@@ -11,7 +11,8 @@ bring the other weights. What is not there is said, and left out.
 One thread, one seed. Each method has its own defaults; NTT's steps and batch are in the table. A cell is a JSON line in
 `--results`, and what is there already is not run again. Seconds are the processor's. MiB are the most that the process
 takes above what it had before, on Linux alone. A dense network's are those of a plain training step (Adam, the batch of
-NTT); the others' are of the whole run of the method, of the sparsity that takes most.
+NTT); the others' are of the whole run of the method, of the sparsity that takes most. The column `besides` is the
+fraction of NTT's seconds that its steps and mask updates do not take: checks before them, agreement after them.
 """
 
 from __future__ import annotations
@@ -113,8 +114,14 @@ def pruned_row(prepared: Prepared, subject: Subject, method: str, sparsity: floa
     if method == "ntt":
         options |= {"steps": steps, "batch_size": subject.batch}
 
+    times: list[float] = []
+
+    def note(event: object) -> None:
+        if type(event).__name__ in {"TransferStarted", "StepsDone"}:
+            times.append(time.process_time())
+
     def prune() -> ntt.PruneResult:
-        result: ntt.PruneResult = ntt.prune(prepared.network, prepared.inputs, **options)
+        result: ntt.PruneResult = ntt.prune(prepared.network, prepared.inputs, progress=note, **options)
         return result
 
     try:
@@ -122,7 +129,8 @@ def pruned_row(prepared: Prepared, subject: Subject, method: str, sparsity: floa
     except ntt.NttError as error:
         return {"error": f"{type(error).__name__}: {error}"}
     figures = prepared.measure(result.model)
-    return {"figures": figures, "sparsity_reached": result.report.sparsity, "seconds": seconds, "peak_mib": peak}
+    row = {"figures": figures, "sparsity_reached": result.report.sparsity, "seconds": seconds, "peak_mib": peak}
+    return row | {"besides": 1 - (times[-1] - times[0]) / seconds} if times else row
 
 
 class Results:
@@ -176,7 +184,7 @@ def run(name: str, results: Results, sources: Sources, steps: int, chosen: list[
 
 def table(results: Results, steps: dict[str, int]) -> Table:
     """A line a network and method."""
-    columns = ("network", "method", "dense", *(f"{level:.0%}" for level in LEVELS), "seconds", "MiB")
+    columns = ("network", "method", "dense", *(f"{level:.0%}" for level in LEVELS), "seconds", "besides", "MiB")
     drawn = Table(*columns, box=box.MARKDOWN)
     for name, count in steps.items():
         for method in ("dense", *METHODS):
@@ -189,7 +197,8 @@ def table(results: Results, steps: dict[str, int]) -> Table:
             taken = f"{seconds:.3f} a step" if method == "dense" else f"{seconds:.0f}"
             label = f"ntt, {count} steps of {SUBJECTS[name].batch}" if method == "ntt" else method
             shown = (cells.get(level, "") for level in (0, *LEVELS))
-            drawn.add_row(name, label, *shown, taken, "" if peak is None else f"{peak:.0f}")
+            besides = f"{max(row.get('besides', 0) for row in rows):.0%}" if method == "ntt" else ""
+            drawn.add_row(name, label, *shown, taken, besides, "" if peak is None else f"{peak:.0f}")
     return drawn
 
 
