@@ -81,6 +81,7 @@ MOST_PARAMETERS = 7
 
 LIKE_TORCH = {
     "networks/layer_calls.py": {"_conv2d", "_embedding"},
+    "networks/layer_inputs.py": {"_convolution"},
     "networks/second_order.py": {"_attention", "_batch_norm", "_instance_norm"},
 }
 """Functions that stand for torch's own, and take what these take."""

@@ -196,7 +196,21 @@ def test_nothing_at_all_may_be_given_to_every_method() -> None:
 
 def test_which_methods_read_what() -> None:
     moving = [name for name in method_names() if method_class(name).moves_weights]
-    assert moving == readers_of("steps") == readers_of("checkpoint_every") == ["ntt", "ntt-fresh", "ntt-shuffled"]
+    assert (
+        moving
+        == readers_of("steps")
+        == readers_of("checkpoint_every")
+        == [
+            "ntt",
+            "asr",
+            "gmp",
+            "ntt-fresh",
+            "ntt-shuffled",
+            "obc",
+            "reconstruct",
+            "sparsegpt",
+        ]
+    )
     without_batches = {"lamp", "magnitude", "random", "random-rescaled", "synflow"}
     assert set(method_names()) - without_batches == set(readers_of("batch_size"))
 

@@ -61,9 +61,11 @@ class Trial:
 
     @property
     def transfers(self) -> bool:
-        """Whether NTT changes the weights."""
-        name, _ = method_of(self.method)
-        return name in method_names() and bool(method_class(name).moves_weights)
+        """Whether the method takes steps, of its own or because it was asked to."""
+        name, own = method_of(self.method)
+        if name not in method_names() or not method_class(name).moves_weights:
+            return False
+        return method_class(name).default_steps is None or bool({"steps", "epochs"} & own.keys())
 
 
 def trials_of(config: CompareConfig) -> list[Trial]:

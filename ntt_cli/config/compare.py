@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen
-from ntt_cli.config.methods import method_names, readers_of, split_method
+from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.options import (
     DEVICE,
     EXCLUDE,
@@ -52,11 +52,16 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
 
 def _takes_steps(entry: str) -> bool:
     name, options = method_of(entry)
-    return name in readers_of("steps") and not {"steps", "epochs"} & options.keys()
+    return name in _with_steps() and not {"steps", "epochs"} & options.keys()
+
+
+def _with_steps() -> list[str]:
+    """The methods that take steps unasked."""
+    return [name for name in readers_of("steps") if method_class(name).default_steps is None]
 
 
 def _who_takes_steps() -> str:
-    return f"no method reads it; {joined(readers_of('steps'))} do, without steps of their own"
+    return f"no method reads it; {joined(_with_steps())} do, without steps of their own"
 
 
 class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):

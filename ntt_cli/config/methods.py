@@ -84,6 +84,6 @@ def built_in_methods() -> dict[str, str]:
     found = {
         module.name.replace("_", "-"): f"{_PACKAGE}.{module.name}" + ".method" * module.ispkg
         for module in pkgutil.iter_modules(spec.submodule_search_locations)
-        if module.name != "base"
+        if module.name not in {"base", "layerwise"}
     }
     return {"ntt": found["ntt"]} | found

@@ -35,8 +35,10 @@ class NTTOptions(Options):
     """How NTT prunes; the names in `words.BEHIND_METHOD` are given as in `--method ntt:score=magnitude`."""
 
     preset: Literal["default", "paper"] = _option("default", "paper: the settings of Liu & Zenke 2020.")
-    mask: Literal["learned", "random", "magnitude", "synflow", "logit-snip", "ntk-sap"] = _option(
-        "learned", "NTT's mask: learned with the weights, or chosen first by this method and then fixed."
+    mask: Literal["learned", "random", "magnitude", "wanda", "synflow", "logit-snip", "ntk-sap"] = _option(
+        "learned",
+        "NTT's mask: learned with the weights, or chosen first by this method and then fixed. For reconstruct and"
+        " asr: whose mask; magnitude's by default.",
     )
     score: Literal["saliency", "magnitude"] = _option(
         "saliency", "Which weights stay: by |w| and their effect on the logits, or by |w| alone.", LEARNED_MASK

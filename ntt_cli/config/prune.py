@@ -49,7 +49,8 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     allocation: Literal["erk", "layerwise", "global"] | None = Group.METHOD.option(
         None,
         "How the density is spread over the layers. Default: for ntt global where there are convolutions, else erk;"
-        " erk for magnitude and random, layerwise for wanda, global for the others.",
+        " layerwise for wanda; erk for magnitude, random, gmp, obc, sparsegpt, reconstruct and asr; global for the"
+        " others.",
         PRUNES,
     )
     layer_density: tuple[str, ...] = Group.METHOD.option(

@@ -172,7 +172,9 @@ class Method:
         allocation: its default allocation: `erk`, `layerwise` or `global`; `None`: by the network.
         rounds: the number of times that it scores and prunes; the density falls geometrically over the rounds.
         rescaled: kept weights are divided by the square root of their layer's density.
-        moves_weights: it changes the values of kept weights.
+        moves_weights: it changes the values of kept weights, in steps.
+        kernel_term: its steps have a kernel term by default; otherwise they match outputs alone.
+        default_steps: the number of steps without `--steps`; `None`: as for NTT.
         reinitialises: it returns newly initialised weights, so it does not apply to trained weights.
         replaces_weights: it makes the weights itself, so it does not apply to trained weights either.
         reads: the options of `ntt prune` that it reads, beside those that every method reads.
@@ -203,6 +205,8 @@ class Method:
     rounds: ClassVar[int] = 1
     rescaled: ClassVar[bool] = False
     moves_weights: ClassVar[bool] = False
+    kernel_term: ClassVar[bool] = True
+    default_steps: ClassVar[int | None] = None
     reinitialises: ClassVar[bool] = False
     replaces_weights: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()

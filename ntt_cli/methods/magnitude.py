@@ -12,7 +12,7 @@ from ntt_cli.tensors import Masks, Params
 
 @register_method("magnitude")
 class Magnitude(Method):
-    """`|w|`, in one round."""
+    """`|w|`, in one round. If data is named, batch-norm statistics are estimated for the sparse network."""
 
     needs = "nothing"
     allocation = "erk"

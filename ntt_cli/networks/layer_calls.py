@@ -64,14 +64,14 @@ class RecordedPass:
     def output_layers(self) -> set[str]:
         """The weights of the last layers: no other recorded weight acts between their products and the logits."""
         made = {call.output.node: name for name, calls in self.calls.items() for call in calls}
-        return {made[node] for node in _graph_nodes(self.logits, up_to=made) if node in made}
+        return {made[node] for node in graph_nodes(self.logits, up_to=made) if node in made}
 
 
 def record_calls(apply: Apply, leaves: Params, x: Batch) -> RecordedPass:
     """Run the network and record how it uses its weights, leaves that require a gradient."""
     with torch.enable_grad(), _CallRecorder(leaves) as recorder:
         logits = apply(leaves, x)
-    nodes = _graph_nodes(logits)
+    nodes = graph_nodes(logits)
     uses = Counter(parent for node in nodes for parent, _ in node.next_functions)
     calls = {name: [call for call in made if call.output.node in nodes] for name, made in recorder.calls.items()}
     complete = {
@@ -155,7 +155,7 @@ class _CallRecorder(TorchFunctionMode):
             self.calls[name].append(LayerCall(positions, inputs, output, channel_axis, embeds))
 
 
-def _graph_nodes(logits: Tensor, *, up_to: Collection[Node] = ()) -> set[Node]:
+def graph_nodes(logits: Tensor, *, up_to: Collection[Node] = ()) -> set[Node]:
     """All nodes of the graph that the logits depend on, without those behind the nodes `up_to`."""
     seen: set[Node] = set()
     waiting = [logits.grad_fn]

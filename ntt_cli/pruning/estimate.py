@@ -12,7 +12,7 @@ from typing import TypeVar
 from ntt_cli.methods.base import Pruned
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.loop import first_student, take_step
-from ntt_cli.methods.ntt.method import NTT
+from ntt_cli.methods.ntt.method import TransferMethod
 from ntt_cli.methods.ntt.plan import plan_transfer
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
@@ -47,7 +47,7 @@ class Estimate:
 def estimate_run(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estimate]:
     """Choose masks, take a few steps and measure, without keeping more than the masks; the run began at `begun`."""
     assert job.inputs is not None
-    assert isinstance(job.method, NTT)
+    assert isinstance(job.method, TransferMethod)
     context, micro_batching = job.context(run), run.micro_batching
     with threads_for(job.teacher, job.inputs):
         transfer = job.method.transfer_of(context)

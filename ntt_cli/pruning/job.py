@@ -157,7 +157,7 @@ def prepare(
         inputs, class_names = replace(inputs, samples=samples), samples.class_names
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
     many = len(inputs) if inputs else 0
-    settings = settle(config, teacher, names, samples=many, trained=weights.trained, allocation=method.allocation)
+    settings = settle(config, teacher, names, samples=many, trained=weights.trained, method=type(method))
     roles = roles_of_others(teacher, inputs)
     rows_of = tuple(name for name in names if roles.get(name) in {"embedding", "table"})
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))

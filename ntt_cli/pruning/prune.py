@@ -114,7 +114,7 @@ def plan(
     context, estimate = job.context(this), Estimate()
     if config.sparsity == 0:
         masks = context.dense()
-    elif job.method.moves_weights:
+    elif job.method.moves_weights and job.settings.steps:
         masks, estimate = estimate_run(job, this, begun=begun)
     else:
         masks = job.method.masks(context)

@@ -21,6 +21,7 @@ from ntt_cli.files.hashed import tensor_hashes, write_hashed
 from ntt_cli.files.metadata import StateRecord, read_header
 from ntt_cli.files.safetensors_header import read_raw_header
 from ntt_cli.files.state import State, read_state
+from ntt_cli.methods.ntt.method import NTT
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.methods.ntt.step import start_student
@@ -160,7 +161,7 @@ def restored(name: str, state: State) -> None:
     else:
         teacher = to_functional(module, torch.device("cpu"), lambda _: None)
         names = ("1.weight", "4.weight")
-        settings = settle(RUNS[name][1], teacher, names, samples=40, allocation=None, trained=False)
+        settings = settle(RUNS[name][1], teacher, names, samples=40, method=NTT, trained=False)
         fresh = Progress(start_student(teacher, names, learning_rate=1e-3))
         transfer = Transfer(teacher, inputs_of(torch.zeros(1, 8, 8)), names, 10, settings)
         student = restore_progress(fresh, state, transfer, MicroBatching(None, 8, lambda _: None)).student

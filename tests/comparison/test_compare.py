@@ -134,7 +134,7 @@ def test_which_see_labels() -> None:
         ({"methods": "ntt:steps=0"}, "ntt:steps=0: steps: should be greater than or equal to 1"),
         ({"methods": "magnitude:steps=5"}, "magnitude:steps=5: steps: method magnitude does not read it; ntt, "),
         ({"methods": "trained-magnitude:score=magnitude"}, "score: method magnitude does not read it; ntt, "),
-        ({"methods": "random,ntt:steps=5", "steps": 4}, "no method reads it; ntt, ntt-fresh and ntt-shuffled do"),
+        ({"methods": "random,ntt:steps=5", "steps": 4}, "no method reads it; ntt, gmp, ntt-fresh and ntt-shuffled do"),
         ({"methods": "trained-magnitude", "weights": "x.safetensors"}, "trains weights of its own"),
         ({"methods": "dense", "sparsities": "0.9"}, "method dense does not read it"),
         ({"learning_rates": "1e-3,1e-2", "validation": 0.0}, "holds out no samples to choose a rate by"),

@@ -11,6 +11,7 @@ ends the transfer with `--steps auto`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -137,7 +138,8 @@ def first_student(transfer: Transfer, micro_batching: MicroBatching) -> Student:
 def _start(transfer: Transfer) -> Student:
     teacher, settings = transfer.teacher, transfer.settings
     compiled = CompiledGradients(teacher) if settings.compiled else None
-    return start_student(teacher, transfer.names, learning_rate=settings.learning_rate, compiled=compiled)
+    first = teacher if transfer.start is None else replace(teacher, params=transfer.start)
+    return start_student(first, transfer.names, learning_rate=settings.learning_rate, compiled=compiled)
 
 
 def _under_masks(student: Student, masks: Masks, transfer: Transfer, group: ProcessGroup) -> BoundModel:

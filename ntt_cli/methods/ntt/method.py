@@ -15,8 +15,33 @@ from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.runs.threads import threads_for
 
 
+class TransferMethod(Method):
+    """A method whose steps are those of a transfer: NTT, and others that match the teacher in the same loop."""
+
+    moves_weights = True
+
+    def transfer_of(self, context: MethodContext) -> Transfer:
+        """The problem that the transfer solves."""
+        raise NotImplementedError
+
+    def prune(self, context: MethodContext) -> Pruned:
+        """The student after its last step. Methods that use its masks in another way replace this one."""
+        return self.transfer(context)
+
+    def transfer(self, context: MethodContext) -> Pruned:
+        """The student after its last step, with masks that it learnt or that were fixed before.
+
+        Raises:
+            DivergedError: if a number is no longer finite.
+            Interrupted: if the run is to end.
+        """
+        assert context.inputs is not None
+        with threads_for(context.teacher, context.inputs):
+            return run_transfer(self.transfer_of(context), context.run)
+
+
 @register_method("ntt")
-class NTT(Method):
+class NTT(TransferMethod):
     """Neural Tangent Transfer: it learns weights and masks with which kernel and outputs stay the teacher's.
 
     Example:
@@ -27,7 +52,6 @@ class NTT(Method):
     """
 
     allocation = None  # by the network: see `settings.py`
-    moves_weights = True
     reads = frozenset({"batch_size", "checkpoint_every", *NTTOptions.model_fields})
 
     def __init__(
@@ -51,23 +75,7 @@ class NTT(Method):
         self.options = options | {name: part for name, part in parts.items() if isinstance(part, str)}
         self.parts = {name: part for name, part in parts.items() if part is not None and not isinstance(part, str)}
 
-    def prune(self, context: MethodContext) -> Pruned:
-        """The student after its last step. Methods that use NTT's masks in another way replace this one."""
-        return self.transfer(context)
-
-    def transfer(self, context: MethodContext) -> Pruned:
-        """The student after its last step, with masks that it learnt or that `--mask` fixed.
-
-        Raises:
-            DivergedError: if a number is no longer finite.
-            Interrupted: if the run is to end.
-        """
-        assert context.inputs is not None
-        with threads_for(context.teacher, context.inputs):
-            return run_transfer(self.transfer_of(context), context.run)
-
     def transfer_of(self, context: MethodContext) -> Transfer:
-        """The problem that the transfer solves."""
         assert context.inputs is not None
         settings = replace(context.settings, **self.parts)
         fixed = None if settings.mask == "learned" else method_class(settings.mask)().masks(context)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed, method_class
+from ntt_cli.config.methods import MethodType
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.allocation import Allocate
 from ntt_cli.masks.schedule import Schedule
@@ -90,17 +91,18 @@ def settle(
     *,
     samples: int,
     trained: bool,
-    allocation: str | None,
+    method: MethodType,
 ) -> TransferSettings:
     """The settings of a run: the user's options, with defaults filled in.
 
     Trained weights get no kernel term by default (docs/notebook/13-trained-convolutions.md). `samples` is their number,
-    0 without data. `allocation` is the method's default; `None` to choose by the network.
+    0 without data. The class `method` has defaults of its own.
 
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
     """
-    kernel_weight = float(not trained) if config.kernel_weight is None else config.kernel_weight
+    usual = float(method.kernel_term and not trained)
+    kernel_weight = usual if config.kernel_weight is None else config.kernel_weight
     if not kernel_weight and config.gives("kernel_params"):
         what = "there is no kernel term to read it; --kernel-weight 1 adds one"
         raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
@@ -112,6 +114,8 @@ def settle(
         raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {LONGEST_AUTO_WINDOW} or less")
     if isinstance(config.steps, int):
         steps = config.steps
+    elif not auto and method.default_steps is not None:
+        steps = method.default_steps
     if config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * samples / batch_size))
     return TransferSettings(
@@ -128,7 +132,7 @@ def settle(
         mask=config.mask,
         score=config.score,
         affinity=not trained,  # training has chosen each unit's inputs already
-        allocation=_allocation(config, teacher, allocation),
+        allocation=_allocation(config, teacher, method.allocation),
         schedule=config.schedule,
         batch_size=batch_size,
         batches=config.batches,

@@ -12,7 +12,7 @@ from ntt_cli.networks.flops import uses_weights_seldom
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
-from ntt_cli.tensors import Masks
+from ntt_cli.tensors import Masks, Params
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Transfer:
         outputs: the number of outputs, `c`.
         settings: every option of the transfer, with its default filled in.
         fixed_masks: masks that another method chose; `None`: the transfer learns the masks.
+        start: the student's parameters before the first step; `None`: the teacher's.
     """
 
     teacher: FunctionalModel
@@ -34,6 +35,7 @@ class Transfer:
     outputs: int
     settings: TransferSettings
     fixed_masks: Masks | None = None
+    start: Params | None = None
 
     def execution(self, group: ProcessGroup = SINGLE) -> Execution:
         """How steps are carried out. For one sample, the network runs once.

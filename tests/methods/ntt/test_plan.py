@@ -5,6 +5,7 @@ from torch import nn
 
 from ntt_cli.config import PruneConfig
 from ntt_cli.errors import UsageError
+from ntt_cli.methods.ntt.method import NTT
 from ntt_cli.methods.ntt.plan import TransferPlan, plan_transfer
 from ntt_cli.methods.ntt.settings import settle
 from ntt_cli.networks.functional import functional_model
@@ -13,7 +14,7 @@ from ntt_cli.networks.functional import functional_model
 def plan(*, learned: bool = True, **options: object) -> TransferPlan:
     config = PruneConfig.model_validate({"model": "x", "sparsity": 0.9} | options)
     model = functional_model(nn.Linear(4, 3))
-    settings = settle(config, model, ["weight"], samples=100, trained=config.weights is not None, allocation=None)
+    settings = settle(config, model, ["weight"], samples=100, trained=config.weights is not None, method=NTT)
     return plan_transfer(settings, learned=learned)
 
 

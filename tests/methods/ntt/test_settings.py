@@ -25,6 +25,12 @@ pytestmark = pytest.mark.usefixtures("folder")
         ({"epochs": 2.5, "batch_size": 16}, {"steps": 16, "epochs": None}),
         ({"epochs": 2.5, "kernel_weight": 0}, {"steps": 2}),
         ({"epochs": 0.001}, {"steps": 1}),
+        ({"method": "gmp"}, {"kernel_weight": 0, "steps": 9000, "batch_size": 128, "allocation": "erk"}),
+        ({"method": "obc"}, {"kernel_weight": 0, "steps": 0, "allocation": "erk"}),
+        ({"method": "obc", "steps": 5}, {"steps": 5, "batch_size": 128}),
+        ({"method": "obc", "epochs": 2}, {"steps": 2, "batch_size": 128}),
+        ({"method": "sparsegpt", "steps": "auto"}, {"steps": "auto"}),
+        ({"method": "reconstruct", "mask": "wanda"}, {"allocation": "layerwise", "steps": 0}),
         ({"preset": "paper"}, {"steps": 32, "kernel_weight": 1e-3, "weight_penalty": 1e-4, "allocation": "layerwise"}),
         ({"weights": "w.safetensors"}, {"kernel_weight": 0, "steps": 9000, "batch_size": 128, "weight_penalty": 0}),
         ({"weights": "w.safetensors", "kernel_weight": 0.5}, {"kernel_weight": 0.5, "steps": 3000, "batch_size": 64}),
@@ -37,8 +43,8 @@ def test_what_the_user_leaves_out(name: str, given: dict[str, Any], used: dict[s
     model = write_network(name)
     teacher = functional_model(load_model(ModelOptions(model=model), seed=0).module)
     config = PruneConfig(model=model, sparsity=0.5, **given)
-    trained, allocation = config.weights is not None, method_class(config.method).allocation
-    settings = settle(config, teacher, [], samples=100, trained=trained, allocation=allocation)
+    trained, method = config.weights is not None, method_class(config.method)
+    settings = settle(config, teacher, [], samples=100, trained=trained, method=method)
     if name == "convolutional" and "weight_penalty" in used:
         used = used | {"weight_penalty": used["weight_penalty"] / 10}
     if name == "convolutional" and given == {}:

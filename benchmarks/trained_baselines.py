@@ -1,0 +1,196 @@
+"""A trained ResNet pruned without labels, as pruned: NTT beside what one would use instead.
+
+    python benchmarks/trained_baselines.py --data DIR --weights DIR [--results FILE] [--depth 20]
+        [--only obc] [--sparsity 0.9] [--seeds 3] [--steps 400 | --seconds 180] [--batch-size 64] [--on validation]
+
+`--data` has the folders `train` and `test` of CIFAR-10 images, one folder a class; `--weights` has
+`resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). Methods see 10,000 training images
+without labels. The figure is the accuracy on 2,000 test images. For choices, `--on validation` measures it on 2,000
+other training images.
+
+`+ steps` is a method followed by distillation on the outputs under its mask. All lines with steps take as many, of the
+same batches, at the same rate. With `--seconds` each takes what fits into that time, the method before the steps and
+the estimate of batch-norm statistics included: the line then runs twice before, for 20 and for 60 steps, to know what a
+step takes. Magnitude, like all lines, has its batch-norm statistics estimated for the sparse network.
+
+One thread. Seconds are the processor's. A cell is a JSON line in `--results`, and what is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pretrained_subjects import Sources, outputs_of, pictures
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import ntt_cli as ntt
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SEEN, JUDGED = 10_000, 2_000
+SHORT, LONG = 20, 60
+"""Steps of the two runs that tell what a step takes."""
+
+LINES: dict[str, tuple[str, bool]] = {
+    "dense": ("dense", False),
+    "ntt": ("ntt", True),
+    "gmp": ("gmp", True),
+    "obc + steps": ("obc", True),
+    "sparsegpt + steps": ("sparsegpt", True),
+    "reconstruct + steps": ("reconstruct", True),
+    "obc": ("obc", False),
+    "sparsegpt": ("sparsegpt", False),
+    "reconstruct": ("reconstruct", False),
+    "asr": ("asr", False),
+    "magnitude": ("magnitude", False),
+    "wanda": ("wanda", False),
+}
+"""The method of each line, and whether it takes steps."""
+
+Row = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """What a row is of. `length` is `400 steps` or `180 s`, and empty for a line without steps."""
+
+    depth: int
+    line: str
+    sparsity: float
+    seed: int
+    length: str
+    batch: int
+    on: str
+
+
+class Subject:
+    """A trained network, what it is pruned on and judged by."""
+
+    def __init__(self, sources: Sources, depth: int, on: str) -> None:
+        assert sources.weights
+        self.network: nn.Module = ntt.load(
+            sources.weights / f"resnet{depth}.safetensors", f"sample_models/resnet_cifar.py:resnet{depth}"
+        ).model
+        images, labels = pictures(sources, "train", SEEN + JUDGED)
+        self.inputs = images[:SEEN]
+        shown, self.labels = images[SEEN:], labels[SEEN:]
+        if on == "test":
+            shown, self.labels = pictures(sources, "test", JUDGED)
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
+        self.shown: Tensor = (shown.float() / 255 - mean) / std
+
+    def accuracy(self, network: nn.Module) -> float:
+        return (outputs_of(network, self.shown).argmax(1) == self.labels).float().mean().item()
+
+    def pruned(self, key: Key, steps: int | None) -> tuple[nn.Module, float]:
+        """The sparse network, and the seconds that it took."""
+        options: dict[str, Any] = {} if steps is None else {"steps": steps, "batch_size": key.batch}
+        begun = time.process_time()
+        result = ntt.prune(
+            self.network,
+            self.inputs,
+            sparsity=key.sparsity,
+            method=LINES[key.line][0],
+            seed=key.seed,
+            mean=MEAN,
+            std=STD,
+            device="cpu",
+            **options,
+        )
+        return result.model, time.process_time() - begun
+
+    def row(self, key: Key, steps: int | None, seconds: float | None) -> Row:
+        if key.line == "dense":
+            return {"accuracy": self.accuracy(self.network)}
+        if not LINES[key.line][1]:
+            steps = None
+        elif seconds is not None:
+            short, long = (self.pruned(key, count)[1] for count in (SHORT, LONG))
+            each = (long - short) / (LONG - SHORT)
+            steps = SHORT + int((seconds - short) / each)
+            if steps < 1:
+                return {"error": f"takes more than {seconds:g} s before its first step"}
+        network, taken = self.pruned(key, steps)
+        return {"accuracy": self.accuracy(network), "seconds": taken, "steps": steps}
+
+
+def keys_of(options: argparse.Namespace) -> Iterator[Key]:
+    """The cells, all lines of the first seed first."""
+    length = f"{options.seconds:g} s" if options.seconds else f"{options.steps} steps"
+    for seed in range(1, options.seeds + 1):
+        for sparsity in options.sparsity:
+            for line in options.only or LINES:
+                takes = LINES[line][1]
+                at, drawn = (0.0, 0) if line == "dense" else (sparsity, seed)
+                yield Key(options.depth, line, at, drawn, length * takes, options.batch_size * takes, options.on)
+
+
+def read(path: Path | None) -> dict[Key, Row]:
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    return {Key(*(row[part] for part in Key._fields)): row for row in map(json.loads, lines)}
+
+
+def table(rows: dict[Key, Row], keys: list[Key]) -> Table:
+    """A line a method, with accuracies in percent and the most seconds that a cell took."""
+    levels = sorted({key.sparsity for key in keys})
+    drawn = Table("method", *(f"{level:.0%}" if level else "dense" for level in levels), "steps", "s", box=box.MARKDOWN)
+    for line in dict.fromkeys(key.line for key in keys):
+        of_line = {key: rows[key] for key in keys if key.line == line and key in rows}
+        cells = [in_words([row for key, row in of_line.items() if key.sparsity == level]) for level in levels]
+        counts = [row["steps"] for row in of_line.values() if row.get("steps")]
+        taken = max((row["seconds"] for row in of_line.values() if "seconds" in row), default=0.0)
+        steps = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+        drawn.add_row(line, *cells, steps, f"{taken:.0f}")
+    return drawn
+
+
+def in_words(rows: list[Row]) -> str:
+    found = [100 * row["accuracy"] for row in rows if "accuracy" in row]
+    if not found:
+        return next((row["error"] for row in rows), "")
+    return f"{statistics.fmean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--results", type=Path, help="file of JSON lines to go on with")
+    parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
+    parser.add_argument("--only", choices=LINES, action="append", help="a line of the table alone; repeatable")
+    parser.add_argument("--sparsity", type=float, action="append", help="default: 0.8, 0.9 and 0.95")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seconds", type=float, help="that each line may take, in place of --steps")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--on", choices=("test", "validation"), default="test")
+    options = parser.parse_args()
+    options.sparsity = options.sparsity or [0.8, 0.9, 0.95]
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows, keys = read(options.results), list(dict.fromkeys(keys_of(options)))
+    if any(key not in rows for key in keys):
+        subject = Subject(Sources(options.data, options.weights), options.depth, options.on)
+    for key in keys:
+        if key in rows:
+            continue
+        rows[key] = key._asdict() | subject.row(key, options.steps, options.seconds) | {"torch": torch.__version__}
+        print(json.dumps(rows[key]), file=sys.stderr, flush=True)
+        if options.results:
+            with options.results.open("a") as file:
+                file.write(json.dumps(rows[key]) + "\n")
+    Console(width=160).print(table(rows, keys))
+
+
+if __name__ == "__main__":
+    main()
