@@ -196,22 +196,12 @@ def test_nothing_at_all_may_be_given_to_every_method() -> None:
 
 def test_which_methods_read_what() -> None:
     moving = [name for name in method_names() if method_class(name).moves_weights]
-    assert (
-        moving
-        == readers_of("steps")
-        == readers_of("checkpoint_every")
-        == [
-            "ntt",
-            "asr",
-            "gmp",
-            "ntt-fresh",
-            "ntt-shuffled",
-            "obc",
-            "reconstruct",
-            "sparsegpt",
-        ]
-    )
-    without_batches = {"lamp", "magnitude", "random", "random-rescaled", "synflow"}
+    ours, layerwise = ["ntt", "gmp", "ntt-fresh", "ntt-shuffled"], ["asr", "obc", "reconstruct", "sparsegpt"]
+    assert set(moving) == {*ours, *layerwise}
+    assert moving == readers_of("checkpoint_every")
+    assert {*moving, "cts-kl"} == set(readers_of("steps"))
+    assert [name for name in moving if method_class(name).default_steps is None] == ours
+    without_batches = {"eoi", "lamp", "magnitude", "phew", "random", "random-rescaled", "synflow"}
     assert set(method_names()) - without_batches == set(readers_of("batch_size"))
 
 

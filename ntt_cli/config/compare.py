@@ -56,8 +56,9 @@ def _takes_steps(entry: str) -> bool:
 
 
 def _with_steps() -> list[str]:
-    """The methods that take steps unasked."""
-    return [name for name in readers_of("steps") if method_class(name).default_steps is None]
+    """The methods whose weights take steps unasked."""
+    kinds = {name: method_class(name) for name in readers_of("steps")}
+    return [name for name, kind in kinds.items() if kind.moves_weights and kind.default_steps is None]
 
 
 def _who_takes_steps() -> str:

@@ -28,7 +28,7 @@ def networks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        (f"{MAGNITUDE} --steps 5 --kernel-weight 3", "--steps 5: method magnitude does not read it; ntt, asr, gmp"),
+        (f"{MAGNITUDE} --steps 5 --kernel-weight 3", "--steps 5: method magnitude does not read it; ntt, asr, cts-kl"),
         (f"{MAGNITUDE} --kernel-weight 3", "--kernel-weight 3: method magnitude does not read it; ntt, ntt-fresh"),
         (f"{MAGNITUDE} --preset paper", "--preset paper: method magnitude does not read it; ntt, ntt-fresh"),
         (f"{MAGNITUDE} --batch-size 8", "--batch-size 8: method magnitude does not read it; ntt, .* and wanda do"),
@@ -75,7 +75,7 @@ def test_a_part_of_data_that_has_none(ntt: Ntt) -> None:
 def test_a_file_that_sets_one_is_named(ntt: Ntt) -> None:
     Path("run.toml").write_text("[prune]\nsteps = 5\n", encoding="utf-8")
     told = ntt(*MAGNITUDE.split(), "--config", "run.toml").err
-    assert told.startswith("error: run.toml: steps = 5: method magnitude does not read it; ntt, asr, gmp")
+    assert told.startswith("error: run.toml: steps = 5: method magnitude does not read it; ntt, asr, cts-kl")
 
 
 def test_where_the_data_lies_is_no_part_of_a_run(ntt: Ntt) -> None:
