@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.config import advice, typed
+from ntt_cli.config import COMMANDS, advice, flag, typed
 from ntt_cli.errors import UsageError
+
+NEAR = 0.85
+"""How much alike an option of another command must be, by difflib's ratio, to be the one that was meant."""
 
 
 def tell_bad_usage(error: Any, command: str) -> int:
@@ -19,13 +23,22 @@ def tell_bad_usage(error: Any, command: str) -> int:
     return UsageError.exit_code
 
 
+def _nearest(option: str, known: list[str], context: Any) -> str | None:
+    """The option that was meant: of another command, if that has one that is nearer by far."""
+    own = {name for parameter in context.command.params for name in parameter.opts}
+    others = {flag(name): command for command, config in COMMANDS.items() for name in config.model_fields}
+    (near,) = difflib.get_close_matches(option, [*own, *others], n=1, cutoff=NEAR) or [""]
+    if near and near not in own:
+        return f"did you mean {near} of ntt {others[near]}?"
+    return f"did you mean {' or '.join(sorted(known))}?" if known else None
+
+
 def _in_our_words(error: Any, command: str) -> UsageError:
     help_lists = f"{command} --help lists what there is"
     said = error.format_message()
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):
-        known = error.possibilities or []
-        hint = f"did you mean {' or '.join(sorted(known))}?" if known else help_lists
+        hint = _nearest(option, error.possibilities or [], error.ctx) or help_lists
         return UsageError(typed(option), f"is not an option of {command}", hint=hint)
     if option is not None:
         return UsageError(typed(option), "takes no value" if "not take" in said else "needs a value", hint=help_lists)

@@ -27,6 +27,8 @@ from ntt_cli.networks.outputs import ONLY, Heads
 from ntt_cli.results import Agreement, KernelSummary
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.execution import Execution
+from ntt_cli.tasks.base import Task
+from ntt_cli.tasks.classification import Classification
 from ntt_cli.tasks.metrics import TIED, same_first_choice, squares
 from ntt_cli.tensors import Apply
 
@@ -83,14 +85,18 @@ def warned_of(what: str, work: Callable[[], Result], on_event: EventSink) -> Res
         return None
 
 
-def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs) -> int | None:
+def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs, task: Task | None = None) -> int | None:
     """The number of classes, if the outputs choose between classes; otherwise `None`.
 
-    Several heads are no choice, nor is one that has another name than `logits`. The last axis of maps `[c, h, w]`, and
-    of `[h, w]` in the size of the input image, is a width and not classes. It is classes if `logits(outputs)` in the
-    model's file puts them there.
+    Outputs for another task than classification are no choice; without a task, those of a model file with a loss of its
+    own are none unless it has `logits(outputs)`. Several heads are no choice, nor is one that has another name than
+    `logits`. The last axis of maps `[c, h, w]`, and of `[h, w]` in the size of the input image, is a width and not
+    classes. It is classes if `logits(outputs)` in the model's file puts them there.
     """
     shape = heads.shape
+    other_loss = loaded.loss is not None and not loaded.declares_logits
+    if other_loss if task is None else not isinstance(task, Classification):
+        return None
     if not heads.may_be_logits or not shape or shape[-1] == 1:
         return None
     images = [part.shape[2:] for part in tensors_of(inputs.samples.inputs(torch.arange(1)))]

@@ -48,6 +48,11 @@ from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tasks.own import try_once
 from ntt_cli.tensors import Masks
 
+FEW = 16
+"""Samples that show which metrics a task has."""
+
+OF_AGREEMENT = Agreement.model_fields.keys() - {"heads"}
+
 
 @dataclass(frozen=True)
 class EvaluateJob:
@@ -114,7 +119,9 @@ def prepare(
         what = f"has no labels{why}, and there is no teacher to compare with"
         hint = "name labelled data with --data, or the dense weights with --teacher"
         raise DataError(samples.spec, what, hint=hint)
-    return EvaluateJob(config, sources, loaded, weights, masks, model, inputs, heads, task)
+    job = EvaluateJob(config, sources, loaded, weights, masks, model, inputs, heads, task)
+    _check_gates(job)
+    return job
 
 
 def _measured(task: Task) -> str:
@@ -175,10 +182,7 @@ def _missed(config: EvaluateConfig, metrics: dict[str, float]) -> list[str]:
     Raises:
         UsageError: if there is no such metric.
     """
-    below = [(f"--min {entry}", *limit_of(entry)) for entry in config.min]
-    above = [(f"--max {entry}", *limit_of(entry)) for entry in config.max]
-    if config.min_accuracy is not None:
-        below.insert(0, (f"--min-accuracy {config.min_accuracy}", "accuracy", config.min_accuracy))
+    below, above = _gates(config)
     for option, name, _ in below + above:
         if name not in metrics:
             raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(metrics)))
@@ -188,9 +192,36 @@ def _missed(config: EvaluateConfig, metrics: dict[str, float]) -> list[str]:
     ]
 
 
+def _gates(config: EvaluateConfig) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
+    """The lower and the upper limits: the option as it was typed, the metric, and its limit."""
+    below = [(f"--min {entry}", *limit_of(entry)) for entry in config.min]
+    above = [(f"--max {entry}", *limit_of(entry)) for entry in config.max]
+    if config.min_accuracy is not None:
+        below.insert(0, (f"--min-accuracy {config.min_accuracy}", "accuracy", config.min_accuracy))
+    return below, above
+
+
+def _check_gates(job: EvaluateJob) -> None:
+    """Refuse a gate whose metric is unknown, by the metrics of a few samples.
+
+    Raises:
+        UsageError: if it is neither among these, nor one that few samples may leave undefined.
+    """
+    below, above = _gates(job.config)
+    if not below + above:
+        return
+    known = set(OF_AGREEMENT) if job.config.teacher is not None else set()
+    if job.task is not None:
+        few = replace(job.inputs, samples=job.inputs.samples.subset(torch.arange(min(len(job.inputs), FEW))))
+        known |= _measure(replace(job, inputs=few), job.task, lambda _: None)[1].keys() | job.task.may_lack
+    for option, name, _ in below + above:
+        if name not in known:
+            raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(known)))
+
+
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     config, inputs = job.config, job.inputs
-    classes = number_of_choices(job.heads, job.loaded, inputs)
+    classes = number_of_choices(job.heads, job.loaded, inputs, job.task)
     if warn_if_disconnected(job.model, inputs, on_event):
         classes = None
     if config.teacher is None:

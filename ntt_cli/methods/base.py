@@ -135,11 +135,11 @@ class MethodContext:
         return ones
 
     def reinitialised(self) -> tuple[Params, Batch]:
-        """New random weights, and a batch of Gaussian inputs; integers are those of samples."""
+        """New random weights, and a batch of Gaussian inputs; integers and masks of zeros and ones are of samples."""
         params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
             real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
-            return params, map_batch(lambda x: self._gaussian(x.shape) if x.is_floating_point() else x, real)
+            return params, map_batch(lambda x: x if _is_given(x) else self._gaussian(x.shape), real)
         return params, self._gaussian((size, *self._shape))
 
     def _gaussian(self, shape: Sequence[int]) -> Tensor:
@@ -161,6 +161,11 @@ class MethodContext:
         generator, shape = torch.Generator().manual_seed(self.settings.seed), (self.settings.batch_size,)
         for number in range(BATCHES):
             yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
+
+
+def _is_given(x: Tensor) -> bool:
+    """Whether inputs are no measurements that could be drawn: integers, or a mask `[n, ...]` of zeros and ones."""
+    return not x.is_floating_point() or (x.ndim == 2 and bool(x.any()) and bool(((x == 0) | (x == 1)).all()))
 
 
 class Method:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.methods.base import Method, MethodContext, register_method
 from ntt_cli.methods.snip import weight_times_gradient
+from ntt_cli.networks.functional import with_equal_heads
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -19,7 +21,9 @@ class LogitSnip(Method):
     reads = frozenset({"batch_size"})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
-        return logit_snip_scores(context.apply, context.masked(masks), context.names, context.batches())
+        outputs = partial(context.apply, context.params)
+        apply = with_equal_heads(context.apply, context.teacher.heads, lambda: outputs(next(context.batches())))
+        return logit_snip_scores(apply, context.masked(masks), context.names, context.batches())
 
 
 def logit_snip_scores(

@@ -12,6 +12,7 @@ from ntt_cli.masks.masks import apply_masks
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.methods.snip import gradients_of
 from ntt_cli.networks.batch_norm import estimate_statistics
+from ntt_cli.networks.functional import with_equal_heads
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -32,7 +33,9 @@ class NTKSAP(Method):
         params, x = context.reinitialised()
         teacher = context.teacher
         buffers = estimate_statistics(teacher, apply_masks(params, masks), teacher.buffers, [x])
-        return ntk_sap_scores(teacher.bind(buffers), masks, [(params, x)], generator=context.generator)
+        plain = teacher.bind(buffers)
+        apply = with_equal_heads(plain, teacher.heads, lambda: plain(params, x))
+        return ntk_sap_scores(apply, masks, [(params, x)], generator=context.generator)
 
 
 def ntk_sap_scores(

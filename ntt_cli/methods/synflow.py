@@ -11,6 +11,7 @@ from ntt_cli.data.batch import Batch
 from ntt_cli.methods.base import ROUNDS, Method, MethodContext, register_method
 from ntt_cli.methods.snip import gradients_of
 from ntt_cli.networks.batch_norm import untrained_statistics
+from ntt_cli.networks.functional import with_equal_heads
 from ntt_cli.tensors import Apply, Masks, Params
 
 
@@ -25,7 +26,10 @@ class SynFlow(Method):
         """`|w · ∂R/∂w|` in double precision, batch norm by statistics of an untrained network."""
         buffers = untrained_statistics(context.teacher, context.teacher.buffers)
         doubled = {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
-        return synflow_scores(context.teacher.bind(doubled), context.masked(masks), context.names, context.ones())
+        params, ones, plain = context.masked(masks), context.ones(), context.teacher.bind(doubled)
+        absolute = {name: p.double().abs() for name, p in params.items()}
+        apply = with_equal_heads(plain, context.teacher.heads, lambda: plain(absolute, ones))
+        return synflow_scores(apply, params, context.names, ones)
 
 
 def synflow_scores(apply: Apply, params: Params, names: Sequence[str], ones: Batch) -> dict[str, Tensor]:

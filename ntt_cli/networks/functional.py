@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
 from ntt_cli.networks.precision import Dtypes, in_own_types
 from ntt_cli.networks.second_order import once_differentiable
-from ntt_cli.tensors import Params
+from ntt_cli.tensors import Apply, Params
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,20 @@ def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_lo
         saved=frozenset(saved_tensors(private)),
         scratch=frozenset(_scratch(private)),
     )
+
+
+def with_equal_heads(apply: Apply, heads: Heads | None, rows_of: Callable[[], Tensor]) -> Apply:
+    """The function with each head divided by its norm in rows `[n, c]`, so that heads of any scale count the same.
+
+    So do the distances between outputs, which are relative to each head's norm. With one head it is `apply` itself.
+    """
+    if heads is None or len(heads.sizes) < 2:
+        return apply
+    with torch.no_grad():
+        norms = [part.norm() for part in rows_of().split(heads.sizes, dim=1)]
+    divisors = [torch.where(norm > 0, norm, 1).expand(size) for norm, size in zip(norms, heads.sizes, strict=True)]
+    by = torch.cat(divisors)
+    return lambda params, x: apply(params, x) / by
 
 
 def saved_tensors(module: nn.Module) -> dict[str, Tensor]:

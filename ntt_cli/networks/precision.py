@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from ntt_cli.errors import DivergedError, listed
 
@@ -24,7 +25,7 @@ def prepare_precision(module: nn.Module) -> dict[str, torch.dtype]:
     """Give the network, in place, the types that it computes in; return the types that it had, where they changed.
 
     Parameters and buffers of half precision become float32, and casts to half precision in its forward pass do nothing.
-    A network whose parameters are all float64 casts its inputs to float64.
+    A network whose parameters are all float64 casts its inputs to float64, nested ones too.
     """
     values = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     own = {name: value.dtype for name, value in values.items() if value.dtype in HALF}
@@ -83,8 +84,8 @@ class _ComputesInFloat32:
 
 class _ComputesInFloat64:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        named = {name: _double(value) for name, value in kwargs.items()}
-        return super().__call__(*map(_double, args), **named)  # type: ignore[misc]  # of the nn.Module
+        positional, named = tree_map(_double, (args, kwargs))
+        return super().__call__(*positional, **named)  # type: ignore[misc]  # of the nn.Module
 
 
 def _double(value: Any) -> Any:

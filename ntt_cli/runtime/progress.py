@@ -46,7 +46,7 @@ class Board:
                 self.done = event.step
                 if event.kernel_distance is not None:
                     self.values["kernel distance"] = f"{event.kernel_distance:.4f}"
-                self.values["logit distance"] = f"{event.logit_distance:.4f}"
+                self.values["output distance"] = f"{event.logit_distance:.4f}"
             case events.Validated():
                 self.values["validation distance"] = f"{event.distance:.4f}"
                 self.total = event.ends or self.total

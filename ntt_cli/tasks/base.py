@@ -52,6 +52,8 @@ class Task(ABC):
     has_classes: bool = False
     kept: frozenset[str] = frozenset()
     """Names of statistics that are kept for each sample, not added up."""
+    may_lack: frozenset[str] = frozenset()
+    """Names of metrics that some data do not define."""
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:

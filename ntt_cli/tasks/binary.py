@@ -25,6 +25,7 @@ class MultiLabel(Task):
     higher_is_better = True
     of_logits = True
     kept = frozenset({"scores", "true scores"})
+    may_lack = frozenset({"mean_average_precision"})
 
     def loss(self, outputs: Float[Tensor, "n *shape"], targets: Shaped[Tensor, "n *more"]) -> Float[Tensor, ""]:
         return binary_cross_entropy_with_logits(outputs, like_outputs(targets, outputs))
@@ -79,6 +80,7 @@ class Binary(MultiLabel):
     name = "binary"
     headline = "accuracy"
     has_classes = True
+    may_lack = frozenset({"auroc"})
 
     def results(self, statistics: Statistics) -> dict[str, float]:
         """Accuracy, F1 of the samples with target 1, the area under the ROC curve if there are both, and loss."""

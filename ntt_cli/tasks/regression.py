@@ -18,6 +18,7 @@ class Regression(Task):
     name = "regression"
     headline = "mse"
     of_logits = True
+    may_lack = frozenset({"r2"})
 
     def loss(self, outputs: Float[Tensor, "n *shape"], targets: Shaped[Tensor, "n *more"]) -> Float[Tensor, ""]:
         return mse_loss(outputs, like_outputs(targets, outputs))

@@ -284,12 +284,15 @@ def test_options(ntt: Ntt, arguments: list[str], error: str, hint: str) -> None:
         (["prune", MODEL, "extra", *PRUNE], "extra"),
         (["prune", MODEL, "--sparsity"], "--sparsity: needs a value"),
         (["prune", MODEL, "--sparsity", "lots"], "--sparsity lots: is not a number"),
-        (["prune", MODEL, *PRUNE, "--method", "magic"], "magic: is not one of ntt, grasp, iterative-snip"),
+        (["prune", MODEL, *PRUNE, "--method", "magic"], "magic: is not one of ntt, "),
         (["prune", MODEL, "--sparsity", "0.9", "--steps", "1.5"], "--steps 1.5: is not a whole number or auto"),
         (["inspect"], "FILE: is required"),
         (["prune", MODEL, *PRUNE, "--compile=3"], "--compile: takes no value"),
         (["inspect", "a", "b", "c"], "b c': is one argument too many"),
         (["prune", MODEL, *PRUNE, "--method", "magnitud"], "did you mean magnitude?"),
+        (["prune", MODEL, *PRUNE, "--min-acuracy=0.5"], "did you mean --min-accuracy of ntt evaluate?"),
+        (["prune", MODEL, "--sparsty", "0.5"], "did you mean --preset or --sparsity?"),
+        (["finetune", MODEL, "--sparsity", "0.5"], "did you mean --sparsity of ntt prune?"),
     ],
 )
 @pytest.mark.usefixtures("folder")

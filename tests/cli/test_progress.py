@@ -65,7 +65,7 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     warning, first, last = lines_of(TRANSFER)
     assert warning == "warning: [frozen] weights"
-    values = "density 75.00% · mask changes 37 · kernel distance 0.5000 · logit distance 0.2500"
+    values = "density 75.00% · mask changes 37 · kernel distance 0.5000 · output distance 0.2500"
     assert first == f"step 1,000/2,000 · {values} · 30 s left"
     assert last.startswith("step 2,000/2,000 · density 50.00% · mask changes 38 · kernel distance 0.1250")
     assert last.endswith("· 60 s")
@@ -116,7 +116,7 @@ def test_the_panel_shows_the_layers() -> None:
     for words in ("Neural Tangent Transfer", "1,000/2,000 steps", "50%"):
         assert words in shown
     rows = [line.strip("│ \n").split() for line in shown.splitlines()]
-    assert ["density", "mask", "changes", "kernel", "distance", "logit", "distance"] in rows
+    assert ["density", "mask", "changes", "kernel", "distance", "output", "distance"] in rows
     assert ["75.00%", "37", "0.5000", "0.2500"] in rows
     assert ["fc1.weight", "80.0%"] in [row[:2] for row in rows]
     assert ["fc[2].weight", "65.0%"] in [row[:2] for row in rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,25 @@ def test_a_network_of_float64_computes_in_float64() -> None:
     assert torch.equal(result.model.a.weight != 0, result.masks["a.weight"])
     trained = ntt.finetune(result, (X, Y), epochs=1)
     assert ntt.evaluate(trained, (X, Y), teacher=net).accuracy is not None
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+
+    def forward(self, pair: tuple[Tensor, Tensor], named: dict[str, Any], index: Tensor) -> Tensor:
+        assert index.dtype is torch.int64
+        return self.a(pair[0] + pair[1]) + self.a(named["rows"][0]) + index[:, None]
+
+
+def test_nested_inputs_of_a_network_of_float64() -> None:
+    net = Nested().double()
+    prepare_precision(copied := copy.deepcopy(net))
+    x, index = torch.randn(2, 4), torch.tensor([1, 2])
+    wide = x.double()
+    expected = net((wide, 2 * wide), {"rows": [wide]}, index)
+    assert torch.equal(copied((x, 2 * x), named={"rows": [x]}, index=index), expected)
 
 
 def test_other_networks_are_left_alone() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ntt_cli as ntt
+from ntt_cli.runtime.events import Evaluated
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(48, 6, generator=G)
@@ -215,6 +216,25 @@ def test_gates() -> None:
     assert caught.value.hint == "did you mean mse?"
     with pytest.raises(ntt.NttError, match="is not METRIC=VALUE"):
         ntt.evaluate(network, data, max="mse")
+
+
+def test_an_unknown_gate_is_named_before_the_evaluation() -> None:
+    network, events = nn.Linear(6, 1), list[object]()
+    with pytest.raises(ntt.NttError, match="r3 is not measured here"):
+        ntt.evaluate(network, (X, X.sum(1)), min="r3=0.5", progress=events.append)
+    assert not any(isinstance(event, Evaluated) for event in events)
+    targets = torch.cat([torch.zeros(16), X[16:].sum(1)])  # the first samples do not define R²
+    assert ntt.evaluate(network, (X, targets), min="r2=-1e9").passed is True
+
+
+def test_labels_of_several_kinds_are_no_choice() -> None:
+    student, teacher, labels = nn.Linear(6, 3), nn.Linear(6, 3), (X[:, :3] > 0).float()
+    with_labels = ntt.evaluate(student, (X, labels), teacher=teacher, task="multi-label").agreement
+    without = ntt.evaluate(student, X, teacher=teacher).agreement
+    assert with_labels is not None
+    assert without is not None
+    assert (with_labels.top1_agreement is None, without.top1_agreement is None) == (True, False)
+    assert with_labels.logit_distance == without.logit_distance
 
 
 def test_closeness_to_a_teacher_by_hand() -> None:

@@ -27,6 +27,7 @@ from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_corr
 from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, exponent_within_layers, logit_sensitivities, saliency_scores
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
+from ntt_cli.networks.functional import with_equal_heads
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.tensors import Masks
@@ -177,9 +178,12 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
         for number in range(SALIENCY_BATCHES)
     )
-    student, outputs = context.student, context.transfer.outputs
+    student, outputs, teacher = context.student, context.transfer.outputs, context.transfer.teacher
+    some = torch.arange(min(len(inputs), settings.batch_size // 2))
+    rows_of = lambda: teacher.bind()(teacher.params, inputs.batch(some))  # noqa: E731
+    apply = with_equal_heads(student.apply, teacher.heads, rows_of)
     return logit_sensitivities(
-        student.apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
+        apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
     )
 
 
