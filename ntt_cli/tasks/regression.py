@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError
-from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.tasks.base import Statistics, Task, require_targets
 
 
@@ -51,7 +52,12 @@ class Regression(Task):
         Raises:
             DataError: if targets are missing, or of another shape.
         """
-        check_shape(inputs, shape=shape, purpose=purpose)
+        targets = check_shape(inputs, shape=shape, purpose=purpose)
+        x = inputs.samples.source.fetch(torch.arange(1))
+        are_pixels = isinstance(x, Tensor) and x.dtype == torch.uint8 and targets.shape[1:] == x.shape[1:]
+        if are_pixels and bool(targets.max() > 1):
+            what = "targets are amounts of 0 to 255 as stored, and the inputs, which are pixels, are read as 0 to 1"
+            on_event(Warned(f"{what}: store targets as floats in [0, 1] if they are meant to be the same"))
 
 
 ROUNDING = 1e-12

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ntt_cli as ntt
-from ntt_cli.runtime.events import Evaluated
+from ntt_cli.runtime.events import Evaluated, Warned
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(48, 6, generator=G)
@@ -216,6 +216,21 @@ def test_gates() -> None:
     assert caught.value.hint == "did you mean mse?"
     with pytest.raises(ntt.NttError, match="is not METRIC=VALUE"):
         ntt.evaluate(network, data, max="mse")
+
+
+def test_pixels_as_targets_are_told_to_be_amounts() -> None:
+    images = torch.randint(256, (20, 1, 3, 3), generator=torch.Generator().manual_seed(0)).byte()
+    network = nn.Conv2d(1, 1, 1)
+    report = ntt.evaluate(network, (images, images), task="regression", mean=0, std=1)
+    with torch.no_grad():
+        expected = F.mse_loss(network(images / 255), images.float())
+    assert report.metrics["mse"] == pytest.approx(float(expected), rel=1e-5)
+    heard: list[object] = []
+    ntt.evaluate(network, (images, images), task="regression", progress=heard.append)
+    ntt.evaluate(network, (images, images / 255), task="regression", progress=heard.append)
+    told = [event.message for event in heard if isinstance(event, Warned) and "amounts of 0 to 255" in event.message]
+    assert len(told) == 1
+    assert told[0].endswith("store targets as floats in [0, 1] if they are meant to be the same")
 
 
 def test_an_unknown_gate_is_named_before_the_evaluation() -> None:
