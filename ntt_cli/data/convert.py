@@ -30,6 +30,10 @@ WITHOUT_LABELS = "ntt prune takes any data, for it reads no labels"
 SEVERAL = "several inputs are a dict by the names of forward's arguments, or ((x1, x2), labels or None)"
 
 
+class CannotJoinError(DataError):
+    """Samples or batches that cannot be joined to one batch."""
+
+
 def count_samples(raw: Array, where: str | Path) -> int:
     """The length of the first dimension, which counts samples. There must be one, neither empty nor too long."""
     shape = list(raw.shape)

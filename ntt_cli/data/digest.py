@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.data.batch import named_tensors, tensors_of
+from ntt_cli.data.bundle import Bundle, named_within
 from ntt_cli.data.samples import InputSource, Samples, Selection
 from ntt_cli.data.sources.image_files import ImageFiles
 from ntt_cli.files.hashed import bytes_of
@@ -31,12 +32,25 @@ def data_sha256(*parts: Samples) -> str | None:
         digest.update(json.dumps(about).encode())
         if len(part) == 0:
             continue
+        if part.bundled:
+            for content in _of_bundles(part):
+                digest.update(content)
+            continue
         if part.labels is not None:
             for labels in tensors_of(part.labels):
                 digest.update(bytes_of(labels))
         for content in _contents(part.source, torch.arange(len(part))):
             digest.update(content)
     return digest.hexdigest()
+
+
+def _of_bundles(part: Samples) -> Iterator[bytes | memoryview]:
+    for index in torch.arange(len(part)):
+        x, labels = part.read(index[None]) if part.labels is not None else (part.source.fetch(index[None]), None)
+        for value in (x, labels):
+            for name, tensor in named_within(value.parts[0]) if isinstance(value, Bundle) else []:
+                yield f"{name}{tensor.dtype} {list(tensor.shape)}".encode()
+                yield bytes_of(tensor)
 
 
 def _contents(source: InputSource, indices: Tensor) -> Iterator[bytes | memoryview]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ntt_cli.data.batch import Batch
+from ntt_cli.data.bundle import Bundle
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.metadata import MeanStd
 
@@ -51,6 +53,8 @@ def normalise(x: Batch, by: MeanStd | None) -> Batch:
     """
     if by is None:
         return x
+    if isinstance(x, Bundle):
+        return replace(x, parts=tuple(normalise(part, by) for part in x.parts))
     if not isinstance(x, Tensor):
         hint = "leave out --mean and --std (MEAN and STD in model.py), and normalise them where the data are made"
         raise DataError("inputs", "are several tensors, which the network is given as they are", hint=hint)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ntt_cli.config import Split
-from ntt_cli.data.batch import Batch, batch_size, described, map_batch, select
+from ntt_cli.data.batch import Batch, batch_size, described, map_batch, select, split
+from ntt_cli.data.bundle import Bundle
 
 EAGER_BYTES = 2 * 2**30
 """Inputs up to this size are read and checked at once and kept in memory; larger ones are read when needed."""
@@ -67,6 +68,9 @@ class Selection:
     def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
         return self.source.fetch(self.indices[indices], reading)
 
+    def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
+        return self.source.read(self.indices[indices], reading)  # type: ignore[attr-defined, no-any-return]
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -82,6 +86,10 @@ class Samples:
         changes: whether the inputs differ between readings.
         normalised: whether the network takes the inputs as they are, as with noise.
         labels_name: the name of the labels, if they were found among the inputs of a dict.
+        labels_read: whether labels come with the inputs in each reading, by `source.read`, because they may change.
+        bundled: whether batches are bundles, of samples or batches that cannot be joined. If `labels_read` too,
+            `labels` are those of the first batch alone.
+        successive: whether the source gives whole batches, one after the other, and indices count batches.
     """
 
     spec: str
@@ -93,6 +101,9 @@ class Samples:
     changes: Changes = "never"
     normalised: bool = False
     labels_name: str | None = None
+    labels_read: bool = False
+    bundled: bool = False
+    successive: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -102,7 +113,10 @@ class Samples:
         x, kind = self.source.fetch(torch.arange(1)), "sample"
         if isinstance(x, Tensor):
             kind = "image" if x.dtype == torch.uint8 else "sample" if x.is_floating_point() else "sequence"
-        what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {described(x, skip=1):.300}"
+        if isinstance(x, Bundle):
+            what = f"{self.spec}, {self._counted_batches()}, the first of {described(x):.300}"
+        else:
+            what = f"{self.spec}, {len(self):,} {kind}{'s' * (len(self) != 1)} of {described(x, skip=1):.300}"
         if self.labels_name is not None:
             what += f"; {self.labels_name} are labels"
         if self.class_names is not None:
@@ -114,12 +128,40 @@ class Samples:
             what += "; its items are random, and drawn anew in each reading"
         return what
 
+    def _counted_batches(self) -> str:
+        n, kind = len(self), "batch" if self.successive else "sample"
+        least = "at least " * getattr(self.source, "goes_on", False)
+        plural = "es" if self.successive else "s"
+        return (
+            f"{least}{n:,} {kind}{plural * (n != 1)} of unequal shapes"
+            if not self.successive
+            else (f"{least}{n:,} {kind}{plural * (n != 1)}, taken as they come")
+        )
+
     def inputs(self, indices: Tensor, reading: Reading = ()) -> Batch:
         """The inputs at `indices`: images in [0, 1], other values as they are stored."""
         x: Batch = map_batch(_scaled, self.source.fetch(indices, reading))
         return x
 
+    def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
+        """The inputs at `indices`, and their labels in the same reading."""
+        if self.labels_read:
+            x, labels = self.source.read(indices, reading)  # type: ignore[attr-defined]
+            return map_batch(_scaled, x), labels
+        assert self.labels is not None
+        x, labels = self.inputs(indices, reading), select(self.labels, indices)
+        return x, (Bundle(tuple(split(labels, 1))) if isinstance(x, Bundle) else labels)
+
+    def held_out(self, count: int) -> tuple[Samples, Samples]:
+        """The first batches of a pass, and all others; with too few of them, all for both."""
+        if len(self) < count + 2:
+            return self, self
+        first, rest = self.source.held_out(count)  # type: ignore[attr-defined]
+        return replace(self, source=first, changes="never"), replace(self, source=rest)
+
     def subset(self, indices: Tensor) -> Samples:
+        if self.successive:
+            return replace(self, source=self.source.chosen(indices))  # type: ignore[attr-defined]
         labels = None if self.labels is None else select(self.labels, indices)
         return replace(self, source=Selection(self.source, indices), labels=labels)
 

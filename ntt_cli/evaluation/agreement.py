@@ -13,15 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ntt_cli.data.batch import halves, tensors_of
+from ntt_cli.config import LEAVE_OUT
+from ntt_cli.data.batch import Batch, halves, map_batch, tensors_of
+from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.errors import NttError
+from ntt_cli.errors import NttError, UsageError
 from ntt_cli.kernels.backward import micro_batches
 from ntt_cli.kernels.exact import PASS_FLOPS, exact_kernel, kernel_flops
 from ntt_cli.kernels.product import draw_probe, kernel_vector_product
 from ntt_cli.kernels.spectrum import alignment, effective_rank, kernel_spectrum, predicted_residuals
 from ntt_cli.networks.flops import count_flops
-from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.functional import FunctionalModel, outputs_in
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.outputs import ONLY, Heads
 from ntt_cli.results import Agreement, KernelSummary
@@ -54,6 +56,11 @@ LEAST_FLOPS = 2**34
 LEAST_SAMPLES, MOST_SAMPLES = 256, 2048
 """Limits for the samples that agreement is measured on. With these, the standard error of a fraction of equal choices
 is at most 3 and 1.1 points."""
+
+DISCONNECTED = (
+    "the network's outputs do not depend on its inputs: no path of weights leads from one to the other; lower"
+    " --sparsity, or try another --allocation or --method"
+)
 
 PRODUCT_PASSES = 6
 """The cost of products with the kernels of two networks, in forward passes a sample: one half of the batch goes
@@ -99,7 +106,10 @@ def number_of_choices(heads: Heads, loaded: LoadedModel, inputs: Inputs, task: T
         return None
     if not heads.may_be_logits or not shape or shape[-1] == 1:
         return None
-    images = [part.shape[2:] for part in tensors_of(inputs.samples.inputs(torch.arange(1)))]
+    first = inputs.samples.inputs(torch.arange(1))
+    if isinstance(first, Bundle):
+        return None if len(shape) > 2 and not loaded.declares_logits else shape[-1]
+    images = [part.shape[2:] for part in tensors_of(first)]
     is_map = len(shape) > 2 or (len(shape) == 2 and shape in images)
     return None if is_map and not loaded.declares_logits else shape[-1]
 
@@ -108,15 +118,29 @@ def warn_if_disconnected(
     model: FunctionalModel, inputs: Inputs, on_event: EventSink, execution: Execution = Execution()
 ) -> bool:
     """Whether the outputs are the same for several different inputs; if so, warn."""
-    x = inputs.some(CONSTANT_SAMPLES).batch(torch.arange(min(len(inputs), CONSTANT_SAMPLES)))
+    some = inputs.some(CONSTANT_SAMPLES)
+    x = some.batch(torch.arange(min(len(some), CONSTANT_SAMPLES)))
+    if isinstance(x, Bundle):
+        return _is_constant(model, x, on_event)
     apply = model.bind()
     with torch.no_grad():
         outputs = torch.cat([apply(model.params, part) for part in micro_batches(x, execution)])
     rounding = TIED * torch.finfo(outputs.dtype).eps * outputs.abs().max()
     if not any((part != part[:1]).any() for part in tensors_of(x)) or ((outputs - outputs[:1]).abs() > rounding).any():
         return False
-    what = "the network's outputs do not depend on its inputs: no path of weights leads from one to the other"
-    on_event(Warned(f"{what}; lower --sparsity, or try another --allocation or --method"))
+    on_event(Warned(DISCONNECTED))
+    return True
+
+
+def _is_constant(model: FunctionalModel, bundle: Bundle, on_event: EventSink) -> bool:
+    """Whether the outputs of whole batches are the same when all floating inputs are others; if so, warn."""
+    if not any(x.is_floating_point() for x in tensors_of(bundle)):
+        return False
+    moved = map_batch(lambda x: x + 1 if x.is_floating_point() else x, bundle)
+    with torch.no_grad():
+        if not torch.equal(model.bind()(model.params, bundle), model.bind()(model.params, moved)):
+            return False
+    on_event(Warned(DISCONNECTED))
     return True
 
 
@@ -127,8 +151,12 @@ class _Sums:
         self._heads = model.heads
         self.sums = dict.fromkeys(model.heads.shapes if model.heads else [ONLY], 0.0)
 
-    def add(self, rows: Float[Tensor, "n c"]) -> None:
-        parts = self._heads.unflatten(rows) if self._heads and len(self.sums) > 1 else {next(iter(self.sums)): rows}
+    def add(self, rows: Float[Tensor, "n c"], x: Batch) -> None:
+        """Add the squares of these outputs of `x`."""
+        parts = {next(iter(self.sums)): rows}
+        if self._heads and len(self.sums) > 1:
+            sizes = x.sizes if isinstance(x, Bundle) and x.sizes else self._heads.sizes
+            parts = dict(zip(self.sums, rows.split(sizes, dim=1), strict=True))
         for name, part in parts.items():
             self.sums[name] += float(squares(part))
 
@@ -139,6 +167,15 @@ class _Sums:
     def over(self, norms: _Sums) -> float:
         """The mean of `each_over`."""
         return statistics.fmean(self.each_over(norms).values())
+
+
+def _rows(model: FunctionalModel, outputs: Float[Tensor, "n c"], x: Batch) -> Float[Tensor, "r d"]:
+    """The outputs of each sample; of whole batches, those along the last axis of the only head, without padding."""
+    if not isinstance(x, Bundle) or model.heads is None or len(model.heads.shapes) > 1 or not model.heads.shape:
+        return outputs
+    rows = outputs.reshape(-1, model.heads.shape[-1]) if outputs.shape[1] % model.heads.shape[-1] == 0 else outputs
+    counted = rows.any(dim=1)
+    return rows[counted] if counted.any() else rows
 
 
 def measure_agreement(
@@ -155,18 +192,21 @@ def measure_agreement(
     With several heads, the distance is the mean of each head's, relative to the teacher's norm of that head. The
     student is a network, or its outputs for all inputs.
     """
-    gaps, norms, same, decided, cosines = _Sums(teacher), _Sums(teacher), 0, 0, 0.0
+    gaps, norms, same, decided, cosines, rows = _Sums(teacher), _Sums(teacher), 0, 0, 0.0, 0
     apply_teacher, done = teacher.bind(), 0
     with torch.no_grad():
         for x in inputs.in_order(min(execution.micro_batch or batch_size, batch_size)):
+            x = teacher.sized(x)
             theirs = apply_teacher(teacher.params, x)
             if isinstance(student, Tensor):
                 ours = student[done : done + len(theirs)]
                 done += len(theirs)
             else:
                 ours = student.bind()(student.params, x)
-            gaps.add(ours - theirs)
-            norms.add(theirs)
+            gaps.add(ours - theirs, x)
+            norms.add(theirs, x)
+            ours, theirs = (_rows(teacher, outputs, x) for outputs in (ours, theirs))
+            rows += len(ours)
             cosines += float(cosine_similarity(ours.double(), theirs.double(), dim=1).sum())
             if classes is not None:
                 both = same_first_choice(ours.reshape(-1, classes), theirs.reshape(-1, classes))
@@ -176,7 +216,7 @@ def measure_agreement(
         heads=gaps.each_over(norms) if len(gaps.sums) > 1 else None,
         kernel_distance=None,
         top1_agreement=same / decided if decided else None,
-        cosine=cosines / len(inputs),
+        cosine=cosines / rows,
         relative_error=math.sqrt(gaps.over(norms)),
     )
 
@@ -208,14 +248,17 @@ def measure_kernel_distance(
     generator = torch.Generator().manual_seed(0)
     gaps, norms = _Sums(teacher), _Sums(teacher)
     for _ in range(min(KERNEL_BATCHES, most // size)):
-        x1, x2 = halves(inputs.batch(torch.randperm(len(inputs), generator=generator)[:size]))
-        probe = draw_probe((size // 2, outputs), like=next(iter(teacher.params.values())), generator=generator)
+        drawn = torch.randperm(len(inputs), generator=generator)[:size]
+        drawn = drawn.repeat(2) if len(drawn) < 2 else drawn  # a single graph
+        x1, x2 = halves(teacher.bind().sized(teacher.params, inputs.batch(drawn)))
+        width = outputs_in(x2, outputs)
+        probe = draw_probe((size // 2, width), like=next(iter(teacher.params.values())), generator=generator)
         ours, theirs = (
             kernel_vector_product(model.bind(), model.params, x1, x2, probe, execution=execution).product
             for model in (student, teacher)
         )
-        gaps.add(ours - theirs)
-        norms.add(theirs)
+        gaps.add(ours - theirs, x1)
+        norms.add(theirs, x1)
     distance = gaps.over(norms)
     if not math.isfinite(distance):
         raise FloatingPointError("it is not finite")
@@ -241,7 +284,10 @@ def compare_kernels(
 
     Raises:
         FloatingPointError: if an eigenvalue is not finite.
+        UsageError: if batches cannot be divided.
     """
+    if inputs.samples.bundled:
+        raise UsageError("--kernels", "takes samples, not batches that cannot be divided", hint=LEAVE_OUT)
     apply, params = teacher.bind(), teacher.params
     parameters = sum(p.numel() for p in params.values())
     rows = max(1, min(SPECTRUM_ENTRIES // parameters, SPECTRUM_ORDER))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ntt_cli.config import LEAVE_OUT, EvaluateConfig, advice, as_typed, limit_of
+from ntt_cli.data.batch import parts_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
 from ntt_cli.errors import DataError, UsageError
@@ -100,7 +101,7 @@ def prepare(
     if samples.split is None and config.gives("split"):
         what = f"the data {samples.spec} is not divided into parts"
         raise UsageError(as_typed(config, "split"), what, hint=LEAVE_OUT)
-    require_samples(inputs, 2 if config.kernels else 1)  # a kernel needs two samples
+    require_samples(inputs, 2 if config.kernels and not samples.successive else 1)  # a kernel needs two samples
     heads = check_forward(model, inputs, on_event, where=config.model)
     loaded, model = replace(loaded, select_outputs=heads), replace(model, select_outputs=heads)
     known_names = class_names or weights.class_names
@@ -260,10 +261,11 @@ def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accurac
     """The task's metrics; for classification also by class."""
     inputs, measurement = job.inputs, Measurement(task)
     with torch.no_grad():
-        for indices in torch.arange(len(inputs)).split(job.config.batch_size):
-            outputs = task.outputs_of(job.model.returned(inputs.batch(indices)), job.heads)
-            measurement.add(outputs, inputs.labels(indices))
-            on_event(Evaluated(int(indices[-1]) + 1, len(inputs)))
+        for indices in inputs.indices(job.config.batch_size):
+            for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
+                measurement.add(task.outputs_of(job.model.returned(x), job.heads), targets)
+            done = int(indices[-1]) + 1
+            on_event(Evaluated(done, max(done, len(inputs))))
     metrics = measurement.results()
     if task is not CLASSIFICATION:
         return None, metrics

@@ -10,7 +10,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError
 from ntt_cli.kernels.product import OutputsAndProduct, kernel_vector_product, outputs_and_pullback
 from ntt_cli.networks.flops import uses_weights_seldom
-from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.functional import FunctionalModel, outputs_in
 from ntt_cli.networks.prepare import without_checkpointing
 from ntt_cli.networks.second_order import twice_differentiable
 from ntt_cli.runtime.events import EventSink, Warned
@@ -44,7 +44,8 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     """
     instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     for first in range(0, 2 * PAIRS, 2):
-        x1, x2 = halves(inputs.batch(torch.arange(first, first + 2) % len(inputs)))
+        pair = inputs.batch(torch.arange(first, first + 2) % max(2, len(inputs)))
+        x1, x2 = halves(model.bind().sized(model.params, pair))
         differs = _kernel_differs(model, x1, x2, outputs=outputs, trainable=trainable, where=where, instead=instead)
         if differs is None:
             return
@@ -65,7 +66,8 @@ def _kernel_differs(
         ModelError: as `check_kernel`, for derivatives that are missing or not finite.
     """
     random = torch.Generator().manual_seed(0)
-    probe, direction = (torch.randn(1, outputs, generator=random).to(tensors_of(x1)[0].device) for _ in range(2))
+    shape, device = (1, outputs_in(x1, outputs)), tensors_of(x1)[0].device
+    probe, direction = (torch.randn(shape, generator=random).to(device) for _ in range(2))
     gradients: Params = {}
     try:
         if trainable:

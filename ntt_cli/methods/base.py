@@ -116,9 +116,7 @@ class MethodContext:
 
     def labelled(self) -> Iterator[tuple[Batch, Tensor]]:
         """The same batches with their labels, `[n, ...]` and `[n]`, for methods that need labels."""
-        return (
-            (self._inputs.batch(indices, reading), self._inputs.labels(indices)) for indices, reading in self._draws()
-        )
+        return (self._inputs.labelled(indices, reading) for indices, reading in self._draws())
 
     def ones(self) -> Batch:
         """One sample of ones in double precision; a part of several that holds integers keeps the sample's values.
@@ -138,7 +136,7 @@ class MethodContext:
         """New random weights, and a batch of Gaussian inputs; integers and masks of zeros and ones are of samples."""
         params, size = reinitialise(self.teacher.params, generator=self.generator), self.settings.batch_size
         if self.inputs is not None:
-            real = self.inputs.batch(torch.randint(len(self.inputs), (size,), generator=self.generator))
+            real = self.inputs.batch(self.inputs.draw(0, size, self.generator))
             return params, map_batch(lambda x: x if _is_given(x) else self._gaussian(x.shape), real)
         return params, self._gaussian((size, *self._shape))
 
@@ -158,9 +156,9 @@ class MethodContext:
 
     def _draws(self) -> Iterator[tuple[Tensor, Reading]]:
         # A new generator in each call, so that every round has the same samples: rounds differ by their masks alone.
-        generator, shape = torch.Generator().manual_seed(self.settings.seed), (self.settings.batch_size,)
+        generator, size = torch.Generator().manual_seed(self.settings.seed), self.settings.batch_size
         for number in range(BATCHES):
-            yield torch.randint(len(self._inputs), shape, generator=generator), (self.settings.seed, number)
+            yield self._inputs.draw(number, size, generator), (self.settings.seed, number)
 
 
 def _is_given(x: Tensor) -> bool:

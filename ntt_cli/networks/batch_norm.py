@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from ntt_cli.data.batch import Batch, arguments, batch_size
+from ntt_cli.data.bundle import Bundle
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.tensors import Params
 
@@ -25,10 +27,17 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
     averaged = untrained_statistics(model, buffers)
     with torch.no_grad(), _averaging(model):
         for batch in batches:
-            if batch_size(batch) > 1:
-                placed = model.placed(params, averaged)
-                functional_call(model.module, placed, *arguments(batch), tie_weights=False)
+            if isinstance(batch, Bundle):
+                for part in batch.parts:
+                    with suppress(ValueError):  # of a layer that sees one value a channel
+                        _pass(model, params, averaged, part)
+            elif batch_size(batch) > 1:
+                _pass(model, params, averaged, batch)
     return buffers | {name: averaged[name] for name in _statistics(model.module)}
+
+
+def _pass(model: FunctionalModel, params: Params, buffers: Params, x: Any) -> None:
+    functional_call(model.module, model.placed(params, buffers), *arguments(x, model.module), tie_weights=False)
 
 
 @contextmanager

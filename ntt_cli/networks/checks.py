@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.data.batch import Batch, batch_size, call, described, split, tensors_of
+from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module, results_of
-from ntt_cli.networks.functional import FunctionalModel, positions_that_count
+from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.outputs import (
     ONLY,
     USUAL,
@@ -64,15 +65,20 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     if (name := inputs.samples.labels_name) is not None:
         hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
+    x = x.parts[0] if isinstance(x, Bundle) else x
+    n = None if inputs.samples.bundled else batch_size(x)
     with torch.no_grad(), global_draws_apart(inputs.device):
         before, results = global_state(), dict(results_of(model.module))
-        outputs = _outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint)
+        outputs = _outputs(model.returned, model.select_outputs, x, spec, samples=n, where=where, hint=hint)
         for name, value in results_of(model.module):
             if results.get(name) is value:
                 hint = "compute it in forward(), or register it by register_buffer() or as an nn.Parameter"
                 raise ModelError(where, f"{name} is the result of a computation that no pass repeats", hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
-        again = (_outputs(model.returned, model.select_outputs, x, spec, where=where, hint=hint) for _ in range(passes))
+        again = (
+            _outputs(model.returned, model.select_outputs, x, spec, samples=n, where=where, hint=hint)
+            for _ in range(passes)
+        )
         if not all(_same(outputs, other) for other in again):
             on_event(
                 Warned(
@@ -80,7 +86,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                     " training=self.training?), so that no figure of it is exact"
                 )
             )
-        elif alone := _alone(model, x):
+        elif alone := {} if n is None else _alone(model, x):
             # What has two rows whatever the number of samples, such as the states of two layers, is no head, nor is a
             # matrix with a column for each sample, such as the similarities of a contrastive network.
             outputs = {
@@ -95,8 +101,12 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                         " batch?), so that figures change with --batch-size and --micro-batch"
                     )
                 )
-    if any(positions_that_count(x, head) is not None for head in outputs.values()):
-        on_event(Noted("outputs: those at padding, where attention_mask is 0, count for nothing"))
+    if any(model.mask_of(x, name, head) is not None for name, head in outputs.items()):
+        by = "attention_mask is 0" if model.output_mask is None else "output_mask(batch) is False"
+        on_event(Noted(f"outputs: those at padding, where {by}, count for nothing"))
+    elif model.output_mask is not None:
+        hint = f"name outputs in the dict that it returns: {', '.join(outputs)}"
+        raise ModelError("output_mask(batch)", "gives no mask for any output", hint=hint)
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
         raise ModelError(
             where,
@@ -131,8 +141,10 @@ def check_training(
     hint = "try another --batch-size or other data with --data, or mend the model"
     with torch.random.fork_rng():  # Dropout draws from the global generator
         x = inputs.batch(torch.arange(min(batch_size, len(inputs))))
+        x = x.parts[0] if isinstance(x, Bundle) else x
+        n = None if inputs.samples.bundled else min(batch_size, len(inputs))
         forward, where_now = partial(call, copied), f"{where} in training mode"
-        outputs = _outputs(forward, select_outputs, x, inputs.samples.spec, where=where_now, hint=hint)
+        outputs = _outputs(forward, select_outputs, x, inputs.samples.spec, samples=n, where=where_now, hint=hint)
     rows = flat(outputs)
     if not rows.requires_grad:
         raise ModelError(
@@ -201,7 +213,14 @@ def _depends_on_others(outputs: dict[str, Tensor], alone: dict[str, Tensor]) -> 
 
 
 def _outputs(
-    forward: Callable[[Any], object], select_outputs: SelectOutputs, x: Batch, spec: str, *, where: str, hint: str
+    forward: Callable[[Any], object],
+    select_outputs: SelectOutputs,
+    x: Any,
+    spec: str,
+    *,
+    samples: int | None,
+    where: str,
+    hint: str,
 ) -> dict[str, Tensor]:
     try:
         returned = forward(x)
@@ -222,10 +241,10 @@ def _outputs(
         raise ModelError(
             where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
         ) from error
-    n = batch_size(x)
-    outputs = heads_in(selected, n, only=_name_of_one(returned))
+    outputs = heads_in(selected, samples, only=_name_of_one(returned))
     if not outputs:
-        raise ModelError(where, f"returns {_described(selected)}: no floating tensor of {n} rows", hint=WRAP)
+        rows = "" if samples is None else f" of {samples} rows"
+        raise ModelError(where, f"returns {_described(selected)}: no floating tensor{rows}", hint=WRAP)
     for name, head in outputs.items():
         if not head.isfinite().all():
             which = "" if name == ONLY else f" in its output {name}"
@@ -255,7 +274,9 @@ def _described(returned: object) -> str:
     return f"{kind_of(returned)} of {' and '.join(kinds)}" if kinds else kind_of(returned)
 
 
-def _shapes_and_types(x: Batch) -> str:
+def _shapes_and_types(x: Any) -> str:
+    if not isinstance(x, Tensor | dict) and not (isinstance(x, tuple) and all(map(torch.is_tensor, x))):
+        x = Bundle((x,))
     if isinstance(x, Tensor):
         return f"shape {list(x.shape)} and type {_dtype(x)}"
     return f"shapes {described(x)} and types {', '.join(map(_dtype, tensors_of(x)))}"

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ntt_cli.data.batch import Batch, arguments, batch_size, map_batch
+from ntt_cli.data.batch import Batch, arguments, batch_size
+from ntt_cli.data.bundle import Bundle, map_tensors
 from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.output_mask import OutputMask, mask_from
 from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
 from ntt_cli.networks.precision import Dtypes, in_own_types
 from ntt_cli.networks.second_order import once_differentiable
@@ -33,6 +35,7 @@ class FunctionalModel:
         saved: the tensors of its state dict before any forward pass, by name.
         scratch: buffers that a pass may write into: all but running statistics.
         dtypes: the types that its state dict has, where they are not those that it computes in.
+        output_mask: gives, for a batch, a bool tensor that says which outputs count, or a dict of such by head.
     """
 
     module: nn.Module
@@ -43,6 +46,7 @@ class FunctionalModel:
     saved: frozenset[str]
     scratch: frozenset[str]
     dtypes: Dtypes = field(default_factory=dict)
+    output_mask: OutputMask | None = None
 
     def bind(self, buffers: Params | None = None) -> BoundModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
@@ -53,8 +57,33 @@ class FunctionalModel:
         """The outputs that count and their places in `[n, outputs]`; `None` before `check_forward` found them."""
         return self.select_outputs if isinstance(self.select_outputs, Heads) else None
 
-    def returned(self, x: Batch) -> Any:
-        """The module's own return value at its own values."""
+    def mask_of(self, x: Any, name: str, head: Tensor) -> Tensor | None:
+        """Where a head counts, in a shape that can be broadcast to it; `None` if all of it does.
+
+        By `output_mask`, or else by an input `attention_mask`.
+
+        Raises:
+            ModelError: if the mask that `output_mask` gives is no bool tensor, or does not fit the head.
+        """
+        if self.output_mask is None:
+            return positions_that_count(x, head)
+        return mask_from(self.output_mask, x, name, head)
+
+    def counted(self, x: Batch) -> int | None:
+        """The number of outputs of a batch that count; `None` if all do. The sizes of a bundle must be known."""
+        if isinstance(x, Bundle):
+            return sum(x.counts or ())
+        assert self.heads is not None
+        found, masked, n = 0, False, batch_size(x)
+        for name, shape in self.heads.shapes.items():
+            head = torch.empty((n, *shape), device="meta")
+            mask = self.mask_of(x, name, head)
+            masked |= mask is not None
+            found += head.numel() if mask is None else count_of(mask, head)
+        return found if masked else None
+
+    def returned(self, x: Any) -> Any:
+        """The module's own return value at its own values, for a batch or for a part of a bundle."""
         return self._returned(self.params, self.buffers, x)
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
@@ -69,10 +98,10 @@ class FunctionalModel:
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
         return in_own_types({name: value for name, value in state.items() if name in self.saved}, self.dtypes)
 
-    def _returned(self, params: Params, buffers: Params, x: Batch) -> Any:
+    def _returned(self, params: Params, buffers: Params, x: Any) -> Any:
         with _without_fast_path(), once_differentiable():
             # Copies, because the forward pass may write into its inputs and buffers, and they are used again.
-            positional, named = arguments(map_batch(Tensor.clone, x))
+            positional, named = arguments(map_tensors(Tensor.clone, x), self.module)
             written = {name: value.clone() for name, value in buffers.items() if name in self.scratch}
             placed = self.placed(params, buffers | written)
             return functional_call(self.module, placed, positional, named, tie_weights=False)
@@ -92,28 +121,67 @@ class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
     If a sample has a row of logits for each of its positions, all rows together are its outputs. Several heads follow
-    each other, as `flat` puts them. At positions that are padding, the outputs are zero, so that sums over outputs,
-    distances and kernels skip them.
+    each other, as `flat` puts them. Outputs that do not count, such as those at padding, are zero, so that sums over
+    outputs, distances and kernels skip them. All outputs of a part of a bundle are one row, filled with zeros to the
+    length of the longest.
     """
 
     model: FunctionalModel
     buffers: Params
 
     def __call__(self, params: Params, x: Batch) -> Tensor:
+        if not isinstance(x, Bundle):
+            return flat(self._outputs(params, x, batch_size(x)))
+        rows = [[head.reshape(-1) for head in self._outputs(params, part).values()] for part in x.parts]
+        sizes = x.sizes or _largest(rows)
+        return torch.stack([torch.cat([_filled(h, n) for h, n in zip(row, sizes, strict=True)]) for row in rows])
+
+    def sized(self, params: Params, x: Batch) -> Any:
+        """A bundle with its sizes and counts, by a pass through the network; any other batch as it is."""
+        if not isinstance(x, Bundle) or x.sizes is not None:
+            return x
+        rows, counts = [], []
+        with torch.no_grad():
+            for part in x.parts:
+                heads = self._outputs(params, part)
+                rows.append(list(heads.values()))
+                counts.append(sum(count_of(self.model.mask_of(part, name, h), h) for name, h in heads.items()))
+        return Bundle(x.parts, _largest(rows), tuple(counts))
+
+    def _outputs(self, params: Params, x: Any, samples: int | None = None) -> dict[str, Tensor]:
+        """The heads by name; zero where they do not count."""
         outputs = self.model.select_outputs(self.model._returned(params, self.buffers, x))
         if isinstance(outputs, Tensor):
-            outputs = {ONLY: outputs}
+            outputs = {ONLY if self.model.heads is None else next(iter(self.model.heads.shapes)): outputs}
         elif self.model.heads is None:
-            outputs = heads_in(outputs, batch_size(x))
-        return flat({name: _without_padding(x, head) for name, head in outputs.items()})
+            outputs = heads_in(outputs, samples)
+        return {name: without(self.model.mask_of(x, name, head), head) for name, head in outputs.items()}
 
 
-def _without_padding(x: Batch, outputs: Tensor) -> Tensor:
-    mask = positions_that_count(x, outputs)
+def outputs_in(x: Batch, usual: int) -> int:
+    """The number of outputs of a sample of this batch: of a bundle, that of its longest row."""
+    return sum(x.sizes) if isinstance(x, Bundle) and x.sizes else usual
+
+
+def without(mask: Tensor | None, outputs: Tensor) -> Tensor:
+    """The outputs, zero where a mask that can be broadcast to them is `False`."""
     return outputs if mask is None else outputs.masked_fill(~mask, 0)
 
 
-def positions_that_count(x: Batch, logits: Tensor) -> Tensor | None:
+def count_of(mask: Tensor | None, outputs: Tensor) -> int:
+    """The number of outputs where the mask is `True`."""
+    return outputs.numel() if mask is None else int(mask.expand(outputs.shape).sum())
+
+
+def _largest(rows: list[list[Tensor]]) -> tuple[int, ...]:
+    return tuple(max(head.numel() for head in heads) for heads in zip(*rows, strict=True))
+
+
+def _filled(head: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(head, (0, size - len(head)))
+
+
+def positions_that_count(x: Any, logits: Tensor) -> Tensor | None:
     """Where outputs `[n, *positions, c]` are no padding, by an input `attention_mask`, `[n, *positions]`.
 
     `None` if there is no such input, or if the outputs have other positions.

@@ -72,10 +72,11 @@ def tensors_in(outputs: Any) -> dict[str, Tensor]:
     return dict(_walk(outputs, ""))
 
 
-def heads_in(outputs: Any, samples: int, *, only: str = ONLY) -> dict[str, Tensor]:
+def heads_in(outputs: Any, samples: int | None, *, only: str = ONLY) -> dict[str, Tensor]:
     """The heads: floating tensors whose first axis is the sample; of a single tensor, this under the name `only`.
 
-    The fields `LEFT_OUT` and `RECORDS` are heads only if there are no others.
+    The fields `LEFT_OUT` and `RECORDS` are heads only if there are no others. With `None` samples, as for a graph, the
+    first axis may be anything.
     """
     if isinstance(outputs, Tensor):
         return {only: outputs} if _is_head(outputs, samples) else {}
@@ -147,8 +148,9 @@ def _is_aside(name: str) -> bool:
     return any(part in LEFT_OUT or part.endswith(RECORDS) for part in name.split("."))
 
 
-def _is_head(value: Tensor, samples: int) -> bool:
-    return value.is_floating_point() and value.ndim > 0 and len(value) == samples and value.numel() > 0
+def _is_head(value: Tensor, samples: int | None) -> bool:
+    fits = value.ndim > 0 and value.numel() > 0 and samples in {None, len(value)}
+    return fits and value.is_floating_point()
 
 
 def _walk(outputs: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ntt_cli.config import DataOptions, PruneConfig, as_typed, method_class
+from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed, method_class
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import UsageError
@@ -42,6 +42,7 @@ from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.machine import pick_device
+from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.tasks.classification import CLASSIFICATION
 from ntt_cli.tensors import Params
 
@@ -158,6 +159,8 @@ def prepare(
         CLASSIFICATION.check(inputs, on_event, shape=shape, purpose=f"--method {config.method} needs them")
     many = len(inputs) if inputs else 0
     settings = settle(config, teacher, names, samples=many, trained=weights.trained, method=type(method))
+    if inputs and inputs.samples.successive:
+        settings = _of_whole_batches(config, method, settings, inputs)
     roles = roles_of_others(teacher, inputs)
     rows_of = tuple(name for name in names if roles.get(name) in {"embedding", "table"})
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
@@ -241,8 +244,32 @@ def _open_inputs(
     samples = sources.load_samples(config, loaded, split="train", labelled=labelled)
     device = pick_device(config.device)
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=labelled)
-    require_samples(inputs, 4 if config.steps == "auto" else 2)
+    require_samples(inputs, 1 if samples.successive else 4 if config.steps == "auto" else 2)
     return inputs
+
+
+def _of_whole_batches(
+    config: PruneConfig, method: Method, settings: TransferSettings, inputs: Inputs
+) -> TransferSettings:
+    """The settings where the data gives whole batches: a step takes one for each half, and each process its own.
+
+    Raises:
+        UsageError: if an option or the method needs batches that can be divided.
+    """
+    spec = inputs.samples.spec
+    if config.micro_batch is not None:
+        hint = "leave it out, and let the data give smaller batches"
+        raise UsageError("--micro-batch", f"the batches of {spec} cannot be divided", hint=hint)
+    if config.compile:
+        raise UsageError(
+            "--compile", f"compiles anew for every shape, and the batches of {spec} differ", hint=LEAVE_OUT
+        )
+    if method.needs == "labels":
+        hint = "choose a method without labels, or give samples of one shape"
+        raise UsageError(f"--method {config.method}", f"needs a label a sample; {spec} gives whole batches", hint=hint)
+    size = config.batch_size or 2 * this_process_group().size
+    steps = settings.steps if config.epochs is None else max(1, math.ceil(config.epochs * len(inputs) / size))
+    return replace(settings, batch_size=size, steps=steps)
 
 
 def _check_sparsity(config: PruneConfig, shapes: Mapping[str, torch.Size], settings: TransferSettings) -> None:

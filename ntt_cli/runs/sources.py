@@ -13,6 +13,7 @@ from torch import nn
 from ntt_cli.config import FACTORY, DataOptions, ModelOptions, Split
 from ntt_cli.data import Samples, load_samples
 from ntt_cli.data.batch import Batch
+from ntt_cli.data.sources.batches import with_arguments
 from ntt_cli.data.sources.objects import samples_of
 from ntt_cli.errors import DataError
 from ntt_cli.files.atomic import sha256_of
@@ -95,12 +96,13 @@ class Sources:
             DataError: if no data is named, or it cannot be found, read or used.
         """
         if self.data is not None:
-            return samples_of(self.data, options=options, labelled=labelled)
+            return with_arguments(samples_of(self.data, options=options, labelled=labelled), loaded.module)
         if self.model is not None and options.data is None:
             hint = "give inputs, or inputs and labels, behind the network: tensors, a Dataset, a DataLoader or a name"
             raise DataError("data", "is missing", hint=hint)
         shape = loaded.input_shape
-        return load_samples(options, split=split, default=loaded.data, input_shape=shape, labelled=labelled)
+        found = load_samples(options, split=split, default=loaded.data, input_shape=shape, labelled=labelled)
+        return with_arguments(found, loaded.module)
 
     def weights_of(self, path: str | None) -> str | Checkpoint | None:
         """What the network's weights are loaded from; `None`: they are its own."""

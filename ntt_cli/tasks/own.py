@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntt_cli.data.batch import arguments
+from ntt_cli.data.batch import call, parts_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError
 from ntt_cli.networks.copying import copy_module
@@ -97,12 +97,12 @@ def try_once(task: Task, loaded: LoadedModel, inputs: Inputs, *, trains: bool) -
     """
     if type(task).__module__.startswith("ntt_cli.") and not isinstance(task, OwnTask):
         return
-    where, indices = loaded.source, torch.arange(min(2, len(inputs)))
+    where, indices = loaded.source, torch.arange(1 if inputs.samples.bundled else min(2, len(inputs)))
     with global_draws_apart(inputs.device):
         network = copy_module(loaded.module).to(inputs.device).eval()
-        positional, named = arguments(inputs.batch(indices))
-        outputs = task.outputs_of(network(*positional, **named), loaded.select_outputs)
-        targets = inputs.labels(indices)
+        x, targets = (parts_of(batch) for batch in inputs.labelled(indices))
+        outputs = task.outputs_of(call(network, x[0]), loaded.select_outputs)
+        targets = targets[0]
         loss = checked_loss(task.loss(outputs, targets), where)
     if trains and not loss.requires_grad:
         what = "loss(outputs, targets) does not depend on the outputs: it has no gradient"

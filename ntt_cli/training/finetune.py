@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
-from ntt_cli.data.batch import call
+from ntt_cli.data.batch import call, parts_of
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
@@ -62,7 +62,7 @@ def finetune(
         with group.starting():
             claim.enter_context(output_lock(output, config, group, on_event))
             job = prepare(config, on_event, sources)
-            group.require(min(config.batch_size, len(job.training)))
+            group.require(group.size if job.training.samples.successive else min(config.batch_size, len(job.training)))
             samples = job.training.samples, job.validation.samples
             record = run_record(config, job.loaded, sources, samples, {"learning_rate": job.learning_rate})
             if done := finished(output, config, record, FinetuneReport, on_event):
@@ -152,12 +152,14 @@ def _train_epoch(job: FinetuneJob, training: Training, run: Run) -> None:
     )
     execution, longest = Execution(group=run.group), LONGEST_GRADIENT[job.config.optimiser]
     batch_size, steps = division(job)
-    shuffled = torch.randperm(len(job.training), generator=training.order)
+    if job.training.samples.successive:
+        shuffled = torch.arange(steps * batch_size) + len(training.epochs) * steps * batch_size
+    else:
+        shuffled = torch.randperm(len(job.training), generator=training.order)
     for batch in shuffled[: steps * batch_size].split(batch_size)[len(training.losses) :]:
         indices = run.group.share(batch)
         seed_global_draws(job.config.seed, training.step, run.group.rank)
-        x = job.training.batch(indices, (job.config.seed, training.step))
-        labels = job.training.labels(indices)
+        x, labels = job.training.labelled(indices, (job.config.seed, training.step))
         try:
             loss = training_step(network, training.optimiser, x, labels, longest=longest, execution=execution)
         except FloatingPointError as error:
@@ -213,9 +215,9 @@ def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tu
     inputs = job.validation if len(job.validation) else job.training.some(EVALUATION_BATCH)
     measurement = Measurement(job.task)
     with torch.no_grad():
-        for indices in torch.arange(len(inputs)).split(EVALUATION_BATCH):
-            outputs = job.task.outputs_of(call(module, inputs.batch(indices)), loaded.select_outputs)
-            measurement.add(outputs, inputs.labels(indices))
+        for indices in inputs.indices(EVALUATION_BATCH):
+            for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
+                measurement.add(job.task.outputs_of(call(module, x), loaded.select_outputs), targets)
     if not math.isfinite(measurement.loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
     if not measurement.count or not len(job.validation):

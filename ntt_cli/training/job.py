@@ -13,7 +13,7 @@ from torch import Tensor
 from ntt_cli.config import LEAVE_OUT, FinetuneConfig, as_typed
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
-from ntt_cli.errors import UsageError
+from ntt_cli.errors import DataError, UsageError
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
@@ -22,8 +22,9 @@ from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.precision import Dtypes
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.events import EventSink
+from ntt_cli.runtime.events import EventSink, Noted
 from ntt_cli.runtime.machine import pick_device
+from ntt_cli.runtime.process_group import this_process_group
 from ntt_cli.tasks.base import Task
 from ntt_cli.tasks.choose import task_of
 from ntt_cli.tasks.classification import Classification, PixelClassification, balanced_weights
@@ -74,7 +75,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split="train")
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
-    require_samples(inputs, 2)
+    require_samples(inputs, 1 if samples.successive else 2)
     heads = check_forward(model, inputs, on_event, where=config.model)
     shape = heads.shape
     loaded, model = replace(loaded, select_outputs=heads), replace(model, select_outputs=heads)
@@ -91,12 +92,11 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     counted = without_biases(masks)
     size = sum(mask.numel() for mask in counted.values())
     density = count_kept(counted) / size if size else 1.0
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
-    held_out = math.floor(config.validation * len(inputs))
+    held_out = _held_out(config, inputs, on_event)
     if not held_out and config.validation and config.gives("validation"):
         what, hint = f"holds out none of {len(inputs)} samples", "give a larger fraction, or 0 to hold out none"
         raise UsageError(as_typed(config, "validation"), what, hint=hint)
-    training = replace(inputs, samples=inputs.samples.subset(order[held_out:]))
+    training, validation = _divide(config, inputs, held_out)
     check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
     try_once(task, loaded, inputs, trains=True)
     task = _with_options(task, config, training, shape)
@@ -105,7 +105,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         loaded=loaded,
         masks=masks,
         training=training,
-        validation=replace(inputs, samples=inputs.samples.subset(order[:held_out])),
+        validation=validation,
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),
         density=density,
         task=task,
@@ -115,6 +115,40 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"
         raise UsageError(as_typed(config, "warmup"), what, hint=hint)
     return job
+
+
+def _held_out(config: FinetuneConfig, inputs: Inputs, on_event: EventSink) -> int:
+    """The number of samples, or of whole batches, to choose the epoch by.
+
+    Raises:
+        DataError: if the data is a stream that does not end.
+        UsageError: if batches are to be held out that come again with other samples.
+    """
+    samples = inputs.samples
+    if samples.successive and getattr(samples.source, "goes_on", False):
+        what = f"does not end within {len(samples):,} batches, and an epoch needs an end"
+        raise DataError(samples.spec, what, hint="give --limit N, the batches of an epoch")
+    if samples.successive and samples.changes != "never" and config.validation:
+        why = f"the batches of {samples.spec} hold other samples in each pass"
+        if config.gives("validation"):
+            raise UsageError(as_typed(config, "validation"), why, hint="give 0, or let it not shuffle")
+        on_event(Noted(f"validation: none is held out, for {why}; the last epoch counts"))
+        return 0
+    return math.floor(config.validation * len(inputs))
+
+
+def _divide(config: FinetuneConfig, inputs: Inputs, held_out: int) -> tuple[Inputs, Inputs]:
+    """Training and validation samples."""
+    samples = inputs.samples
+    if samples.successive:
+        first, rest = samples.held_out(held_out) if held_out else (samples.subset(torch.arange(0)), samples)
+        if held_out and first is samples:  # too few batches
+            first = samples.subset(torch.arange(0))
+        return replace(inputs, samples=rest), replace(inputs, samples=first)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(config.seed))
+    parts = order[held_out:], order[:held_out]
+    training, validation = (replace(inputs, samples=samples.subset(part)) for part in parts)
+    return training, validation
 
 
 def _with_options(task: Task, config: FinetuneConfig, training: Inputs, shape: tuple[int, ...]) -> Task:
@@ -167,7 +201,7 @@ def seconds_per_step(job: FinetuneJob) -> float:
     seconds = []
     for _ in range(PROBE_STEPS):
         begun = time.perf_counter()
-        x, labels = job.training.batch(indices), job.training.labels(indices)
+        x, labels = job.training.labelled(indices)
         float(training_step(network, optimiser, x, labels))  # waits for the device
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[1:])
@@ -175,6 +209,9 @@ def seconds_per_step(job: FinetuneJob) -> float:
 
 def division(job: FinetuneJob) -> tuple[int, int]:
     """The number of samples a step, and of steps an epoch."""
+    if job.training.samples.successive:
+        each = this_process_group().size
+        return each, max(1, len(job.training) // each)
     # A short last batch is dropped: batch norm needs more than one sample, and the rate is for a full batch.
     batch_size = min(job.config.batch_size, len(job.training))
     return batch_size, len(job.training) // batch_size

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ntt_cli.data.batch import Batch, call
+from ntt_cli.data.batch import Batch, call, parts_of
 from ntt_cli.masks.masks import zero_pruned
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.execution import Execution
@@ -87,9 +87,14 @@ def training_step(
     """
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
-    count = execution.all_reduce({"labels": network.task.count(labels)})["labels"]
-    outputs = network.task.outputs_of(call(network.module, x), network.select_outputs)
-    loss = network.task.total(outputs, labels) / torch.where(count == 0, 1, count)
+    parts = list(zip(parts_of(x), parts_of(labels), strict=True))
+    counts = torch.stack([network.task.count(targets) for _, targets in parts]).sum()
+    count = execution.all_reduce({"labels": counts})["labels"]
+    losses = [
+        network.task.total(network.task.outputs_of(call(network.module, part), network.select_outputs), targets)
+        for part, targets in parts
+    ]
+    loss = torch.stack(losses).sum() / torch.where(count == 0, 1, count)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     sums = execution.all_reduce(moved | {"": loss.detach()})

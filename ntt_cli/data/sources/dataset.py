@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -21,6 +21,7 @@ from ntt_cli.data.batch import Batch, map_batch, rebuilt, same, stack, tensors_o
 from ntt_cli.data.convert import (
     SEVERAL,
     WITHOUT_LABELS,
+    CannotJoinError,
     as_batch,
     as_labels,
     inputs_and_labels,
@@ -30,11 +31,15 @@ from ntt_cli.data.convert import (
 )
 from ntt_cli.data.images import format_batch
 from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw
+from ntt_cli.data.sources.class_names import class_names
 from ntt_cli.data.sources.image_files import GRAY_MODES, image_pixels
+from ntt_cli.data.sources.unequal import unequal_samples
 from ntt_cli.errors import DataError
 from ntt_cli.files.free_memory import require_memory
 from ntt_cli.runtime.python_source import user_code
 from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
+
+Label = int | Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 PROBED = 16
 """Items to read several times, to find out whether they are random, and to check for attention masks."""
@@ -64,15 +69,13 @@ class DatasetItems:
         """The words after an item's number in an error, if the user named a file with a Dataset; otherwise empty."""
         return "" if self.path is None else " of its Dataset"
 
-    def read(
-        self, i: int, *, like: Batch | None = None, reading: Reading | None = None
-    ) -> tuple[Batch, int | Tensor | None]:
+    def read(self, i: int, *, like: Batch | None = None, reading: Reading | None = None) -> tuple[Batch, Label | None]:
         """Input `i`, images still as uint8 `[c, h, w]`, and its label if it has one and labels are read.
 
         Random items are drawn for this `reading`; without one, from the global generators in their current state.
 
         Raises:
-            DataError: if the item is neither an input nor a pair, or the input differs from `like` in shape or type.
+            CannotJoinError: if the item is neither an input nor a pair, or differs from `like` in shape or type.
         """
         if reading is not None:
             seed_global_draws(*(reading or (0,)), i)
@@ -81,7 +84,7 @@ class DatasetItems:
         if like is not None and type_and_shape(x) != type_and_shape(like):
             what = f"input {i}{self.where} is {type_and_shape(x)}, others are {type_and_shape(like)}"
             hint = "bring them to one shape and type: images by --image-size, sequences by padding"
-            raise DataError(self.spec, what, hint=hint)
+            raise CannotJoinError(self.spec, what, hint=hint)
         return x, self._label(i, label[0]) if label and self.labelled else None
 
     def parts(self, i: int) -> list[Any]:
@@ -97,7 +100,7 @@ class DatasetItems:
             raise DataError(self.spec, what, hint=hint) from failure
         if isinstance(item, tuple | list) and len(item) not in {1, 2}:
             what = f"item {i}{self.where} has {len(item)} parts"
-            raise DataError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {SEVERAL}")
+            raise CannotJoinError(self.spec, what, hint=f"return x or (x, y) from __getitem__; {SEVERAL}")
         if isinstance(item, tuple | list) and len(item) == 1:
             item = item[0]
         inputs, label, _ = inputs_and_labels(item, self.spec)
@@ -129,9 +132,13 @@ class DatasetItems:
             return raw
         what = f"input {i}{self.where} is {kind_of(raw)}, not a tensor, an array or an image"
         hint = f"return such an x, or (x, y), from __getitem__; {SEVERAL}"
-        raise DataError(self.spec, what, hint=hint)
+        raise CannotJoinError(self.spec, what, hint=hint)
 
-    def _label(self, i: int, raw: Any) -> int | Tensor:
+    def _label(self, i: int, raw: Any) -> Label:
+        if isinstance(raw, dict | tuple) and raw:  # several labels, for a loss of the user's own
+            values = raw.values() if isinstance(raw, dict) else raw
+            several: Label = rebuilt(raw, [torch.as_tensor(self._label(i, value)) for value in values])
+            return several
         with suppress(TypeError):
             return operator.index(raw)
         if isinstance(raw, float | Tensor | np.ndarray | np.generic):
@@ -152,7 +159,7 @@ class LazyItems:
     """The indices of the items that are used."""
     like: Batch
     """One of the inputs."""
-    labels: Tensor | None
+    labels: Batch | None
     """Of all items when first read; `None` if labels are not read."""
     changes: Changes
 
@@ -160,18 +167,24 @@ class LazyItems:
         return len(self.numbers)
 
     def fetch(self, indices: Tensor, reading: Reading = ()) -> Batch:
-        with global_draws_apart(), self.items.running_code():
-            batch: Batch = stack([self._read(row, reading) for row in indices.tolist()])
-        return batch
+        return self.read(indices, reading)[0]
 
-    def _read(self, row: int, reading: Reading) -> Batch:
+    def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
+        """The inputs of these items, and their labels in the same reading."""
+        with global_draws_apart(), self.items.running_code():
+            rows = [self._read(row, reading) for row in indices.tolist()]
+        labels = None if self.labels is None else _stacked([label for _, label in rows], self.items.spec)
+        return stack([x for x, _ in rows]), labels
+
+    def _read(self, row: int, reading: Reading) -> tuple[Batch, Any]:
         i = int(self.numbers[row])
         x, label = self.items.read(i, like=self.like, reading=None if self.changes == "never" else reading)
-        if self.labels is not None and not _is_label(label, self.labels[row]):
+        moves = self.changes != "never" and not isinstance(label, int)
+        if isinstance(self.labels, Tensor) and not moves and not _is_label(label, self.labels[row]):
             now, before = (repr(torch.as_tensor(value).tolist()) for value in (label, self.labels[row]))
             what = f"item {i}{self.items.where} has label {now:.99} now, and had {before:.99} before"
             raise DataError(self.items.spec, what, hint="let an item have the same label whenever it is read")
-        return x
+        return x, label
 
 
 def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tensor | None = None) -> Samples:
@@ -181,6 +194,7 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
 
     Raises:
         DataError: if it is not a map-style Dataset, is empty, or has an unusable item.
+        CannotJoinError: if items `among` these cannot be joined; without these, they are taken by their shapes.
     """
     kind, given = type(items.dataset).__name__, "give" if items.path is None else "return"
     if not is_map_style(items.dataset):
@@ -196,8 +210,13 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
         require_memory(items.spec, 8 * n, error=DataError, hint=f"{given} a Dataset with fewer items")
         chosen = draw(n, items.options.limit)
         numbers = chosen if among is None else among[chosen]
-        changes = _changes(items, numbers)
-        source, labels = _read_all(items, numbers, changes)
+        try:
+            changes = _changes(items, numbers)
+            source, labels = _read_all(items, numbers, changes)
+        except CannotJoinError:
+            if among is not None:
+                raise
+            return replace(_read_unequal(items, numbers), split=split)
         if source is None:  # some items are random, although the tested ones are not
             changes = "seeded"
             source, labels = _read_all(items, numbers, changes)
@@ -206,46 +225,15 @@ def read_dataset(items: DatasetItems, *, split: Split | None = None, among: Tens
             source, labels = _read_all(items, numbers, changes)
         named = items.labels_name(int(numbers[0]))
     assert source is not None
-    names = _class_names(items.dataset, items.spec) if labels is not None else None
-    return Samples(items.spec, source, labels, names, split=split, changes=changes, labels_name=named)
+    names = class_names(items.dataset, items.spec) if labels is not None else None
+    found = Samples(items.spec, source, labels, names, split=split, changes=changes, labels_name=named)
+    moving = isinstance(source, LazyItems) and changes != "never" and labels is not None
+    return replace(found, labels_read=moving and not (isinstance(labels, Tensor) and labels.ndim == 1))
 
 
 def is_map_style(dataset: object) -> TypeGuard[Sized]:
     """Whether a value has a length, and items by index."""
     return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
-
-
-def _class_names(dataset: object, spec: str) -> tuple[str, ...] | None:
-    # Names in the order of their labels, from `classes` or `class_to_idx` as in torchvision's data sets. A `Subset` has
-    # the names of its Dataset. A `ConcatDataset` has names if all of its Datasets have the same.
-    for attribute in ("classes", "class_to_idx"):
-        if (names := _as_names(getattr(dataset, attribute, None))) is not None:
-            return names
-    if (within := getattr(dataset, "dataset", None)) is not None:
-        return _class_names(within, spec)
-    joined = getattr(dataset, "datasets", None)
-    if not isinstance(joined, list | tuple):
-        return None
-    found = {_class_names(one, spec) for one in joined}
-    if len(named := [names for names in found if names is not None]) > 1:
-        first, second, *_ = sorted(named)
-        what = f"joins Datasets whose labels mean different classes: {', '.join(first)} and {', '.join(second)}"
-        raise DataError(spec, what, hint="number the classes of all of them in one order")
-    return found.pop() if len(found) == 1 else None
-
-
-def _as_names(given: object) -> tuple[str, ...] | None:
-    """Names from a sequence by label, or from a mapping of names to labels or labels to names."""
-    if isinstance(given, Mapping):
-        pairs = [pair if isinstance(pair[0], str) else pair[::-1] for pair in given.items()]
-        by_label = {label: name for name, label in pairs}
-        if set(by_label) != set(range(len(given))):
-            return None
-        given = [by_label[label] for label in range(len(given))]
-    names = given.tolist() if isinstance(given, np.ndarray) else given
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) or None
 
 
 def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
@@ -262,6 +250,14 @@ def _changes(items: DatasetItems, numbers: Tensor) -> Changes:
     if same(first, read((0, 1))) and not _draws(items, some):
         return "never"
     return "seeded" if same(first, read(())) else "always"
+
+
+def _read_unequal(items: DatasetItems, numbers: Tensor) -> Samples:
+    def read(i: int) -> tuple[Batch, Any]:
+        with items.running_code():
+            return items.read(i)
+
+    return unequal_samples(read, numbers, spec=items.spec, labelled=items.labelled)
 
 
 def _have_changed(items: DatasetItems, numbers: Tensor, kept: Batch) -> bool:
@@ -281,7 +277,7 @@ def _draws(items: DatasetItems, some: list[int]) -> bool:
     return global_state() != before
 
 
-def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Tensor | None]:
+def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[InputSource | None, Batch | None]:
     # The inputs, in memory if they fit and never change, and the labels. No inputs if they unexpectedly changed.
     one, _ = items.read(int(numbers[0]), reading=())
     kept = None
@@ -290,7 +286,7 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
         kept = map_batch(lambda part: torch.empty((len(numbers), *part.shape), dtype=part.dtype), one)
     elif not items.labelled:
         return LazyItems(items, numbers, one, None, changes), None
-    labels: list[int | Tensor] = []
+    labels: list[Label] = []
     before = global_state()
     for row, i in enumerate(numbers.tolist()):
         x, label = items.read(i, like=one, reading=None if changes == "never" else ())
@@ -308,18 +304,26 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
     return InMemory(kept) if kept is not None else LazyItems(items, numbers, one, y, changes), y
 
 
-def _is_label(label: int | Tensor | None, kept: Tensor) -> bool:
+def _is_label(label: Any, kept: Tensor) -> bool:
     now = torch.as_tensor(label)
     return now.numel() == kept.numel() and torch.equal(now.detach().cpu().to(kept.dtype).reshape(kept.shape), kept)
 
 
-def _stacked(labels: list[int | Tensor], spec: str) -> Tensor:
-    """Labels of all items, of one shape."""
+def _stacked(labels: list[Any], spec: str) -> Any:
+    """Labels of all items, of one shape; of several labels, each."""
+    if isinstance(labels[0], dict | tuple):
+        kinds = [(type(label), list(label) if isinstance(label, dict) else len(label)) for label in labels]
+        if kinds.count(kinds[0]) < len(kinds):
+            raise CannotJoinError(
+                spec, "has labels with other parts than others", hint="give all labels the same parts"
+            )
+        parts = zip(*map(tensors_of, labels), strict=True)
+        return rebuilt(labels[0], [_stacked(list(part), spec) for part in parts])
     if all(isinstance(label, int) for label in labels):
         return as_labels(np.asarray(labels), spec, n=len(labels))
     tensors = [torch.as_tensor(label).detach().cpu() for label in labels]
     if other := [one for one in tensors if one.shape != tensors[0].shape]:
         what = f"has labels {type_and_shape(tensors[0])} and {type_and_shape(other[0])}"
-        raise DataError(spec, what, hint="bring all labels to one shape")
+        raise CannotJoinError(spec, what, hint="bring all labels to one shape")
     joined = torch.stack(tensors)
     return as_labels(joined.long() if joined.dtype == torch.bool else joined, spec, n=len(labels))

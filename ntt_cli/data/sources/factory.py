@@ -9,21 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data.convert import SEVERAL, inputs_and_labels, is_raw, kind_of
 from ntt_cli.data.samples import Samples
 from ntt_cli.data.sources.arrays import from_pair
-from ntt_cli.data.sources.dataset import DatasetItems, read_dataset
+from ntt_cli.data.sources.collection import read_collection
 from ntt_cli.errors import DataError
 from ntt_cli.runtime.python_source import load_python, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 
 DEFAULT_FACTORY = "build_data"
-GRAPH = "one graph has no first dimension that counts samples"
-TAKEN = "return inputs, (inputs, labels) as tensors or arrays, or a torch Dataset"
+TAKEN = "return inputs, (inputs, labels) as tensors or arrays, or a torch Dataset or DataLoader"
 
 
 def read_factory(
@@ -43,10 +40,9 @@ def read_factory(
         with user_code(path, DataError):
             made = factory(split=split) if divided else factory()
     part = split if divided else None
-    if isinstance(made, Dataset):
-        return read_dataset(DatasetItems(made, spec, options, labelled, path), split=part)
-    if isinstance(made, list) and made and isinstance(made[0], Mapping):  # its items are samples
-        return read_dataset(DatasetItems(made, spec, options, labelled, path), split=part)
+    found = read_collection(made, options, labelled=labelled, spec=spec, path=path)
+    if found is not None:
+        return replace(found, split=part)
     inputs, labels, labels_name = inputs_and_labels(made, spec) if not isinstance(made, list) else (made, None, None)
     if not is_raw(inputs):
         what, hint = _why_not_taken(made)
@@ -76,12 +72,8 @@ def _takes_split(factory: Callable[..., object]) -> bool:
 
 def _why_not_taken(made: object) -> tuple[str, str]:
     what, hint = f"returned {kind_of(made)}", TAKEN
-    if isinstance(made, DataLoader):
-        hint = "return its dataset, loader.dataset, from which batches are drawn at random"
-    elif hasattr(made, "edge_index"):
-        hint = GRAPH
-    elif isinstance(made, (tuple, Mapping)):
+    if isinstance(made, (tuple, Mapping)):
         hint = f"{TAKEN}; {SEVERAL}"
-    elif isinstance(made, list) and made and isinstance(made[0], (Tensor, np.ndarray)):
+    elif isinstance(made, list) and made and isinstance(made[0], np.ndarray):
         hint = f"{TAKEN}: torch.stack makes one of them, which must be of one shape"
     return what, hint

@@ -12,6 +12,7 @@ from ntt_cli.kernels.product import Outputs, compute_outputs, draw_probe
 from ntt_cli.methods.ntt.compiled import CompiledOutputs
 from ntt_cli.methods.ntt.step import StepBatch
 from ntt_cli.methods.ntt.transfer import Transfer
+from ntt_cli.networks.functional import outputs_in
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.seeding import seeded
 
@@ -45,16 +46,18 @@ class Batches:
         settings, inputs, group = self.transfer.settings, self.transfer.inputs, execution.group
         number = step if settings.batches is None else step % settings.batches
         generator = seeded(settings.seed, number)
-        first, second = torch.randint(len(inputs), (settings.batch_size,), generator=generator).chunk(2)
+        first, second = inputs.draw(number, settings.batch_size, generator).chunk(2)
         shares = [group.share(half) for half in (first, second)]
+        teacher = self.transfer.teacher
         drawn = inputs.batch(torch.cat(shares), (settings.seed, number))
+        drawn = teacher.bind().sized(teacher.params, drawn)
         x1, x2 = split(drawn, [len(half) for half in shares])
         if not settings.objective.kernel_weight:
             return StepBatch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))
-        probe = group.share(draw_probe((len(second), self.transfer.outputs), like=self._like, generator=generator))
+        width = outputs_in(drawn, self.transfer.outputs)
+        probe = group.share(draw_probe((len(second), width), like=self._like, generator=generator))
         outputs = self._outputs.get(number)
         if outputs is None:
-            teacher = self.transfer.teacher
             if self._compiled and execution.is_whole:
                 outputs = self._compiled(teacher.bind(), teacher.params, x1, x2, probe)
             else:
@@ -82,7 +85,8 @@ class Batches:
         teacher, inputs, settings = self.transfer.teacher, self.transfer.inputs, self.transfer.settings
         drawn = settings.steps * settings.batch_size
         size = len(inputs) * self.transfer.outputs * self._like.element_size()
-        if drawn < len(inputs) or size > REMEMBERED_BYTES or inputs.samples.changes != "never":
+        bundled = inputs.samples.bundled
+        if drawn < len(inputs) or size > REMEMBERED_BYTES or inputs.samples.changes != "never" or bundled:
             return compute_outputs(teacher.bind(), teacher.params, x1, x2, None, execution=execution)
         if self._logits is None:
             apply = teacher.bind()

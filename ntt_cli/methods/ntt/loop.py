@@ -102,7 +102,9 @@ def take_step(
     objective = batches.transfer.settings.objective
 
     def move(execution: Execution) -> TransferLoss:
-        return transfer_step(student, batches.at(step, execution), objective, execution)
+        batch = batches.at(step, execution)
+        of_batch = objective.on(batches.transfer.teacher, batch.x1, batch.x2)
+        return transfer_step(student, batch, of_batch, execution)
 
     try:
         return micro_batching.run(move, execution)

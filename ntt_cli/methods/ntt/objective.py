@@ -23,7 +23,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
+from ntt_cli.data.bundle import Bundle
 from ntt_cli.kernels.product import Outputs, OutputsAndProduct
+from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Params
 
@@ -41,6 +44,7 @@ class Objective:
         active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
             entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
         heads: the number of outputs in each head, if there are several.
+        counted: the number of outputs that count in each half of the batch, if not all do; `paper` divides by it.
     """
 
     name: ObjectiveName
@@ -48,6 +52,14 @@ class Objective:
     weight_penalty: float
     active: bool = False
     heads: tuple[int, ...] = ()
+    counted: tuple[int, int] | None = None
+
+    def on(self, model: FunctionalModel, x1: Batch, x2: Batch) -> Objective:
+        """The objective for these halves of a batch, some of whose outputs may not count."""
+        heads = x1.sizes or () if isinstance(x1, Bundle) else self.heads
+        first, second = (model.counted(x) for x in (x1, x2)) if self.name == "paper" else (None, None)
+        counted = None if first is None or second is None else (first, second)
+        return self if (heads, counted) == (self.heads, self.counted) else replace(self, heads=heads, counted=counted)
 
 
 @dataclass(frozen=True)
@@ -96,10 +108,11 @@ def transfer_loss(
     target = torch.cat([teacher.logits1, teacher.logits2])
     numerators = {"logits": _squares(objective, logits - target)}
     # Divisors and the cosine's sums are of the whole batch: they are added up over the processes in one call.
-    sums = {"logits": _divisor(objective, target)}
+    rows, columns = objective.counted or (student.logits1.numel(), student.logits2.numel())
+    sums = {"logits": _divisor(objective, target, rows + columns)}
     if isinstance(student, OutputsAndProduct) and isinstance(teacher, OutputsAndProduct):
         numerators["kernel"] = _squares(objective, student.product - teacher.product)
-        sums |= {"kernel": _divisor(objective, teacher.product), "columns": _count(student.logits2)}
+        sums |= {"kernel": _divisor(objective, teacher.product, rows), "columns": target.new_tensor(float(columns))}
         detached = student.product.detach()
         sums |= {
             "inner": (detached * teacher.product).sum(),
@@ -127,9 +140,9 @@ def _weighted_sum(
     return TransferLoss(total, kernel, logits, penalty, alignment)
 
 
-def _divisor(objective: Objective, teacher: Tensor) -> Tensor:
-    """What a squared distance to the teacher's values is divided by: their squared norm, or their number."""
-    return _squares(objective, teacher) if objective.name == "relative" else _count(teacher)
+def _divisor(objective: Objective, teacher: Tensor, count: int) -> Tensor:
+    """What a squared distance to the teacher's values is divided by: their squared norm, or the number that counts."""
+    return _squares(objective, teacher) if objective.name == "relative" else teacher.new_tensor(float(count))
 
 
 def _squares(objective: Objective, values: Float[Tensor, "n c"]) -> Float[Tensor, "*heads"]:
@@ -137,10 +150,6 @@ def _squares(objective: Objective, values: Float[Tensor, "n c"]) -> Float[Tensor
     if objective.name != "relative" or len(objective.heads) < 2:
         return values.square().sum()
     return torch.stack([part.square().sum() for part in values.split(objective.heads, dim=1)])
-
-
-def _count(values: Tensor) -> Tensor:
-    return values.new_tensor(float(values.numel()))
 
 
 def _cosine(sums: Params) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ntt_cli.data.batch import Batch, batch_size
 from ntt_cli.kernels.product import draw_probe, transposed_product
+from ntt_cli.networks.functional import outputs_in
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Apply, Params
 
@@ -65,7 +66,9 @@ def logit_sensitivities(
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
     for x in batches:
-        probe = draw_probe((batch_size(x), outputs), like=next(iter(params.values())), generator=generator)
+        probe = draw_probe(
+            (batch_size(x), outputs_in(x, outputs)), like=next(iter(params.values())), generator=generator
+        )
         gradients, _ = transposed_product(apply, params, x, probe, execution=execution)
         for name, gradient in gradients.items():
             total[name] += gradient.square()

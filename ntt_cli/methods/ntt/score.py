@@ -174,8 +174,12 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
     """The sensitivities of the student's outputs, at its masked weights."""
     inputs, settings = context.transfer.inputs, context.transfer.settings
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
+    teacher = context.transfer.teacher
     batches = (
-        inputs.batch(torch.randint(len(inputs), (settings.batch_size,), generator=generator), (settings.seed, number))
+        teacher.bind().sized(
+            teacher.params,
+            inputs.batch(inputs.draw(number, settings.batch_size, generator), (settings.seed, number)),
+        )
         for number in range(SALIENCY_BATCHES)
     )
     student, outputs, teacher = context.student, context.transfer.outputs, context.transfer.teacher
