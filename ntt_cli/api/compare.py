@@ -13,6 +13,7 @@ from ntt_cli.comparison import compare as comparison
 from ntt_cli.comparison.results import ComparePlan, CompareReport
 from ntt_cli.config import CompareConfig, built_in_methods
 from ntt_cli.errors import DataError
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.tasks.base import Task
 
 
@@ -23,6 +24,7 @@ def compare(
     *,
     test_data: object = None,
     task: str | Task = "auto",
+    output_mask: OutputMask | None = None,
     output: str | PathLike[str] = "comparison",
     progress: Progress = False,
     plan: Literal[False] = False,
@@ -40,6 +42,7 @@ def compare(
     *,
     test_data: object = None,
     task: str | Task = "auto",
+    output_mask: OutputMask | None = None,
     output: str | PathLike[str] = "comparison",
     progress: Progress = False,
     plan: bool = False,
@@ -55,6 +58,8 @@ def compare(
         data: inputs and labels to prune and train on, as `finetune` takes them.
         test_data: inputs and labels to test on, in the same forms.
         task: what the labels are for, as `--task` says, or a task of one's own.
+        output_mask: a function of what the network takes, which returns a bool tensor of the outputs' first axes, or a
+            dict of such by output: `False` where outputs do not count. Default: by an input `attention_mask`.
         output: folder of the results; what is there already is not done again.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         plan: train nothing, and return the trials with a time for those that are left.
@@ -87,7 +92,7 @@ def compare(
     if (test_name := test_named.get("data")) is not None:
         values["test_data"] = test_name
     config = configured(CompareConfig, values)
-    sources = replace(sources, test_data=test_objects, task=own_task)
+    sources = replace(sources, test_data=test_objects, task=own_task, output_mask=output_mask)
     here = sources.in_memory or any(entry.partition(":")[0] not in built_in_methods() for entry in config.methods)
     with apart(progress, sources) as (on_event, _):
         if sources.data is not None and test_objects is None and config.test_data is None:

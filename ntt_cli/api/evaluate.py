@@ -12,6 +12,7 @@ from ntt_cli.api.calls import Progress, apart, configured
 from ntt_cli.api.network import Model, SparseNetwork, own_weights, sources_of, teacher_of
 from ntt_cli.config import EvaluateConfig
 from ntt_cli.evaluation import evaluate as evaluation
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.results import EvaluateReport
 from ntt_cli.tasks.base import Task
 
@@ -22,6 +23,7 @@ def evaluate(
     *,
     teacher: str | PathLike[str] | nn.Module | SparseNetwork | None = None,
     task: str | Task = "auto",
+    output_mask: OutputMask | None = None,
     progress: Progress = False,
     **options: Any,
 ) -> EvaluateReport:
@@ -33,6 +35,8 @@ def evaluate(
         data: inputs with labels, or without them if there is a teacher; as `finetune` takes them.
         teacher: the network to compare with, of the same architecture: an object, or a file of its weights.
         task: what the labels are for, as `--task` says, or a task of one's own.
+        output_mask: a function of what the network takes, which returns a bool tensor of the outputs' first axes, or a
+            dict of such by output: `False` where outputs do not count. Default: by an input `attention_mask`.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         **options: all other options of `ntt evaluate`, with underscores: `kernels=True`, `min_accuracy=0.97`.
 
@@ -52,7 +56,7 @@ def evaluate(
     """
     named, sources = sources_of(model, data)
     named_task, own_task = (task, None) if isinstance(task, str) else ("own", task)
-    sources = replace(sources, task=own_task)
+    sources = replace(sources, task=own_task, output_mask=output_mask)
     options["checkpoint"] = own_weights(model, "checkpoint", options, required=True)
     named_teacher, values = teacher_of(teacher)
     sources = replace(sources, teacher=values)

@@ -9,6 +9,7 @@ from typing import Any
 from ntt_cli.api.calls import Progress, apart, configured, require_output
 from ntt_cli.api.network import FinetuneResult, Model, own_weights, result_of, sources_of
 from ntt_cli.config import FinetuneConfig
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.runtime.signals import Stop
 from ntt_cli.tasks.base import Task
 from ntt_cli.training import finetune as training
@@ -20,6 +21,7 @@ def finetune(
     *,
     output: str | PathLike[str] | None = None,
     task: str | Task = "auto",
+    output_mask: OutputMask | None = None,
     progress: Progress = False,
     stop: Stop | None = None,
     **options: Any,
@@ -36,6 +38,8 @@ def finetune(
             pairs (its samples are drawn anew), or a name as on the command line.
         output: write the checkpoint here, and a report beside it; `None` writes nothing.
         task: what the labels are for, as `--task` says, or a task of one's own.
+        output_mask: a function of what the network takes, which returns a bool tensor of the outputs' first axes, or a
+            dict of such by output: `False` where outputs do not count. Default: by an input `attention_mask`.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         stop: asks for the end from outside.
         **options: all other options of `ntt finetune`, with underscores: `epochs=30`, `optimiser="sgd"`.
@@ -59,7 +63,7 @@ def finetune(
     require_output(output, options)
     named, sources = sources_of(model, data)
     named_task, own_task = (task, None) if isinstance(task, str) else ("own", task)
-    sources = replace(sources, task=own_task)
+    sources = replace(sources, task=own_task, output_mask=output_mask)
     options["checkpoint"] = own_weights(model, "checkpoint", options)
     values = named | options | {"task": named_task} | {"output": None if output is None else fspath(output)}
     config = configured(FinetuneConfig, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Literal, overload
 
@@ -12,6 +13,7 @@ from ntt_cli.api.words import told_in_python
 from ntt_cli.config import PruneConfig
 from ntt_cli.errors import UsageError
 from ntt_cli.methods.base import Method
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.pruning import prune as pruning
 from ntt_cli.results import PrunePlan
 from ntt_cli.runtime.signals import Stop
@@ -26,6 +28,7 @@ def prune(
     method: str | Method | type[Method] = "ntt",
     trained: bool = True,
     output: str | PathLike[str] | None = None,
+    output_mask: OutputMask | None = None,
     progress: Progress = False,
     stop: Stop | None = None,
     dry_run: Literal[False] = False,
@@ -47,6 +50,7 @@ def prune(
     method: str | Method | type[Method] = "ntt",
     trained: bool = True,
     output: str | PathLike[str] | None = None,
+    output_mask: OutputMask | None = None,
     progress: Progress = False,
     stop: Stop | None = None,
     dry_run: bool = False,
@@ -68,6 +72,8 @@ def prune(
         trained: the weights of a network object are trained. NTT matches outputs alone then; of other weights the
             kernel, too.
         output: write the checkpoint here, and a report beside it; `None` writes nothing.
+        output_mask: a function of what the network takes, which returns a bool tensor of the outputs' first axes, or a
+            dict of such by output: `False` where outputs do not count. Default: by an input `attention_mask`.
         progress: `True` writes lines to stderr now and then; a function is given each event.
         stop: asks for the end from outside.
         dry_run: do nothing, and return what would be done, with its time and memory.
@@ -90,6 +96,7 @@ def prune(
     """
     require_output(output, options)
     named, sources = sources_of(model, data, trained=trained)
+    sources = replace(sources, output_mask=output_mask)
     name, made = _method_of(method)
     options["weights"] = own_weights(model, "weights", options)
     values = named | (dict(made.options) if made else {}) | options | {"sparsity": sparsity, "method": name}

@@ -108,4 +108,4 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def _has_fields(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value)
+    return hasattr(value, "__dict__") and not isinstance(value, type) and not hasattr(value, "__code__")

@@ -93,6 +93,7 @@ def prepare(
     weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event, options=config)
     masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    model = replace(model, output_mask=loaded.output_mask)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split=config.split)
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
@@ -232,6 +233,7 @@ def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:
     _compare_records(config, job.weights, weights, inputs, on_event)
     # Without events: the notes about the network have been given.
     teacher = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.heads)
+    teacher = replace(teacher, output_mask=job.loaded.output_mask)
     agreement = measure_agreement(job.model, teacher, inputs, classes=classes, batch_size=config.batch_size)
     outputs, where = sum(job.heads.sizes), config.model
     if not config.kernels or not find_kernel(teacher, inputs, on_event, outputs=outputs, matched=False, where=where):
@@ -263,7 +265,8 @@ def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accurac
     with torch.no_grad():
         for indices in inputs.indices(job.config.batch_size):
             for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
-                measurement.add(task.outputs_of(job.model.returned(x), job.heads), targets)
+                outputs = task.outputs_of(job.model.returned(x), job.heads)
+                measurement.add(*task.counted(outputs, targets, x, job.loaded.output_mask))
             done = int(indices[-1]) + 1
             on_event(Evaluated(done, max(done, len(inputs))))
     metrics = measurement.results()

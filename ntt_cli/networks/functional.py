@@ -14,7 +14,7 @@ from torch.func import functional_call
 from ntt_cli.data.batch import Batch, arguments, batch_size
 from ntt_cli.data.bundle import Bundle, map_tensors
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.output_mask import OutputMask, mask_from
+from ntt_cli.networks.output_mask import OutputMask, mask_of
 from ntt_cli.networks.outputs import ONLY, Heads, SelectOutputs, flat, heads_in, usual_logits
 from ntt_cli.networks.precision import Dtypes, in_own_types
 from ntt_cli.networks.second_order import once_differentiable
@@ -61,13 +61,8 @@ class FunctionalModel:
         """Where a head counts, in a shape that can be broadcast to it; `None` if all of it does.
 
         By `output_mask`, or else by an input `attention_mask`.
-
-        Raises:
-            ModelError: if the mask that `output_mask` gives is no bool tensor, or does not fit the head.
         """
-        if self.output_mask is None:
-            return positions_that_count(x, head)
-        return mask_from(self.output_mask, x, name, head)
+        return mask_of(self.output_mask, x, name, head)
 
     def counted(self, x: Batch) -> int | None:
         """The number of outputs of a batch that count; `None` if all do. The sizes of a bundle must be known."""
@@ -179,15 +174,6 @@ def _largest(rows: list[list[Tensor]]) -> tuple[int, ...]:
 
 def _filled(head: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(head, (0, size - len(head)))
-
-
-def positions_that_count(x: Any, logits: Tensor) -> Tensor | None:
-    """Where outputs `[n, *positions, c]` are no padding, by an input `attention_mask`, `[n, *positions]`.
-
-    `None` if there is no such input, or if the outputs have other positions.
-    """
-    mask = x.get("attention_mask") if isinstance(x, dict) else None
-    return None if mask is None or logits.ndim < 3 or mask.shape != logits.shape[:-1] else mask.bool()[..., None]
 
 
 def functional_model(module: nn.Module, select_outputs: SelectOutputs = usual_logits) -> FunctionalModel:

@@ -18,6 +18,17 @@ An output counts where it is `True`."""
 HINT = "return a bool tensor of the first axes of the outputs, such as batch['lengths'][:, None] > torch.arange(t)"
 
 
+def mask_of(function: OutputMask | None, x: Any, name: str, head: Tensor) -> Tensor | None:
+    """Where a head counts, in a shape that can be broadcast to it; `None` if all of it does.
+
+    By the function, or without one by an input `attention_mask`, `[n, *positions]`, if the head has these positions.
+    """
+    if function is not None:
+        return mask_from(function, x, name, head)
+    mask = x.get("attention_mask") if isinstance(x, dict) else None
+    return None if mask is None or head.ndim < 3 or mask.shape != head.shape[:-1] else mask.bool()[..., None]
+
+
 def mask_from(function: OutputMask, x: Any, name: str, head: Tensor) -> Tensor | None:
     """The mask of a head, in a shape that can be broadcast to it; `None` if a dict of masks has none for it.
 
@@ -37,9 +48,14 @@ def mask_from(function: OutputMask, x: Any, name: str, head: Tensor) -> Tensor |
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = f"a tensor of type {mask.dtype}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise ModelError("output_mask(batch)", f"returns {kind.replace('torch.', '')}, not a bool tensor", hint=HINT)
-    if not mask.ndim or mask.shape != head.shape[: mask.ndim]:
+    if mask.ndim > 2 and mask.shape == (*head.shape[:1], *head.shape[2:]) != head.shape[:-1]:
+        mask = mask[:, None]  # of the places of maps [n, c, h, w]
+    if (
+        not mask.ndim
+        or any(a not in {1, b} for a, b in zip(mask.shape, head.shape, strict=False))
+        or mask.ndim > head.ndim
+    ):
         what = f"returns a mask of shape {[*mask.shape]} for {name} of shape {[*head.shape]}"
         raise ModelError("output_mask(batch)", what, hint=HINT)
-    return mask.reshape(*mask.shape, *[1] * (head.ndim - mask.ndim)).to(
-        head.device if head.device.type != "meta" else mask.device
-    )
+    mask = mask.reshape(*mask.shape, *[1] * (head.ndim - mask.ndim))
+    return mask if head.is_meta else mask.to(head.device)

@@ -216,6 +216,7 @@ def _open_network(
         trained = "If they are trained, give --weights factory or write TRAINED = True in model.py: NTT matches outputs"
         on_event(Warned(f"{what}. {trained} alone, as with --weights; if it sets a seed itself, leave that to --seed"))
     teacher = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    teacher = replace(teacher, output_mask=loaded.output_mask)
     return replace(loaded, module=teacher.module), weights, teacher  # the module had a second copy of the values
 
 

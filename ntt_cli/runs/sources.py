@@ -24,6 +24,7 @@ from ntt_cli.networks.loading.lazy import require_made
 from ntt_cli.networks.loading.models import LoadedModel, chosen_by, load_model
 from ntt_cli.networks.loading.objects import loaded_from, state_sha256
 from ntt_cli.networks.loading.open import mostly_differ
+from ntt_cli.networks.output_mask import OutputMask
 
 OTHER_SEED = 500_009
 """Added to the seed to find out whether the factory uses it."""
@@ -49,6 +50,8 @@ class Sources:
     test_data: object | None = None
     task: object | None = None
     """A task of the caller's own."""
+    output_mask: OutputMask | None = None
+    """Which outputs count, in the place of `output_mask(batch)` in model.py."""
 
     def load_model(self, options: ModelOptions, *, seed: int) -> LoadedModel:
         """A network of the caller's own values, or one that is built from `seed`.
@@ -60,9 +63,11 @@ class Sources:
         if self.model is None:
             loaded = load_model(options, seed=seed, first_batch=first)
             own = FACTORY in {getattr(options, name, None) for name in ("weights", "checkpoint")}
-            return replace(loaded, trained=True) if own else loaded
-        chosen = chosen_by(options)
-        return loaded_from(self.model, trained=self.trained, select_outputs=chosen, seed=seed, first_batch=first)
+            loaded = replace(loaded, trained=True) if own else loaded
+        else:
+            chosen = chosen_by(options)
+            loaded = loaded_from(self.model, trained=self.trained, select_outputs=chosen, seed=seed, first_batch=first)
+        return replace(loaded, output_mask=self.output_mask or loaded.output_mask)
 
     def _first_batch(self, options: ModelOptions, loaded: LoadedModel) -> Batch | None:
         """A batch that says which shapes a network takes: of the data, or else of the declared shape.
@@ -124,7 +129,15 @@ class Sources:
         """Whether anything is an object."""
         return any(
             value is not None
-            for value in (self.model, self.checkpoint, self.teacher, self.data, self.test_data, self.task)
+            for value in (
+                self.model,
+                self.checkpoint,
+                self.teacher,
+                self.data,
+                self.test_data,
+                self.task,
+                self.output_mask,
+            )
         )
 
     def testing(self) -> Sources:

@@ -16,7 +16,8 @@ from torch import Tensor
 from ntt_cli.data.batch import Batch, batch_size, tensors_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError
-from ntt_cli.networks.outputs import SelectOutputs
+from ntt_cli.networks.output_mask import OutputMask, mask_of
+from ntt_cli.networks.outputs import ONLY, SelectOutputs
 from ntt_cli.runtime.events import EventSink
 
 Statistics = dict[str, Tensor]
@@ -99,6 +100,22 @@ class Task(ABC):
     def outputs_of(self, returned: Any, select_outputs: SelectOutputs) -> Any:
         """What the task takes of the network's return value."""
         return select_outputs(returned) if self.of_logits else returned
+
+    def counted(self, outputs: Any, targets: Any, x: Any, output_mask: OutputMask | None) -> tuple[Any, Any]:
+        """The outputs and targets of a batch `x` that count, by `output_mask(batch)` or an input `attention_mask`.
+
+        A task that takes exactly what the network returns sees to that itself.
+        """
+        if not self.of_logits or not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+            return outputs, targets
+        mask = mask_of(output_mask, x, ONLY, outputs)
+        return (outputs, targets) if mask is None else self.select(mask, outputs, targets)
+
+    def select(self, mask: Tensor, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of outputs and targets where the mask, which can be broadcast to the outputs, is `True`."""
+        axes = max((axis + 1 for axis, size in enumerate(mask.shape) if size > 1), default=1)
+        chosen = mask.reshape(mask.shape[:axes])
+        return outputs[chosen], targets.reshape(outputs.shape)[chosen]
 
 
 class Measurement:

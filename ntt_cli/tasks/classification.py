@@ -41,6 +41,7 @@ class Classification(Task):
     higher_is_better = True
     of_logits = True
     has_classes = True
+    class_axis = -1
 
     def rows(self, outputs: Shaped[Tensor, "n *more"], targets: Shaped[Tensor, "n *more2"]) -> tuple[Tensor, Tensor]:
         """A row of logits for each target, `[r, c]`, from `[n, *positions, c]` or the same flattened; and targets."""
@@ -65,6 +66,11 @@ class Classification(Task):
             return counted.sum()
         weights = torch.tensor(self.weights, dtype=torch.float32, device=targets.device)
         return weights[targets[counted]].sum()
+
+    def select(self, mask: Tensor, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same outputs; targets of those that do not count become ones to ignore."""
+        of_targets = mask.all(dim=self.class_axis).expand(targets.shape)
+        return outputs, targets.masked_fill(~of_targets, IGNORED)
 
     def statistics(self, outputs: Shaped[Tensor, "n *more"], targets: Shaped[Tensor, "n *more2"]) -> Statistics:
         """Of each class, how many labels there are, and how many are the first choice."""
@@ -122,6 +128,7 @@ class PixelClassification(Classification):
     name = "pixel-classification"
     headline = "mean_iou"
     has_classes = False
+    class_axis = 1
 
     def rows(self, outputs: Shaped[Tensor, "n c *grid"], targets: Shaped[Tensor, "n *grid"]) -> tuple[Tensor, Tensor]:
         return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.flatten()

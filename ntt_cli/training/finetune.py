@@ -147,9 +147,8 @@ def _train(job: FinetuneJob, run: Run) -> tuple[Best, list[EpochSummary]]:
 def _train_epoch(job: FinetuneJob, training: Training, run: Run) -> None:
     """Take the remaining steps of the epoch."""
     module = training.module.train()
-    network = SparseModule(
-        module, as_bits(job.masks, dict(module.named_parameters())), job.loaded.select_outputs, job.task
-    )
+    bits = as_bits(job.masks, dict(module.named_parameters()))
+    network = SparseModule(module, bits, job.loaded.select_outputs, job.task, job.loaded.output_mask)
     execution, longest = Execution(group=run.group), LONGEST_GRADIENT[job.config.optimiser]
     batch_size, steps = division(job)
     if job.training.samples.successive:
@@ -217,7 +216,8 @@ def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tu
     with torch.no_grad():
         for indices in inputs.indices(EVALUATION_BATCH):
             for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
-                measurement.add(job.task.outputs_of(call(module, x), loaded.select_outputs), targets)
+                outputs = job.task.outputs_of(call(module, x), loaded.select_outputs)
+                measurement.add(*job.task.counted(outputs, targets, x, loaded.output_mask))
     if not math.isfinite(measurement.loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")
     if not measurement.count or not len(job.validation):

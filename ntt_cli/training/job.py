@@ -72,6 +72,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
     weights = open_weights(sources.weights_of(config.checkpoint), loaded, on_event, options=config)
     masks = fixed_masks(weights, loaded.module, config, on_event)
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
+    model = replace(model, output_mask=loaded.output_mask)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split="train")
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event)
@@ -194,7 +195,7 @@ def warmup_steps(job: FinetuneJob) -> int:
 
 def seconds_per_step(job: FinetuneJob) -> float:
     """Seconds a step, measured on a few steps, which change the job's module."""
-    network = SparseModule(job.loaded.module.train(), {}, job.loaded.select_outputs, job.task)
+    network = SparseModule(job.loaded.module.train(), {}, job.loaded.select_outputs, job.task, job.loaded.output_mask)
     trained = [p for p in network.parameters.values() if p.requires_grad]
     optimiser = make_optimiser(job.config.optimiser, trained, learning_rate=0.0, weight_decay=0.0)
     indices = torch.arange(division(job)[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ntt_cli.data.batch import Batch, call, parts_of
 from ntt_cli.masks.masks import zero_pruned
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
@@ -62,6 +63,7 @@ class SparseModule:
     mask_bits: Masks
     select_outputs: SelectOutputs = usual_logits
     task: Task = CLASSIFICATION
+    output_mask: OutputMask | None = None
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -87,13 +89,13 @@ def training_step(
     """
     parameters = network.parameters
     optimiser.zero_grad(set_to_none=True)
-    parts = list(zip(parts_of(x), parts_of(labels), strict=True))
-    counts = torch.stack([network.task.count(targets) for _, targets in parts]).sum()
-    count = execution.all_reduce({"labels": counts})["labels"]
-    losses = [
-        network.task.total(network.task.outputs_of(call(network.module, part), network.select_outputs), targets)
-        for part, targets in parts
-    ]
+    task, counts, losses = network.task, [], []
+    for part, targets in zip(parts_of(x), parts_of(labels), strict=True):
+        outputs = task.outputs_of(call(network.module, part), network.select_outputs)
+        outputs, counted = task.counted(outputs, targets, part, network.output_mask)
+        counts.append(task.count(counted))
+        losses.append(task.total(outputs, counted))
+    count = execution.all_reduce({"labels": torch.stack(counts).sum()})["labels"]
     loss = torch.stack(losses).sum() / torch.where(count == 0, 1, count)
     loss.backward()
     moved = {name: p.grad for name, p in parameters.items() if p.grad is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from ntt_cli.data.convert import inputs_and_labels
 from ntt_cli.data.samples import IGNORED, Changes, Reading, Samples
 from ntt_cli.errors import DataError
 from ntt_cli.runtime.python_source import user_code
-from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
+from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws, seeded
 
 COUNTED = 4096
 """The most batches of a loader without a length that are counted; after that, it goes on."""
@@ -31,6 +31,29 @@ Names = tuple[list[str], list[str]]
 """The names of the arguments that a network must be given, and of those that it may be."""
 
 _END = object()
+
+
+class OwnGenerator:
+    """A generator that a loader or its sampler has: it draws on, and is left as it was."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._first, self._seed = generator.get_state(), generator.initial_seed()
+        self._state = self._first
+
+    def begin(self, number: int) -> None:
+        """The state for the pass of this number; the first begins where the generator is."""
+        self._state = self._first if number == 0 else seeded(self._seed, number).get_state()
+
+    @contextmanager
+    def drawing(self) -> Generator[None]:
+        before = self.generator.get_state()
+        self.generator.set_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = self.generator.get_state()
+            self.generator.set_state(before)
 
 
 @dataclass(eq=False)
@@ -57,6 +80,13 @@ class Stream:
     _iterator: Iterator[Any] | None = None
     _kept: dict[int, Any] = field(default_factory=dict)
     _bytes: int = 0
+    _own: list[OwnGenerator] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sampler, batches = getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)
+        holders = [self.loader, sampler, batches, getattr(batches, "sampler", None)]
+        found = {id(g): g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)}
+        self._own = [OwnGenerator(generator) for generator in found.values()]
 
     def at(self, index: int) -> Any:
         """The batch of this index, as the loader gives it."""
@@ -110,9 +140,9 @@ class Stream:
         for part in (self.loader, getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(number)
+        for own in self._own:
+            own.begin(number)
         with self._drawing(-1):
-            for generator in self._generators():
-                generator.manual_seed(generator.initial_seed() + number)
             self._iterator = iter(self.loader)
             for _ in range(self.skip):
                 next(self._iterator, _END)
@@ -140,18 +170,14 @@ class Stream:
             self._kept[number] = batch
             self._bytes += size
 
-    def _generators(self) -> list[torch.Generator]:
-        sampler = getattr(self.loader, "sampler", None)
-        holders = [self.loader, sampler, getattr(getattr(self.loader, "batch_sampler", None), "sampler", None)]
-        found = {id(g): g for h in holders if isinstance(g := getattr(h, "generator", None), torch.Generator)}
-        return list(found.values())
-
     @contextmanager
     def _drawing(self, place: int) -> Generator[None]:
         """While the loader draws: global generators are seeded for this place, and restored afterwards."""
         code: AbstractContextManager[None] = nullcontext() if self.path is None else user_code(self.path, DataError)
-        with global_draws_apart(), code:
+        with global_draws_apart(), code, ExitStack() as stack:
             seed_global_draws(0, len(self._starts) - 1, place + 1)
+            for own in self._own:
+                stack.enter_context(own.drawing())
             yield
 
 

@@ -35,6 +35,8 @@ def read_collection(
     """
     if isinstance(data, Tensor) and data.is_nested:
         data = list(data.unbind())
+    if isinstance(data, list) and len(data) == 2 and isinstance(data[0], Tensor):
+        return None  # inputs and labels
     if isinstance(data, PackedSequence):
         data = unpack_sequence(data)
     if isinstance(data, DataLoader):
@@ -44,9 +46,7 @@ def read_collection(
     if isinstance(data, Dataset):
         named = counted("Dataset", len(data)) if is_map_style(data) else "a Dataset"
         return read_dataset(DatasetItems(data, spec or named, options, labelled, path))
-    if isinstance(data, list) and data and all(isinstance(item, Mapping | Tensor | Image.Image) for item in data):
-        return read_dataset(DatasetItems(data, spec or counted("list", len(data)), options, labelled, path))
-    if isinstance(data, list) and len(data) != 2 and data and all(map(_is_pair, data)):
+    if isinstance(data, list) and data and (all(map(_is_sample, data)) or all(map(_is_pair, data))):
         return read_dataset(DatasetItems(data, spec or counted("list", len(data)), options, labelled, path))
     if _is_graph(data):
         batches = data if isinstance(data, list) else [data]
@@ -64,6 +64,10 @@ def _read_stream(
         return read_loader(DataLoader(data, 1), options, labelled=labelled, spec=spec, path=path)
 
 
+def _is_sample(item: object) -> bool:
+    return isinstance(item, Mapping | Tensor | Image.Image) and not hasattr(item, "edge_index")
+
+
 def _is_pair(item: object) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Tensor | np.ndarray | Image.Image)
 
@@ -76,5 +80,6 @@ def _is_graph(data: object) -> bool:
         parts = [value for value in data.values() if isinstance(value, Tensor)]
         return "edge_index" in data and len({len(part) for part in parts}) > 1
     if isinstance(data, tuple) and not hasattr(data, "_fields"):
-        return len(data) > 2 and all(isinstance(part, Tensor) for part in data)
+        tensors = [part for part in data if isinstance(part, Tensor)]
+        return len(data) == len(tensors) > 2 and len({part.shape[:1] for part in tensors}) > 1
     return "edge_index" in fields_of(data) or hasattr(data, "edge_index")

@@ -54,10 +54,13 @@ def read_loader(
     Raises:
         DataError: if it has no usable samples and no usable batches.
     """
+    if not hasattr(loader.dataset, "__iter__") and not is_map_style(loader.dataset):
+        hint = "give its Dataset a __len__, or give a tensor of all samples"
+        raise DataError(spec or "a DataLoader", f"its {type(loader.dataset).__name__} has no length", hint=hint)
     try:
         if isinstance(loader.dataset, IterableDataset):
             return _read_batches(loader, options, labelled=labelled, spec=spec, path=path)
-        if is_map_style(loader.dataset) and loader.batch_sampler is not None:
+        if loader.batch_sampler is not None:
             return _read_items(loader, options, labelled=labelled, spec=spec, path=path)
     except CannotJoinError:
         pass

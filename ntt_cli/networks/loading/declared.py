@@ -13,6 +13,7 @@ from torch import nn
 from ntt_cli.data.normalise import make_mean_std
 from ntt_cli.errors import ModelError
 from ntt_cli.files.metadata import MeanStd
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
 
 
@@ -28,6 +29,7 @@ def declared_in(module: ModuleType, path: Path) -> dict[str, Any]:
         "select_outputs": _select_outputs(module, path),
         "trained": _trained(module, path),
         "mean_std": _mean_std(module, path),
+        "output_mask": _output_mask(module, path),
         **_task(module, path),
     }
 
@@ -98,3 +100,11 @@ def _task(module: ModuleType, path: Path) -> dict[str, Callable[[Any, Any], Any]
     if found["metrics"] is not None and found["loss"] is None:
         raise ModelError(path, "defines metrics but no loss", hint="define loss(outputs, targets) too")
     return found
+
+
+def _output_mask(module: ModuleType, path: Path) -> OutputMask | None:
+    function = getattr(module, "output_mask", None)
+    if function is None or inspect.isfunction(function):
+        return function
+    hint = "define output_mask(batch), or call it something else"
+    raise ModelError(path, f"output_mask is of type {type(function).__name__}, not a function", hint=hint)

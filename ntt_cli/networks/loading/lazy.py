@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from ntt_cli.data.batch import Batch, call, described
+from ntt_cli.data.batch import Batch, call, described, parts_of
 from ntt_cli.errors import ModelError
 
 HINT = "name data with --data, or write INPUT_SHAPE in model.py: one batch says which shape it takes"
@@ -51,7 +51,7 @@ def make_lazy(module: nn.Module, x: Batch, where: str, running_code: AbstractCon
 
 def _pass(module: nn.Module, x: Batch, where: str) -> None:
     try:
-        call(module, x)
+        call(module, parts_of(x)[0])
     except (RuntimeError, TypeError, ValueError) as error:
         hint = "name data that the network takes, or pass one batch through it before ntt gets it"
         raise ModelError(where, f"cannot take inputs of {described(x)}: {error}", hint=hint) from error

@@ -26,6 +26,7 @@ from ntt_cli.networks.loading.declared import declared_in
 from ntt_cli.networks.loading.lazy import has_lazy, make_lazy
 from ntt_cli.networks.loading.published import configured_mean_std
 from ntt_cli.networks.loading.timm_networks import build_from_timm
+from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.networks.outputs import Heads, SelectOutputs, chosen_outputs, field_of, usual_logits
 from ntt_cli.runtime.python_source import load_python, local_modules, user_code
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
@@ -52,6 +53,7 @@ class LoadedModel:
         mean_std: `MEAN` and `STD` in the file, which normalise the network's inputs.
         loss: `loss(outputs, targets)` in the file, of what the network returns and what the data holds.
         metrics: `metrics(outputs, targets)` in the file, of the same; there is none without a loss.
+        output_mask: `output_mask(batch)` in the file, of what the network takes.
     """
 
     module: nn.Module
@@ -65,6 +67,7 @@ class LoadedModel:
     mean_std: MeanStd | None = None
     loss: Callable[[Any, Any], Any] | None = None
     metrics: Callable[[Any, Any], Any] | None = None
+    output_mask: OutputMask | None = None
 
     @property
     def record(self) -> ModelRecord:
