@@ -35,7 +35,7 @@ def read_collection(
     """
     if isinstance(data, Tensor) and data.is_nested:
         data = list(data.unbind())
-    if isinstance(data, list) and len(data) == 2 and isinstance(data[0], Tensor):
+    if path is None and isinstance(data, list) and len(data) == 2 and isinstance(data[0], Tensor):
         return None  # inputs and labels
     if isinstance(data, PackedSequence):
         data = unpack_sequence(data)

@@ -168,7 +168,7 @@ def test_what_cannot_be_told_apart_is_an_error() -> None:
         inputs_of((X, EDGES, Y, Y), (["x", "edge_index"], []), "batch 0")
     with refusal("a DataLoader: yields no batches", hint="used up"):
         take(DataLoader(Growing(0), batch_size=None))
-    with refusal("its first batch holds NaN", hint="NaN"):
+    with refusal("its first batch holds NaN", hint="remove such samples"):
         take(DataLoader([X * torch.nan], batch_size=None))  # type: ignore[arg-type]
 
 

@@ -306,12 +306,6 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         ),
         ("return {'a': torch.zeros(2), 'b': 1}", "returned a dict of a, b", "names of forward's arguments"),
         ("return (torch.zeros(2, 2), 1), [0, 1]", "returned a tuple of 2, the first a tuple", "inputs"),
-        ("return [torch.zeros(2), torch.zeros(3)]", "returned a list of 2, the first a Tensor", "torch.stack"),
-        (
-            "return torch.utils.data.DataLoader([torch.zeros(2)])",
-            "returned a torch.utils.data.dataloader.DataLoader",
-            "loader.dataset",
-        ),
         (
             "class Short(Items):\n    def __len__(self):\n        return 3\nreturn Short([torch.zeros(2)] * 2)",
             "item 2 of its Dataset, which by its __len__ has 3, raised IndexError('list index out of range')",
@@ -331,8 +325,8 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         ("return Items([])", "its Dataset is empty", "items"),
         (
             "class Stream(IterableDataset):\n    __iter__ = None\nreturn Stream()",
-            "its Stream is an IterableDataset, which has no items by number",
-            "__getitem__",
+            "raised TypeError: 'Stream' object is not iterable",
+            "--debug",
         ),
         ("return Items([{'x': 'a'}])", "input 0 of its Dataset is a str, not", "names of forward's arguments"),
         (
@@ -346,11 +340,6 @@ def test_labels_that_are_no_attention_mask(write, returned: str) -> None:
         ("return Items([(torch.zeros(2), 0), torch.ones(2)])", "item 1 of its Dataset has no label", "all or none"),
         ("return Items([torch.ones(2), (torch.zeros(2), 0)])", "item 1 of its Dataset has a label", "all or none"),
         ("return Items([(torch.zeros(2), -3)])", "the label of sample 0 is -3", "from 0"),
-        (
-            "return Items([torch.zeros(1, 2, 2), torch.zeros(1, 2, 3)])",
-            "input 1 of its Dataset is float32 [1, 2, 3], others are float32 [1, 2, 2]",
-            "--image-size",
-        ),
         ("return Items([torch.zeros(2), torch.full((2,), torch.inf)])", "sample 1 holds a value", "Inf"),
         ("x = {}\nreturn x['missing']", f"raised KeyError: 'missing' (line {FIRST_LINE + 1})", "--debug"),
         ("raise SystemExit(0)", f"called sys.exit(0) (line {FIRST_LINE})", "return or raise"),
@@ -381,3 +370,27 @@ def test_a_factory_imports_its_neighbours_when_it_is_called(tmp_path: Path) -> N
         "def build_data():\n    import ntt_test_shapes, torch\n    return torch.zeros(2, ntt_test_shapes.size)\n"
     )
     assert everything(load(path)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "shapes"),
+    [
+        ("return [torch.zeros(2), torch.ones(3), torch.ones(2)]", [[1, 3], [2, 2]]),
+        ("return [torch.zeros(2), torch.ones(3)]", [[1, 2], [1, 3]]),
+        ("return torch.nested.nested_tensor([torch.zeros(2), torch.ones(3)])", [[1, 2], [1, 3]]),
+        ("return torch.nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.zeros(2, 4)])", [[1, 2, 4], [1, 3, 4]]),
+        ("return Items([torch.zeros(1, 2, 2), torch.zeros(1, 2, 3)])", [[1, 1, 2, 2], [1, 1, 2, 3]]),
+        ("return torch.utils.data.DataLoader([torch.zeros(2)], batch_size=None)", [[2]]),
+    ],
+)
+def test_what_cannot_be_joined_is_batches_as_they_are(write, body: str, shapes: list[list[int]]) -> None:
+    data = load(write(body))
+    assert data.successive
+    assert sorted([*data.source.fetch(torch.tensor([i])).parts[0].shape] for i in range(len(data))) == shapes
+
+
+def test_a_loader_is_its_samples(write) -> None:
+    data = load(write("return torch.utils.data.DataLoader([(torch.ones(2), 1)] * 5, batch_size=2)"))
+    assert not data.successive
+    assert len(data) == 5
+    assert data.labels.tolist() == [1] * 5
