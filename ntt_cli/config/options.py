@@ -129,6 +129,14 @@ class DataOptions(Options):
     limit: int | None = Group.DATA.option(
         None, "Use only this many samples, drawn once at random (seed 0).", ge=1, lt=2**63
     )
+    workers: int = Group.DATA.option(
+        0,
+        "Processes that decode images of folders and read items of Datasets; 0: this process alone does. Results have"
+        " the same bytes with any number.",
+        WHEREABOUTS,
+        ge=0,
+        le=1024,
+    )
     image_size: str | None = Group.DATA.option(
         None, "Resize images to H or HxW pixels.", pattern=r"^\d{1,9}(x\d{1,9})?$"
     )

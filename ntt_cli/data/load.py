@@ -26,7 +26,7 @@ from ntt_cli.files.atomic import require_text
 
 KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
 
-SOURCE_OPTIONS = {"data_root", "download", "input_shape"}
+SOURCE_OPTIONS = {"data_root", "download", "input_shape", "workers"}
 """Options that only one kind of data reads."""
 
 
@@ -78,7 +78,9 @@ def read_by(spec: str) -> set[str]:
     """The options that this data reads, among those that only some data reads."""
     if spec in NAMES:
         return set() if spec == "digits" else {"data_root", "download"}
-    return {"input_shape"} if _is_noise(spec) else set()
+    if _is_noise(spec):
+        return {"input_shape"}
+    return {"workers"} if re.search(r"\.py(:\w+)?$", spec) or os.path.isdir(os.path.expanduser(spec)) else set()
 
 
 def _is_noise(spec: str) -> bool:

@@ -8,9 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ntt_cli.config import Split
+from ntt_cli.config import LEAVE_OUT, DataOptions, Split, as_typed
 from ntt_cli.data.batch import Batch, batch_size, described, map_batch, select, split
 from ntt_cli.data.bundle import Bundle
+from ntt_cli.errors import UsageError
 
 EAGER_BYTES = 2 * 2**30
 """Inputs up to this size are read and checked at once and kept in memory; larger ones are read when needed."""
@@ -168,6 +169,16 @@ class Samples:
 
 def _scaled(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def refuse_workers(options: DataOptions, spec: str, why: str) -> None:
+    """Refuse `--workers` for data that this process reads.
+
+    Raises:
+        UsageError: if any are asked for.
+    """
+    if options.workers:
+        raise UsageError(as_typed(options, "workers"), f"{spec}: {why}", hint=LEAVE_OUT)
 
 
 def draw(n: int, limit: int | None) -> Tensor:

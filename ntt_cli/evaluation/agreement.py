@@ -250,7 +250,7 @@ def measure_kernel_distance(
     for _ in range(min(KERNEL_BATCHES, most // size)):
         drawn = torch.randperm(len(inputs), generator=generator)[:size]
         drawn = drawn.repeat(2) if len(drawn) < 2 else drawn  # a single graph
-        x1, x2 = halves(teacher.bind().sized(teacher.params, inputs.batch(drawn)))
+        x1, x2 = halves(teacher.sized(inputs.batch(drawn)))
         width = outputs_in(x2, outputs)
         probe = draw_probe((size // 2, width), like=next(iter(teacher.params.values())), generator=generator)
         ours, theirs = (

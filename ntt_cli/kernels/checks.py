@@ -45,7 +45,7 @@ def check_kernel(model: FunctionalModel, inputs: Inputs, *, outputs: int, traina
     instead = ", or match the logits alone with --kernel-weight 0" if trainable else ""
     for first in range(0, 2 * PAIRS, 2):
         pair = inputs.batch(torch.arange(first, first + 2) % max(2, len(inputs)))
-        x1, x2 = halves(model.bind().sized(model.params, pair))
+        x1, x2 = halves(model.sized(pair))
         differs = _kernel_differs(model, x1, x2, outputs=outputs, trainable=trainable, where=where, instead=instead)
         if differs is None:
             return

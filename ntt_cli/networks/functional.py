@@ -77,6 +77,10 @@ class FunctionalModel:
             found += head.numel() if mask is None else count_of(mask, head)
         return found if masked else None
 
+    def sized(self, x: Batch) -> Any:
+        """A bundle with its sizes and counts, by a pass through the network; any other batch as it is."""
+        return self.bind().sized(self.params, x) if isinstance(x, Bundle) and x.sizes is None else x
+
     def returned(self, x: Any) -> Any:
         """The module's own return value at its own values, for a batch or for a part of a bundle."""
         return self._returned(self.params, self.buffers, x)
@@ -131,10 +135,8 @@ class BoundModel:
         sizes = x.sizes or _largest(rows)
         return torch.stack([torch.cat([_filled(h, n) for h, n in zip(row, sizes, strict=True)]) for row in rows])
 
-    def sized(self, params: Params, x: Batch) -> Any:
-        """A bundle with its sizes and counts, by a pass through the network; any other batch as it is."""
-        if not isinstance(x, Bundle) or x.sizes is not None:
-            return x
+    def sized(self, params: Params, x: Bundle) -> Bundle:
+        """A bundle with its sizes and counts, by a pass through the network."""
         rows, counts = [], []
         with torch.no_grad():
             for part in x.parts:

@@ -89,7 +89,7 @@ def check_outputs(job: PruneJob, pruned: Pruned, run: Run, *, steps: int) -> Che
         return Checked(inputs)
     if outputs is None:
         raise run.checkpointer.diverged("the student", "its outputs are no longer finite")
-    repeatable = inputs.samples.changes != "always"
+    repeatable = inputs.samples.changes != "always" and not inputs.samples.bundled
     return Checked(inputs, torch.cat(outputs) if outputs and repeatable else None)
 
 

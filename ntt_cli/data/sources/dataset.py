@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -30,7 +31,7 @@ from ntt_cli.data.convert import (
     type_and_shape,
 )
 from ntt_cli.data.images import format_batch
-from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw
+from ntt_cli.data.samples import Changes, InMemory, InputSource, Reading, Samples, draw, refuse_workers
 from ntt_cli.data.sources.class_names import class_names
 from ntt_cli.data.sources.image_files import GRAY_MODES, image_pixels
 from ntt_cli.data.sources.unequal import unequal_samples
@@ -38,6 +39,10 @@ from ntt_cli.errors import DataError
 from ntt_cli.files.free_memory import require_memory
 from ntt_cli.runtime.python_source import user_code
 from ntt_cli.runtime.seeding import global_draws_apart, global_state, seed_global_draws
+from ntt_cli.runtime.workers import WorkerPool
+
+READ_AT_ONCE = 1024
+"""The items that worker processes are asked for at a time."""
 
 Label = int | Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -171,10 +176,19 @@ class LazyItems:
 
     def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
         """The inputs of these items, and their labels in the same reading."""
-        with global_draws_apart(), self.items.running_code():
-            rows = [self._read(row, reading) for row in indices.tolist()]
+        rows = self.pool.map([(row, reading) for row in indices.tolist()])
         labels = None if self.labels is None else _stacked([label for _, label in rows], self.items.spec)
         return stack([x for x, _ in rows]), labels
+
+    @cached_property
+    def pool(self) -> WorkerPool:
+        """Reads the items of these rows, each for its reading."""
+
+        def read(request: tuple[int, Reading]) -> tuple[Batch, Any]:
+            with global_draws_apart(), self.items.running_code():
+                return self._read(*request)
+
+        return WorkerPool(read, self.items.options.workers, self.items.spec)
 
     def _read(self, row: int, reading: Reading) -> tuple[Batch, Any]:
         i = int(self.numbers[row])
@@ -257,6 +271,7 @@ def _read_unequal(items: DatasetItems, numbers: Tensor) -> Samples:
         with items.running_code():
             return items.read(i)
 
+    refuse_workers(items.options, items.spec, "items of unequal shapes are read by this process")
     return unequal_samples(read, numbers, spec=items.spec, labelled=items.labelled)
 
 
@@ -288,8 +303,10 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
         return LazyItems(items, numbers, one, None, changes), None
     labels: list[Label] = []
     before = global_state()
-    for row, i in enumerate(numbers.tolist()):
-        x, label = items.read(i, like=one, reading=None if changes == "never" else ())
+    reading = None if changes == "never" else ()
+    drew = False
+    for row, (i, (x, label, draws)) in enumerate(_each(items, numbers, one, reading)):
+        drew |= draws
         if kept is not None:
             for whole, part in zip(tensors_of(kept), tensors_of(x), strict=True):
                 whole[row] = part
@@ -298,7 +315,7 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
         if items.labelled and len(labels) not in {0, row + 1}:
             has = "no label" if label is None else "a label"
             raise DataError(items.spec, f"item {i}{items.where} has {has}, unlike others", hint="label all or none")
-    if changes == "never" and global_state() != before:
+    if changes == "never" and (drew or global_state() != before):
         return None, None
     y = _stacked(labels, items.spec) if labels else None
     return InMemory(kept) if kept is not None else LazyItems(items, numbers, one, y, changes), y
@@ -307,6 +324,25 @@ def _read_all(items: DatasetItems, numbers: Tensor, changes: Changes) -> tuple[I
 def _is_label(label: Any, kept: Tensor) -> bool:
     now = torch.as_tensor(label)
     return now.numel() == kept.numel() and torch.equal(now.detach().cpu().to(kept.dtype).reshape(kept.shape), kept)
+
+
+def _each(
+    items: DatasetItems, numbers: Tensor, like: Batch, reading: Reading | None
+) -> Iterator[tuple[int, tuple[Batch, Any, bool]]]:
+    """The items by their numbers, and whether each drew a random number in a worker process."""
+    if not items.options.workers:
+        yield from ((i, (*items.read(i, like=like, reading=reading), False)) for i in numbers.tolist())
+        return
+
+    def read(i: int) -> tuple[Batch, Any, bool]:
+        before = global_state()
+        with items.running_code():
+            x, label = items.read(i, like=like, reading=reading)
+        return x, label, reading is None and global_state() != before
+
+    pool = WorkerPool(read, items.options.workers, items.spec)
+    for part in numbers.split(READ_AT_ONCE):
+        yield from zip(part.tolist(), pool.map(part.tolist()), strict=True)
 
 
 def _stacked(labels: list[Any], spec: str) -> Any:

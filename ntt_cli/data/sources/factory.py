@@ -12,7 +12,7 @@ import numpy as np
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data.convert import SEVERAL, inputs_and_labels, is_raw, kind_of
-from ntt_cli.data.samples import Samples
+from ntt_cli.data.samples import Samples, refuse_workers
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.collection import read_collection
 from ntt_cli.errors import DataError
@@ -47,6 +47,7 @@ def read_factory(
     if not is_raw(inputs):
         what, hint = _why_not_taken(made)
         raise DataError(spec, what, hint=hint)
+    refuse_workers(options, spec, "arrays are in memory already")
     found = from_pair(inputs, labels, spec=spec, options=options, labelled=labelled, split=part)
     return replace(found, labels_name=labels_name)
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from ntt_cli.data import images, samples
 from ntt_cli.data.images import fit, image_size
 from ntt_cli.data.samples import InMemory, InputSource, Reading
 from ntt_cli.errors import DataError
+from ntt_cli.runtime.workers import WorkerPool
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -27,6 +29,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 REPAIR = "repair this image or remove it"
+DECODED_AT_ONCE = 1024
+"""The images that worker processes are asked for at a time."""
+
 Mode = Literal["L", "RGB"]
 
 
@@ -45,12 +50,18 @@ class ImageFiles:
     mode: Mode
     size: tuple[int, int]
     resize: bool
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fetch(self, indices: Tensor, reading: Reading = ()) -> Tensor:
-        return torch.stack([self.decode(i) for i in indices.tolist()])
+        return torch.stack(self.pool.map(indices.tolist()))
+
+    @cached_property
+    def pool(self) -> WorkerPool:
+        """Decodes the images of these numbers."""
+        return WorkerPool(self.decode, self.workers, str(self.paths[0].parent))
 
     def decode(self, i: int) -> Tensor:
         """Image `i` as uint8 `[c, h, w]`."""
@@ -79,7 +90,7 @@ def open_images(paths: list[Path], options: DataOptions) -> InputSource:
             first, other = (f"{height}x{width}" for height, width in (size, header.size))
             what = f"has {other} pixels, {paths[0]} {first}"
             raise DataError(path, what, hint=f"give --image-size, like --image-size {first}")
-    files = ImageFiles(paths, "L" if gray else "RGB", size, resize=asked is not None)
+    files = ImageFiles(paths, "L" if gray else "RGB", size, resize=asked is not None, workers=options.workers)
     shape = (len(paths), 1 if gray else 3, *size)
     if math.prod(shape) > samples.EAGER_BYTES:
         return files
@@ -149,6 +160,10 @@ def _decode_all(files: ImageFiles, out: Tensor, *, largest: int) -> Tensor:
             return failure
         return None
 
+    if files.workers:
+        for numbers in torch.arange(len(files)).split(DECODED_AT_ONCE):
+            out[numbers] = files.fetch(numbers)
+        return out
     workers = min(8, os.cpu_count() or 1, images.MOST_PIXELS // largest)  # one at a time if images are very large
     with ThreadPoolExecutor(max_workers=workers) as pool:
         _raise_first(list(filter(None, pool.map(decode, range(len(files))))))

@@ -27,7 +27,7 @@ from ntt_cli.data.convert import (
     refuse_mask,
     type_and_shape,
 )
-from ntt_cli.data.samples import Samples
+from ntt_cli.data.samples import Samples, refuse_workers
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.batches import Stream, whole_samples
 from ntt_cli.data.sources.dataset import PROBED, DatasetItems, is_map_style, read_dataset
@@ -59,11 +59,13 @@ def read_loader(
         raise DataError(spec or "a DataLoader", f"its {type(loader.dataset).__name__} has no length", hint=hint)
     try:
         if isinstance(loader.dataset, IterableDataset):
+            refuse_workers(options, spec or "a DataLoader", "its stream is read by this process")
             return _read_batches(loader, options, labelled=labelled, spec=spec, path=path)
         if loader.batch_sampler is not None:
             return _read_items(loader, options, labelled=labelled, spec=spec, path=path)
     except CannotJoinError:
         pass
+    refuse_workers(options, spec or "a DataLoader", "it has a num_workers of its own, for its own batches")
     stream = Stream(loader, spec or "a DataLoader", options.limit, path)
     return whole_samples(stream, spec or "a DataLoader", labelled=labelled)
 

@@ -17,7 +17,7 @@ from ntt_cli.data.convert import (
     is_raw,
     kind_of,
 )
-from ntt_cli.data.samples import Samples
+from ntt_cli.data.samples import Samples, refuse_workers
 from ntt_cli.data.sources.arrays import from_pair
 from ntt_cli.data.sources.collection import read_collection
 from ntt_cli.errors import DataError
@@ -52,6 +52,7 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
         return found
     inputs, labels, labels_name = inputs_and_labels(data, "data")
     if is_raw(inputs):
+        refuse_workers(options, "data", "tensors are in memory already")
         found = _read_pair(inputs, labels, options, labelled=labelled)
         return replace(found, labels_name=labels_name)
     raise DataError(

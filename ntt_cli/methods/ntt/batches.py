@@ -50,7 +50,7 @@ class Batches:
         shares = [group.share(half) for half in (first, second)]
         teacher = self.transfer.teacher
         drawn = inputs.batch(torch.cat(shares), (settings.seed, number))
-        drawn = teacher.bind().sized(teacher.params, drawn)
+        drawn = teacher.sized(drawn)
         x1, x2 = split(drawn, [len(half) for half in shares])
         if not settings.objective.kernel_weight:
             return StepBatch(x1, x2, None, self._logits_of(torch.cat(shares), x1, x2, execution))

@@ -176,8 +176,7 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     teacher = context.transfer.teacher
     batches = (
-        teacher.bind().sized(
-            teacher.params,
+        teacher.sized(
             inputs.batch(inputs.draw(number, settings.batch_size, generator), (settings.seed, number)),
         )
         for number in range(SALIENCY_BATCHES)
