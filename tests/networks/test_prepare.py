@@ -144,7 +144,7 @@ def test_batches_in_order_and_some_samples() -> None:
     chosen = some.batch(torch.arange(4)).flatten()
     assert len(chosen.unique()) == 4
     assert chosen.tolist() != [0, 1, 2, 3]
-    assert some.labels(torch.arange(4)).tolist() == chosen.tolist()
+    assert some.labelled(torch.arange(4))[1].tolist() == chosen.tolist()
     assert torch.equal(inputs.some(4).batch(torch.arange(4)).flatten(), chosen)
     assert len(inputs.some(100)) == 10
 
