@@ -141,7 +141,13 @@ def _start(transfer: Transfer) -> Student:
     teacher, settings = transfer.teacher, transfer.settings
     compiled = CompiledGradients(teacher) if settings.compiled else None
     first = teacher if transfer.start is None else replace(teacher, params=transfer.start)
-    return start_student(first, transfer.names, learning_rate=settings.learning_rate, compiled=compiled)
+    return start_student(
+        first,
+        transfer.names,
+        learning_rate=settings.learning_rate,
+        limited=settings.limited,
+        compiled=compiled,
+    )
 
 
 def _under_masks(student: Student, masks: Masks, transfer: Transfer, group: ProcessGroup) -> BoundModel:

@@ -46,6 +46,7 @@ class TransferSettings:
         objective: the distances, and the factors of the loss's terms.
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
+        limited: the loss limits the length of steps (`step.py`).
         affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
         compiled: steps are compiled where a batch goes through the network as a whole.
@@ -70,6 +71,7 @@ class TransferSettings:
     compiled: bool
     seed: int
     layer_density: dict[str, float]
+    limited: bool = False
     slices: dict[str, int] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
@@ -142,6 +144,7 @@ def settle(
         compiled=config.compile,
         seed=config.seed,
         layer_density=_layer_density(config.layer_density, names),
+        limited=trained and config.preset != "paper",  # a teacher without training is not worth keeping
     )
 
 

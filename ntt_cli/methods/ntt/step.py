@@ -23,6 +23,9 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.tensors import Apply, Masks, Params
 
+LARGEST_CHANGE = 1 / 2
+"""The fraction of the loss by which a limited step may change it, to first order (docs/notebook/26-step-limit.md)."""
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -93,6 +96,7 @@ class Student:
         mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
         optimiser: Adam over `params`.
+        limited: steps are limited by the loss, see `limit_step`.
         compiled: `transfer_gradients`, compiled, for steps in which one process takes each half of a batch in one pass.
     """
 
@@ -101,6 +105,7 @@ class Student:
     mask_bits: Masks
     density: float
     optimiser: torch.optim.Optimizer
+    limited: bool = False
     compiled: Gradients | None = None
 
     @property
@@ -115,7 +120,12 @@ class Student:
 
 
 def start_student(
-    teacher: FunctionalModel, prunable: Iterable[str], *, learning_rate: float, compiled: Gradients | None = None
+    teacher: FunctionalModel,
+    prunable: Iterable[str],
+    *,
+    learning_rate: float,
+    limited: bool = False,
+    compiled: Gradients | None = None,
 ) -> Student:
     """A student that begins as the teacher: the teacher's parameters, nothing pruned."""
     params = {name: p.detach().clone().requires_grad_() for name, p in teacher.params.items()}
@@ -123,7 +133,7 @@ def start_student(
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
     optimiser = torch.optim.Adam(params.values(), lr=learning_rate, fused=fused)
     mask_bits = {name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable}  # all bits set
-    return Student(teacher.bind(), params, mask_bits, density=1.0, optimiser=optimiser, compiled=compiled)
+    return Student(teacher.bind(), params, mask_bits, 1.0, optimiser, limited, compiled)
 
 
 def under_masks(student: Student, masks: Masks, *, density: float, apply: BoundModel) -> Student:
@@ -155,6 +165,29 @@ def transfer_step(
     )
     for name, gradient in gradients.items():
         student.params[name].grad = gradient
+    before = {name: p.clone() for name, p in params.items()} if student.limited else None
     advance(student.optimiser)
+    if before is not None:
+        limit_step(params, before, gradients, loss.total)
     student.optimiser.zero_grad(set_to_none=True)  # now, so that the next forward pass has their memory
     return loss
+
+
+def limit_step(params: Params, before: Params, gradients: Params, loss: Tensor) -> None:
+    """Shorten a step, in place, until to first order it changes the loss by at most `LARGEST_CHANGE` of the loss.
+
+    Adam's steps have the same length however small the loss is. While few weights are pruned, the student all but
+    equals its teacher, and full steps ruin it. A step `Δ` is multiplied by `min(1, LARGEST_CHANGE · L / |g·Δ|)`. This
+    is Polyak's step length for losses whose minimum is 0, with the learning rate as the largest length (Loizou et al.
+    2021, arXiv 2002.10542). Nothing is read back from the device.
+
+    Args:
+        params: the parameters after the step.
+        before: the parameters before it.
+        gradients: `g`, at `before`.
+        loss: `L`, at `before`.
+    """
+    change = torch.stack([(gradients[name] * (params[name] - p)).sum() for name, p in before.items()]).sum().abs()
+    share = (LARGEST_CHANGE * loss / change.clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
+    for name, p in before.items():
+        params[name].lerp_(p, (1 - share).to(p.dtype))

@@ -12,7 +12,15 @@ from torch.profiler import ProfilerActivity, profile
 from ntt_cli.kernels.product import OutputsAndProduct, compute_outputs, draw_probe, kernel_vector_product
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.methods.ntt.objective import Objective, ObjectiveName
-from ntt_cli.methods.ntt.step import StepBatch, Student, start_student, transfer_gradients, transfer_step, under_masks
+from ntt_cli.methods.ntt.step import (
+    StepBatch,
+    Student,
+    limit_step,
+    start_student,
+    transfer_gradients,
+    transfer_step,
+    under_masks,
+)
 from ntt_cli.networks.functional import functional_model
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.tensors import Masks, Params
@@ -214,3 +222,30 @@ def test_what_is_spent_is_freed_on_the_way() -> None:
     changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
     assert 2 < peak / sum(p.nbytes for p in model.params.values()) < 3.5
+
+
+@pytest.mark.parametrize(("loss", "moved"), [(6.0, 0.5), (12.0, 1.0), (100.0, 1.0), (0.0, 0.0)])
+def test_a_step_changes_the_loss_by_at_most_half(loss: float, moved: float) -> None:
+    """To first order: here by `2·1 + (−1)·(−4) = 6`."""
+    before = {"a": torch.tensor([1.0, 5.0]), "b": torch.tensor([[3.0]])}
+    step = {"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([[7.0]])}
+    gradients = {"a": torch.tensor([2.0, -1.0]), "b": torch.tensor([[0.0]])}
+    params = {name: before[name] + step[name] for name in before}
+    limit_step(params, before, gradients, torch.tensor(loss))
+    for name in before:
+        torch.testing.assert_close(params[name], before[name] + moved * step[name])
+
+
+def test_a_student_close_to_its_teacher_takes_short_steps() -> None:
+    """Adam's first step has the length of its rate however small the loss; with a limit it does no harm."""
+    model = MLP.functional()
+    nudged = {name: p * (1 + 1e-6) for name, p in model.params.items()}
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in nudged.items() if p.ndim > 1}
+    batch = StepBatch(X1, X2, None, compute_outputs(model.bind(), model.params, X1, X2, None))
+    objective = Objective(name="relative", kernel_weight=0.0, weight_penalty=0.0)
+    losses = {}
+    for limited in (False, True):
+        student = start_student(replace(model, params=nudged), masks, learning_rate=1e-2, limited=limited)
+        losses[limited] = [float(transfer_step(student, batch, objective).total) for _ in range(5)]
+    assert max(losses[False]) > 1e6 * losses[False][0]
+    assert max(losses[True]) <= 4 * losses[True][0]
