@@ -33,7 +33,7 @@ def estimate_statistics(model: FunctionalModel, params: Params, buffers: Params,
                         _pass(model, params, averaged, part)
             elif batch_size(batch) > 1:
                 _pass(model, params, averaged, batch)
-    return buffers | {name: averaged[name] for name in _statistics(model.module)}
+    return buffers | {name: averaged[name] for name in running_statistics(model.module)}
 
 
 def _pass(model: FunctionalModel, params: Params, buffers: Params, x: Any) -> None:
@@ -70,12 +70,12 @@ def with_variances_of_at_least(least: float, buffers: Params, reference: Params)
 def untrained_statistics(model: FunctionalModel, buffers: Params) -> Params:
     """Copies of the buffers, with running statistics as before any batch: mean 0 and variance 1."""
     copies = {name: value.clone() for name, value in buffers.items()}
-    for name in _statistics(model.module):
+    for name in running_statistics(model.module):
         copies[name].fill_(name.endswith("running_var"))
     return copies
 
 
-def _statistics(module: nn.Module) -> list[str]:
+def running_statistics(module: nn.Module) -> list[str]:
     """The names of running statistics and of their counters."""
     return [
         f"{path}{kind}"

@@ -101,13 +101,13 @@ class Sources:
             DataError: if no data is named, or it cannot be found, read or used.
         """
         if self.data is not None:
-            return with_arguments(samples_of(self.data, options=options, labelled=labelled), loaded.module)
+            return with_arguments(samples_of(self.data, options=options, labelled=labelled), loaded.module, split)
         if self.model is not None and options.data is None:
             hint = "give inputs, or inputs and labels, behind the network: tensors, a Dataset, a DataLoader or a name"
             raise DataError("data", "is missing", hint=hint)
         shape = loaded.input_shape
         found = load_samples(options, split=split, default=loaded.data, input_shape=shape, labelled=labelled)
-        return with_arguments(found, loaded.module)
+        return with_arguments(found, loaded.module, split)
 
     def weights_of(self, path: str | None) -> str | Checkpoint | None:
         """What the network's weights are loaded from; `None`: they are its own."""

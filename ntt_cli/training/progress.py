@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ntt_cli.files.metadata import Record
 from ntt_cli.files.state import State, prefixed
-from ntt_cli.networks.batch_norm import is_statistic
+from ntt_cli.networks.batch_norm import is_statistic, running_statistics
 from ntt_cli.networks.functional import saved_tensors
 from ntt_cli.results import EpochSummary
 from ntt_cli.runs.optimiser_state import restore_from
@@ -92,7 +92,7 @@ class Training:
         }
         saved = {
             "param": state.part_like("param", own["param"]),
-            "buffer": state.part_like("buffer", _as_saved(own["buffer"], state.part("buffer"))),
+            "buffer": state.part_like("buffer", self._as_saved(own["buffer"], state.part("buffer"))),
         }
         losses = state.tensors.get("losses", torch.empty(0))
         done = len(values.epochs)
@@ -124,13 +124,13 @@ class Training:
             tensors = {name: value.to(self.device) for name, value in best.items()}
             self.best = Best(values.best.epoch, values.best.key, tensors)
 
-
-def _as_saved(buffers: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers in the shapes that they had when they were saved: a pass may have given a cache another one."""
-    return {
-        name: saved[name] if name in saved and saved[name].dtype == own.dtype and not is_statistic(name) else own
-        for name, own in buffers.items()
-    }
+    def _as_saved(self, buffers: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers in the shapes that they had when they were saved: a pass may have given a cache another one."""
+        fixed = set(running_statistics(self.module))
+        return {
+            name: saved[name] if name in saved and saved[name].dtype == own.dtype and name not in fixed else own
+            for name, own in buffers.items()
+        }
 
 
 class BestValues(Record):

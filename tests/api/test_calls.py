@@ -162,7 +162,7 @@ def test_unknown_options_name_the_nearest() -> None:
         ({"sparsity": "many"}, "sparsity=many: is not a number"),
         ({"sparsity": True}, "sparsity=True: is not a number"),
         ({"sparsity": 0.99}, "sparsity=0.99: is too high for this model"),
-        ({"method": "magnitud"}, "is not one of ntt, grasp"),
+        ({"method": "magnitud"}, "is not one of ntt, asr"),
         ({"method": 3}, "method: is a value of type int"),
         ({"steps": 3, "method": "magnitude"}, "steps=3: method magnitude does not read it; ntt, asr, cts-kl"),
         ({"steps": 0}, "steps=0: should be greater than or equal to 1"),

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ntt_cli.config import DataOptions
 from ntt_cli.data.bundle import fields_of
 from ntt_cli.data.samples import Samples
-from ntt_cli.data.sources.batches import Fixed, whole_samples
+from ntt_cli.data.sources.batches import whole_samples
 from ntt_cli.data.sources.dataset import DatasetItems, is_map_style, read_dataset
 from ntt_cli.data.sources.loader import counted, read_loader
+from ntt_cli.data.sources.streams import Fixed
 
 STREAMED = 32
 """Samples of a stream in one batch."""

@@ -29,8 +29,9 @@ from ntt_cli.data.convert import (
 )
 from ntt_cli.data.samples import Samples, refuse_workers
 from ntt_cli.data.sources.arrays import from_pair
-from ntt_cli.data.sources.batches import Stream, whole_samples
+from ntt_cli.data.sources.batches import whole_samples
 from ntt_cli.data.sources.dataset import PROBED, DatasetItems, is_map_style, read_dataset
+from ntt_cli.data.sources.streams import Stream
 from ntt_cli.errors import DataError
 from ntt_cli.runtime.python_source import user_code
 

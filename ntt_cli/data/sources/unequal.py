@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from ntt_cli.data.batch import Batch, stack
 from ntt_cli.data.convert import type_and_shape
 from ntt_cli.data.samples import Samples
-from ntt_cli.data.sources.batches import Stream, whole_samples
+from ntt_cli.data.sources.batches import whole_samples
+from ntt_cli.data.sources.streams import Stream
 
 BATCH = 32
 """The most items of one batch."""

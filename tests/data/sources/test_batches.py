@@ -15,9 +15,10 @@ from ntt_cli.config import DataOptions
 from ntt_cli.data import Samples
 from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.digest import data_sha256
-from ntt_cli.data.sources import batches
-from ntt_cli.data.sources.batches import Stream, inputs_of
+from ntt_cli.data.sources import streams
+from ntt_cli.data.sources.batches import inputs_of, with_arguments
 from ntt_cli.data.sources.objects import samples_of
+from ntt_cli.data.sources.streams import Stream
 from tests.data.refusal import refusal
 
 
@@ -79,7 +80,7 @@ def test_a_stream_without_length_starts_again_when_it_ends() -> None:
 
 
 def test_a_stream_too_long_to_count_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "COUNTED", 4)
+    monkeypatch.setattr(streams, "COUNTED", 4)
     found = take(DataLoader(Growing(6), batch_size=None))
     assert len(found) == 4
     assert found.source.goes_on
@@ -172,15 +173,22 @@ def test_what_cannot_be_told_apart_is_an_error() -> None:
         take(DataLoader([X * torch.nan], batch_size=None))  # type: ignore[arg-type]
 
 
-def test_a_graph_is_one_batch_whose_training_nodes_have_labels() -> None:
-    class Graph:
-        def __init__(self) -> None:
-            self.x, self.edge_index, self.y = X, EDGES, Y
-            self.train_mask = torch.tensor([True, False, True, False, True])
+class Graph:
+    def __init__(self) -> None:
+        self.x, self.edge_index, self.y = X, EDGES, Y
+        self.train_mask = torch.tensor([True, False, True, False, True])
+        self.test_mask = torch.tensor([False, True, False, False, False])
 
+
+def test_a_graph_is_one_batch_whose_training_nodes_have_labels() -> None:
     found = take(Graph())
     assert len(found) == 1
     assert found.labels.tolist() == [0, -100, 0, -100, 0]  # type: ignore[union-attr]
+
+
+def test_evaluation_counts_the_labels_of_test_nodes() -> None:
+    found = with_arguments(take(Graph()), torch.nn.Linear(2, 2), "test")
+    assert (found.labels >= 0).tolist() == [False, True, False, False, False]  # type: ignore[operator, union-attr]
 
 
 def test_a_stream_may_be_read_from_the_middle_after_the_end() -> None:

@@ -372,6 +372,7 @@ def test_a_factory_imports_its_neighbours_when_it_is_called(tmp_path: Path) -> N
     assert everything(load(path)).shape == (2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     ("body", "shapes"),
     [
