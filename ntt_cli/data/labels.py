@@ -40,9 +40,7 @@ def by_name(samples: Samples, known: tuple[str, ...] | None, on_event: EventSink
         hint = f"it knows {_listed(known)}; name the folders so, or leave these classes out"
         raise DataError(samples.spec, f"has classes that the network never learnt: {_listed(unknown)}", hint=hint)
     if samples.labels_read and names != known:
-        what = (
-            f"numbers its classes otherwise than the network, {_listed(known)}, and its labels may change"
-        )
+        what = f"numbers its classes otherwise than the network, {_listed(known)}, and its labels may change"
         raise DataError(samples.spec, what, hint="number them like the network's outputs")
     number = torch.tensor([known.index(name) if name in known else -1 for name in names])
     labels = torch.where(samples.labels < 0, samples.labels, number[samples.labels.clamp(min=0)])

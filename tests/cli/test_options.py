@@ -80,7 +80,7 @@ def test_the_length_given_goes_before_the_other_length_in_the_file(
         ("sparsity = 'high'", "sparsity = high: is not a number", "0.95 keeps 5%"),
         ("sparsity = 2", "sparsity = 2: should be less than 1", "0.95 keeps 5%"),
         ("sparsity = 0.5\nsteps = 2.5", "steps = 2.5: is not a whole number or auto", "Transfer steps"),
-        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: is not one of ntt, grasp", "ntt learns"),
+        ("sparsity = 0.5\nmethod = 'magic'", "method = magic: is not one of ntt, asr", "ntt learns"),
         ("sparsity = 0.5\nexclude = 'fc*'", "exclude = 'fc*': should be a list", "pattern"),
         ("sparsity = 0.5\n[prune]\nmethod = 'random'\nsteps = 5", "steps = 5: method random does not read it", "leave"),
         ("sparsity = []", "sparsity = []: is not a number", "0.95"),

@@ -98,10 +98,10 @@ def test_a_label_keeps_its_colour_from_figure_to_figure() -> None:
 
 
 def test_no_two_of_a_comparisons_methods_look_alike() -> None:
-    methods = [*method_names(), "trained-magnitude"]
+    methods = [*method_names(), "trained-magnitude"][: len(COLOURS)]
     lines = tuple(Series(method, X, X + i) for i, method in enumerate(methods))
     svg = draw_svg(figure(Panel("A panel", "sparsity", "%", lines, form="marked")))
-    assert [len(coordinates(svg, colour)) for colour in COLOURS[: len(methods)]] == [len(X)] * len(methods)
+    assert [len(coordinates(svg, colour)) for colour in COLOURS] == [len(X)] * len(COLOURS)
     assert math.gcd(len(COLOURS), len(MARKERS)) == 1  # further series differ in one of the two
 
 
