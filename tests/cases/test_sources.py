@@ -107,7 +107,6 @@ def test_training_takes_the_numbers_of_classes(ntt: Ntt, source: str, what: str)
     [
         ("model.py:Tagger", "masked", "has tokens, and with them what looks like their attention mask"),
         ("model.py", "three", "returned a tuple of 3, the first a Tensor"),
-        ("model.py", "batches", "returned a torch.utils.data.dataloader.DataLoader"),
         ("model.py:OfTwo", "regression", "missing 1 required positional argument: 't'"),
     ],
 )
@@ -116,6 +115,12 @@ def test_what_a_network_cannot_be_given_is_refused(ntt: Ntt, model: str, source:
     assert pruned.code == 2
     assert what in pruned.err
     assert not Path("sparse.safetensors").exists()
+
+
+def test_a_loader_is_taken_with_its_own_batches(ntt: Ntt) -> None:
+    pruned = ntt("prune", "model.py", "-s", "0.5", "-d", "data.py:batches", *SHORT)
+    assert pruned.code == 0, pruned.err
+    assert Path("sparse.safetensors").exists()
 
 
 def test_labels_of_each_token(ntt: Ntt) -> None:

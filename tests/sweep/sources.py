@@ -317,11 +317,14 @@ def no_labels(split):
     return Items(split, lambda x, y: (x, None))
 
 class Stream(IterableDataset):
+    def __init__(self, split):
+        self.split = split
+
     def __iter__(self):
-        yield from zip(*part("train"))
+        yield from zip(*part(self.split))
 
 def stream(split):
-    return Stream()
+    return Stream(split)
 
 def loader(split):
     return DataLoader(Items(split), batch_size=5, shuffle=split == "train")

@@ -32,6 +32,8 @@ WORKS = {
     "two samples": Pair("mlp", sources.two_samples, kernel=True),
     "python": Pair("mlp", sources.python("")),
     "tensor dataset": Pair("mlp", sources.python("tensor_dataset")),
+    "stream": Pair("mlp", sources.python("stream")),
+    "loader": Pair("mlp", sources.python("loader")),
     "bytes": Pair("images mlp", sources.bytes_last),
     "batch norm": Pair("batch norm", sources.bytes_last),
     "other norms": Pair("other norms", sources.folder, dense=("7.weight", "7.bias")),
@@ -153,8 +155,6 @@ REFUSED = {
     ),
     "dict outputs": ("dict outputs", sources.vectors, "finetune", (), "has several outputs, .*\n.*--outputs hidden"),
     "default type": ("default type", sources.vectors, "finetune", (), "sets torch's default to torch.float64"),
-    "stream": ("mlp", sources.python("stream"), "finetune", (), "IterableDataset"),
-    "loader": ("mlp", sources.python("loader"), "finetune", (), "DataLoader.*\n.*loader.dataset"),
     "dicts": (
         "mlp",
         sources.python("dicts"),
