@@ -75,7 +75,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 def tensors_within(value: Any) -> Iterator[Tensor]:
     """All tensors in a value."""
     found: list[Tensor] = []
-    map_tensors(lambda x: found.append(x) or x, value)  # type: ignore[func-returns-value]
+    map_tensors(lambda x: found.append(x) or x, value)  # type: ignore[func-returns-value]  # None, so that `or` gives x
     yield from found
 
 

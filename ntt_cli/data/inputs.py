@@ -56,7 +56,7 @@ class Inputs:
         if not self.samples.successive:
             yield from torch.arange(len(self)).split(size)
             return
-        for number in self.samples.source.one_pass():  # type: ignore[attr-defined]
+        for number in self.samples.source.one_pass():  # type: ignore[attr-defined]  # of whole batches
             yield torch.tensor([number])
 
     def some(self, n: int) -> Inputs:

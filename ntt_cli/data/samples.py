@@ -70,6 +70,7 @@ class Selection:
         return self.source.fetch(self.indices[indices], reading)
 
     def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
+        # Only sources whose labels come with their inputs are asked.
         return self.source.read(self.indices[indices], reading)  # type: ignore[attr-defined, no-any-return]
 
 
@@ -147,7 +148,7 @@ class Samples:
     def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
         """The inputs at `indices`, and their labels in the same reading."""
         if self.labels_read:
-            x, labels = self.source.read(indices, reading)  # type: ignore[attr-defined]
+            x, labels = self.source.read(indices, reading)  # type: ignore[attr-defined]  # as `labels_read` says
             return map_batch(_scaled, x), labels
         assert self.labels is not None
         x, labels = self.inputs(indices, reading), select(self.labels, indices)
@@ -157,12 +158,12 @@ class Samples:
         """The first batches of a pass, and all others; with too few of them, all for both."""
         if len(self) < count + 2:
             return self, self
-        first, rest = self.source.held_out(count)  # type: ignore[attr-defined]
+        first, rest = self.source.held_out(count)  # type: ignore[attr-defined]  # of whole batches
         return replace(self, source=first, changes="never"), replace(self, source=rest)
 
     def subset(self, indices: Tensor) -> Samples:
         if self.successive:
-            return replace(self, source=self.source.chosen(indices))  # type: ignore[attr-defined]
+            return replace(self, source=self.source.chosen(indices))  # type: ignore[attr-defined]  # as `successive`
         labels = None if self.labels is None else select(self.labels, indices)
         return replace(self, source=Selection(self.source, indices), labels=labels)
 

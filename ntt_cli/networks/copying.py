@@ -58,7 +58,7 @@ def _copy_of_result(value: Tensor) -> Tensor:
 
 
 def _lazy_like(value: Tensor) -> Tensor:
-    made: Tensor = UninitializedBuffer(device=value.device, dtype=value.dtype)  # type: ignore[call-arg]
+    made: Tensor = UninitializedBuffer(device=value.device, dtype=value.dtype)  # type: ignore[call-arg]  # torch's stub has no arguments
     return made
 
 
