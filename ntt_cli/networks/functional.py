@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +48,9 @@ class FunctionalModel:
     dtypes: Dtypes = field(default_factory=dict)
     output_mask: OutputMask | None = None
 
-    def bind(self, buffers: Params | None = None) -> BoundModel:
+    def bind(self, buffers: Params | None = None, *, batch_statistics: bool = False) -> BoundModel:
         """The function `apply(params, x) -> [n, outputs]` at the given buffers, by default the model's own."""
-        return BoundModel(self, self.buffers if buffers is None else buffers)
+        return BoundModel(self, self.buffers if buffers is None else buffers, batch_statistics)
 
     @property
     def heads(self) -> Heads | None:
@@ -83,7 +83,7 @@ class FunctionalModel:
 
     def returned(self, x: Any) -> Any:
         """The module's own return value at its own values, for a batch or for a part of a bundle."""
-        return self._returned(self.params, self.buffers, x)
+        return self._returned(self.params, self.buffers, x, batch_statistics=False)
 
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
         """The module's state dict at these values, with tied tensors under all of their names.
@@ -97,8 +97,9 @@ class FunctionalModel:
         state = functional_call(_StateDict(self.module), values, (), tie_weights=False)
         return in_own_types({name: value for name, value in state.items() if name in self.saved}, self.dtypes)
 
-    def _returned(self, params: Params, buffers: Params, x: Any) -> Any:
-        with _without_fast_path(), once_differentiable():
+    def _returned(self, params: Params, buffers: Params, x: Any, *, batch_statistics: bool) -> Any:
+        by_batch = _normalising_by_batch(self.module) if batch_statistics else nullcontext()
+        with _without_fast_path(), once_differentiable(), by_batch:
             # Copies, because the forward pass may write into its inputs and buffers, and they are used again.
             positional, named = arguments(map_tensors(Tensor.clone, x), self.module)
             written = {name: value.clone() for name, value in buffers.items() if name in self.scratch}
@@ -119,6 +120,9 @@ class FunctionalModel:
 class BoundModel:
     """A network with fixed buffers: `apply(params, x) -> [n, outputs]`.
 
+    With `batch_statistics`, batch norms normalise by the mean and the variance of the batch, as in training. Samples
+    then depend on each other. One sample, or a bundle, is normalised by the running statistics all the same.
+
     If a sample has a row of logits for each of its positions, all rows together are its outputs. Several heads follow
     each other, as `flat` puts them. Outputs that do not count, such as those at padding, are zero, so that sums over
     outputs, distances and kernels skip them. All outputs of a part of a bundle are one row, filled with zeros to the
@@ -127,6 +131,7 @@ class BoundModel:
 
     model: FunctionalModel
     buffers: Params
+    batch_statistics: bool = False
 
     def __call__(self, params: Params, x: Batch) -> Tensor:
         if not isinstance(x, Bundle):
@@ -147,7 +152,9 @@ class BoundModel:
 
     def _outputs(self, params: Params, x: Any, samples: int | None = None) -> dict[str, Tensor]:
         """The heads by name; zero where they do not count."""
-        outputs = self.model.select_outputs(self.model._returned(params, self.buffers, x))
+        by_batch = self.batch_statistics and samples is not None and samples > 1
+        returned = self.model._returned(params, self.buffers, x, batch_statistics=by_batch)
+        outputs = self.model.select_outputs(returned)
         if isinstance(outputs, Tensor):
             outputs = {ONLY if self.model.heads is None else next(iter(self.model.heads.shapes)): outputs}
         elif self.model.heads is None:
@@ -240,6 +247,19 @@ def _places(module: nn.Module) -> dict[str, str]:
             *layer.named_buffers(recurse=False, remove_duplicate=False),
         ]
     }
+
+
+@contextmanager
+def _normalising_by_batch(module: nn.Module) -> Generator[None]:
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    before = [layer.track_running_stats for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.track_running_stats = True, False  # so that no running statistics are written
+        yield
+    finally:
+        for layer, tracks in zip(layers, before, strict=True):
+            layer.training, layer.track_running_stats = False, tracks
 
 
 @contextmanager

@@ -110,14 +110,14 @@ class CompiledGradients:
         execution: Execution = Execution(),
     ) -> tuple[TransferLoss, Params]:
         """As `transfer_gradients`, where `apply` is the network bound to any buffers."""
-        fixed, x = (objective, execution), _inputs(batch.x1, batch.x2, batch.probe)
+        fixed, x = (objective, execution, apply.batch_statistics), _inputs(batch.x1, batch.x2, batch.probe)
         now = next(iter(params.values())).new_tensor(density)  # a tensor: as a number it would be compiled in
         parts, gradients = self._compiled(fixed, params, mask_bits, apply.buffers, x, _parts(batch.teacher), now)
         return TransferLoss(**{field.name: parts.get(field.name) for field in fields(TransferLoss)}), gradients
 
     def _gradients(
         self,
-        fixed: tuple[Objective, Execution],
+        fixed: tuple[Objective, Execution, bool],
         params: Params,
         mask_bits: Masks,
         buffers: Params,
@@ -125,9 +125,9 @@ class CompiledGradients:
         teacher: Params,
         density: Tensor,
     ) -> tuple[Params, Params]:
-        objective, execution = fixed
+        objective, execution, batch_statistics = fixed
         batch = StepBatch(x["x1"], x["x2"], x.get("probe"), _as_outputs(teacher))
-        apply = self._model.bind(buffers)
+        apply = self._model.bind(buffers, batch_statistics=batch_statistics)
         loss, gradients = transfer_gradients(
             apply, params, mask_bits, batch, density=density, objective=objective, execution=execution
         )

@@ -88,7 +88,10 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
         _check_finite(progress.student.params, plan.steps, run.checkpointer)
         run.checkpointer.save_if_unfinished(state)
     student = progress.student
-    return Pruned(student.masked_params, student.apply.buffers, student.masks, progress.history.as_tensors())
+    buffers = student.apply.buffers
+    if student.apply.batch_statistics:  # no step has used the running statistics
+        buffers = group.broadcast(estimate_buffers(teacher, student.masked_params, transfer.inputs))
+    return Pruned(student.masked_params, buffers, student.masks, progress.history.as_tensors())
 
 
 def take_step(
@@ -145,6 +148,7 @@ def _start(transfer: Transfer) -> Student:
         first,
         transfer.names,
         learning_rate=settings.learning_rate,
+        batch_statistics=has_batch_norm(teacher) and not settings.objective.kernel_weight,
         limited=settings.limited,
         compiled=compiled,
     )
@@ -156,7 +160,8 @@ def _under_masks(student: Student, masks: Masks, transfer: Transfer, group: Proc
     if not has_batch_norm(teacher):
         return student.apply
     estimated = estimate_buffers(teacher, apply_masks(student.params, masks), transfer.inputs)
-    return teacher.bind(group.broadcast(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)))
+    buffers = group.broadcast(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers))
+    return replace(student.apply, buffers=buffers)
 
 
 def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run) -> MasksUpdated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Self
 
 import torch
@@ -173,7 +173,7 @@ def restore_progress(fresh: Progress, state: State, transfer: Transfer, micro_ba
     device = next(iter(student.params.values())).device
     buffers = {name: value.to(device) for name, value in own.items()}
     micro_batching.restore(values.micro_batching.model_dump())
-    apply = teacher.bind(buffers) if buffers else student.apply
+    apply = replace(student.apply, buffers=buffers) if buffers else student.apply
     history = History(
         earlier=earlier,
         update_steps=values.update_steps,

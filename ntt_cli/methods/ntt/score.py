@@ -13,7 +13,7 @@ factor. `score(context)` makes the scores of one mask update, and `update_masks`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -184,7 +184,8 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
     student, outputs, teacher = context.student, context.transfer.outputs, context.transfer.teacher
     some = torch.arange(min(len(inputs), settings.batch_size // 2))
     rows_of = lambda: teacher.bind()(teacher.params, inputs.batch(some))  # noqa: E731
-    apply = with_equal_heads(student.apply, teacher.heads, rows_of)
+    # By running statistics: those of a batch would divide a channel without kept weights by the square root of `eps`.
+    apply = with_equal_heads(replace(student.apply, batch_statistics=False), teacher.heads, rows_of)
     return logit_sensitivities(
         apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
     )

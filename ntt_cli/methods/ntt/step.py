@@ -92,6 +92,7 @@ class Student:
 
     Attributes:
         apply: its function, bound to its buffers: its batch-norm statistics, the teacher's until the first mask update.
+            Without a kernel term, steps normalise by the statistics of their batch.
         params: its parameters; pruned entries get no gradient, but Adam's momentum carries them on for some steps.
         mask_bits: its masks, from `as_bits`.
         density: kept fraction of the prunable parameters.
@@ -124,6 +125,7 @@ def start_student(
     prunable: Iterable[str],
     *,
     learning_rate: float,
+    batch_statistics: bool = False,
     limited: bool = False,
     compiled: Gradients | None = None,
 ) -> Student:
@@ -133,7 +135,8 @@ def start_student(
     fused = all(p.device.type in {"cpu", "cuda"} for p in params.values())
     optimiser = torch.optim.Adam(params.values(), lr=learning_rate, fused=fused)
     mask_bits = {name: torch.full_like(params[name], -1, dtype=torch.int8) for name in prunable}  # all bits set
-    return Student(teacher.bind(), params, mask_bits, 1.0, optimiser, limited, compiled)
+    apply = teacher.bind(batch_statistics=batch_statistics)
+    return Student(apply, params, mask_bits, 1.0, optimiser, limited, compiled)
 
 
 def under_masks(student: Student, masks: Masks, *, density: float, apply: BoundModel) -> Student:
