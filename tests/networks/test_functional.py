@@ -93,6 +93,45 @@ def test_other_buffers_can_be_bound() -> None:
     torch.testing.assert_close(model.bind(shifted)(model.params, x), module(x))
 
 
+def normalised() -> nn.Sequential:
+    """Batch norms with other running statistics than any batch has, and a Dropout between them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout(0.9), nn.Linear(12, 4)
+        network = nn.Sequential(*layers, nn.BatchNorm1d(4)).double()
+    for layer in (network[1], network[5]):
+        layer.running_mean.fill_(2)
+        layer.running_var.fill_(3)
+    return network
+
+
+def test_batch_statistics_are_those_of_training_without_dropout() -> None:
+    network, x = normalised(), torch.randn(6, 1, 4, 4, dtype=torch.float64)
+    model = functional_model(network)
+    before = {name: value.clone() for name, value in model.buffers.items()}
+    leaves = {name: p.requires_grad_() for name, p in model.params.items()}
+    found = model.bind(batch_statistics=True)(leaves, x)
+    network.train()[3].eval()
+    expected = network(x)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.square().sum(), list(leaves.values()))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), list(network.parameters())))
+    assert all(torch.equal(value, before[name]) for name, value in model.buffers.items())
+
+
+def test_after_batch_statistics_the_running_ones_count_again() -> None:
+    network, x = normalised().eval(), torch.randn(6, 1, 4, 4, dtype=torch.float64)
+    model = functional_model(network)
+    model.bind(batch_statistics=True)(model.params, x)
+    torch.testing.assert_close(model.bind()(model.params, x), network(x))
+
+
+def test_one_sample_is_normalised_by_running_statistics() -> None:
+    network, x = normalised().eval(), torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    model = functional_model(network)
+    torch.testing.assert_close(model.bind(batch_statistics=True)(model.params, x), network(x))
+
+
 @pytest.mark.parametrize("name", ["attention", "sequence first"])
 def test_attention_is_differentiable_in_forward_mode(name: str) -> None:
     """`⟨c, J t⟩ = ⟨Jᵀ c, t⟩`."""

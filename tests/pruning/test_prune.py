@@ -358,6 +358,21 @@ def test_batch_norm_learns_its_statistics_from_the_data() -> None:
     assert torch.allclose(tensors["1.running_var"], before_norm.var((0, 2, 3)), rtol=0.1)
 
 
+def test_without_a_kernel_term_statistics_are_those_of_the_last_weights() -> None:
+    """Steps normalise by their own batch, so any statistics from before them would be out of date."""
+    values = {"kernel_weight": 0.0, "limit": None, "learning_rate": 0.05, "schedule": "constant"}
+    run("convolutional", **values)
+    tensors, student = load_file(OUT), network("convolutional")
+    student.load_state_dict(tensors, strict=True)
+    x = prune.prepare(config("convolutional", **values), lambda _: None).inputs
+    assert x is not None
+    with torch.no_grad():
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        before_norm = [student.get_submodule("0")(x.batch(part)) for part in order.split(128)]
+    means = torch.stack([part.mean((0, 2, 3)) for part in before_norm]).mean(0)
+    torch.testing.assert_close(tensors["1.running_mean"], means)
+
+
 def test_channels_that_die_do_not_rule_the_kernel() -> None:
     """With every weight pruned a channel has no variance, and its statistics would multiply its gradients by 300."""
     values = {"sparsity": 0.985, "steps": 40, "limit": None}

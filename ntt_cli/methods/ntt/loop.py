@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 
+from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.masks import apply_masks, layer_densities
 from ntt_cli.methods.base import Pruned
@@ -24,7 +25,7 @@ from ntt_cli.methods.ntt.compiled import CompilationError, CompiledGradients
 from ntt_cli.methods.ntt.objective import TransferLoss
 from ntt_cli.methods.ntt.plan import TransferPlan, plan_transfer
 from ntt_cli.methods.ntt.progress import Progress, restore_progress
-from ntt_cli.methods.ntt.score import update_masks
+from ntt_cli.methods.ntt.score import score_batches, update_masks
 from ntt_cli.methods.ntt.step import Student, start_student, transfer_step, under_masks
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.methods.ntt.validation import hold_out, validation_distance
@@ -137,7 +138,7 @@ def first_student(transfer: Transfer, micro_batching: MicroBatching) -> Student:
     """The student before the first step, at the final density already: `--dry-run` times its steps."""
     student, density = _start(transfer), transfer.settings.density
     masks = transfer.fixed_masks or update_masks(student, transfer, density, micro_batching)
-    return under_masks(student, masks, density=density, apply=_under_masks(student, masks, transfer, SINGLE))
+    return under_masks(student, masks, density=density, apply=_function(student, masks, transfer, SINGLE))
 
 
 def _start(transfer: Transfer) -> Student:
@@ -154,18 +155,30 @@ def _start(transfer: Transfer) -> Student:
     )
 
 
-def _under_masks(student: Student, masks: Masks, transfer: Transfer, group: ProcessGroup) -> BoundModel:
-    """The student's function with batch-norm statistics under these masks."""
-    teacher = transfer.teacher
-    if not has_batch_norm(teacher):
+def _function(student: Student, masks: Masks, transfer: Transfer, group: ProcessGroup) -> BoundModel:
+    """The student's function under new masks, with batch-norm statistics for its steps, if they use any."""
+    if student.apply.batch_statistics or not has_batch_norm(transfer.teacher):
         return student.apply
-    estimated = estimate_buffers(teacher, apply_masks(student.params, masks), transfer.inputs)
-    buffers = group.broadcast(with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers))
-    return replace(student.apply, buffers=buffers)
+    return replace(student.apply, buffers=group.broadcast(_statistics(student, masks, transfer, transfer.inputs)))
+
+
+def _scored(student: Student, transfer: Transfer) -> Student:
+    """The student with batch-norm statistics for its scores, which steps by batch statistics do not keep."""
+    if not student.apply.batch_statistics:
+        return student
+    few = transfer.inputs.some(score_batches(transfer.settings) * transfer.settings.batch_size)
+    buffers = _statistics(student, student.masks, transfer, few)
+    return replace(student, apply=replace(student.apply, buffers=buffers))
+
+
+def _statistics(student: Student, masks: Masks, transfer: Transfer, inputs: Inputs) -> Params:
+    teacher = transfer.teacher
+    estimated = estimate_buffers(teacher, apply_masks(student.params, masks), inputs)
+    return with_variances_of_at_least(LEAST_VARIANCE, estimated, teacher.buffers)
 
 
 def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run) -> MasksUpdated:
-    """Put the student under new masks, or under the fixed ones, and estimate its batch-norm statistics anew."""
+    """Put the student under new masks, or under the fixed ones."""
     _check_finite(progress.student.params, progress.step, run.checkpointer)
     give_back_free_memory()  # the scores cannot use the gaps in memory that steps leave, nor steps those of the scores
     density, masks = transfer.settings.density, transfer.fixed_masks
@@ -173,9 +186,9 @@ def _update(progress: Progress, transfer: Transfer, plan: TransferPlan, run: Run
         density = plan.density(progress.step)
         masks = progress.student.masks
         if run.group.first:  # rounding may rank weights in another order in another process
-            masks = update_masks(progress.student, transfer, density, run.micro_batching)
+            masks = update_masks(_scored(progress.student, transfer), transfer, density, run.micro_batching)
         masks = run.group.broadcast(masks)
-    apply = _under_masks(progress.student, masks, transfer, run.group)
+    apply = _function(progress.student, masks, transfer, run.group)
     changes = progress.update(masks, density=density, apply=apply)
     give_back_free_memory()
     return MasksUpdated(progress.step, density, changes, layer_densities(masks))

@@ -22,9 +22,11 @@ from torch import Tensor
 from ntt_cli.masks.allocation import Counts, allocate, allocate_global_with_shares
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.masks.rounds import scheduled_layer_density
+from ntt_cli.masks.schedule import mask_update_steps
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
 from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, exponent_within_layers, logit_sensitivities, saliency_scores
+from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student
 from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.functional import with_equal_heads
@@ -37,7 +39,10 @@ LEAST_SHARE = 0.1
 layers of ResNet-50 kept one weight each (docs/notebook/20-inputs-alike.md)."""
 
 SALIENCY_BATCHES = 10
-"""Batches, with one probe each, that sensitivities are averaged over."""
+"""Batches, with one probe each, that sensitivities are averaged over, at most."""
+
+STEPS_A_BATCH = 10
+"""One batch for so many steps between two mask updates, but at least two: scores then take a tenth of the time."""
 
 AFFINITY_SAMPLES = 1000
 """Samples that correlations are computed from, at most."""
@@ -163,6 +168,12 @@ SCORES: dict[str, Score] = {"saliency": Saliency(), "magnitude": MagnitudeScore(
 """By the names that `--method ntt:score=NAME` takes."""
 
 
+def score_batches(settings: TransferSettings) -> int:
+    """The number of batches that the sensitivities of a mask update are averaged over."""
+    window = mask_update_steps(steps=settings.steps, every=settings.mask_update_every).step
+    return min(SALIENCY_BATCHES, max(2, window // STEPS_A_BATCH))
+
+
 def _correlations(transfer: Transfer, names: list[str], execution: Execution) -> Scores:
     """The correlations of inputs in the teacher: in the student they would depend on the masks before."""
     at_once = execution.micro_batch or transfer.settings.batch_size // 2
@@ -179,7 +190,7 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         teacher.sized(
             inputs.batch(inputs.draw(number, settings.batch_size, generator), (settings.seed, number)),
         )
-        for number in range(SALIENCY_BATCHES)
+        for number in range(score_batches(settings))
     )
     student, outputs, teacher = context.student, context.transfer.outputs, context.transfer.teacher
     some = torch.arange(min(len(inputs), settings.batch_size // 2))

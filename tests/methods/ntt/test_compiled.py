@@ -81,10 +81,12 @@ def test_gradients_are_those_that_are_not_compiled(active: bool) -> None:
 
 
 @pytest.mark.usefixtures("traced_alone")
-def test_gradients_of_the_logits_alone() -> None:
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_gradients_of_the_logits_alone(batch_statistics: bool) -> None:
     model = functional_model(network())
+    apply = model.bind(batch_statistics=batch_statistics)
     x1, x2, *values = tensors((3, 1, 4, 4), (2, 1, 4, 4), (3, 3), (2, 3))
-    arguments = model.bind(), model.params, masks_of(model.params), StepBatch(x1, x2, None, Outputs(*values))
+    arguments = apply, model.params, masks_of(model.params), StepBatch(x1, x2, None, Outputs(*values))
     options = {"density": 0.5, "objective": RELATIVE}
     (loss, gradients), (own, others) = (
         CompiledGradients(model)(*arguments, **options),

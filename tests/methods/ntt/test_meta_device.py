@@ -68,7 +68,8 @@ def transfer(*, kernel_weight: float, affinity: bool = False) -> Transfer:
 
 
 def student_of(problem: Transfer) -> Student:
-    student = start_student(problem.teacher, PRUNABLE, learning_rate=1e-3, limited=True)
+    by_batch = not problem.settings.objective.kernel_weight
+    student = start_student(problem.teacher, PRUNABLE, learning_rate=1e-3, batch_statistics=by_batch, limited=True)
     masks = {name: torch.ones_like(student.params[name], dtype=torch.bool) for name in PRUNABLE}
     return under_masks(student, masks, density=0.5, apply=student.apply)
 
