@@ -1,19 +1,22 @@
 """A trained ResNet pruned without labels, as pruned: NTT beside what one would use instead.
 
     python benchmarks/trained_baselines.py --data DIR --weights DIR [--results FILE] [--depth 20]
-        [--only obc] [--sparsity 0.9] [--seeds 3] [--steps 400 | --seconds 180] [--batch-size 64] [--on validation]
+        [--only obc] [--sparsity 0.9] [--seeds 3] [--steps 400 | --seconds 360] [--batch-size 64] [--images 1000]
+        [--on validation]
 
 `--data` has the folders `train` and `test` of CIFAR-10 images, one folder a class; `--weights` has
-`resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). Methods see 10,000 training images
-without labels. The figure is the accuracy on 2,000 test images. For choices, `--on validation` measures it on 2,000
-other training images.
+`resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). Methods see 10,000 training
+images, or as many as `--images` says, without labels. The figure is the accuracy on 2,000 test images. For choices,
+`--on validation` measures it on 2,000 other training images.
 
 `+ steps` is a method followed by distillation on the outputs under its mask. All lines with steps take as many, of the
 same batches, at the same rate. With `--seconds` each takes what fits into that time, the method before the steps and
-the estimate of batch-norm statistics included: the line then runs twice before, for 20 and for 60 steps, to know what a
-step takes. Magnitude, like all lines, has its batch-norm statistics estimated for the sparse network.
+the estimate of batch-norm statistics included: the line then runs once before, for 200 steps, to know what a step
+takes, and all seeds take as many. Magnitude, like all lines, has its batch-norm statistics estimated for the sparse
+network.
 
-One thread. Seconds are the processor's. A cell is a JSON line in `--results`, and what is there is not run again.
+One thread. Seconds are the processor's: three minutes on two cores are 360. A cell is a JSON line in `--results`, and
+what is there is not run again.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +42,8 @@ import ntt_cli as ntt
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEEN, JUDGED = 10_000, 2_000
-SHORT, LONG = 20, 60
-"""Steps of the two runs that tell what a step takes."""
+TIMED = 200
+"""Steps of the run that tells what a step takes."""
 
 LINES: dict[str, tuple[str, bool]] = {
     "dense": ("dense", False),
@@ -59,6 +62,7 @@ LINES: dict[str, tuple[str, bool]] = {
 """The method of each line, and whether it takes steps."""
 
 Row = dict[str, Any]
+Progress = Callable[[object], None]
 
 
 class Key(NamedTuple):
@@ -71,18 +75,20 @@ class Key(NamedTuple):
     length: str
     batch: int
     on: str
+    images: int
 
 
 class Subject:
     """A trained network, what it is pruned on and judged by."""
 
-    def __init__(self, sources: Sources, depth: int, on: str) -> None:
+    def __init__(self, sources: Sources, depth: int, on: str, count: int) -> None:
         assert sources.weights
         self.network: nn.Module = ntt.load(
             sources.weights / f"resnet{depth}.safetensors", f"sample_models/resnet_cifar.py:resnet{depth}"
         ).model
         images, labels = pictures(sources, "train", SEEN + JUDGED)
-        self.inputs = images[:SEEN]
+        self.inputs = images[:count]
+        self.fitting: dict[tuple[str, float], int] = {}
         shown, self.labels = images[SEEN:], labels[SEEN:]
         if on == "test":
             shown, self.labels = pictures(sources, "test", JUDGED)
@@ -92,7 +98,9 @@ class Subject:
     def accuracy(self, network: nn.Module) -> float:
         return (outputs_of(network, self.shown).argmax(1) == self.labels).float().mean().item()
 
-    def pruned(self, key: Key, steps: int | None) -> tuple[nn.Module, float]:
+    def pruned(
+        self, key: Key, steps: int | None, progress: Callable[[object], None] | None = None
+    ) -> tuple[Any, float]:
         """The sparse network, and the seconds that it took."""
         options: dict[str, Any] = {} if steps is None else {"steps": steps, "batch_size": key.batch}
         begun = time.process_time()
@@ -105,6 +113,7 @@ class Subject:
             mean=MEAN,
             std=STD,
             device="cpu",
+            progress=progress,
             **options,
         )
         return result.model, time.process_time() - begun
@@ -115,13 +124,26 @@ class Subject:
         if not LINES[key.line][1]:
             steps = None
         elif seconds is not None:
-            short, long = (self.pruned(key, count)[1] for count in (SHORT, LONG))
-            each = (long - short) / (LONG - SHORT)
-            steps = SHORT + int((seconds - short) / each)
+            steps = self.steps_in(key, seconds)
             if steps < 1:
                 return {"error": f"takes more than {seconds:g} s before its first step"}
         network, taken = self.pruned(key, steps)
         return {"accuracy": self.accuracy(network), "seconds": taken, "steps": steps}
+
+    def steps_in(self, key: Key, seconds: float) -> int:
+        """The number of steps that fit into the time; the same for all seeds."""
+        line = key.line, key.sparsity
+        if line not in self.fitting:
+            times: list[float] = []
+
+            def note(event: object) -> None:
+                if type(event).__name__ in {"TransferStarted", "StepsDone"}:
+                    times.append(time.process_time())
+
+            taken = self.pruned(key, TIMED, note)[1]
+            of_steps = times[-1] - times[0]
+            self.fitting[line] = int((seconds - taken + of_steps) / (of_steps / TIMED))
+        return self.fitting[line]
 
 
 def keys_of(options: argparse.Namespace) -> Iterator[Key]:
@@ -132,7 +154,16 @@ def keys_of(options: argparse.Namespace) -> Iterator[Key]:
             for line in options.only or LINES:
                 takes = LINES[line][1]
                 at, drawn = (0.0, 0) if line == "dense" else (sparsity, seed)
-                yield Key(options.depth, line, at, drawn, length * takes, options.batch_size * takes, options.on)
+                yield Key(
+                    options.depth,
+                    line,
+                    at,
+                    drawn,
+                    length * takes,
+                    options.batch_size * takes,
+                    options.on,
+                    options.images,
+                )
 
 
 def read(path: Path | None) -> dict[Key, Row]:
@@ -173,6 +204,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seconds", type=float, help="that each line may take, in place of --steps")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=SEEN, help="without labels, that methods see")
     parser.add_argument("--on", choices=("test", "validation"), default="test")
     options = parser.parse_args()
     options.sparsity = options.sparsity or [0.8, 0.9, 0.95]
@@ -180,7 +212,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows, keys = read(options.results), list(dict.fromkeys(keys_of(options)))
     if any(key not in rows for key in keys):
-        subject = Subject(Sources(options.data, options.weights), options.depth, options.on)
+        subject = Subject(Sources(options.data, options.weights), options.depth, options.on, options.images)
     for key in keys:
         if key in rows:
             continue
