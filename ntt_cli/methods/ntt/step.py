@@ -23,10 +23,6 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.tensors import Apply, Masks, Params
 
-LARGEST_CHANGE = 1 / 2
-"""The fraction of the loss by which a limited step may change it, to first order (docs/notebook/26-step-limit.md)."""
-
-
 @dataclass(frozen=True)
 class StepBatch:
     """What one step learns from. Where several processes share a step, each has its share of both halves.
@@ -177,12 +173,12 @@ def transfer_step(
 
 
 def limit_step(params: Params, before: Params, gradients: Params, loss: Tensor) -> None:
-    """Shorten a step, in place, until to first order it changes the loss by at most `LARGEST_CHANGE` of the loss.
+    """Shorten a step, in place, until to first order it changes the loss by no more than the loss.
 
     Adam's steps have the same length however small the loss is. While few weights are pruned, the student all but
-    equals its teacher, and full steps ruin it. A step `Δ` is multiplied by `min(1, LARGEST_CHANGE · L / |g·Δ|)`. This
-    is Polyak's step length for losses whose minimum is 0, with the learning rate as the largest length (Loizou et al.
-    2021, arXiv 2002.10542). Nothing is read back from the device.
+    equals its teacher, and full steps ruin it (docs/notebook/26-step-limit.md). A step `Δ` is multiplied by
+    `min(1, L / |g·Δ|)`. This is Polyak's step length for losses whose minimum is 0, with the learning rate as the
+    largest length (Loizou et al. 2021, arXiv 2002.10542). Nothing is read back from the device.
 
     Args:
         params: the parameters after the step.
@@ -191,6 +187,6 @@ def limit_step(params: Params, before: Params, gradients: Params, loss: Tensor) 
         loss: `L`, at `before`.
     """
     change = torch.stack([(gradients[name] * (params[name] - p)).sum() for name, p in before.items()]).sum().abs()
-    share = (LARGEST_CHANGE * loss / change.clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
+    share = (loss / change.clamp_min(torch.finfo(change.dtype).tiny)).clamp_max(1)
     for name, p in before.items():
         params[name].lerp_(p, (1 - share).to(p.dtype))
