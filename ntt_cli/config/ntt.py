@@ -38,7 +38,7 @@ class NTTOptions(Options):
     mask: Literal["learned", "random", "magnitude", "wanda", "synflow", "logit-snip", "ntk-sap"] = _option(
         "learned",
         "NTT's mask: learned with the weights, or chosen first by this method and then fixed. For reconstruct and"
-        " asr: whose mask; magnitude's by default.",
+        " asr, which learn none: whose mask; magnitude's by default.",
     )
     score: Literal["saliency", "magnitude"] = _option(
         "saliency", "Which weights stay: by |w| and their effect on the logits, or by |w| alone.", LEARNED_MASK

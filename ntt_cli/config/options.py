@@ -75,7 +75,8 @@ class ModelOptions(Options):
     )
     outputs: tuple[str, ...] = Group.MODEL.option(
         (),
-        "Which outputs count, separated by commas: keys, attributes or positions, of nested ones like states.0."
+        "Which outputs count, separated by commas: keys, attributes or positions, of nested ones like states.0, or"
+        " layers inside the network, like backbone.layer4."
         " Default: the logits if there are any, else all floating outputs with a row for each sample.",
         UNLESS_DEFAULT,
         ReadWhen(lambda config: config.logits is None, "--logits {logits} chooses one already"),

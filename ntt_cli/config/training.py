@@ -56,7 +56,12 @@ class FinetuneConfig(
         NAMED,
     )
     epochs: int = Group.TRAINING.option(10, "Passes over the training samples.", ge=1, le=MOST_EPOCHS)
-    batch_size: int = Group.TRAINING.option(64, "Samples a step.", ge=1, lt=2**31)
+    batch_size: int = Group.TRAINING.option(
+        64,
+        "Samples a step. Of data that gives whole batches: batches a step, one for each process by default.",
+        ge=1,
+        lt=2**31,
+    )
     optimiser: Literal["adamw", "sgd"] = OPTIMISER
     learning_rate: float | None = Group.TRAINING.option(
         None, "Peak rate. Default: by optimiser and density, see the README.", gt=0

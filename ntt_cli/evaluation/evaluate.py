@@ -38,6 +38,7 @@ from ntt_cli.networks.loading.open import (
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.outputs import Heads
 from ntt_cli.networks.prepare import to_functional
+from ntt_cli.networks.targets import call_to_measure
 from ntt_cli.results import Accuracy, Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
@@ -265,7 +266,8 @@ def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accurac
     with torch.no_grad():
         for indices in inputs.indices(job.config.batch_size):
             for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
-                outputs = task.outputs_of(job.model.returned(x), job.heads)
+                returned = call_to_measure(job.model.module, job.model.run, x, targets, job.heads)
+                outputs = task.outputs_of(returned, job.heads)
                 measurement.add(*task.counted(outputs, targets, x, job.loaded.output_mask))
             done = int(indices[-1]) + 1
             on_event(Evaluated(done, max(done, len(inputs))))

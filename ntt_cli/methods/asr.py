@@ -20,6 +20,7 @@ class ASR(LayerwiseMethod):
     """The weights under another method's mask, `magnitude`'s by default, times one factor for each output channel."""
 
     reads = LayerwiseMethod.reads | {"mask"}
+    takes_mask = True
 
     def choose(self, context: MethodContext) -> Masks:
         return fixed_masks(context)

@@ -179,6 +179,7 @@ class Method:
         kernel_term: its steps have a kernel term by default; otherwise they match outputs alone.
         default_steps: the number of steps without `--steps`; `None`: as for NTT.
         reinitialises: it returns newly initialised weights, so it does not apply to trained weights.
+        takes_mask: its mask is another method's, which the option `mask` names; it learns none.
         replaces_weights: it makes the weights itself, so it does not apply to trained weights either.
         reads: the options of `ntt prune` that it reads, beside those that every method reads.
         options: the options that it was made with, by name.
@@ -211,6 +212,7 @@ class Method:
     kernel_term: ClassVar[bool] = True
     default_steps: ClassVar[int | None] = None
     reinitialises: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = False
     replaces_weights: ClassVar[bool] = False
     reads: ClassVar[frozenset[str]] = frozenset()
     options: Mapping[str, Any] = {}

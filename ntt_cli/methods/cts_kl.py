@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ntt_cli.errors import UsageError
 from ntt_cli.masks.schedule import cubic_density
-from ntt_cli.methods.base import Method, MethodContext, register_method
+from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runtime.events import StepsDone, TransferStarted
 from ntt_cli.runtime.seeding import seeded
@@ -31,6 +33,11 @@ class CTSKL(Method):
 
     reads = frozenset({"batch_size", "steps"})
 
+    def prune(self, context: MethodContext) -> Pruned:
+        """As any method, with the divergence of each step."""
+        self._losses: list[Tensor] = []
+        return replace(super().prune(context), history={"total": torch.stack(self._losses)})
+
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
         """The gates' logits after the last step, above the lowest of them.
 
@@ -39,8 +46,14 @@ class CTSKL(Method):
         Teuscher 2025, arXiv 2512.07142. Their GradBalance weighs the divergence against a penalty on the density.
         Here the shift `s` of all logits keeps the expected density on a cubic schedule exactly, so that there is
         nothing to weigh.
+
+        Raises:
+            UsageError: if batches cannot be divided into samples.
         """
         assert context.inputs is not None
+        if context.inputs.samples.bundled:
+            what = f"needs outputs for each sample; {context.inputs.samples.spec} gives whole batches"
+            raise UsageError("--method cts-kl", what, hint="choose another method, or give samples of one shape")
         teacher, steps, density = context.teacher, context.settings.steps, context.settings.density
         logits = {name: torch.zeros_like(weight, requires_grad=True) for name, weight in context.weights.items()}
         optimiser = torch.optim.Adam(logits.values(), lr=RATE)
@@ -48,7 +61,7 @@ class CTSKL(Method):
         student = teacher.bind()
         for step in range(steps):
             generator = seeded(context.settings.seed, step)
-            indices = torch.randint(len(context.inputs), (context.settings.batch_size,), generator=generator)
+            indices = context.inputs.draw(step, context.settings.batch_size, generator)
             x = context.inputs.batch(indices, (context.settings.seed, step))
             shift = shift_to(logits, cubic_density(step + 1, steps=steps, density=density))
             if step % STATISTICS_EVERY == 0:
@@ -61,6 +74,7 @@ class CTSKL(Method):
             for value, slope in zip(logits.values(), torch.autograd.grad(loss, list(logits.values())), strict=True):
                 value.grad = slope
             optimiser.step()
+            self._losses.append(loss.detach())
             context.run.on_event(StepsDone(step + 1, None, float(loss.detach())))
         lowest = min(float(value.detach().min()) for value in logits.values())
         return {name: value.detach() - lowest for name, value in logits.items()}

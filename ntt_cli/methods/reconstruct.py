@@ -17,6 +17,7 @@ class Reconstruct(LayerwiseMethod):
     """The weights under another method's mask, `magnitude`'s by default, that come closest to each dense layer."""
 
     reads = LayerwiseMethod.reads | {"mask"}
+    takes_mask = True
 
     def choose(self, context: MethodContext) -> Masks:
         return fixed_masks(context)

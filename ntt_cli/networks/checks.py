@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,16 +16,19 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, ModelError
 from ntt_cli.networks.copying import copy_module, results_of
 from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.layer_outputs import LayerOutputs, last_layers, named_layers, named_tensors
 from ntt_cli.networks.outputs import (
     ONLY,
     USUAL,
     Heads,
     NoSuchOutput,
     SelectOutputs,
+    chosen_names,
     flat,
     heads_in,
     kind_of,
     tensors_in,
+    usual_logits,
 )
 from ntt_cli.networks.prepare import named_gradients
 from ntt_cli.runtime.events import EventSink, Noted, Warned
@@ -69,16 +73,21 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     n = None if inputs.samples.bundled else batch_size(x)
     with torch.no_grad(), global_draws_apart(inputs.device):
         before, results = global_state(), dict(results_of(model.module))
-        outputs = _outputs(model.returned, model.select_outputs, x, spec, samples=n, where=where, hint=hint)
+        forward, select, layers = model.returned, model.select_outputs, None
+        try:
+            outputs = _outputs(forward, select, x, spec, samples=n, where=where, hint=hint)
+        except _NoOutputsError as error:
+            layers = _layers_instead(model, x, n, error, on_event)
+            before = global_state()
+            forward = partial(_of_layers, model, layers)
+            select = _selection(select)
+            outputs = _outputs(forward, select, x, spec, samples=n, where=where, hint=hint)
         for name, value in results_of(model.module):
             if results.get(name) is value:
                 hint = "compute it in forward(), or register it by register_buffer() or as an nn.Parameter"
                 raise ModelError(where, f"{name} is the result of a computation that no pass repeats", hint=hint)
         passes = RANDOM_PASSES if global_state() != before else 1
-        again = (
-            _outputs(model.returned, model.select_outputs, x, spec, samples=n, where=where, hint=hint)
-            for _ in range(passes)
-        )
+        again = (_outputs(forward, select, x, spec, samples=n, where=where, hint=hint) for _ in range(passes))
         if not all(_same(outputs, other) for other in again):
             on_event(
                 Warned(
@@ -86,7 +95,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                     " training=self.training?), so that no figure of it is exact"
                 )
             )
-        elif alone := {} if n is None else _alone(model, x):
+        elif alone := {} if n is None else _alone(forward, select, x):
             # What has two rows whatever the number of samples, such as the states of two layers, is no head, nor is a
             # matrix with a column for each sample, such as the similarities of a contrastive network.
             outputs = {
@@ -113,7 +122,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
             f"makes parameters in its first forward pass: {', '.join(made[:MOST_NAMED])}",
             hint="pass one batch through the network before build_model() returns it",
         )
-    heads = Heads(model.select_outputs, {name: tuple(head.shape[1:]) for name, head in outputs.items()})
+    heads = Heads(select, {name: tuple(head.shape[1:]) for name, head in outputs.items()}, layers)
     if outputs.keys() != {ONLY}:
         on_event(Noted(f"outputs: {heads}"))
     logits = next(iter(outputs.values()))
@@ -166,8 +175,12 @@ def require_one(heads: Heads, *, where: str) -> tuple[int, ...]:
     """The shape of one sample's only output, to which labels belong.
 
     Raises:
-        ModelError: if there are several.
+        ModelError: if there are several, or they are those of layers inside the network.
     """
+    if heads.layers is not None:
+        what = f"is compared by what its layers return, {heads}, and the labels are for what it returns itself"
+        hint = "define loss(outputs, targets) in model.py; a network with an argument targets is given the labels there"
+        raise ModelError(where, what, hint=hint)
     if len(heads.shapes) > 1:
         hint = f"choose it with --outputs, like --outputs {next(iter(heads.shapes))}"
         raise ModelError(where, f"has several outputs, {heads}, and the labels are for one", hint=hint)
@@ -191,13 +204,13 @@ def _same(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     )
 
 
-def _alone(model: FunctionalModel, x: Batch) -> dict[str, Tensor]:
+def _alone(forward: Callable[[Any], Any], select_outputs: SelectOutputs, x: Batch) -> dict[str, Tensor]:
     """The outputs of the first sample alone; none if it is the only one, or the network does not accept one."""
     if batch_size(x) < 2:
         return {}
     try:
-        returned = model.returned(split(x, 1)[0])
-        return heads_in(model.select_outputs(returned), 1, only=_name_of_one(returned))
+        returned = forward(split(x, 1)[0])
+        return heads_in(select_outputs(returned), 1, only=_name_of_one(returned))
     except Exception:
         return {}
 
@@ -235,8 +248,8 @@ def _outputs(
     try:
         selected = select_outputs(returned)
     except NoSuchOutput as error:
-        hint = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
-        raise ModelError(where, str(error), hint=hint) from error
+        hint = "name outputs, or layers, with --outputs, or define logits(outputs) in model.py to pick one"
+        raise _NoOutputsError(where, str(error), returned, hint=hint) from error
     except (Exception, SystemExit) as error:
         raise ModelError(
             where, f"logits(outputs) raised {type(error).__name__}: {error}", hint="mend that function in model.py"
@@ -244,7 +257,7 @@ def _outputs(
     outputs = heads_in(selected, samples, only=_name_of_one(returned))
     if not outputs:
         rows = "" if samples is None else f" of {samples} rows"
-        raise ModelError(where, f"returns {_described(selected)}: no floating tensor{rows}", hint=WRAP)
+        raise _NoOutputsError(where, f"returns {_described(selected)}: no floating tensor{rows}", returned, hint=WRAP)
     for name, head in outputs.items():
         if not head.isfinite().all():
             which = "" if name == ONLY else f" in its output {name}"
@@ -252,6 +265,53 @@ def _outputs(
                 where, f"returns NaN or infinity{which}", hint="check the weights and the scale of the inputs"
             )
     return outputs
+
+
+class _NoOutputsError(ModelError):
+    """What a network returned holds no outputs, or not those that were named."""
+
+    def __init__(self, where: str, what: str, returned: object, *, hint: str) -> None:
+        super().__init__(where, what, hint=hint)
+        self.returned = returned
+
+
+def _layers_instead(
+    model: FunctionalModel, x: Any, samples: int | None, error: _NoOutputsError, on_event: EventSink
+) -> LayerOutputs:
+    """The layers whose outputs count in the place of what the network returns: those named, or the last ones.
+
+    Raises:
+        ModelError: as given, if the model's file picks the outputs itself, or there are no such layers.
+    """
+    names = chosen_names(model.select_outputs)
+    try:
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in model.params.items()}
+            run = partial(replace(model, params=leaves).returned, x)
+            if names:
+                return named_layers(model.module, names, run)
+            if model.select_outputs is usual_logits and (layers := last_layers(model.module, samples, run)):
+                which = (
+                    f"layer {names[0]} returns"
+                    if len(names := tuple(layers.calls)) == 1
+                    else f"layers {', '.join(names)} return"
+                )
+                what = f"the network returns {_described(error.returned)}, which has no derivative"
+                on_event(Noted(f"outputs: {what}; compared is what its {which}"))
+                return layers
+    except NoSuchOutput:
+        pass
+    raise error
+
+
+def _of_layers(model: FunctionalModel, layers: LayerOutputs, x: Any) -> dict[str, Any]:
+    return layers(model.module, lambda: model.returned(x))
+
+
+def _selection(select_outputs: SelectOutputs) -> SelectOutputs:
+    """What picks the outputs from what layers return: those that were named, or all."""
+    names = chosen_names(select_outputs)
+    return partial(named_tensors, names=names) if names else dict
 
 
 def _name_of_one(returned: object) -> str:

@@ -85,6 +85,17 @@ class FunctionalModel:
         """The module's own return value at its own values, for a batch or for a part of a bundle."""
         return self._returned(self.params, self.buffers, x, batch_statistics=False)
 
+    def run(self, *positional: Any, **named: Any) -> Any:
+        """The same, for these arguments."""
+        return self._run(self.params, self.buffers, positional, named)
+
+    def _selected(self, params: Params, buffers: Params, x: Any, *, batch_statistics: bool) -> Any:
+        def run() -> Any:
+            return self._returned(params, buffers, x, batch_statistics=batch_statistics)
+
+        layers = None if self.heads is None else self.heads.layers
+        return self.select_outputs(run() if layers is None else layers(self.module, run))
+
     def state_dict(self, params: Params, buffers: Params) -> dict[str, Tensor]:
         """The module's state dict at these values, with tied tensors under all of their names.
 
@@ -98,10 +109,13 @@ class FunctionalModel:
         return in_own_types({name: value for name, value in state.items() if name in self.saved}, self.dtypes)
 
     def _returned(self, params: Params, buffers: Params, x: Any, *, batch_statistics: bool) -> Any:
-        by_batch = _normalising_by_batch(self.module) if batch_statistics else nullcontext()
-        with _without_fast_path(), once_differentiable(), by_batch:
+        with _normalising_by_batch(self.module) if batch_statistics else nullcontext():
+            return self._run(params, buffers, *arguments(x, self.module))
+
+    def _run(self, params: Params, buffers: Params, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        with _without_fast_path(), once_differentiable():
             # Copies, because the forward pass may write into its inputs and buffers, and they are used again.
-            positional, named = arguments(map_tensors(Tensor.clone, x), self.module)
+            positional, named = map_tensors(Tensor.clone, (positional, named))
             written = {name: value.clone() for name, value in buffers.items() if name in self.scratch}
             placed = self.placed(params, buffers | written)
             return functional_call(self.module, placed, positional, named, tie_weights=False)
@@ -153,8 +167,7 @@ class BoundModel:
     def _outputs(self, params: Params, x: Any, samples: int | None = None) -> dict[str, Tensor]:
         """The heads by name; zero where they do not count."""
         by_batch = self.batch_statistics and samples is not None and samples > 1
-        returned = self.model._returned(params, self.buffers, x, batch_statistics=by_batch)
-        outputs = self.model.select_outputs(returned)
+        outputs = self.model._selected(params, self.buffers, x, batch_statistics=by_batch)
         if isinstance(outputs, Tensor):
             outputs = {ONLY if self.model.heads is None else next(iter(self.model.heads.shapes)): outputs}
         elif self.model.heads is None:

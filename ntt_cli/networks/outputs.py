@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 SelectOutputs = Callable[[Any], Any]
 """Maps what a network returns to its outputs: a tensor, or nested tensors by key, attribute or position."""
+
+LayersOf = Callable[[nn.Module, Callable[[], Any]], dict[str, Any]]
+"""Gives what layers of a network return while the function runs one pass through it (`layer_outputs.py`)."""
 
 USUAL = "logits"
 ONLY = "output"
@@ -61,6 +64,12 @@ def chosen_outputs(outputs: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: found[name] for name in names}
 
 
+def chosen_names(select_outputs: SelectOutputs) -> tuple[str, ...]:
+    """The names of outputs that the user chose; empty if they were not chosen by names."""
+    chosen = getattr(select_outputs, "func", None) is chosen_outputs
+    return select_outputs.keywords["names"] if chosen else ()  # type: ignore[attr-defined]  # of a partial
+
+
 def kind_of(outputs: Any) -> str:
     """The type of a value with its article: `a tuple`, `an int`."""
     kind = type(outputs).__name__
@@ -100,10 +109,12 @@ class Heads:
     Attributes:
         select: what picks them, or a value that contains them, from what the network returns.
         shapes: of one sample's outputs, by name. A single tensor has the name `output`, or `logits` if it was picked.
+        layers: gives what layers return, which `select` is then called with; `None`: what the network returns counts.
     """
 
     select: SelectOutputs
     shapes: Mapping[str, tuple[int, ...]]
+    layers: LayersOf | None = None
 
     def __call__(self, returned: Any) -> Any:
         """The one output, or several by name."""

@@ -152,7 +152,9 @@ def _with_values(model: FunctionalModel, tensors: Params) -> FunctionalModel:
 def _run_record(job: PruneJob) -> RunRecord:
     parts = {name: getattr(part, "__qualname__", repr(part)) for name, part in job.method.parts.items()}
     samples = [] if job.inputs is None else [job.inputs.samples]
-    return run_record(job.config, job.loaded, job.sources, samples, job.settings.recorded() | parts)
+    # Of a caller's network nothing else says so, and untrained weights take longer steps and another score.
+    own = {"trained": False} if job.sources.model is not None and not job.weights.trained else {}
+    return run_record(job.config, job.loaded, job.sources, samples, job.settings.recorded() | parts | own)
 
 
 def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None:

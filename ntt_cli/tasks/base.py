@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ntt_cli.data.batch import Batch, batch_size, tensors_of
+from ntt_cli.data.batch import Batch, batch_size
+from ntt_cli.data.bundle import tensors_within
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError
 from ntt_cli.networks.output_mask import OutputMask, mask_of
 from ntt_cli.networks.outputs import ONLY, SelectOutputs
+from ntt_cli.networks.targets import losses_in, returned_in
 from ntt_cli.runtime.events import EventSink
 
 Statistics = dict[str, Tensor]
@@ -66,16 +68,18 @@ class Task(ABC):
 
     def count(self, targets: Any) -> Shaped[Tensor, ""]:
         """The number of targets that `loss` is the mean over: by default of samples."""
-        return torch.tensor(batch_size(targets), device=tensors_of(targets)[0].device)
+        return torch.tensor(batch_size(targets), device=next(tensors_within(targets)).device)
 
     def total(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
         """The loss summed over the targets that `count` counts."""
-        return self.loss(outputs, targets) * self.count(targets)
+        return self.loss(losses_in(outputs), targets) * self.count(targets)
 
     def statistics(self, outputs: Any, targets: Any) -> Statistics:
         """What the metrics of a batch are computed from: with names `count` and `loss`, a sum."""
         n = self.count(targets)
-        found = {name: torch.as_tensor(value) * n for name, value in self.metrics(outputs, targets).items()}
+        found = {
+            name: torch.as_tensor(value) * n for name, value in self.metrics(returned_in(outputs), targets).items()
+        }
         return {"count": n, "loss": self.total(outputs, targets)} | found
 
     def results(self, statistics: Statistics) -> dict[str, float]:

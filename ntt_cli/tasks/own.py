@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntt_cli.data.batch import call, parts_of
+from ntt_cli.data.batch import parts_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import ModelError
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.loading.models import LoadedModel
+from ntt_cli.networks.targets import call_to_measure, losses_in, returned_in
 from ntt_cli.runtime.seeding import global_draws_apart
 from ntt_cli.tasks.base import Task
 
@@ -101,14 +102,14 @@ def try_once(task: Task, loaded: LoadedModel, inputs: Inputs, *, trains: bool) -
     with global_draws_apart(inputs.device):
         network = copy_module(loaded.module).to(inputs.device).eval()
         x, targets = (parts_of(batch) for batch in inputs.labelled(indices))
-        outputs = task.outputs_of(call(network, x[0]), loaded.select_outputs)
-        targets = targets[0]
-        loss = checked_loss(task.loss(outputs, targets), where)
+        returned = call_to_measure(network, network, x[0], targets[0], loaded.select_outputs)
+        outputs, targets = task.outputs_of(returned, loaded.select_outputs), targets[0]
+        loss = checked_loss(task.loss(losses_in(outputs), targets), where)
     if trains and not loss.requires_grad:
         what = "loss(outputs, targets) does not depend on the outputs: it has no gradient"
         raise ModelError(where, what, hint="compute it by torch operations, without detach(), item() or no_grad()")
     with torch.no_grad():
-        metrics = checked_metrics(task.metrics(outputs, targets), where)
+        metrics = checked_metrics(task.metrics(returned_in(outputs), targets), where)
     if task.headline != "loss" and task.headline not in metrics:
         what = f"metrics(outputs, targets) gives no {task.headline}, which is its headline"
         raise ModelError(where, what, hint=f"it gives {', '.join(metrics) or 'nothing'}")

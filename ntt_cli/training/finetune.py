@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ntt_cli.config import FinetuneConfig
-from ntt_cli.data.batch import call, parts_of
+from ntt_cli.data.batch import parts_of
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents
 from ntt_cli.files.metadata import RunRecord
@@ -19,6 +19,7 @@ from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
 from ntt_cli.networks.batch_norm import is_statistic
 from ntt_cli.networks.precision import in_own_types
+from ntt_cli.networks.targets import call_to_measure
 from ntt_cli.results import EpochSummary, FinetuneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
@@ -62,7 +63,7 @@ def finetune(
         with group.starting():
             claim.enter_context(output_lock(output, config, group, on_event))
             job = prepare(config, on_event, sources)
-            group.require(group.size if job.training.samples.successive else min(config.batch_size, len(job.training)))
+            group.require(division(job)[0])
             samples = job.training.samples, job.validation.samples
             record = run_record(config, job.loaded, sources, samples, {"learning_rate": job.learning_rate})
             if done := finished(output, config, record, FinetuneReport, on_event):
@@ -216,7 +217,8 @@ def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tu
     with torch.no_grad():
         for indices in inputs.indices(EVALUATION_BATCH):
             for x, targets in zip(*map(parts_of, inputs.labelled(indices)), strict=True):
-                outputs = job.task.outputs_of(call(module, x), loaded.select_outputs)
+                returned = call_to_measure(module, module, x, targets, loaded.select_outputs)
+                outputs = job.task.outputs_of(returned, loaded.select_outputs)
                 measurement.add(*job.task.counted(outputs, targets, x, loaded.output_mask))
     if not math.isfinite(measurement.loss):
         raise checkpointer.diverged(f"epoch {epoch}", "the network's loss in evaluation is no longer finite")

@@ -21,6 +21,7 @@ from ntt_cli.networks.loading.open import fixed_masks, open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.precision import Dtypes
 from ntt_cli.networks.prepare import takes_channels_last, to_functional
+from ntt_cli.networks.targets import takes_targets
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink, Noted
 from ntt_cli.runtime.machine import pick_device
@@ -98,7 +99,8 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         what, hint = f"holds out none of {len(inputs)} samples", "give a larger fraction, or 0 to hold out none"
         raise UsageError(as_typed(config, "validation"), what, hint=hint)
     training, validation = _divide(config, inputs, held_out)
-    check_training(loaded.module, loaded.select_outputs, training, batch_size=config.batch_size, where=config.model)
+    if not takes_targets(loaded.module, heads):  # it gives no outputs in training mode, and its losses are tried below
+        check_training(loaded.module, heads, training, batch_size=config.batch_size, where=config.model)
     try_once(task, loaded, inputs, trains=True)
     task = _with_options(task, config, training, shape)
     job = FinetuneJob(
@@ -209,9 +211,14 @@ def seconds_per_step(job: FinetuneJob) -> float:
 
 
 def division(job: FinetuneJob) -> tuple[int, int]:
-    """The number of samples a step, and of steps an epoch."""
+    """The number of samples a step, and of steps an epoch.
+
+    Of whole batches a step takes one for each process, or as many as `--batch-size` says.
+    """
     if job.training.samples.successive:
         each = this_process_group().size
+        if job.config.gives("batch_size"):
+            each = min(job.config.batch_size, len(job.training))
         return each, max(1, len(job.training) // each)
     # A short last batch is dropped: batch norm needs more than one sample, and the rate is for a full batch.
     batch_size = min(job.config.batch_size, len(job.training))

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ntt_cli.data.batch import Batch, call, parts_of
+from ntt_cli.data.batch import Batch, parts_of
 from ntt_cli.masks.masks import zero_pruned
 from ntt_cli.networks.output_mask import OutputMask
 from ntt_cli.networks.outputs import SelectOutputs, usual_logits
+from ntt_cli.networks.targets import call_to_train
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.tasks.base import Task
@@ -91,7 +92,8 @@ def training_step(
     optimiser.zero_grad(set_to_none=True)
     task, counts, losses = network.task, [], []
     for part, targets in zip(parts_of(x), parts_of(labels), strict=True):
-        outputs = task.outputs_of(call(network.module, part), network.select_outputs)
+        returned = call_to_train(network.module, part, targets, network.select_outputs)
+        outputs = task.outputs_of(returned, network.select_outputs)
         outputs, counted = task.counted(outputs, targets, part, network.output_mask)
         counts.append(task.count(counted))
         losses.append(task.total(outputs, counted))

@@ -264,3 +264,12 @@ def test_a_method_without_scores() -> None:
     ntt.register_method("empty")(type("Empty", (ntt.Method,), {}))
     with pytest.raises(NotImplementedError, match="gives neither scores"):
         prune(method="empty")
+
+
+def test_untrained_weights_are_recorded() -> None:
+    """They take other steps and another score, where all options are the same."""
+    options = {"method": "ntt", "steps": 2, "kernel_weight": 1.0, "output": "x.safetensors"}
+    prune(trained=False, **options)
+    with pytest.raises(ntt.NttError, match="is of another run: .*trained was False and is None"):
+        prune(trained=True, resume=True, **options)
+    assert prune(trained=False, resume=True, **options).report.steps == 2

@@ -47,3 +47,15 @@ def test_the_weights_that_make_the_outputs_are_found() -> None:
     mask = result.masks["weight"]
     assert int(mask[:, :4].sum()) >= 11
     assert torch.equal(result.model.weight[mask], net.weight[mask])
+
+
+def test_the_report_counts_the_steps() -> None:
+    network, x = nn.Linear(4, 3), torch.randn(16, 4)
+    result = ntt.prune(network, x, sparsity=0.5, method="cts-kl", steps=7)
+    assert result.report.steps == 7
+
+
+def test_whole_batches_are_refused() -> None:
+    lengths = [torch.randn(3 + i % 2, 4) for i in range(8)]
+    with pytest.raises(ntt.NttError, match="needs outputs for each sample; .* gives whole batches"):
+        ntt.prune(nn.Linear(4, 3), lengths, sparsity=0.5, method="cts-kl", steps=2)

@@ -302,3 +302,11 @@ def test_padding_does_not_count_and_other_weights_go_by_magnitude() -> None:
     assert weight[kept].abs().min() >= weight[~kept].abs().max()
     changed = plain.model.by_hand.detach()[plain.masks["by_hand"]] != network.by_hand.detach()[plain.masks["by_hand"]]
     assert changed.all()
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "asr"])
+def test_a_mask_that_is_not_learned_cannot_be_asked_for(network: Small, method: str) -> None:
+    with pytest.raises(ntt.NttError) as caught:
+        ntt.prune(network, X, sparsity=0.5, method=method, mask="learned")
+    assert f"{method} learns no mask; it takes that of another method, magnitude by default" in str(caught.value)
+    assert caught.value.exit_code == 2

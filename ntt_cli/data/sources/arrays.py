@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ntt_cli.config import DataOptions, Split
 from ntt_cli.data import samples
-from ntt_cli.data.batch import map_batch, tensors_of
+from ntt_cli.data.batch import map_batch, select, tensors_of
 from ntt_cli.data.convert import (
     WITHOUT_LABELS,
     Array,
@@ -28,6 +28,7 @@ from ntt_cli.data.convert import (
     bytes_as_inputs,
     count_batch,
     count_samples,
+    is_raw,
     refuse_mask,
 )
 from ntt_cli.data.images import format_batch, format_images
@@ -61,14 +62,16 @@ class MappedFile:
         return format_images(x, self.options, self.where)
 
 
-def from_arrays(
-    inputs: Raw, labels: Array | None, *, spec: str, options: DataOptions, split: Split | None = None
-) -> Samples:
+Labels = Array | Mapping[str, Array] | None
+"""One label a sample, or several by name, for a loss of the user's own."""
+
+
+def from_arrays(inputs: Raw, labels: Labels, *, spec: str, options: DataOptions, split: Split | None = None) -> Samples:
     """Samples from arrays in memory, checked at once."""
     for part in tensors_of(inputs):
         _refuse_fields(part, spec)
     n = count_batch(inputs, spec)
-    y = None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
+    y = _as_targets(labels, spec, n=n)
     chosen = draw(n, options.limit)
     # NumPy takes a tensor with one index for a number.
     used: Raw = inputs if len(chosen) == n else map_batch(lambda part: part[chosen.numpy()], inputs)
@@ -76,22 +79,34 @@ def from_arrays(
     size = sum(map(bytes_as_inputs, tensors_of(used)))
     require_memory(spec, size, error=DataError, hint=hint)
     source = InMemory(format_batch(as_batch(used, spec, numbers=chosen), options, spec))
-    return Samples(spec, source, labels=None if y is None else y[chosen], split=split)
+    return Samples(spec, source, labels=None if y is None else select(y, chosen), split=split)
+
+
+def _as_targets(labels: Labels, spec: str, *, n: int) -> Tensor | dict[str, Tensor] | None:
+    if isinstance(labels, Mapping):
+        return {name: as_labels(_as_numbers(part, spec), spec, n=n) for name, part in labels.items()}
+    return None if labels is None else as_labels(_as_numbers(labels, spec), spec, n=n)
 
 
 def from_pair(
     inputs: Raw, labels: object, *, spec: str, options: DataOptions, labelled: bool, split: Split | None = None
 ) -> Samples:
-    """Samples from inputs in memory, with labels in an array or a list, or `None`. Labels may be left unread."""
+    """Samples from inputs in memory, with labels in an array, a list or a dict of arrays, or `None`.
+
+    Labels may be left unread.
+
+    Raises:
+        DataError: if inputs or labels are unusable.
+    """
     refuse_mask([(inputs, labels)], spec)
     if not labelled:
         return from_arrays(inputs, None, spec=spec, options=options, split=split)
     if isinstance(labels, (list, tuple)):
         labels = np.asarray(labels)
-    if not isinstance(labels, (Tensor, np.ndarray, type(None))):
+    if not is_raw(labels) and labels is not None:
         hint = f"make them an array of whole numbers; {WITHOUT_LABELS}"
         raise DataError(spec, f"has labels of type {type(labels).__name__}", hint=hint)
-    return from_arrays(inputs, labels, spec=spec, options=options, split=split)
+    return from_arrays(inputs, labels, spec=spec, options=options, split=split)  # type: ignore[arg-type]  # as checked
 
 
 def read_npy(path: Path, *, spec: str, options: DataOptions) -> Samples:
@@ -118,7 +133,7 @@ def read_npz(path: Path, *, spec: str, split: Split, options: DataOptions, label
             raise DataError(spec, "is one array, not an archive of arrays", hint=hint)
         found = _pick(archive.files, spec, split, labelled=labelled)
         names = [found.inputs] if isinstance(found.inputs, str) else list(found.inputs.values())
-        names += [] if found.labels is None else [found.labels]
+        names += [found.labels] if isinstance(found.labels, str) else list((found.labels or {}).values())
         # A megabyte of zeros compresses to a kilobyte, so never unpack more of a member than it declares.
         hint = "save its inputs as a .npy file, which is read as it is needed"
         with ZipFile(file) as zipped:
@@ -186,12 +201,15 @@ def _claimed_size(zipped: ZipFile, member: ZipInfo) -> int:
 class _Found(NamedTuple):
     inputs: str | dict[str, str]
     """The name of the inputs, or their names by those of the network's arguments."""
-    labels: str | None
+    labels: str | dict[str, str] | None
+    """The name of the labels, or of several by what follows `y_`."""
     split: Split | None
 
 
 def _samples(arrays: Mapping[str, Array], found: _Found, spec: str, options: DataOptions) -> Samples:
-    labels = None if found.labels is None else arrays[found.labels]
+    labels: Labels = arrays[found.labels] if isinstance(found.labels, str) else None
+    if isinstance(found.labels, dict):
+        labels = {key: arrays[name] for key, name in found.labels.items()}
     if isinstance(found.inputs, str):
         return from_arrays(arrays[found.inputs], labels, spec=spec, options=options, split=found.split)
     inputs = {argument: arrays[name] for argument, name in found.inputs.items()}
@@ -209,7 +227,8 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
             several = inputs if len(inputs) > 1 else labels
             raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
         if inputs:
-            return _Found(inputs[0], labels[0] if labels else None, split if divided else None)
+            several = _several_labels(names, suffix) if labelled and not labels else None
+            return _Found(inputs[0], labels[0] if labels else several, split if divided else None)
     if (found := _pick_several(names, split)) is not None:
         return found if labelled else found._replace(labels=None)
     looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
@@ -218,6 +237,14 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
     hint = "save inputs as x and labels as y, or as x_train, y_train, x_test and y_test"
     hint += "; two or more other arrays are inputs by the names of forward's arguments"
     raise DataError(spec, f"holds {there}, but no {looked_for}", hint=hint)
+
+
+def _several_labels(names: Collection[str], suffix: str) -> dict[str, str] | None:
+    """Two or more arrays of labels, `y_boxes` and `y_classes`, by what follows `y_`."""
+    parts = {part for parts in PARTS.values() for part in parts}
+    found = {name.removeprefix("y_").removesuffix(suffix): name for name in names if name.startswith("y_")}
+    found = {key: name for key, name in found.items() if key not in parts and name.endswith(suffix)}
+    return found if len(found) > 1 else None
 
 
 def _pick_several(names: Collection[str], split: Split) -> _Found | None:

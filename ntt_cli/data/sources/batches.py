@@ -94,6 +94,8 @@ def inputs_of(batch: Any, names: Names, where: str, *, split: Split = "train") -
         plain = isinstance(batch[0], Tensor) if batch else False
         if len(batch) == 1:
             return batch[0], None
+        if len(batch) == 2 and _of_each_image(*batch):
+            return list(batch[0]), list(batch[1])
         if len(batch) == 2 and not (plain and len(required) > 1):
             return (batch[0], batch[1])
         if isinstance(batch, list) and most < len(batch) - 1:
@@ -108,6 +110,13 @@ def inputs_of(batch: Any, names: Names, where: str, *, split: Split = "train") -
     if isinstance(batch, Tensor):
         return batch, None
     return batch, _labels_of_graph(fields_of(batch), split)
+
+
+def _of_each_image(x: Any, labels: Any) -> bool:
+    """Whether a pair holds images one by one, and a dict for each, as for torchvision's detectors."""
+    if not isinstance(x, tuple | list) or not isinstance(labels, tuple | list) or len(x) != len(labels):
+        return False
+    return all(isinstance(one, Tensor) for one in x) and all(isinstance(one, Mapping) for one in labels)
 
 
 def _labels_of_graph(fields: Mapping[str, Any], split: Split) -> Any:

@@ -139,10 +139,15 @@ class DatasetItems:
         hint = f"return such an x, or (x, y), from __getitem__; {SEVERAL}"
         raise CannotJoinError(self.spec, what, hint=hint)
 
+    def _label_of_several(self, i: int, raw: Any) -> Tensor:
+        if isinstance(raw, Tensor) and raw.ndim:
+            return raw  # such as the classes of boxes, of which there may be a single one
+        return torch.as_tensor(raw if isinstance(raw, np.ndarray) and raw.ndim else self._label(i, raw))
+
     def _label(self, i: int, raw: Any) -> Label:
         if isinstance(raw, dict | tuple) and raw:  # several labels, for a loss of the user's own
             values = raw.values() if isinstance(raw, dict) else raw
-            several: Label = rebuilt(raw, [torch.as_tensor(self._label(i, value)) for value in values])
+            several: Label = rebuilt(raw, [self._label_of_several(i, value) for value in values])
             return several
         with suppress(TypeError):
             return operator.index(raw)

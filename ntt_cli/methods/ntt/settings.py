@@ -103,6 +103,9 @@ def settle(
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
     """
+    if method.takes_mask and config.gives("mask") and config.mask == "learned":
+        what = f"{config.method} learns no mask; it takes that of another method, magnitude by default"
+        raise UsageError(as_typed(config, "mask"), what, hint="name a method, or leave it out")
     usual = float(method.kernel_term and not trained)
     kernel_weight = usual if config.kernel_weight is None else config.kernel_weight
     if not kernel_weight and config.gives("kernel_params"):

@@ -23,6 +23,7 @@ from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.optimiser import advance
 from ntt_cli.tensors import Apply, Masks, Params
 
+
 @dataclass(frozen=True)
 class StepBatch:
     """What one step learns from. Where several processes share a step, each has its share of both halves.

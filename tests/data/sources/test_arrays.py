@@ -440,3 +440,28 @@ def test_labels_that_are_true_or_false_are_classes_1_and_0(tmp_path: Path, name:
     data = load(with_labels(tmp_path / name, np.array([True, False, True])))
     assert data.labels is not None
     assert data.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_several_arrays_of_labels_are_a_dict(tmp_path: Path, suffix: str) -> None:
+    x, y = np.zeros((5, 2), "float32"), np.arange(5)
+    whole = {"x": x, "y_class": y, "y_box": np.ones((5, 4), "float32"), "notes": 2 * y}
+    found = load(save_archive(tmp_path / f"a{suffix}", whole), limit=3)
+    chosen = samples.draw(5, 3).tolist()
+    assert isinstance(found.labels, dict)
+    assert found.labels.keys() == {"class", "box"}
+    assert found.labels["class"].tolist() == chosen
+    assert found.labels["box"].shape == (3, 4)
+    assert found.labels["box"].dtype == torch.float32
+    times = {"train": 2, "test": 1}
+    parts = {f"{name}_{part}": np.concatenate([a] * n) for name, a in whole.items() for part, n in times.items()}
+    path = save_archive(tmp_path / f"b{suffix}", parts)
+    for split, n in times.items():
+        labels = load(path, split=split).labels
+        assert isinstance(labels, dict)
+        assert len(labels["class"]) == 5 * n
+    lone = load(save_archive(tmp_path / f"c{suffix}", {"x": x, "y_class": y}))
+    assert lone.labels is None
+    one_short = save_archive(tmp_path / f"d{suffix}", {"x": x, "y_class": y, "y_box": y[:4]})
+    with refusal("has 5 inputs but 4 labels", hint="save exactly one label for each input"):
+        load(one_short)
