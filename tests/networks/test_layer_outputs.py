@@ -53,7 +53,8 @@ class Levels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         h, aside = self.body(x), self.aside(x)
-        return (self.head(h) + self.head(h.tanh()) + aside.sum(1, keepdim=True)).argmax(1)
+        scores: Tensor = self.head(h) + self.head(h.tanh()) + aside.sum(1, keepdim=True)
+        return scores.argmax(1)
 
 
 X = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -91,7 +92,7 @@ def test_the_pass_ends_with_the_head_and_has_derivatives() -> None:
     before = model.module.choices
     apply = model.bind()
     tangents = {name: torch.ones_like(p) for name, p in model.params.items()}
-    _, product = torch.func.jvp(lambda p: apply(p, X), (model.params,), (tangents,))
+    product = torch.func.jvp(lambda p: apply(p, X), (model.params,), (tangents,))[1]
     params = {name: p.double() for name, p in model.params.items()}
     step = 1e-6
     ahead, behind = ({n: p + s * step for n, p in params.items()} for s in (1, -1))
@@ -144,7 +145,8 @@ class Sorts(nn.Module):
         self.inner = nn.Linear(16, 2).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.flatten(1)).argmax(1)
+        scores: Tensor = self.inner(x.flatten(1))
+        return scores.argmax(1)
 
 
 def test_a_network_without_any_derivative_has_no_such_layers() -> None:

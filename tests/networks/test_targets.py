@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_finetuning_takes_the_networks_own_losses() -> None:
 
 def test_evaluation_gives_the_losses_and_the_metrics_of_what_is_found() -> None:
     Path("model.py").write_text(DETECTOR)
-    options = {"model": "model.py", "data": "model.py:build_data", "device": "cpu"}
+    options: dict[str, Any] = {"model": "model.py", "data": "model.py:build_data", "device": "cpu"}
     finetune.run(FinetuneConfig(**options, epochs=1, validation=0, output="x.safetensors"), lambda _: None)
     report = evaluate.run(EvaluateConfig(**options, checkpoint="x.safetensors"), lambda _: None)
     assert report.metrics["loss"] == pytest.approx(mean_loss(load_file("x.safetensors"), frozen=True), rel=1e-5)

@@ -119,6 +119,30 @@ def build_data():
     return "noisy.py"
 
 
+def whole(kind: str) -> str:
+    """Whole batches: of a loader with workers that shuffles ragged items, or of a stream that draws."""
+    Path("whole.py").write_text("""
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+class Ragged(Dataset):
+    def __len__(self):
+        return 24
+    def __getitem__(self, i):
+        return torch.randn(1, 8, 8 * (1 + i % 2), generator=torch.Generator().manual_seed(i))[..., :8] + torch.rand(1)
+class Stream(IterableDataset):
+    def __iter__(self):
+        for size in (3, 5, 2):
+            yield torch.randn(size, 1, 8, 8)
+def build_loader():
+    def collated(items):
+        return {"input": torch.stack(items)}, None
+    return DataLoader(Ragged(), batch_size=5, collate_fn=collated, shuffle=True, num_workers=2)
+def build_stream():
+    return DataLoader(Stream(), batch_size=None)
+""")
+    return f"whole.py:build_{kind}"
+
+
 CASES: dict[str, Callable[[], PruneConfig | FinetuneConfig]] = {
     "prune": pruning,
     "prune batch norm": lambda: pruning("convolutional"),
@@ -130,6 +154,8 @@ CASES: dict[str, Callable[[], PruneConfig | FinetuneConfig]] = {
     "prune fresh": lambda: pruning(method="ntt-fresh"),
     "prune random": lambda: pruning(data=noisy()),
     "prune random logits": lambda: pruning(data=noisy(), kernel_weight=0, batches=2),
+    "prune loader with workers": lambda: pruning(data=whole("loader"), limit=None, batch_size=2),
+    "prune stream": lambda: pruning(data=whole("stream"), limit=None, batch_size=2),
     "finetune": tuning,
     "finetune random": lambda: tuning("dropout", data=noisy()),
     "finetune dropout": lambda: tuning("dropout"),

@@ -134,6 +134,49 @@ def test_two_processes_train_as_one_does() -> None:
     assert_same("one.safetensors", "two.safetensors", tolerance=1e-5)
 
 
+WHOLE = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.inner, self.outer = nn.Embedding(20, 8), nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, ids, mask):
+        weights = mask[..., None].float()
+        return self.outer((self.inner(self.embedding(ids)).tanh() * weights).sum(1) / weights.sum(1))
+
+def build_model():
+    return Padded()
+
+def collated(items):
+    lengths = torch.tensor([len(ids) for ids, _ in items])
+    ids = nn.utils.rnn.pad_sequence([ids for ids, _ in items], batch_first=True)
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    return {"ids": ids, "mask": mask, "labels": torch.tensor([label for _, label in items])}
+
+def build_data():
+    draw = torch.Generator().manual_seed(0)
+    items = [(torch.randint(0, 20, (1 + i % 7,), generator=draw), i % 3) for i in range(40)]
+    return DataLoader(items, batch_size=5, collate_fn=collated)
+"""
+
+
+def test_two_processes_take_whole_batches_as_one_does() -> None:
+    """Dicts of padded sequences, each batch of another length; each step takes as many batches."""
+    Path("whole.py").write_text(WHOLE)
+    data = ["whole.py", "-d", "whole.py:build_data"]
+    pruning = ["-s", "0.5", "--steps", "5", "--mask-update-every", "2", "--batch-size", "4"]
+    tuning = ["-c", "one.safetensors", "--epochs", "2", "--batch-size", "2", "--validation", "0.3"]
+    for command, options, kind in (("prune", pruning, ""), ("finetune", tuning, "_tuned")):
+        for size, name in ((1, "one"), (2, "two")):
+            results = run(size, command, *data, *options, "-o", f"{name}{kind}.safetensors", "-q")
+            assert [code for code, _, _ in results] == [0] * size, results
+        assert_same(f"one{kind}.safetensors", f"two{kind}.safetensors", tolerance=1e-5)
+
+
 def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
     processes = start_without_end()
     processes[1].send_signal(signal.SIGKILL)

@@ -227,8 +227,8 @@ def _pick(names: Collection[str], spec: str, split: Split, *, labelled: bool) ->
             several = inputs if len(inputs) > 1 else labels
             raise DataError(spec, f"holds both {' and '.join(several)}", hint="keep one of them")
         if inputs:
-            several = _several_labels(names, suffix) if labelled and not labels else None
-            return _Found(inputs[0], labels[0] if labels else several, split if divided else None)
+            by_name = _several_labels(names, suffix) if labelled and not labels else None
+            return _Found(inputs[0], labels[0] if labels else by_name, split if divided else None)
     if (found := _pick_several(names, split)) is not None:
         return found if labelled else found._replace(labels=None)
     looked_for = " or ".join(f"{name}{suffix}" for suffix in suffixes for name in INPUT_NAMES)
