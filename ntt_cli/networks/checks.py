@@ -248,7 +248,7 @@ def _outputs(
     try:
         selected = select_outputs(returned)
     except NoSuchOutput as error:
-        hint = "name outputs, or layers, with --outputs, or define logits(outputs) in model.py to pick one"
+        hint = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
         raise _NoOutputsError(where, str(error), returned, hint=hint) from error
     except (Exception, SystemExit) as error:
         raise ModelError(

@@ -246,7 +246,15 @@ def named_gradients(where: str) -> Generator[None]:
     except RuntimeError as error:
         reason = str(error).split(";")[0].splitlines()[0]
         hint = "mend that operation: the network cannot be trained; --debug shows where it is"
-        raise ModelError(where, f"has no gradient: {reason}", hint=without_checkpointing(error) or hint) from error
+        hint = without_checkpointing(error) or _without_cache(error) or hint
+        raise ModelError(where, f"has no gradient: {reason}", hint=hint) from error
+
+
+def _without_cache(error: RuntimeError) -> str | None:
+    """A hint if a pass writes over values that its gradient needs, as RWKV does into its state for a later call."""
+    if "modified by an inplace operation" not in str(error):
+        return None
+    return "write out of place; of transformers' networks that keep a state, set config.use_cache = False"
 
 
 def without_checkpointing(error: RuntimeError) -> str | None:

@@ -129,6 +129,8 @@ def measure(job: PruneJob, pruned: Pruned, run: Run, checked: Checked | None, *,
         differ = partial(measure_kernel_distance, student, teacher, some, outputs=outputs, run_passes=run_passes)
         distance = attempt("distance between the kernels", partial(differ, batch_size=batch_size))
         agreement = agreement.model_copy(update={"kernel_distance": distance})
+    if inputs.samples.bundled and not job.config.kernels:
+        return Measures(agreement)  # spectra need samples; who asks for them gets a warning
     kernels = attempt(
         "spectra of the kernels",
         lambda _: compare_kernels(student, teacher, few, outputs=outputs, run_passes=run_passes),

@@ -57,7 +57,6 @@ def refused(ntt: Ntt, *arguments: object, code: int = 2) -> tuple[str, str]:
         ),
         ("nan weight", "fc2.weight: holds NaN or infinity", "mend build_model()"),
         ("nan output", "nan_output.py: returns NaN or infinity", "check the weights"),
-        ("classes", "classes.py: returns int64 of shape [2]: no floating tensor of 2 rows", "logits(outputs)"),
         ("batch statistics", "layer 1: normalises by the statistics of its batch", "track_running_stats=True"),
         ("one derivative", "one_derivative.py: has an operation without the derivatives", "--kernel-weight 0"),
         ("detached", "detached.py: uses fc1.weight, fc2.weight where no gradient is kept", "--exclude"),

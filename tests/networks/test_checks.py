@@ -196,7 +196,6 @@ def test_number_of_outputs(digits: Inputs) -> None:
 @pytest.mark.parametrize(
     ("name", "what", "hint"),
     [
-        ("classes", "returns int64 of shape [2]: no floating tensor of 2 rows", WRAP),
         ("nan output", "returns NaN or infinity", "check the weights and the scale of the inputs"),
         (
             "leaves",

@@ -134,7 +134,7 @@ def test_a_layer_that_is_not_there() -> None:
         check_forward(network(Detector, "tail"), inputs, print, where="net.py")
     error = caught.value
     assert str(error) == "net.py: has no output tail; it returns a list of no tensors"
-    assert error.hint.startswith("name outputs, or layers, with --outputs")
+    assert error.hint.startswith("name outputs with --outputs")
 
 
 class Sorts(nn.Module):

@@ -257,3 +257,14 @@ def test_weights_cannot_be_picked_without_a_gradient(digits: Inputs) -> None:
 def test_memory_that_runs_out_is_no_fault_of_the_network() -> None:
     with pytest.raises(torch.OutOfMemoryError), named_gradients("net.py"):
         raise torch.OutOfMemoryError("full")
+
+
+def test_a_state_that_is_written_in_place_gets_a_hint() -> None:
+    y = torch.ones(2, requires_grad=True).exp()
+    y += 1
+    with (
+        pytest.raises(ModelError, match="has no gradient: .*modified by an inplace operation") as caught,
+        named_gradients("net.py"),
+    ):
+        y.sum().backward()
+    assert caught.value.hint.endswith("set config.use_cache = False")

@@ -135,7 +135,7 @@ class Stream(IterableDataset):
             yield torch.randn(size, 1, 8, 8)
 def build_loader():
     def collated(items):
-        return {"input": torch.stack(items)}, None
+        return {"x": torch.stack(items)}, None
     return DataLoader(Ragged(), batch_size=5, collate_fn=collated, shuffle=True, num_workers=2)
 def build_stream():
     return DataLoader(Stream(), batch_size=None)
