@@ -41,7 +41,7 @@ In the signatures `Model` is `str | PathLike[str] | nn.Module | SparseNetwork`: 
 network, or what a function here returned. `Progress` is `bool | Callable[[Event], None]`. `Masks` and `Params` are
 tensors by name.
 """
-FUNCTIONS = ("prune", "finetune", "evaluate", "compare", "load", "inspect", "verify", "report", "init")
+FUNCTIONS = ("prune", "finetune", "evaluate", "compare", "load", "inspect", "verify", "report", "export", "init")
 KERNELS = ("empirical_ntk", "kernel_vector_product")
 CLASSES = ("SparseNetwork", "PruneResult", "FinetuneResult", "NttError")
 METHODS = ("register_method", "Method", "MethodContext", "NTT")
@@ -64,6 +64,8 @@ REPORTS: tuple[type[BaseModel], ...] = (
     Inspection,
     Verification,
     results.PageReport,
+    results.ExportReport,
+    results.Sizes,
     results.ModelFile,
 )
 OPTIONS = {**COMMANDS, "load": ModelOptions}

@@ -25,6 +25,7 @@ _WHERE = {
     "compare": "api.compare",
     "empirical_ntk": "api.kernels",
     "evaluate": "api.evaluate",
+    "export": "api.export",
     "finetune": "api.finetune",
     "init": "api.files",
     "inspect": "api.files",
@@ -42,6 +43,7 @@ __all__ = sorted([*_WHERE, "__version__"])
 if TYPE_CHECKING:
     from ntt_cli.api.compare import compare as compare
     from ntt_cli.api.evaluate import evaluate as evaluate
+    from ntt_cli.api.export import export as export
     from ntt_cli.api.files import init as init
     from ntt_cli.api.files import inspect as inspect
     from ntt_cli.api.files import verify as verify

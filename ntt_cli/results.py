@@ -86,6 +86,26 @@ class KernelSummary(Summary):
         return f"{student}, the teacher's {teacher}"
 
 
+class Sizes(Summary):
+    """Bytes of a checkpoint's tensors, and about how many it takes packed (`ntt export --to packed`).
+
+    Both packed sizes are estimates from shapes and counts, a few percent off; one is with `--dtype float16`.
+    """
+
+    dense: int
+    packed: int
+    packed_float16: int
+
+    @property
+    def in_words(self) -> str:
+        """All three, with what fraction of the dense bytes they are."""
+        parts = f"{self.dense:,} dense, packed about {self._share(self.packed)}"
+        return f"{parts}, as float16 about {self._share(self.packed_float16)}"
+
+    def _share(self, packed: int) -> str:
+        return f"{packed:,} (1/{self.dense / packed:.1f})" if self.dense > packed else f"{packed:,}"
+
+
 class LayerSummary(Summary):
     """One prunable weight."""
 
@@ -121,6 +141,7 @@ class PruneReport(Summary):
     kernels: KernelSummary | None
     layers: list[LayerSummary]
     left_out: dict[str, str] = {}
+    sizes: Sizes | None = None
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -182,6 +203,7 @@ class FinetuneReport(Summary):
     metric: str = "accuracy"
     higher_is_better: bool = True
     value: float | None = None
+    sizes: Sizes | None = None
 
 
 class Accuracy(Summary):
@@ -231,6 +253,24 @@ class PageReport(Summary):
     bytes: int
     figures: list[str]
     pictures: list[str]
+
+
+class ExportReport(Summary):
+    """What `ntt export` wrote: `bytes` is its size on disk, `dense_bytes` that of the checkpoint's tensors in memory.
+
+    `checkpoint_bytes` is the size of the checkpoint on disk; `None` for a network in memory. `sha256` is that of the
+    output, as sha256sum prints it. `dtype` is that of the weights; `None` if they are of several.
+    """
+
+    output: str
+    to: str
+    checkpoint: str
+    dtype: str | None
+    tensors: int
+    bytes: int
+    checkpoint_bytes: int | None
+    dense_bytes: int
+    sha256: str
 
 
 class ModelFile(Summary):

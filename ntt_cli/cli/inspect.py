@@ -39,9 +39,14 @@ def inspect(
 def _summary(inspection: Inspection) -> RenderableType:
     head = Text.assemble((inspection.file, "bold"), f": {inspection.bytes:,} bytes, {len(inspection.tensors)} tensors")
     parts: list[RenderableType] = [head]
+    if inspection.packed is not None:
+        parts.append(Text(f"packed by ntt export from {inspection.packed.source}"))
+    if inspection.sizes is not None:
+        parts.append(Text(f"bytes: {inspection.sizes.in_words}"))
     record = inspection.record
     if record is None:
-        parts.append(Text("a plain safetensors file, not written by ntt"))
+        if inspection.packed is None:
+            parts.append(Text("a plain safetensors file, not written by ntt"))
     elif isinstance(record, CheckpointRecord):
         parts += _checkpoint(record)
     elif isinstance(record, StateRecord):

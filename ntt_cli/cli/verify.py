@@ -24,5 +24,6 @@ def verify(
     streams = make_streams(as_json=as_json, quiet=quiet)
     with guarded(streams, debug=debug):
         found = ntt.verify(file)
-        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {found.kind}")
+        by = "export" if found.kind == "packed" else found.kind
+        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}")
         streams.result(found, human=human, quiet=str(file))

@@ -29,8 +29,13 @@ from ntt_cli.files.metadata import (
     ReportRecord,
     read_header,
 )
+from ntt_cli.files.packed import read_packed
+from ntt_cli.files.packed_index import is_packed
+from ntt_cli.files.safetensors_header import TensorRecord
 from ntt_cli.files.shards import WeightFiles, find_weights
+from ntt_cli.files.sizes import packed_sizes
 from ntt_cli.files.torch_file import SUFFIXES, read_torch_file
+from ntt_cli.results import Sizes
 from ntt_cli.tensors import Masks
 
 UNNAMED = "an ntt that did not record whose they are"
@@ -45,7 +50,8 @@ class Checkpoint:
         path: where it was read from.
         tensors: the state dict.
         masks: of the pruned weights; empty for a file that ntt did not write.
-        record: what the file says about itself; `None` for a file that ntt did not write.
+        record: what the file says about itself; `None` for a file that ntt did not write. That of a packed file has no
+            hashes of tensors.
     """
 
     path: Path
@@ -146,6 +152,15 @@ def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
     return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
 
 
+def sizes_of(contents: Contents) -> Sizes:
+    """How large these contents are, and would be packed."""
+    tensors = {
+        name: TensorRecord(dtype=DTYPES[value.dtype], shape=tuple(value.shape))
+        for name, value in contents.state.items()
+    }
+    return packed_sizes(tensors, {name: int(mask.sum()) for name, mask in contents.masks.items()})
+
+
 def write_checkpoint(path: Path, contents: Contents) -> None:
     """Write a state dict under its masks, with its record.
 
@@ -158,7 +173,7 @@ def write_checkpoint(path: Path, contents: Contents) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, in one file or in several, and check all of it.
+    """Read a checkpoint, plain or packed, in one file or in several, and check all of it.
 
     A file of `torch.save` is one, too; no code of it is run.
 
@@ -173,6 +188,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if file.suffix.lower() in SUFFIXES:
         return Checkpoint(path=path, tensors=read_torch_file(file), masks={}, record=None)
     header = read_header(file)
+    if is_packed(header):
+        found = read_packed(file, header)
+        return Checkpoint(path=path, tensors=found.tensors, masks=found.masks, record=found.record)
     record = header.record
     if not isinstance(record, CheckpointRecord | None):
         what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")

@@ -6,18 +6,26 @@ from pathlib import Path
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import file_sha256
-from ntt_cli.files.metadata import AnyRecord, read_header
+from ntt_cli.files.metadata import CheckpointRecord, PackedRecord, PlainRecord, read_header
+from ntt_cli.files.packed_index import open_packed
 from ntt_cli.files.safetensors_header import TensorRecord
-from ntt_cli.results import Summary
+from ntt_cli.files.sizes import packed_sizes
+from ntt_cli.results import Sizes, Summary
 
 
 class Inspection(Summary):
-    """A safetensors file: its tensors, and its record if ntt wrote the file."""
+    """A safetensors file: its tensors, and its record if ntt wrote the file.
+
+    Of a packed checkpoint these are the tensors and the record of the checkpoint, and `packed` is the file's own
+    record. `sizes` are those of a checkpoint; `None` for other files.
+    """
 
     file: str
     bytes: int
     tensors: dict[str, TensorRecord]
-    record: AnyRecord | None
+    record: PlainRecord | None
+    packed: PackedRecord | None = None
+    sizes: Sizes | None = None
 
 
 class Verification(Summary):
@@ -37,7 +45,27 @@ class Verification(Summary):
 
 def inspect(path: Path) -> Inspection:
     header = read_header(path)
-    return Inspection(file=str(path), bytes=path.stat().st_size, tensors=header.tensors, record=header.record)
+    if isinstance(header.record, PackedRecord):
+        index = open_packed(path, header).index
+        tensors = {name: TensorRecord(dtype=each.dtype, shape=each.shape) for name, each in index.tensors.items()}
+        kept = {name: each.kept for name, each in index.tensors.items() if each.kept is not None}
+        return _inspection(path, tensors, index.record, header.record, packed_sizes(tensors, kept))
+    if isinstance(header.record, CheckpointRecord):
+        kept = {name: layer.kept for name, layer in header.record.layers.items()}
+        return _inspection(path, header.tensors, header.record, None, packed_sizes(header.tensors, kept))
+    # Another file does not say how many zeros its tensors have.
+    return _inspection(path, header.tensors, header.record, None, None)
+
+
+def _inspection(
+    path: Path,
+    tensors: dict[str, TensorRecord],
+    record: PlainRecord | None,
+    packed: PackedRecord | None,
+    sizes: Sizes | None,
+) -> Inspection:
+    size = path.stat().st_size
+    return Inspection(file=str(path), bytes=size, tensors=tensors, record=record, packed=packed, sizes=sizes)
 
 
 def verify(path: Path) -> Verification:
@@ -46,11 +74,12 @@ def verify(path: Path) -> Verification:
     if header.record is None:
         what = "was not written by ntt: it holds no hashes to check"
         raise CheckpointError(path, what, hint="compare it with sha256sum where you got it")
+    is_packed = isinstance(header.record, PackedRecord)
     return Verification(
         file=str(path),
         kind=header.record.kind,
         bytes=path.stat().st_size,
-        tensors=len(header.tensors),
+        tensors=len(open_packed(path, header).index.tensors if is_packed else header.tensors),
         sha256=file_sha256(path),
         recorded_sha256=header.record.file_sha256,
     )

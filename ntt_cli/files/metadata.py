@@ -198,7 +198,23 @@ class StateRecord(FileRecord):
     strides: dict[str, tuple[int, ...]]
 
 
-AnyRecord = CheckpointRecord | ReportRecord | StateRecord
+class PackedRecord(FileRecord):
+    """Everything under the key `ntt` of a packed checkpoint; its index holds the record of the checkpoint itself.
+
+    Attributes:
+        source: the name of the file that was packed, without its folder.
+        source_sha256: of that file, as sha256sum prints it; `None` for a network in memory.
+    """
+
+    kind: Literal["packed"]
+    source: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
+    source_sha256: str | None
+
+
+PlainRecord = CheckpointRecord | ReportRecord | StateRecord
+"""Of a file whose tensors are what they are named."""
+
+AnyRecord = PlainRecord | PackedRecord
 
 _RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.free_memory import require_memory
-from ntt_cli.files.metadata import AGAIN, ReportRecord, read_header
+from ntt_cli.files.metadata import AGAIN, PackedRecord, ReportRecord, read_header
 
 Numbers = NDArray[np.float64]
 DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
@@ -39,7 +39,8 @@ def read_report(path: Path) -> Report:
     """Read a report, given its path or that of the checkpoint beside it."""
     header = read_header(path)
     if not isinstance(header.record, ReportRecord):
-        beside = report_path(path)
+        of = path.with_name(header.record.source) if isinstance(header.record, PackedRecord) else path
+        beside = report_path(of)
         if header.record is None or not beside.exists():
             what = f"has no report beside it ({beside.name})"
             raise CheckpointError(path, what, hint="name a report, or a comparison's folder")

@@ -31,6 +31,8 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         "data": summary.data or "none",
         "kept": f"{summary.kept:,} of {summary.prunable:,} prunable weights, {summary.sparsity:.2%} sparse",
     }
+    if summary.sizes is not None:
+        facts["bytes"] = summary.sizes.in_words
     if summary.agreement is not None:
         name = "output" if summary.agreement.top1_agreement is None else "logit"
         facts[f"{name} distance"] = f"{summary.agreement.logit_distance:.4g}"
@@ -74,6 +76,8 @@ def _finetuned(summary: FinetuneReport) -> Page:
         "optimiser": f"{summary.optimiser}, rate {summary.learning_rate:g}",
         "chosen epoch": str(summary.best_epoch),
     }
+    if summary.sizes is not None:
+        facts["bytes"] = summary.sizes.in_words
     metric, value = summary.metric, summary.accuracy if summary.metric == "accuracy" else summary.value
     if metric != "accuracy":
         facts["task"] = summary.task

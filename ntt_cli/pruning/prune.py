@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntt_cli.config import PruneConfig
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import Contents, write_checkpoint
+from ntt_cli.files.checkpoint import Contents, sizes_of, write_checkpoint
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import count_kept
@@ -21,7 +21,7 @@ from ntt_cli.networks.precision import rounded
 from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
-from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport
+from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport, Sizes
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
@@ -94,7 +94,9 @@ def prune(
             if output:
                 write_checkpoint(output, contents)  # before any measurement, so that nothing is lost
             measures = measure(job, pruned, this, checked, steps=job.settings.steps)
-            outcome = Outcome(_report(job, pruned, measures), contents, _report_tensors(pruned, measures))
+            outcome = Outcome(
+                _report(job, pruned, measures, sizes_of(contents)), contents, _report_tensors(pruned, measures)
+            )
             if output:
                 outcome.write_report(output)
     return outcome
@@ -167,7 +169,7 @@ def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None
             on_event(Warned(f"{saw}; without --include it stays dense"))
 
 
-def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
+def _report(job: PruneJob, pruned: Pruned, measures: Measures, sizes: Sizes | None = None) -> PruneReport:
     kept, prunable = count_kept(pruned.masks), job.prunable
     output = job.config.output
     return PruneReport(
@@ -188,6 +190,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures) -> PruneReport:
         kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers(pruned.masks, job),
         left_out=job.left_out,
+        sizes=sizes,
     )
 
 

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from ntt_cli.config import FinetuneConfig
 from ntt_cli.data.batch import parts_of
 from ntt_cli.files.atomic import report_path
-from ntt_cli.files.checkpoint import Contents
+from ntt_cli.files.checkpoint import Contents, sizes_of
 from ntt_cli.files.metadata import RunRecord
 from ntt_cli.files.report import history_tensors, mask_tensors
 from ntt_cli.masks.masks import as_bits
@@ -92,6 +92,19 @@ def _take_first(module: nn.Module, record: RunRecord, run: Run) -> None:
 def _outcome(
     output: Path | None, job: FinetuneJob, record: RunRecord, best: Best, epochs: list[EpochSummary]
 ) -> Outcome[FinetuneReport]:
+    contents = Contents(
+        state=in_own_types(best.state, job.dtypes),
+        masks=job.masks,
+        kind="finetune",
+        model=job.loaded.record,
+        config=record.config,
+        normalisation=job.training.normalisation,
+        class_names=job.training.samples.class_names,
+        run_sha256=record.sha256,
+    )
+    history = {"train_loss": [epoch.train_loss for epoch in epochs]}
+    if len(job.validation):
+        history[job.task.headline] = [epoch.value or 0.0 for epoch in epochs]
     report = FinetuneReport(
         output="" if output is None else str(output),
         report="" if output is None else str(report_path(output)),
@@ -108,20 +121,8 @@ def _outcome(
         metric=job.task.headline,
         higher_is_better=job.task.higher_is_better,
         value=epochs[best.epoch - 1].value,
+        sizes=sizes_of(contents),
     )
-    contents = Contents(
-        state=in_own_types(best.state, job.dtypes),
-        masks=job.masks,
-        kind="finetune",
-        model=job.loaded.record,
-        config=record.config,
-        normalisation=job.training.normalisation,
-        class_names=job.training.samples.class_names,
-        run_sha256=record.sha256,
-    )
-    history = {"train_loss": [epoch.train_loss for epoch in epochs]}
-    if len(job.validation):
-        history[job.task.headline] = [epoch.value or 0.0 for epoch in epochs]
     return Outcome(report, contents, mask_tensors(job.masks) | history_tensors(history))
 
 

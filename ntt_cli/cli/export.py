@@ -1,0 +1,60 @@
+"""`ntt export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+import ntt_cli as ntt
+from ntt_cli.cli.run import call, guarded
+from ntt_cli.cli.streams import make_streams
+from ntt_cli.results import ExportReport
+
+EXAMPLES = (
+    "ntt export sparse.safetensors --to packed",
+    "ntt export tuned.safetensors --to packed --dtype float16 -o small.safetensors",
+)
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint: a .safetensors or .pt file, or a folder with one.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="<packed>",
+            show_default=False,
+            help="packed: mask bits and kept values, compressed; every command takes it as it is. Required.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write. Default: NAME.packed.safetensors beside NAME."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="<float16|bfloat16>", help="Round weights to this type. Default: their own."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the output's path alone.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
+) -> None:
+    streams = make_streams(as_json=as_json, quiet=quiet)
+    with guarded(streams, debug=debug):
+        report = call(
+            streams,
+            lambda on_event: ntt.export(checkpoint, to=to, output=output, dtype=dtype, force=force, progress=on_event),
+        )
+        streams.result(report, human=_summary(report), quiet=report.output)
+
+
+def _summary(report: ExportReport) -> Text:
+    of = f"1/{report.dense_bytes / report.bytes:.1f} of" if report.bytes < report.dense_bytes else "for"
+    sizes = f": {report.bytes:,} bytes, {of} {report.dense_bytes:,} dense"
+    return Text.assemble((report.output, "bold"), sizes, f"\nSHA-256 {report.sha256}")

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ntt_cli
+from ntt_cli.files.atomic import file_sha256
+from tests.cli.conftest import MODEL, Ntt, content
+
+pytestmark = pytest.mark.usefixtures("checkpoints")
+
+PACK = ("export", "sparse.safetensors", "--to", "packed")
+PACKED = "sparse.packed.safetensors"
+
+
+def test_for_people_scripts_and_pipes(ntt: Ntt) -> None:
+    human = ntt(*PACK)
+    size, dense = Path(PACKED).stat().st_size, sum(v.nbytes for v in load_file("sparse.safetensors").values())
+    digest = file_sha256(Path(PACKED))
+    assert (human.code, human.err) == (0, "")
+    assert human.out == f"{PACKED}: {size:,} bytes, 1/{dense / size:.1f} of {dense:,} dense\nSHA-256 {digest}\n"
+    assert size < dense / 6
+    assert ntt(*PACK, "-q", "-o", "other.safetensors").out == "other.safetensors\n"
+    document = ntt(*PACK, "--json", "--force").document
+    assert document == {
+        "output": PACKED,
+        "to": "packed",
+        "checkpoint": "sparse.safetensors",
+        "dtype": "float32",
+        "tensors": 6,
+        "bytes": size,
+        "checkpoint_bytes": Path("sparse.safetensors").stat().st_size,
+        "dense_bytes": dense,
+        "sha256": digest,
+    }
+
+
+def test_every_command_takes_it(ntt: Ntt) -> None:
+    assert ntt(*PACK).code == 0
+    for command in (
+        ["evaluate", MODEL, "--limit", "50", "--teacher", "dense.safetensors", "-c"],
+        ["prune", MODEL, "-s", "0.95", "--method", "magnitude", "--limit", "20", "-o", "x.safetensors", "--force"]
+        + ["--weights"],
+    ):
+        plain, packed = (ntt(*command, name, "--json") for name in ("sparse.safetensors", PACKED))
+        assert (plain.code, packed.code) == (0, 0), packed.err
+        told = packed.out.replace(PACKED, "sparse.safetensors")
+        size = str(Path(PACKED).stat().st_size), str(Path("sparse.safetensors").stat().st_size)
+        assert told.replace(*size) == plain.out
+    found = []
+    for name in ("sparse.safetensors", PACKED):
+        tune = ("finetune", MODEL, "-c", name, "--epochs", "1", "--limit", "60", "-o", "t.safetensors", "--force")
+        assert ntt(*tune).code == 0
+        found.append(load_file("t.safetensors"))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    agrees = ("evaluate", MODEL, "-c", "tuned.safetensors", "--limit", "50", "--json", "--teacher")
+    plain, packed = (ntt(*agrees, name).document["agreement"] for name in ("sparse.safetensors", PACKED))
+    assert plain == packed
+
+
+def test_python_takes_it() -> None:
+    packed = ntt_cli.export("sparse.safetensors", to="packed").output
+    plain, loaded = ntt_cli.load("sparse.safetensors", MODEL), ntt_cli.load(packed, MODEL)
+    assert all(torch.equal(mask, plain.masks[name]) for name, mask in loaded.masks.items())
+    assert plain.masks.keys() == loaded.masks.keys() != set()
+    state = plain.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.model.state_dict().items())
+    ntt_cli.export(plain, to="packed", output="again.safetensors")
+    again = ntt_cli.load("again.safetensors", MODEL)
+    assert all(torch.equal(value, state[name]) for name, value in again.model.state_dict().items())
+
+
+def test_inspect_verify_and_report(ntt: Ntt) -> None:
+    ntt(*PACK)
+    plain, packed = ntt("inspect", "sparse.safetensors"), ntt("inspect", PACKED)
+    head = f"{PACKED}: {Path(PACKED).stat().st_size:,} bytes, 6 tensors"
+    assert packed.out.splitlines()[:2] == [head, "packed by ntt export from sparse.safetensors"]
+    assert packed.out.splitlines()[2] == plain.out.splitlines()[1]
+    assert plain.out.splitlines()[1].startswith("bytes: 48,240 dense, packed about ")
+    assert sorted(packed.out.splitlines()[3:]) == sorted(plain.out.splitlines()[2:])
+    document = ntt("inspect", PACKED, "--json").document
+    assert document["packed"]["source_sha256"] == file_sha256(Path("sparse.safetensors"))
+    assert document["sizes"] == ntt("inspect", "sparse.safetensors", "--json").document["sizes"]
+    whole = ntt("verify", PACKED)
+    assert whole.out == f"{PACKED}: whole; 6 tensors, written by ntt export\n"
+    assert ntt("report", PACKED).out.startswith("sparse.report.html: ")
+    Path("sparse.report.safetensors").unlink()
+    alone = ntt("report", PACKED)
+    assert (alone.code, alone.err.splitlines()[0]) == (
+        2,
+        f"error: {PACKED}: has no report beside it (sparse.report.safetensors)",
+    )
+
+
+def test_the_report_of_a_run_says_its_sizes(ntt: Ntt) -> None:
+    ntt(*PACK)
+    report = ntt("inspect", "sparse.report.safetensors", "--json").document["record"]["summary"]
+    assert report["sizes"]["dense"] == 48_240
+    assert report["sizes"]["packed"] == pytest.approx(Path(PACKED).stat().st_size, rel=0.1)
+    assert report["sizes"] == ntt("inspect", "sparse.safetensors", "--json").document["sizes"]
+    ntt("report", "sparse.safetensors")
+    assert "48,240 dense, packed about " in Path("sparse.report.html").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounded(ntt: Ntt, dtype: str) -> None:
+    assert ntt(*PACK, "--dtype", dtype).code == 0
+    whole, loaded = load_file("sparse.safetensors"), ntt_cli.load(PACKED, MODEL)
+    for name, value in loaded.checkpoint.tensors.items():
+        assert torch.equal(value, whole[name].to(getattr(torch, dtype)).float())
+    assert all(torch.equal(mask, whole[name] != 0) for name, mask in loaded.masks.items())
+    assert ntt("evaluate", MODEL, "-c", PACKED, "--limit", "50").code == 0
+    assert Path(PACKED).stat().st_size < 0.7 * ntt(*PACK, "--json", "--force").document["bytes"]
+    ntt(*PACK, "--dtype", dtype, "--force")
+    again = ntt("export", PACKED, "--to", "packed", "--dtype", dtype)
+    assert again.code == 2
+    assert again.err == (
+        f"error: --dtype {dtype}: does nothing to {PACKED}: no tensor is of another type\nhint: leave it out\n"
+    )
+
+
+def test_what_a_type_cannot_hold(ntt: Ntt) -> None:
+    save_file({"w": torch.tensor([[1e5, 0.0], [0.0, 1.0]])}, "large.safetensors")
+    large = ntt("export", "large.safetensors", "--to", "packed", "--dtype", "float16")
+    assert large.code == 2
+    assert large.err == (
+        "error: large.safetensors: w has values beyond 65504, the largest of float16\n"
+        "hint: use --dtype bfloat16, or leave it out\n"
+    )
+    assert not Path("large.packed.safetensors").exists()
+    network = torch.nn.Linear(4, 2)
+    torch.nn.init.constant_(network.weight, 1e-9)
+    result = ntt_cli.prune(network, sparsity=0.5, method="magnitude")
+    told: list[object] = []
+    ntt_cli.export(result, to="packed", output="tiny.safetensors", dtype="float16", progress=told.append)
+    (warned,) = told
+    assert getattr(warned, "message", "") == "4 kept weights are too small for float16 and became zero"
+    assert int(ntt_cli.load("tiny.safetensors", network).masks["weight"].sum()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sparse.safetensors"], "error: --to: is required\nhint: "),
+        (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not known\nhint: there are packed\n"),
+        ([*PACK[1:], "--dtype", "float8"], "error: --dtype float8: is not known\nhint: did you mean float16?\n"),
+        ([*PACK[1:], "-o", "x.pt"], "error: x.pt: is not named .safetensors, which is what is written\n"),
+        ([*PACK[1:], "-o", "sparse.safetensors", "--force"], "error: sparse.safetensors: is the checkpoint itself\n"),
+        ([*PACK[1:], "-o", "dense.safetensors"], "error: dense.safetensors: exists already\n"),
+        (["missing.safetensors", *PACK[2:]], "error: missing.safetensors: does not exist\n"),
+        (["sparse.report.safetensors", *PACK[2:]], "error: sparse.report.safetensors: is a report, not a checkpoint\n"),
+    ],
+)
+def test_refused(ntt: Ntt, arguments: list[str], message: str) -> None:
+    before = content()
+    result = ntt("export", *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert content() == before
+
+
+def test_a_network_in_memory_needs_a_name() -> None:
+    sparse = ntt_cli.load("sparse.safetensors", MODEL)
+    with pytest.raises(ntt_cli.NttError) as caught:
+        ntt_cli.export(sparse, to="packed")
+    assert str(caught.value) == "output: is missing: the network is in memory"
+
+
+def test_folders_and_torch_files(ntt: Ntt) -> None:
+    os.mkdir("weights")
+    shutil.copy("dense.safetensors", "weights/model.safetensors")
+    assert ntt("export", "weights", "--to", "packed", "-q").out == "weights.packed.safetensors\n"
+    state = load_file("dense.safetensors")
+    torch.save(state, "dense.pt")
+    assert ntt("export", "dense.pt", "--to", "packed", "-q", "--force").out == "dense.packed.safetensors\n"
+    read = ntt_cli.load("dense.packed.safetensors", MODEL)
+    assert all(np.array_equal(value, state[name]) for name, value in read.model.state_dict().items())
