@@ -54,6 +54,7 @@ REPORTS: tuple[type[BaseModel], ...] = (
     results.FinetuneReport,
     results.EpochSummary,
     results.EvaluateReport,
+    results.GateResult,
     results.Accuracy,
     CompareReport,
     CompareRow,

@@ -215,11 +215,31 @@ class Accuracy(Summary):
     per_class: dict[str, float | None]
 
 
+class GateResult(Summary):
+    """One gate of `ntt evaluate`: the option as it was typed, what it measures, and whether the value keeps it."""
+
+    gate: str
+    measure: str
+    value: float
+    limit: float
+    passed: bool
+
+    @property
+    def in_words(self) -> str:
+        """The measure and its value, and the limit that it keeps or misses."""
+        whole = self.measure in {"bytes", "flops"}
+        value = f"{self.measure} {self.value:,.0f}" if whole else f"{self.measure} {self.value:.4f}"
+        if self.passed:
+            return f"{value} keeps {self.gate}"
+        return f"{value} is {'below' if self.value < self.limit else 'above'} {self.gate}"
+
+
 class EvaluateReport(Summary):
     """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density.
 
     `metrics` has the task's metrics, and those of the agreement with a teacher; `metric` names the one that counts.
-    `missed` are the gates that were missed, in words; `passed` is `None` without a gate.
+    `gates` are all gates, and `missed` those that were missed, in words; `passed` is `None` without a gate. `baseline`
+    is the value of `metric` for the weights that `max_drop` compares with.
     """
 
     checkpoint: str
@@ -244,6 +264,8 @@ class EvaluateReport(Summary):
     higher_is_better: bool | None = None
     metrics: dict[str, float] = {}
     missed: list[str] = []
+    gates: list[GateResult] = []
+    baseline: float | None = None
 
 
 class PageReport(Summary):

@@ -23,6 +23,7 @@ EXAMPLES = (
     "ntt evaluate model.py --checkpoint tuned.safetensors",
     "ntt evaluate model.py -c tuned.safetensors -d test/ --min-accuracy 0.97",
     "ntt evaluate model.py -c sparse.safetensors -d images/ --teacher dense.safetensors",
+    "ntt evaluate model.py -c sparse.safetensors --max-drop 0.01 --baseline dense.safetensors --junit gates.xml",
 )
 
 
@@ -69,6 +70,11 @@ def _summary(report: EvaluateReport) -> RenderableType:
     table.add_row("FLOPs", f"{sparse}{report.flops_dense:,} dense, a sample")
     disk = "" if report.file_bytes is None else f", {report.file_bytes:,} on disk"
     table.add_row("bytes", f"{report.sparse_bytes:,} as values and mask bits{disk}")
+    if report.baseline is not None and report.metric is not None:
+        table.add_row("baseline", f"{metric_words(report.metric)} {shown_metric(report.metric, report.baseline)}")
+    for gate in report.gates:
+        mark = Text("passed" if gate.passed else "missed", style="green" if gate.passed else "bold red")
+        table.add_row("gate", Text.assemble(mark, ": ", gate.in_words))
     parts: list[RenderableType] = [Text(report.checkpoint, style="bold"), table]
     if report.agreement is not None:
         parts.append(agreement_line(report.agreement))

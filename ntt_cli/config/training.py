@@ -122,10 +122,37 @@ class EvaluateConfig(ZerosOptions, ModelOptions, WeightsOptions, DataOptions, Ta
         (), "METRIC=VALUE: exit 1 if the metric is above this, as in mse=0.1. Repeatable."
     )
 
+    max_drop: float | None = Group.OUTPUT.option(
+        None,
+        "Exit 1 if the task's metric is worse than the baseline's by more than this, 0.01 means one point of accuracy.",
+        ReadWhen(lambda config: config.baseline is not None, "it compares with other weights; --baseline names them"),
+        ge=0,
+    )
+    baseline: str | None = Group.MODEL.option(
+        None,
+        "Weights of the same model, such as the dense ones, that --max-drop compares with.",
+        ReadWhen(lambda config: config.max_drop is not None, "--max-drop alone reads it"),
+    )
+    max_bytes: int | None = Group.OUTPUT.option(
+        None, "Exit 1 if the checkpoint takes more bytes than this on disk.", ge=1, lt=2**63
+    )
+    max_flops: int | None = Group.OUTPUT.option(
+        None, "Exit 1 if a sample takes more operations than this, those of pruned weights left out.", ge=1, lt=2**63
+    )
+    min_sparsity: float | None = Group.OUTPUT.option(
+        None, "Exit 1 if fewer of the prunable weights are pruned than this, 0.95 means 95%.", ge=0, le=1
+    )
+    junit: str | None = Group.OUTPUT.option(
+        None,
+        "Write the gates as a JUnit XML file too, one test case each; a file that is there is overwritten.",
+        ReadWhen(lambda config: config.gated, "there is no gate to write"),
+    )
+
     @property
     def gated(self) -> bool:
         """Whether there is a gate."""
-        return self.min_accuracy is not None or bool(self.min or self.max)
+        limits = self.min_accuracy, self.max_drop, self.max_bytes, self.max_flops, self.min_sparsity
+        return any(limit is not None for limit in limits) or bool(self.min or self.max)
 
     @field_validator("min", "max")
     @classmethod

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, EvaluateConfig, advice, as_typed, limit_of
+from ntt_cli.config import LEAVE_OUT, EvaluateConfig, as_typed
 from ntt_cli.data.batch import parts_of
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name, warn_of_order
-from ntt_cli.errors import DataError, UsageError
+from ntt_cli.errors import CheckpointError, DataError, UsageError
 from ntt_cli.evaluation.agreement import (
     measure_agreement,
     measure_kernel_distance,
@@ -20,6 +20,8 @@ from ntt_cli.evaluation.agreement import (
     warn_if_disconnected,
     warned_of,
 )
+from ntt_cli.evaluation.gates import BYTES, DROP, FLOPS, SPARSITY, gates_of, judged, require_measured
+from ntt_cli.files.junit import check_junit, write_junit
 from ntt_cli.files.metadata import describe_inputs
 from ntt_cli.files.shards import find_weights
 from ntt_cli.kernels.checks import find_kernel
@@ -150,9 +152,15 @@ def run(
     kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
     warn_of_filled_zeros(model, inputs.batch(torch.arange(1)), list(masks), on_event)
     flops = count_flops(model.bind(), model.params, inputs.batch(torch.arange(1)), masks)
-    path = sources.weights_of(config.checkpoint)
+    value = None if job.task is None else metrics.get(job.task.headline)
+    baseline, file_bytes = _baseline(job, on_event), _file_bytes(job)
     metrics |= {} if agreement is None else agreement.metrics
-    missed = _missed(config, metrics)
+    sparsity = 1 - kept / prunable if prunable else 0.0
+    drop = _drop(job.task, value, baseline)
+    gates = judged(gates_of(config), metrics, {BYTES: file_bytes, FLOPS: flops.sparse, SPARSITY: sparsity, DROP: drop})
+    if config.junit is not None:
+        write_junit(Path(config.junit), config.checkpoint, gates)
+    missed = [gate.in_words for gate in gates if not gate.passed]
     return EvaluateReport(
         checkpoint=config.checkpoint,
         model=config.model,
@@ -167,7 +175,7 @@ def run(
         density=kept / prunable if prunable else None,
         flops_dense=flops.dense,
         flops_sparse=flops.sparse,
-        file_bytes=find_weights(Path(path)).bytes if isinstance(path, str) else None,
+        file_bytes=file_bytes,
         sparse_bytes=_sparse_bytes(model, masks),
         min_accuracy=config.min_accuracy,
         passed=not missed if config.gated else None,
@@ -176,50 +184,66 @@ def run(
         higher_is_better=None if job.task is None else job.task.higher_is_better,
         metrics=metrics,
         missed=missed,
+        gates=gates,
+        baseline=baseline,
     )
 
 
-def _missed(config: EvaluateConfig, metrics: dict[str, float]) -> list[str]:
-    """The gates that the metrics miss, in words.
-
-    Raises:
-        UsageError: if there is no such metric.
-    """
-    below, above = _gates(config)
-    for option, name, _ in below + above:
-        if name not in metrics:
-            raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(metrics)))
-    return [
-        *(f"{name} {metrics[name]:.4f} is below {option}" for option, name, least in below if metrics[name] < least),
-        *(f"{name} {metrics[name]:.4f} is above {option}" for option, name, most in above if metrics[name] > most),
-    ]
-
-
-def _gates(config: EvaluateConfig) -> tuple[list[tuple[str, str, float]], list[tuple[str, str, float]]]:
-    """The lower and the upper limits: the option as it was typed, the metric, and its limit."""
-    below = [(f"--min {entry}", *limit_of(entry)) for entry in config.min]
-    above = [(f"--max {entry}", *limit_of(entry)) for entry in config.max]
-    if config.min_accuracy is not None:
-        below.insert(0, (f"--min-accuracy {config.min_accuracy}", "accuracy", config.min_accuracy))
-    return below, above
-
-
 def _check_gates(job: EvaluateJob) -> None:
-    """Refuse a gate whose metric is unknown, by the metrics of a few samples.
+    """Refuse a gate before any work: for metrics, by those of a few samples.
 
     Raises:
-        UsageError: if it is neither among these, nor one that few samples may leave undefined.
+        UsageError: if its measure is neither among these, nor one that few samples may leave undefined.
     """
-    below, above = _gates(job.config)
-    if not below + above:
+    config, gates = job.config, gates_of(job.config)
+    if config.junit is not None:
+        check_junit(Path(config.junit))
+    if config.max_bytes is not None and _file_bytes(job) is None:
+        what = "is about a file, and the network is in memory"
+        raise UsageError(as_typed(config, "max_bytes"), what, hint="name the checkpoint, or leave it out")
+    if config.max_drop is not None and job.task is None:
+        what = f"compares a task's metric, and {job.inputs.samples.spec} has no labels"
+        raise UsageError(as_typed(config, "max_drop"), what, hint="name labelled data with --data")
+    if not any(gate.of_metrics for gate in gates):
         return
-    known = set(OF_AGREEMENT) if job.config.teacher is not None else set()
+    known = set(OF_AGREEMENT) if config.teacher is not None else set()
     if job.task is not None:
         few = replace(job.inputs, samples=job.inputs.samples.subset(torch.arange(min(len(job.inputs), FEW))))
         known |= _measure(replace(job, inputs=few), job.task, lambda _: None)[1].keys() | job.task.may_lack
-    for option, name, _ in below + above:
-        if name not in known:
-            raise UsageError(option, f"{name} is not measured here", hint=advice(name, sorted(known)))
+    require_measured(gates, known)
+
+
+def _file_bytes(job: EvaluateJob) -> int | None:
+    """Of the checkpoint on disk; `None` for a network in memory."""
+    path = job.sources.weights_of(job.config.checkpoint)
+    return find_weights(Path(path)).bytes if isinstance(path, str) else None
+
+
+def _baseline(job: EvaluateJob, on_event: EventSink) -> float | None:
+    """The headline metric of the weights that `--baseline` names, on the same samples, normalised as they need it.
+
+    Raises:
+        CheckpointError: if they cannot be read, or have other classes.
+    """
+    config = job.config
+    if config.baseline is None or job.task is None:
+        return None
+    weights = open_weights(config.baseline, job.loaded, on_event, role="baseline")
+    if None not in (weights.class_names, job.weights.class_names) and weights.class_names != job.weights.class_names:
+        what = f"learnt other classes than {config.checkpoint}, or in another order"
+        raise CheckpointError(config.baseline, what, hint="name weights that were trained on the same classes")
+    known = known_normalisation(config, job.loaded, weights.checkpoint, lambda _: None)
+    inputs = open_inputs(job.inputs.samples, device=job.inputs.device, known=known, on_event=lambda _: None)
+    model = to_functional(job.loaded.module, inputs.device, lambda _: None, select_outputs=job.heads)
+    model = replace(model, output_mask=job.loaded.output_mask)
+    return _measure(replace(job, model=model, inputs=inputs), job.task, on_event)[1].get(job.task.headline)
+
+
+def _drop(task: Task | None, value: float | None, baseline: float | None) -> float | None:
+    """By how much a metric is worse than the baseline's, in the metric's own units."""
+    if task is None or value is None or baseline is None:
+        return None
+    return baseline - value if task.higher_is_better else value - baseline
 
 
 def _agreement(job: EvaluateJob, on_event: EventSink) -> Agreement | None:

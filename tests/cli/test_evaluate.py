@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -66,6 +67,47 @@ def test_gates(ntt: Ntt, mode: list[str]) -> None:
     assert missed.out
     if mode == ["--json"]:
         assert (met.document["passed"], missed.document["passed"]) == (True, False)
+
+
+def test_all_gates_are_shown_and_written(ntt: Ntt) -> None:
+    size = Path("tuned.safetensors").stat().st_size
+    met = ["--max-bytes", str(size), "--max-flops", "2380", "--min-sparsity", "0.9"]
+    same = ["--max-drop", "0", "--baseline", "tuned.safetensors", "--junit", "gates.xml"]
+    result = ntt(*EVALUATE, *met, *same)
+    assert (result.code, result.out.count("passed: ")) == (0, 4)
+    assert [case.find("failure") for case in ElementTree.parse("gates.xml").iter("testcase")] == [None] * 4
+    tight = ["--max-bytes", str(size - 1), "--max-flops", "2379", "--min-sparsity", "0.91", "--min-accuracy", "0"]
+    worse = ["--max-drop", "0", "--baseline", "dense.safetensors", "--junit", "gates.xml", "--json"]
+    missed = ntt(*EVALUATE, *tight, *worse)
+    assert missed.code == 1
+    report = missed.document
+    dense = ntt("evaluate", MODEL, "-c", "dense.safetensors", "--json").document["accuracy"]["top1"]
+    assert report["baseline"] == dense > report["accuracy"]["top1"]
+    drop = {gate["measure"]: gate["value"] for gate in report["gates"]}["drop"]
+    assert drop == pytest.approx(dense - report["accuracy"]["top1"])
+    assert [gate["passed"] for gate in report["gates"]] == [True, False, False, False, False]
+    assert len(report["missed"]) == 4
+    assert all(words in missed.err.splitlines()[-1] for words in report["missed"])
+    failures = [case.find("failure") is not None for case in ElementTree.parse("gates.xml").iter("testcase")]
+    assert failures == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-drop", "0.1"], "--max-drop 0.1: it compares with other weights; --baseline names them"),
+        (["--baseline", "dense.safetensors"], "--baseline dense.safetensors: --max-drop alone reads it"),
+        (["--junit", "gates.xml"], "--junit gates.xml: there is no gate to write"),
+        (["--min-accuracy", "0", "--junit", "gates.txt"], "gates.txt: is not named .xml, which is what is written"),
+        (["--max-bytes", "0"], "--max-bytes 0: should be greater than or equal to 1"),
+        (["--min-sparsity", "95"], "--min-sparsity 95: should be less than or equal to 1"),
+        (["--max-drop", "0", "--baseline", "none.safetensors"], "none.safetensors: does not exist"),
+    ],
+)
+def test_gates_that_are_none(ntt: Ntt, options: list[str], message: str) -> None:
+    result = ntt(*EVALUATE, *options)
+    assert result.code == 2
+    assert f"error: {message}\n" in result.err
 
 
 def test_agreement_on_unlabelled_data(ntt: Ntt) -> None:

@@ -1,0 +1,75 @@
+"""The workflow of docs/ci.md, its `run` steps as a shell script."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import ntt_cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def steps() -> list[str]:
+    """The commands of the workflow but for the installation."""
+    (workflow,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/ci.md").read_text(), re.DOTALL)
+    found = re.findall(r"^ +(?:- )?run: (?:\|\n((?: {10}.*\n)+)|(.*)\n)", workflow, re.MULTILINE)
+    commands = [textwrap.dedent(block) or line for block, line in found]
+    assert commands[0] == "pip install ntt-cli"
+    assert len(commands) == 4
+    return commands[1:]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "sample_models/digits_mlp.py", folder / "model.py")
+    model = str(folder / "model.py")
+    dense = ntt_cli.finetune(model, "digits", epochs=3, output=folder / "dense.safetensors")
+    assert dense.report.accuracy is not None
+    weights = str(folder / "dense.safetensors")
+    ntt_cli.prune(
+        model, "digits", weights=weights, sparsity=0.9, steps=150, output=folder / "sparse.safetensors", seed=1
+    )
+    return folder
+
+
+def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "bin").mkdir(exist_ok=True)
+    command = folder / "bin/ntt"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ntt_cli "$@"\n')
+    command.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    # As GitHub runs a step.
+    return subprocess.run(
+        ["bash", "-e", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_steps_run(project: Path) -> None:
+    verify, pack, gates = steps()
+    for step in (verify, pack):
+        done = shell(step, project)
+        assert done.returncode == 0, done.stderr
+    done = shell(gates, project)
+    cases = list(ElementTree.parse(project / "gates.xml").iter("testcase"))
+    assert len(cases) == 4
+    missed = [case.attrib["name"] for case in cases if case.find("failure") is not None]
+    assert (done.returncode, missed) == (0, []), done.stderr
+    tight = gates.replace("--max-bytes 20000", "--max-bytes 200")
+    assert tight != gates
+    assert shell(tight, project).returncode == 1
+    (project / "packed.safetensors").write_bytes((project / "packed.safetensors").read_bytes()[:-1])
+    assert shell(gates, project).returncode == 2
