@@ -56,7 +56,7 @@ def export(
         >>> saved = ntt.prune(net, sparsity=0.95, method="magnitude", output=path)
         >>> packed = ntt.export(path, to="packed")
         >>> packed.dense_bytes // packed.bytes
-        16
+        21
         >>> bool((ntt.load(packed.output, net).model.weight == ntt.load(path, net).model.weight).all())
         True
     """

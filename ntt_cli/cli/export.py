@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
 import ntt_cli as ntt
+from ntt_cli.cli.options import with_common
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.results import ExportReport
@@ -19,6 +20,7 @@ EXAMPLES = (
 )
 
 
+@with_common
 def export(
     checkpoint: Annotated[
         Path, typer.Argument(help="The checkpoint: a .safetensors or .pt file, or a folder with one.")
@@ -41,12 +43,10 @@ def export(
         typer.Option("--dtype", metavar="<float16|bfloat16>", help="Round weights to this type. Default: their own."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the output's path alone.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
+    **values: Any,
 ) -> None:
-    streams = make_streams(as_json=as_json, quiet=quiet)
-    with guarded(streams, debug=debug):
+    streams = make_streams(as_json=values["json"], quiet=values["quiet"])
+    with guarded(streams, debug=values["debug"]):
         report = call(
             streams,
             lambda on_event: ntt.export(checkpoint, to=to, output=output, dtype=dtype, force=force, progress=on_event),

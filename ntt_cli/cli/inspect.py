@@ -41,8 +41,6 @@ def _summary(inspection: Inspection) -> RenderableType:
     parts: list[RenderableType] = [head]
     if inspection.packed is not None:
         parts.append(Text(f"packed by ntt export from {inspection.packed.source}"))
-    if inspection.sizes is not None:
-        parts.append(Text(f"bytes: {inspection.sizes.in_words}"))
     record = inspection.record
     if record is None:
         if inspection.packed is None:
@@ -56,6 +54,8 @@ def _summary(inspection: Inspection) -> RenderableType:
         parts.append(Text(f"the {record.kind} of {record.summary.get('output')}"))
         summary = {name: value for name, value in record.summary.items() if name not in {"layers", "epochs"}}
         parts.append(Pretty(summary, expand_all=True))
+    if inspection.sizes is not None:
+        parts.append(Text(f"bytes: {inspection.sizes.in_words}"))
     tensors = plain_table(["tensor", "type", "shape"])
     for name, tensor in inspection.tensors.items():
         tensors.add_row(Text(name), tensor.dtype, "×".join(map(str, tensor.shape)))

@@ -62,6 +62,15 @@ def with_options(config: type[Options], *flags: inspect.Parameter) -> Callable[[
     return give
 
 
+def with_common(command: Command) -> Command:
+    """Give a command that takes `json`, `quiet` and `debug` as `**values` the options of all commands for them."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD] + COMMON[1:]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # as above
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
 def _rank(field: FieldInfo) -> tuple[int, bool]:
     return list(Group).index(_group(field)), not field.is_required()
 

@@ -53,12 +53,12 @@ def _summary(report: PruneReport) -> RenderableType:
         (report.output, "bold"), f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse"
     )
     parts: list[RenderableType] = [head, layer_table(report.layers)]
-    if report.sizes:
-        parts.append(Text(f"bytes: {report.sizes.in_words}"))
     if report.agreement:
         parts.append(agreement_line(report.agreement))
     if report.kernels:
         parts.append(kernel_line(report.kernels))
+    if report.sizes:
+        parts.append(Text(f"bytes: {report.sizes.in_words}"))
     return Group(*parts)
 
 

@@ -30,7 +30,8 @@ def test_for_people(ntt: Ntt) -> None:
     ]
     assert lines[5].startswith("agreement with the teacher: same first choice ")
     assert lines[6].startswith("kernels on 8 samples: alignment 0.")
-    assert len(lines) == 7
+    assert len(lines) == 8
+    assert lines[7].startswith("bytes: 48,240 dense, packed about ")
     assert "step 4/4 · density 10.00%" in result.err
     assert result.err.splitlines()[-1].endswith("next: ntt finetune digits_mlp.py --checkpoint sparse.safetensors")
     assert (

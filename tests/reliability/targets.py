@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zstandard
 from PIL import Image
 from safetensors.torch import save
 from scipy.io import savemat
@@ -29,9 +30,11 @@ from ntt_cli.data.sources.idx import read_idx
 from ntt_cli.data.sources.svhn import read_svhn
 from ntt_cli.errors import NttError
 from ntt_cli.files.checkpoint import layer_records, read_checkpoint
-from ntt_cli.files.metadata import HASH_KEY, NO_HASH, put_file_hash, read_header
+from ntt_cli.files.inspect import inspect as look
+from ntt_cli.files.metadata import HASH_KEY, NO_HASH, put_file_hash
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.pages.run import run_page
+from tests.files.packed_files import RECORD, sealed
 
 TENSORS = {"w": torch.tensor([[1.5, 0.0], [0.0, -2.0]]), "b": torch.zeros(2), "n": torch.tensor(3)}
 HASH = "0" * 64
@@ -52,6 +55,21 @@ REPORT = {
     "summary": {"output": "x.safetensors", "epochs": [{"epoch": 1, "train_loss": 0.5, "accuracy": 0.5}], "density": 1},
     "tensors": dict.fromkeys(TENSORS, HASH),
 }
+
+
+PARTS = {
+    "masks": b"\x90",
+    "values.F32": bytes(12) + b"\x00\x00\xc0\x00\x3f\xc0\x00\x00",
+    "values.I64": b"\3" + bytes(7),
+}
+PACKED_INDEX = json.dumps({
+    "record": CHECKPOINT | {"tensors": {}},
+    "tensors": {
+        "b": {"dtype": "F32", "kept": None, "shape": [3]},
+        "n": {"dtype": "I64", "kept": None, "shape": []},
+        "w": {"dtype": "F32", "kept": 2, "shape": [2, 2]},
+    },
+}).encode()
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,26 @@ def _record(path: Path) -> None:
     read_checkpoint(path)
 
 
+def _packed(path: Path) -> None:
+    """A packed file with this index, its hashes and the sizes of its frames as they should be."""
+    frames = {name: zstandard.compress(data) for name, data in (PARTS | {"index": path.read_bytes()}).items()}
+    path.write_bytes(sealed(RECORD, frames))
+    _inspect(path)
+    read_checkpoint(path)
+
+
+def _frames(path: Path) -> None:
+    """A packed file with this in the place of its frames, one after the other."""
+    data, names = path.read_bytes(), ["index", *PARTS]
+    sizes = [len(zstandard.compress(part)) for part in (PACKED_INDEX, *PARTS.values())]
+    begins = [sum(sizes[:at]) for at in range(len(sizes))]
+    ends = [*begins[1:], max(len(data), sum(sizes))]
+    frames = {name: data[a:b] or b"-" for name, a, b in zip(names, begins, ends, strict=True)}
+    path.write_bytes(sealed(RECORD, frames))
+    _inspect(path)
+    read_checkpoint(path)
+
+
 def _report(path: Path) -> None:
     path.write_bytes(_sealed(path.read_bytes()))
     _inspect(path)
@@ -108,7 +146,7 @@ def _report(path: Path) -> None:
 
 
 def _inspect(path: Path) -> None:
-    read_header(path)  # what it refuses, the command refuses; what it reads, the command must show
+    look(path)  # what it refuses, the command refuses; what it reads, the command must show
     for as_json in (False, True):
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             inspect(path, as_json=as_json, debug=True)
@@ -184,6 +222,10 @@ TOML = b'seed = 1\nmask-update-every = 7\n[prune]\nsparsity = 0.9\nmodel_arg = [
 TARGETS = {
     "checkpoint": Target(
         read_checkpoint, "x.safetensors", (_sealed(_compact(CHECKPOINT)), save(TENSORS), save({"a": torch.ones(1)}))
+    ),
+    "packed index": Target(_packed, "x.safetensors", (PACKED_INDEX,)),
+    "packed frames": Target(
+        _frames, "x.safetensors", (b"".join(map(zstandard.compress, (PACKED_INDEX, *PARTS.values()))),)
     ),
     "record": Target(_record, "x.safetensors", (_compact(CHECKPOINT),)),
     "report": Target(_report, "x.report.safetensors", (_compact(REPORT),)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ntt_cli import export
 from ntt_cli.config import PruneConfig
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.checkpoint import read_checkpoint
@@ -32,11 +33,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=str(folder / "sparse.safetensors"),
     )
     prune.run(config, lambda _: None)
+    export(folder / "sparse.safetensors", to="packed")
     return folder
 
 
 @pytest.mark.parametrize(
-    ("name", "read"), [("sparse.safetensors", read_checkpoint), ("sparse.report.safetensors", read_report)]
+    ("name", "read"),
+    [
+        ("sparse.safetensors", read_checkpoint),
+        ("sparse.packed.safetensors", read_checkpoint),
+        ("sparse.report.safetensors", read_report),
+    ],
 )
 def test_no_damage_passes(files: Path, tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
     whole = (files / name).read_bytes()
