@@ -46,7 +46,7 @@ RANDOM_PASSES = 20
 MOST_NAMED = 4
 """The most parameters or outputs that an error names."""
 
-WRAP = "return tensors [n, ...] from a wrapper, as README.md shows for a detector, or by logits(outputs) in model.py"
+WRAP = "return tensors [n, ...] from a wrapper, or by logits(outputs) in model.py, or name layers with --outputs"
 """The hint for a network whose outputs cannot be used."""
 
 
