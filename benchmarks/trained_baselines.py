@@ -88,7 +88,7 @@ class Subject:
         ).model
         images, labels = pictures(sources, "train", SEEN + JUDGED)
         self.inputs = images[:count]
-        self.fitting: dict[tuple[str, float], int] = {}
+        self.fitting: dict[Key, int] = {}
         shown, self.labels = images[SEEN:], labels[SEEN:]
         if on == "test":
             shown, self.labels = pictures(sources, "test", JUDGED)
@@ -132,7 +132,7 @@ class Subject:
 
     def steps_in(self, key: Key, seconds: float) -> int:
         """The number of steps that fit into the time; the same for all seeds."""
-        line = key.line, key.sparsity
+        line = key._replace(seed=0)
         if line not in self.fitting:
             times: list[float] = []
 
@@ -211,11 +211,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows, keys = read(options.results), list(dict.fromkeys(keys_of(options)))
-    if any(key not in rows for key in keys):
+    if missing := [key for key in keys if key not in rows]:
         subject = Subject(Sources(options.data, options.weights), options.depth, options.on, options.images)
-    for key in keys:
-        if key in rows:
-            continue
+        subject.fitting = {key._replace(seed=0): row["steps"] for key, row in rows.items() if row.get("steps")}
+    for key in missing:
         rows[key] = key._asdict() | subject.row(key, options.steps, options.seconds) | {"torch": torch.__version__}
         print(json.dumps(rows[key]), file=sys.stderr, flush=True)
         if options.results:
