@@ -254,7 +254,7 @@ def _without_cache(error: RuntimeError) -> str | None:
     """A hint if a pass writes over values that its gradient needs, as RWKV does into its state for a later call."""
     if "modified by an inplace operation" not in str(error):
         return None
-    return "write out of place; of transformers' networks that keep a state, set config.use_cache = False"
+    return "write out of place; in a network of transformers that keeps a state, set config.use_cache = False"
 
 
 def without_checkpointing(error: RuntimeError) -> str | None:

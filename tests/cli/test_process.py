@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from ntt_cli.networks.checks import WRAP
 from tests.cli.conftest import MODEL, Ntt, content
 from tests.small_networks import write_network
 
@@ -84,11 +83,10 @@ def test_the_process_writes_what_a_call_writes(ntt: Ntt) -> None:
 def test_outputs_that_are_no_tensor() -> None:
     # Only here: in the tests' own process beartype speaks up before.
     result = shell(f"ntt prune {write_network('classes')} --sparsity 0.9 --steps 2")
-    assert (result.returncode, result.stdout) == (2, "")
-    error, hint = result.stderr.splitlines()[-2:]
-    assert error == "error: classes.py: returns int64 of shape [2]: no floating tensor of 2 rows"
-    assert hint == f"hint: {WRAP}"
-    assert not Path("sparse.safetensors").exists()
+    assert result.returncode == 0
+    what = "the network returns int64 of shape [2], which has no derivative; compared is what its layer fc2 returns"
+    assert f"outputs: {what}" in result.stderr.splitlines()
+    assert Path("sparse.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,10 @@ def test_a_network_that_training_cannot_differentiate(digits: Inputs) -> None:
         "net.py: has no gradient: one of the variables needed for gradient computation has been"
     )
     assert ";" not in str(error)
-    assert error.hint == "mend that operation: the network cannot be trained; --debug shows where it is"
+    assert (
+        error.hint
+        == "write out of place; in a network of transformers that keeps a state, set config.use_cache = False"
+    )
 
 
 def test_trying_to_train_draws_nothing(digits: Inputs) -> None:
