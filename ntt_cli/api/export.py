@@ -30,11 +30,12 @@ def export(
     """Write a checkpoint in another form.
 
     `packed` is a checkpoint without its zeros: mask bits and kept values, compressed. All functions and commands take
-    it as they take the checkpoint; `docs/formats.md` has its format and a reader in 20 lines.
+    it as they take the checkpoint; `docs/formats.md` has its format and a reader in 20 lines. `torch` is a state dict
+    with each pruned weight as `NAME_orig` and `NAME_mask`, as `torch.nn.utils.prune` has them.
 
     Args:
         checkpoint: a file of weights, as `load` takes it, or what `prune`, `finetune` or `load` returned.
-        to: the form: `packed`.
+        to: the form: `packed` or `torch`.
         output: the file to write, which ends in `.safetensors`; by default `sparse.packed.safetensors` beside
             `sparse.safetensors`. A network in memory has no default.
         dtype: `float16` or `bfloat16`: the type to which floating-point tensors are rounded. By default none are.

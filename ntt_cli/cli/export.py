@@ -16,6 +16,7 @@ from ntt_cli.results import ExportReport
 
 EXAMPLES = (
     "ntt export sparse.safetensors --to packed",
+    "ntt export sparse.safetensors --to torch",
     "ntt export tuned.safetensors --to packed --dtype float16 -o small.safetensors",
 )
 
@@ -29,14 +30,15 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="<packed>",
+            metavar="<packed|torch>",
             show_default=False,
-            help="packed: mask bits and kept values, compressed; every command takes it as it is. Required.",
+            help="packed: mask bits and kept values, compressed; every command takes it as it is."
+            " torch: NAME_orig and NAME_mask, as torch.nn.utils.prune has them. Required.",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write. Default: NAME.packed.safetensors beside NAME."),
+        typer.Option("--output", "-o", help="The file to write. Default: NAME.FORM.safetensors beside NAME."),
     ] = None,
     dtype: Annotated[
         str | None,

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from ntt_cli.config import LEAVE_OUT
 from ntt_cli.errors import CheckpointError, OutputError, UsageError
-from ntt_cli.files.atomic import check_writable
+from ntt_cli.files.atomic import check_writable, write_atomically
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.packed import write_packed
 
@@ -32,7 +33,19 @@ def _packed(path: Path, exported: Exported) -> None:
     write_packed(path, found.tensors, found.record, found.masks, source=(found.path.name, exported.sha256))
 
 
-FORMATS: dict[str, Callable[[Path, Exported], None]] = {"packed": _packed}
+def _torch(path: Path, exported: Exported) -> None:
+    """Each pruned weight as `NAME_orig` and `NAME_mask`, which `torch.nn.utils.prune` gives a module's state dict."""
+    found = exported.checkpoint
+    if not found.masks:
+        what = f"does nothing: no weight of {found.path} has a mask"
+        raise UsageError("--to torch", what, hint="export what ntt prune or ntt finetune wrote")
+    state = {name: value for name, value in found.tensors.items() if name not in found.masks}
+    for name, mask in found.masks.items():
+        state |= {f"{name}_orig": found.tensors[name], f"{name}_mask": mask.to(found.tensors[name].dtype)}
+    write_atomically(path, save({name: value.contiguous() for name, value in state.items()}, {"format": "pt"}))
+
+
+FORMATS: dict[str, Callable[[Path, Exported], None]] = {"packed": _packed, "torch": _torch}
 """What writes each form."""
 
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("checkpoints")
 
 PACK = ("export", "sparse.safetensors", "--to", "packed")
 PACKED = "sparse.packed.safetensors"
+ROOT = Path(__file__).parents[2]
 
 
 def test_for_people_scripts_and_pipes(ntt: Ntt) -> None:
@@ -74,6 +75,46 @@ def test_python_takes_it() -> None:
     ntt_cli.export(plain, to="packed", output="again.safetensors")
     again = ntt_cli.load("again.safetensors", MODEL)
     assert all(torch.equal(value, state[name]) for name, value in again.model.state_dict().items())
+
+
+def test_torch_goes_on_under_the_masks(ntt: Ntt) -> None:
+    """The lines of docs/formats.md, and a step of training."""
+    assert ntt("export", "sparse.safetensors", "--to", "torch", "-q").out == "sparse.torch.safetensors\n"
+    plain, model = ntt_cli.load("sparse.safetensors", MODEL), ntt_cli.load("dense.safetensors", MODEL).model
+    lines = (ROOT / "docs/formats.md").read_text().rpartition("```python\n")[2].partition("```")[0]
+    exec(lines, {"model": model})
+    x = torch.rand(5, 1, 8, 8)
+    assert torch.equal(model(x), plain.model(x))
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(x).square().sum().backward()
+    optimiser.step()
+    model(x)  # torch multiplies by the masks in each pass
+    moved = dict(model.named_modules())
+    for name, mask in plain.masks.items():
+        layer, _, parameter = name.rpartition(".")
+        value = getattr(moved[layer], parameter)
+        assert not torch.equal(value, plain.model.get_parameter(name))
+        assert not value[~mask].any()
+
+
+def test_torch_comes_back(ntt: Ntt) -> None:
+    ntt_cli.export("sparse.safetensors", to="torch", output="back.safetensors")
+    plain, back = ntt_cli.load("sparse.safetensors", MODEL), ntt_cli.load("back.safetensors", MODEL)
+    state = plain.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in back.model.state_dict().items())
+    assert all(torch.equal(mask, plain.masks[name]) for name, mask in back.masks.items())
+    assert back.masks.keys() == plain.masks.keys()
+
+
+def test_torch_without_masks(ntt: Ntt) -> None:
+    save_file({"w": torch.ones(2, 2)}, "whole.safetensors")
+    refused = ntt("export", "whole.safetensors", "--to", "torch")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: --to torch: does nothing: no weight of whole.safetensors has a mask\n"
+        "hint: export what ntt prune or ntt finetune wrote\n",
+    )
+    assert not Path("whole.torch.safetensors").exists()
 
 
 def test_inspect_verify_and_report(ntt: Ntt) -> None:
@@ -147,7 +188,7 @@ def test_what_a_type_cannot_hold(ntt: Ntt) -> None:
     ("arguments", "message"),
     [
         (["sparse.safetensors"], "error: --to: is required\nhint: "),
-        (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not known\nhint: there are packed\n"),
+        (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not known\nhint: there are packed, torch\n"),
         ([*PACK[1:], "--dtype", "float8"], "error: --dtype float8: is not known\nhint: did you mean float16?\n"),
         ([*PACK[1:], "-o", "x.pt"], "error: x.pt: is not named .safetensors, which is what is written\n"),
         ([*PACK[1:], "-o", "sparse.safetensors", "--force"], "error: sparse.safetensors: is the checkpoint itself\n"),

@@ -116,7 +116,7 @@ def test_a_file_that_ntt_did_not_write(tmp_path: Path) -> None:
 
 def reader() -> Any:
     page = (ROOT / "docs/formats.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    block = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     assert len([line for line in block.splitlines() if line]) <= 20
     assert block.startswith("import json, math, numpy as np, zstandard\nfrom safetensors.numpy import load_file\n")
     names: dict[str, Any] = {}
