@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import json
 import os
 import re
 import shlex
@@ -165,6 +166,16 @@ def test_tables_of_comparisons_are_those_of_the_kept_results(
     printed = _printed("grid", *options, monkeypatch=monkeypatch, capsys=capsys)
     assert printed.count("\n") > 6
     assert printed in (ROOT / "docs/results.md").read_text()
+
+
+def test_the_table_of_networks_that_others_trained_is_that_of_the_kept_results() -> None:
+    lines = (ROOT / "docs/results.md").read_text().splitlines()
+    kept = (ROOT / "benchmarks/results/others/pretrained_networks.jsonl").read_text().splitlines()
+    assert len(kept) > 40
+    for row in map(json.loads, kept):
+        start = f"| {row['network']} | {row['method']}"
+        cells = [cell.strip() for cell in next(line for line in lines if line.startswith(start)).split("|")]
+        assert " / ".join(f"{value:.3f}" for value in row["figures"].values()) in cells
 
 
 @_kept(r".*_held_out")
