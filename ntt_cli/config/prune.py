@@ -68,8 +68,8 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     )
     micro_batch: int | None = Group.MACHINE.option(
         None,
-        "Put at most this many samples through the network at once; the result is the same up to rounding. Default:"
-        " half a batch, and fewer once memory runs out.",
+        "Put at most this many samples through the network at once; the result is the same up to rounding, but where"
+        " batch norm goes by the batch. Default: half a batch, and fewer once memory runs out.",
         ge=1,
         lt=2**31,
     )
