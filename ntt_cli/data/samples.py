@@ -71,7 +71,7 @@ class Selection:
 
     def read(self, indices: Tensor, reading: Reading = ()) -> tuple[Batch, Any]:
         # Only sources whose labels come with their inputs are asked.
-        return self.source.read(self.indices[indices], reading)  # type: ignore[attr-defined, no-any-return]
+        return self.source.read(self.indices[indices], reading)  # type: ignore[attr-defined, no-any-return]  # as above
 
 
 @dataclass(frozen=True, eq=False)

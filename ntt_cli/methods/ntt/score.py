@@ -42,7 +42,8 @@ SALIENCY_BATCHES = 10
 """Batches, with one probe each, that sensitivities are averaged over, at most."""
 
 STEPS_A_BATCH = 10
-"""One batch for so many steps between two mask updates, but at least two: scores then take a tenth of the time."""
+"""One batch for so many steps between two mask updates, but at least two: scores then take a tenth of the time
+(docs/notebook/27-batch-statistics.md)."""
 
 AFFINITY_SAMPLES = 1000
 """Samples that correlations are computed from, at most."""
