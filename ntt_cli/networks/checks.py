@@ -248,7 +248,7 @@ def _outputs(
     try:
         selected = select_outputs(returned)
     except NoSuchOutput as error:
-        hint = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
+        hint = "name outputs or layers with --outputs, or define logits(outputs) in model.py to pick one"
         raise _NoOutputsError(where, str(error), returned, hint=hint) from error
     except (Exception, SystemExit) as error:
         raise ModelError(
@@ -299,8 +299,11 @@ def _layers_instead(
                 what = f"the network returns {_described(error.returned)}, which has no derivative"
                 on_event(Noted(f"outputs: {what}; compared is what its {which}"))
                 return layers
-    except NoSuchOutput:
-        pass
+    except NoSuchOutput as missing:
+        what = f"{missing}; it returns {_described(error.returned)}"
+        raise ModelError(
+            error.where, what, hint=f"did you mean {missing.near}?" if missing.near else error.hint
+        ) from error
     raise error
 
 

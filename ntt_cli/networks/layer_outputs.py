@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def named_layers(module: nn.Module, names: tuple[str, ...], run: Callable[[], An
         outside = [part for part in reversed(list(_prefixes(name))) if part in returned]
         holder = next((part for part in outside if _under(name, _whole({part: returned[part]}))), None)
         if holder is None:
-            raise NoSuchOutput(f"has no output and no layer {name}")
+            known = [*dict(module.named_modules()), *tensors_in(_whole(returned))]
+            near = next(iter(get_close_matches(name, known, n=1)), None)
+            raise NoSuchOutput(f"has no output and no layer {name}", near=near)
         chosen[holder] = len(returned[holder])
     return LayerOutputs(chosen)
 

@@ -29,7 +29,11 @@ RECORDS = ("hidden_states", "attentions")
 
 
 class NoSuchOutput(Exception):  # noqa: N818  # names what is missing
-    """The network returns no field of this name."""
+    """The network returns no field of this name; `near` is one that is spelt almost so."""
+
+    def __init__(self, what: str, *, near: str | None = None) -> None:
+        super().__init__(what)
+        self.near = near
 
 
 def field_of(outputs: Any, field: str | None) -> Any:

@@ -98,7 +98,7 @@ def test_networks_that_cannot_be_fine_tuned(ntt: Ntt) -> None:
     error, hint = refused(ntt, "finetune", write_network("tuple in training"))
     what = "returns a tuple of 0, 1, and in its first pass one tensor"
     assert error == f"tuple_in_training.py in training mode: {what}"
-    assert hint == "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
+    assert hint == "name outputs or layers with --outputs, or define logits(outputs) in model.py to pick one"
     error, hint = refused(ntt, "finetune", write_network("detached"))
     assert error == "detached.py: has an output that no trainable parameter acts on"
     assert "requires_grad" in hint

@@ -18,7 +18,7 @@ from tests.parts import apart, inputs_of, loaded, refusal
 
 OTHER_DATA = "name other data with --data, change the images with --image-size or --grayscale, or the model"
 OTHER_BATCH = "try another --batch-size or other data with --data, or mend the model"
-PICK = "name outputs with --outputs, or define logits(outputs) in model.py to pick one"
+PICK = "name outputs or layers with --outputs, or define logits(outputs) in model.py to pick one"
 RANDOM = Warned(
     "net.py: two passes over the same samples differ in evaluation mode (noise, or F.dropout without"
     " training=self.training?), so that no figure of it is exact"
@@ -303,7 +303,7 @@ def test_training_is_tried_on_one_batch(digits: Inputs) -> None:
             "tuple in training",
             "net.py in training mode",
             "returns a tuple of 0, 1, and in its first pass one tensor",
-            "name outputs with --outputs",
+            "name outputs or layers with --outputs",
         ),
         (
             "small batches fail",

@@ -128,13 +128,20 @@ def test_layers_by_name(names: tuple[str, ...], shapes: dict[str, tuple[int, ...
     assert model.heads.shapes == shapes
 
 
-def test_a_layer_that_is_not_there() -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tail", "name outputs or layers with --outputs, or define logits(outputs) in model.py to pick one"),
+        ("bakbone", "did you mean backbone?"),
+        ("head.boxs", "did you mean head.boxes?"),
+    ],
+)
+def test_a_layer_that_is_not_there(name: str, hint: str) -> None:
     inputs = Inputs(Samples("x", InMemory(X)), None, torch.device("cpu"))
     with pytest.raises(ModelError) as caught:
-        check_forward(network(Detector, "tail"), inputs, print, where="net.py")
-    error = caught.value
-    assert str(error) == "net.py: has no output tail; it returns a list of no tensors"
-    assert error.hint.startswith("name outputs with --outputs")
+        check_forward(network(Detector, "backbone", name), inputs, print, where="net.py")
+    assert str(caught.value) == f"net.py: has no output and no layer {name}; it returns a list of dicts (scores, labels)"
+    assert caught.value.hint == hint
 
 
 class Sorts(nn.Module):

@@ -207,7 +207,7 @@ def test_a_function_of_the_model_file_picks_the_logits() -> None:
         (
             {"logits": "sort"},
             "zoo.py:heads: has no output sort; it returns a dict of kind, place",
-            "name outputs with --outputs, or define logits(outputs) in model.py to pick one",
+            "name outputs or layers with --outputs, or define logits(outputs) in model.py to pick one",
         ),
         ({"model": "broken.py:heads", "logits": None}, "logits(outputs) raised KeyError: 'sort'", "mend that function"),
         (
