@@ -72,7 +72,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Generator[Driver]:
     assert started.process.stdin is not None
     assert started.process.stdout is not None
     started.process.stdin.close()
-    started.process.wait()
+    # Its end of the file may never come: a process that was forked here meanwhile, a DataLoader's worker, holds the pipe.
+    started.process.terminate()
+    started.process.wait(timeout=60)
     started.process.stdout.close()
 
 
