@@ -8,7 +8,8 @@
 it. `--weights` has `resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). The packages
 bring the other weights. What is not there is said, and left out.
 
-One thread, one seed. Each method has its own defaults; NTT's steps and batch are in the table. A cell is a JSON line in
+One thread, one seed. Each method has its own defaults; NTT's steps and batch are in the table, and its rate where that
+is not the default. A cell is a JSON line in
 `--results`, and what is there already is not run again. Seconds are the processor's. MiB are the most that the process
 takes above what it had before, on Linux alone. A dense network's are those of a plain training step (Adam, the batch of
 NTT); the others' are of the whole run of the method, of the sparsity that takes most. The column `besides` is the
@@ -113,6 +114,7 @@ def pruned_row(prepared: Prepared, subject: Subject, method: str, sparsity: floa
     options = {"sparsity": sparsity, "method": method, "device": "cpu", **prepared.options}
     if method == "ntt":
         options |= {"steps": steps, "batch_size": subject.batch}
+        options |= {} if subject.rate is None else {"learning_rate": subject.rate}
 
     times: list[float] = []
 
@@ -182,6 +184,11 @@ def run(name: str, results: Results, sources: Sources, steps: int, chosen: list[
             results.add(key, partial(pruned_row, prepared, subject, key.method, key.sparsity, key.steps))
 
 
+def at_rate(name: str) -> str:
+    rate = SUBJECTS[name].rate
+    return "" if rate is None else f" at {rate:g}"
+
+
 def table(results: Results, steps: dict[str, int]) -> Table:
     """A line a network and method."""
     columns = ("network", "method", "dense", *(f"{level:.0%}" for level in LEVELS), "seconds", "besides", "MiB")
@@ -195,7 +202,7 @@ def table(results: Results, steps: dict[str, int]) -> Table:
             seconds = max((row["seconds"] for row in rows if "seconds" in row), default=0.0)
             peak = max((row["peak_mib"] for row in rows if row.get("peak_mib") is not None), default=None)
             taken = f"{seconds:.3f} a step" if method == "dense" else f"{seconds:.0f}"
-            label = f"ntt, {count} steps of {SUBJECTS[name].batch}" if method == "ntt" else method
+            label = f"ntt, {count} steps of {SUBJECTS[name].batch}{at_rate(name)}" if method == "ntt" else method
             shown = (cells.get(level, "") for level in (0, *LEVELS))
             besides = f"{max(row.get('besides', 0) for row in rows):.0%}" if method == "ntt" else ""
             drawn.add_row(name, label, *shown, taken, besides, "" if peak is None else f"{peak:.0f}")
