@@ -18,6 +18,7 @@ from ntt_cli import results
 from ntt_cli.api.words import in_python
 from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, PlannedTrial, TrialFailure, TrialResult
 from ntt_cli.config import COMMANDS, ModelOptions
+from ntt_cli.evaluation.bench_results import BenchComparison, BenchFile, BenchReport
 from ntt_cli.files.inspect import Inspection, Verification
 
 WIDTH = 100
@@ -41,7 +42,19 @@ In the signatures `Model` is `str | PathLike[str] | nn.Module | SparseNetwork`: 
 network, or what a function here returned. `Progress` is `bool | Callable[[Event], None]`. `Masks` and `Params` are
 tensors by name.
 """
-FUNCTIONS = ("prune", "finetune", "evaluate", "compare", "load", "inspect", "verify", "report", "export", "init")
+FUNCTIONS = (
+    "prune",
+    "finetune",
+    "evaluate",
+    "compare",
+    "load",
+    "inspect",
+    "verify",
+    "report",
+    "export",
+    "bench",
+    "init",
+)
 KERNELS = ("empirical_ntk", "kernel_vector_product")
 CLASSES = ("SparseNetwork", "PruneResult", "FinetuneResult", "NttError")
 METHODS = ("register_method", "Method", "MethodContext", "NTT")
@@ -56,6 +69,9 @@ REPORTS: tuple[type[BaseModel], ...] = (
     results.EvaluateReport,
     results.GateResult,
     results.Accuracy,
+    BenchReport,
+    BenchFile,
+    BenchComparison,
     CompareReport,
     CompareRow,
     TrialResult,

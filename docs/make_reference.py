@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "prune", "finetune", "evaluate", "compare", "report", "inspect", "verify", "export", "init")
+COMMANDS = ("", "prune", "finetune", "evaluate", "compare", "report", "inspect", "verify", "export", "bench", "init")
 PAGE = Path(__file__).parent / "commands.md"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _WHERE = {
+    "BenchReport": "evaluation.bench_results",
     "EvaluateReport": "results",
     "FinetuneResult": "api.network",
     "Method": "methods.base",
@@ -22,6 +23,7 @@ _WHERE = {
     "Saliency": "methods.ntt.score",
     "SparseNetwork": "api.network",
     "Task": "tasks.base",
+    "bench": "api.bench",
     "compare": "api.compare",
     "empirical_ntk": "api.kernels",
     "evaluate": "api.evaluate",
@@ -41,6 +43,7 @@ _WHERE = {
 __all__ = sorted([*_WHERE, "__version__"])
 
 if TYPE_CHECKING:
+    from ntt_cli.api.bench import bench as bench
     from ntt_cli.api.compare import compare as compare
     from ntt_cli.api.evaluate import evaluate as evaluate
     from ntt_cli.api.export import export as export
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from ntt_cli.api.prune import prune as prune
     from ntt_cli.api.report import report as report
     from ntt_cli.errors import NttError as NttError
+    from ntt_cli.evaluation.bench_results import BenchReport as BenchReport
     from ntt_cli.methods.base import Method as Method
     from ntt_cli.methods.base import MethodContext as MethodContext
     from ntt_cli.methods.ntt.method import NTT as NTT

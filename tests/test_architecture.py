@@ -175,7 +175,7 @@ CLI_MAY_IMPORT = {
     "runtime.python_source",
     "runtime.signals",
 }
-WORDS_OF_RESULTS = {"comparison.results", "files.inspect", "files.metadata"}
+WORDS_OF_RESULTS = {"comparison.results", "evaluation.bench_results", "files.inspect", "files.metadata"}
 """What the public functions return is defined here; `cli/` puts it into words."""
 
 

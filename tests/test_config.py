@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ntt_cli.config import (
     COMMANDS,
     PAPER_PRESET,
+    BenchConfig,
     CompareConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -26,6 +27,7 @@ REQUIRED: dict[type[Options], dict[str, Any]] = {
     FinetuneConfig: {"model": "net.py"},
     EvaluateConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
     CompareConfig: {"model": "net.py"},
+    BenchConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
 }
 every_command = pytest.mark.parametrize("config", COMMANDS.values(), ids=list(COMMANDS))
 
@@ -85,6 +87,8 @@ BAD: list[tuple[type[Options], str, Any]] = [
     *((EvaluateConfig, "min_accuracy", value) for value in (-0.1, 97, math.nan)),
     (EvaluateConfig, "batch_size", 0),
     (EvaluateConfig, "split", "valid"),
+    *((BenchConfig, name, 0) for name in ("batch_size", "seconds", "threads")),
+    *((BenchConfig, "seconds", value) for value in (-1, math.nan, math.inf)),
 ]
 
 

@@ -26,7 +26,9 @@ def tell_bad_usage(error: Any, command: str) -> int:
 def _nearest(option: str, known: list[str], context: Any) -> str | None:
     """The option that was meant: of another command, if that has one that is nearer by far."""
     own = {name for parameter in context.command.params for name in parameter.opts}
-    others = {flag(name): command for command, config in COMMANDS.items() for name in config.model_fields}
+    others = {
+        flag(name, config.arguments): command for command, config in COMMANDS.items() for name in config.model_fields
+    }
     (near,) = difflib.get_close_matches(option, [*own, *others], n=1, cutoff=NEAR) or [""]
     if near and near not in own:
         return f"did you mean {near} of ntt {others[near]}?"

@@ -47,10 +47,13 @@ COMMON = [
 def with_options(config: type[Options], *flags: inspect.Parameter) -> Callable[[Command], Command]:
     """Give a command that takes `**values` a signature that typer can read: an option for each field, flags, `COMMON`.
 
-    The model is an argument.
+    Those that the configuration says, such as the model, are arguments.
     """
     fields = {name: field for name, field in config.model_fields.items() if name not in BEHIND_METHOD}
-    options = [_option(name, fields[name]) for name in sorted(fields, key=lambda name: _rank(fields[name]))]
+    ordered = sorted(fields, key=lambda name: (name not in config.arguments, *_rank(fields[name])))
+    options = [
+        _argument(name, fields[name]) if name in config.arguments else _option(name, fields[name]) for name in ordered
+    ]
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context, *options, *flags, *COMMON]
 
@@ -99,7 +102,7 @@ def build_config(config: type[C], context: typer.Context) -> C:
         problem = problem_of(error, config)
         name, details = problem.name, problem.details
         of_file = name in filed and name not in given
-        where = f"{file}: {name} =" if of_file else flag(name) if name else "options"
+        where = f"{file}: {name} =" if of_file else flag(name, config.arguments) if name else "options"
         if name and details["type"] != "missing":
             value = details["input"]
             if details["type"] == UNREAD:
@@ -116,13 +119,16 @@ def _metavar(kinds: list[Any]) -> str:
     return "|".join([*types, *words]) if types else f"<{'|'.join(words)}>"
 
 
+def _argument(name: str, field: FieldInfo) -> inspect.Parameter:
+    several = get_origin(field.annotation) is tuple
+    info = typer.Argument(metavar=name.upper(), help=field.description, show_default=False)
+    # Optional for typer: the file may name it too.
+    return _parameter(name, list[str] | None if several else str | None, None, info)
+
+
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """For typer every value is text. Only the configuration converts it, so that all errors have its wording."""
-    if name == "model":
-        info: Any = typer.Argument(metavar="MODEL", help=field.description, show_default=False)
-        # Optional for typer: the file may name the model too.
-        return _parameter(name, str | None, None, info)
-    names = [flag(name), *(others[name] for others in (ALIAS, SHORT) if name in others)]
+    names = [flag(name, ()), *(others[name] for others in (ALIAS, SHORT) if name in others)]
     required, shown = field.is_required(), field.default
     several, kinds = get_origin(field.annotation) is tuple, kinds_of(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]

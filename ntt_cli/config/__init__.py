@@ -6,6 +6,7 @@ classes are frozen, and their values are checked when an object is made.
 
 from __future__ import annotations
 
+from ntt_cli.config.bench import BenchConfig
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
 from ntt_cli.config.fields import Group, Options, ReadWhen, name_of, recorded
 from ntt_cli.config.methods import built_in_methods, method_class, method_names, readers_of, register_method
@@ -20,5 +21,6 @@ COMMANDS: dict[str, type[Options]] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
+    "bench": BenchConfig,
 }
 """The commands that take a configuration."""

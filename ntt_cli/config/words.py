@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ntt_cli.config.fields import UNREAD
+from ntt_cli.config.fields import UNREAD, Options
 
 MOST_LETTERS = 80
 """The most characters of a value in an error."""
@@ -48,11 +48,11 @@ BEHIND_METHOD = frozenset({"batches", "kernel_params", "mask", "objective", "sch
 """NTT's options without a flag of their own. They follow its name, as in `--method ntt:score=magnitude`."""
 
 
-def flag(name: str) -> str:
-    """`--mask-update-every` for `mask_update_every`, `MODEL` for the argument."""
+def flag(name: str, arguments: Sequence[str] = ("model",)) -> str:
+    """`--mask-update-every` for `mask_update_every`, `MODEL` for one of the arguments."""
     if name in BEHIND_METHOD:
         return f"--method ntt:{name.replace('_', '-')}"
-    return "MODEL" if name == "model" else "--" + name.replace("_", "-")
+    return name.upper() if name in arguments else "--" + name.replace("_", "-")
 
 
 def joined(names: Sequence[str]) -> str:
@@ -80,10 +80,10 @@ def in_a_file(value: Any) -> str:
     return typed(value)
 
 
-def as_typed(config: BaseModel, name: str) -> str:
+def as_typed(config: Options, name: str) -> str:
     """An option with its value: `--data-root /data`."""
     between = "=" if name in BEHIND_METHOD else " "
-    return f"{flag(name)}{between}{typed(getattr(config, name))}".rstrip()
+    return f"{flag(name, config.arguments)}{between}{typed(getattr(config, name))}".rstrip()
 
 
 class Problem(NamedTuple):

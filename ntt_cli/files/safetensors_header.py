@@ -41,7 +41,7 @@ _HINTS = {
     "empty": "copy or make it again",
     "a web page": "download the file itself, not the page that shows it",
     "a pointer of Git LFS": "fetch the file that it stands for: git lfs pull",
-    "a Python file": "name the weights, a .safetensors file; the model is the first argument",
+    "a Python file": "name the weights, a .safetensors file, here, and this file as the model",
 }
 
 

@@ -97,6 +97,14 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True)
+class Compared(Event):
+    """`done` of `total` comparisons of times were made."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class TrialsChanged(Event):
     """Of `total` trials, `done` ended with a result and `failed` without one; `running` names the running ones."""
 

@@ -64,6 +64,8 @@ class Board:
                 return True
             case events.Evaluated():
                 self.title, self.unit, self.done, self.total = "Evaluation", "sample", event.done, event.total
+            case events.Compared():
+                self.title, self.unit, self.done, self.total = "Bench", "comparison", event.done, event.total
             case events.TrialsChanged():
                 self.title, self.unit = "Comparison", "trial"
                 self.done, self.total = event.done + event.failed, event.total

@@ -314,9 +314,10 @@ def test_no_value_is_answered_in_the_validators_words(ntt: Ntt, command: str, wr
     """Every option of every command; what takes any text is wrong only later."""
     config, told = COMMANDS[command], 0
     for name, field in config.model_fields.items():
-        if field.annotation is bool or name == "model":
+        if field.annotation is bool or name in {"model", *config.arguments}:
             continue
-        result = ntt(command, "no_such_model.py", f"{flag(name)}={wrong}")
+        given = ["no_such_model.py"] if "model" in config.arguments else ["x.safetensors", "--model=no_such_model.py"]
+        result = ntt(command, *given, f"{flag(name)}={wrong}")
         assert (result.code, result.out) == (2, ""), name
         error, hint = result.err.splitlines()
         assert error.startswith("error: ")
