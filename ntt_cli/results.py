@@ -116,12 +116,40 @@ class LayerSummary(Summary):
     density: float
 
 
+class ChannelSummary(Summary):
+    """Channels that share their layers, by a layer that makes them: how many are kept of how many."""
+
+    layer: str
+    kept: int
+    channels: int
+
+
+class StructureSummary(Summary):
+    """The network without the channels that are gone; `flops` are its operations for one sample.
+
+    `left_out` are layers of which no channel could be removed, with the reason.
+    """
+
+    channels: list[ChannelSummary]
+    left_out: dict[str, str]
+    flops_dense: int
+    flops: int
+
+    @property
+    def in_words(self) -> str:
+        """How many channels are kept, and what the smaller network costs."""
+        kept, channels = sum(group.kept for group in self.channels), sum(group.channels for group in self.channels)
+        share = f"{self.flops / self.flops_dense:.1%} of the operations" if self.flops_dense else "no operations"
+        return f"{kept:,} of {channels:,} channels kept, {share} ({self.flops:,} of {self.flops_dense:,} a sample)"
+
+
 class PruneReport(Summary):
     """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data.
 
     `output` and `report` are the files; empty where nothing was written. `left_out` are the parameters of two or more
     dimensions that `--include` would prune, with what they are: embeddings, tables such as position embeddings,
-    weights of normalisation, or vectors such as class tokens.
+    weights of normalisation, or vectors such as class tokens. `structure` is what is left of the channels, if whole
+    channels were removed.
     """
 
     output: str
@@ -142,11 +170,12 @@ class PruneReport(Summary):
     layers: list[LayerSummary]
     left_out: dict[str, str] = {}
     sizes: Sizes | None = None
+    structure: StructureSummary | None = None
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `left_out` where nothing was, so that files of such networks stay the same to the byte."""
-        return {name: value for name, value in written(self).items() if name != "left_out" or value}
+        """Without what does not apply, so that files of such networks stay the same to the byte."""
+        return {name: value for name, value in written(self).items() if name not in {"left_out", "structure"} or value}
 
 
 class PrunePlan(Summary):

@@ -80,9 +80,20 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
     layers = [
         LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
         for name, layer in record.layers.items()
+        if name in weights or record.channels is None
     ]
     kept_of_size = Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse")
-    return [*head, kept_of_size, layer_table(layers)]
+    return [*head, kept_of_size, layer_table(layers), *_channels(record)]
+
+
+def _channels(record: CheckpointRecord) -> list[RenderableType]:
+    """Of whole channels that are gone, how many outputs each layer keeps."""
+    if record.channels is None:
+        return []
+    table = plain_table(["channels of"], ["kept", "of"])
+    for layer, found in record.channels.items():
+        table.add_row(Text(layer), f"{found.outputs - len(found.removed):,}", f"{found.outputs:,}")
+    return [table]
 
 
 def _inputs(record: CheckpointRecord) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 import ntt_cli as ntt
 from ntt_cli.cli.next_command import has_labels, next_command
 from ntt_cli.cli.options import build_config, own_flag, with_options
-from ntt_cli.cli.render import agreement_line, kernel_line, layer_table
+from ntt_cli.cli.render import agreement_line, channel_lines, kernel_line, layer_table
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import PruneConfig
@@ -53,6 +53,8 @@ def _summary(report: PruneReport) -> RenderableType:
         (report.output, "bold"), f": {report.kept:,} of {report.prunable:,} weights kept, {report.sparsity:.2%} sparse"
     )
     parts: list[RenderableType] = [head, layer_table(report.layers)]
+    if report.structure:
+        parts += channel_lines(report.structure)
     if report.agreement:
         parts.append(agreement_line(report.agreement))
     if report.kernels:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ntt_cli.pages.bounds import MOST_ROWS, and_more, shown
-from ntt_cli.results import Agreement, KernelSummary, LayerSummary
+from ntt_cli.results import Agreement, KernelSummary, LayerSummary, StructureSummary
 
 
 def plain_table(left: Iterable[str], right: Iterable[str] = ()) -> Table:
@@ -30,6 +31,16 @@ def layer_table(layers: Sequence[LayerSummary]) -> Table:
     if len(layers) > MOST_ROWS:
         table.add_row(f"{and_more(len(layers))}; --json lists all")
     return table
+
+
+def channel_lines(structure: StructureSummary) -> list[RenderableType]:
+    """How many channels are left, in all and by layer, and what the smaller network costs."""
+    table = plain_table(["channels of"], ["kept", "of"])
+    for group in structure.channels[:MOST_ROWS]:
+        table.add_row(Text(shown(group.layer)), f"{group.kept:,}", f"{group.channels:,}")
+    if len(structure.channels) > MOST_ROWS:
+        table.add_row(f"{and_more(len(structure.channels))}; --json lists all")
+    return [table, Text(structure.in_words)]
 
 
 def agreement_line(agreement: Agreement) -> Text:

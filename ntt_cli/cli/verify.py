@@ -25,5 +25,6 @@ def verify(
     with guarded(streams, debug=debug):
         found = ntt.verify(file)
         by = "export" if found.kind == "packed" else found.kind
-        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}")
+        gone = "" if found.channels is None else f"; {found.channels:,} channels are gone, each zero as a whole"
+        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}{gone}")
         streams.result(found, human=human, quiet=str(file))

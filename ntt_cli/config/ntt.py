@@ -9,7 +9,7 @@ from pydantic import model_validator
 from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T
 from ntt_cli.config.options import TransferSteps
 
-PRUNES = ReadWhen(lambda config: config.sparsity > 0, "sparsity 0 prunes nothing and does not read it")
+PRUNES = ReadWhen(lambda config: config.sparsity != 0, "sparsity 0 prunes nothing and does not read it")
 _FIXED = "mask {mask} is fixed and does not read it; mask learned does"
 LEARNED_MASK = ReadWhen(lambda config: config.mask == "learned", _FIXED)
 MASK_UPDATES = ReadWhen(lambda config: config.mask == "learned" or config.steps == "auto", _FIXED)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from ntt_cli.config.fields import NAMED, Group, unread
+from ntt_cli.config.fields import NAMED, UNLESS_DEFAULT, Group, ReadWhen, unread
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.ntt import PRUNES, NTTOptions
 from ntt_cli.config.options import (
@@ -26,13 +26,27 @@ from ntt_cli.config.words import joined, not_one_of
 BY_METHOD = "by method"
 """Field metadata: only methods that list the option read it. All of NTT's own options are of this kind."""
 
+SINGLE_WEIGHTS = ReadWhen(
+    lambda config: config.structure == "weights",
+    "--structure channels compares the channels of all layers and does not read it",
+)
+
 
 class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt prune`: what every method reads, and NTT's own options."""
 
-    sparsity: Annotated[
-        float, Field(ge=0, lt=1, description="Fraction of the prunable weights to remove, 0.95 keeps 5%."), Group.MODEL
-    ]
+    sparsity: float | None = Group.MODEL.option(
+        None, "Fraction of the prunable weights to remove, 0.95 keeps 5%. Required without --target-flops.", ge=0, lt=1
+    )
+    target_flops: float | None = Group.MODEL.option(
+        None,
+        "With --structure channels, instead of --sparsity: the operations of the smaller network over those of the"
+        " whole one, at most this.",
+        UNLESS_DEFAULT,
+        ReadWhen(lambda config: config.structure == "channels", "it is read with --structure channels alone"),
+        gt=0,
+        lt=1,
+    )
     weights: str | None = Group.MODEL.option(
         None,
         "Trained weights of the teacher: a .safetensors or .pt file, a folder with one; or factory,"
@@ -46,17 +60,26 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
         "ntt learns mask and weights; most others choose a mask and stop. Options may follow the name, as in"
         " ntt:score=magnitude.",
     )
+    structure: Literal["weights", "channels"] = Group.METHOD.option(
+        "weights",
+        "What is removed: single weights, or whole channels (filters, hidden units) with all that depends on them. ntt"
+        " export then writes a smaller network.",
+        UNLESS_DEFAULT,
+        PRUNES,
+    )
     allocation: Literal["erk", "layerwise", "global"] | None = Group.METHOD.option(
         None,
         "How the density is spread over the layers. Default: for ntt global where there are convolutions, else erk;"
         " layerwise for wanda; erk for magnitude, random, gmp, obc, sparsegpt, reconstruct and asr; global for the"
         " others.",
         PRUNES,
+        SINGLE_WEIGHTS,
     )
     layer_density: tuple[str, ...] = Group.METHOD.option(
         (),
         "PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights. Repeatable.",
         PRUNES,
+        SINGLE_WEIGHTS,
     )
     batch_size: int | None = Group.METHOD.option(
         None,
@@ -105,6 +128,23 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
             raise ValueError(not_one_of(method, method_names()))
         return method
 
+    @property
+    def density(self) -> float:
+        """The fraction to keep: of the prunable weights, or with `target_flops` of the operations."""
+        if self.target_flops is not None:
+            return self.target_flops
+        assert self.sparsity is not None
+        return 1 - self.sparsity
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.sparsity is None and self.target_flops is None:
+            error = InitErrorDetails(type="missing", loc=("sparsity",), input=None)
+            raise ValidationError.from_exception_data(type(self).__name__, [error])
+        if self.sparsity is not None and self.target_flops is not None:
+            raise ValueError("give either sparsity or target_flops, not both")
+        return self
+
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         if self.compile and self.micro_batch is not None:
@@ -114,7 +154,7 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     @model_validator(mode="after")
     def _method_reads_what_is_given(self) -> Self:
         given = [name for name in _BY_METHOD if self.gives(name)]
-        for name in given if self.sparsity else []:
+        for name in given if self.sparsity != 0 else []:
             if name not in method_class(self.method).reads:
                 readers = joined(readers_of(name))
                 do = "does" if len(readers_of(name)) == 1 else "do"

@@ -19,6 +19,7 @@ from ntt_cli.files.free_memory import require_memory
 from ntt_cli.files.hashed import DTYPES, tensor_hashes, write_hashed
 from ntt_cli.files.metadata import (
     AGAIN,
+    ChannelRecord,
     CheckpointRecord,
     Header,
     LayerRecord,
@@ -118,6 +119,7 @@ class Contents:
         class_names: in the order of the network's outputs; `None` if they are not known.
         weights: where the initial weights came from, in words.
         run_sha256: hash of the run, from `RunRecord.sha256`.
+        channels: by layer, which of its channels are gone; `None` where single weights are pruned.
     """
 
     state: Mapping[str, Tensor]
@@ -129,6 +131,7 @@ class Contents:
     class_names: tuple[str, ...] | None = None
     weights: str | None = None
     run_sha256: str | None = None
+    channels: Mapping[str, ChannelRecord] | None = None
 
 
 def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
@@ -146,6 +149,7 @@ def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
         weights=contents.weights,
         versions={"ntt": __version__, "torch": torch.__version__},
         run_sha256=contents.run_sha256,
+        channels=None if contents.channels is None else dict(contents.channels),
         tensors=tensor_hashes(tensors),
     )
     masks = {name: mask.cpu() for name, mask in contents.masks.items()}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import file_sha256
+from ntt_cli.files.channels import check_channels
 from ntt_cli.files.metadata import CheckpointRecord, PackedRecord, PlainRecord, read_header
 from ntt_cli.files.packed_index import open_packed
 from ntt_cli.files.safetensors_header import TensorRecord
@@ -31,6 +35,8 @@ class Inspection(Summary):
 class Verification(Summary):
     """A file in which no bit has changed.
 
+    `channels` is the number of channels that are gone, each checked to be zero as a whole, where channels were pruned.
+
     `sha256` is the hash of the file, as sha256sum prints it. `recorded_sha256` is the hash in the file's record: it is
     computed with zeros in its own place.
     """
@@ -41,6 +47,12 @@ class Verification(Summary):
     tensors: int
     sha256: str
     recorded_sha256: str
+    channels: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_channels(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `channels` where single weights are pruned."""
+        return {name: value for name, value in written(self).items() if name != "channels" or value is not None}
 
 
 def inspect(path: Path) -> Inspection:
@@ -74,12 +86,14 @@ def verify(path: Path) -> Verification:
     if header.record is None:
         what = "was not written by ntt: it holds no hashes to check"
         raise CheckpointError(path, what, hint="compare it with sha256sum where you got it")
-    is_packed = isinstance(header.record, PackedRecord)
+    index = open_packed(path, header).index if isinstance(header.record, PackedRecord) else None
+    record = header.record if index is None else index.record
     return Verification(
         file=str(path),
         kind=header.record.kind,
         bytes=path.stat().st_size,
-        tensors=len(open_packed(path, header).index.tensors if is_packed else header.tensors),
+        tensors=len(header.tensors if index is None else index.tensors),
         sha256=file_sha256(path),
         recorded_sha256=header.record.file_sha256,
+        channels=check_channels(path, record) if isinstance(record, CheckpointRecord) else None,
     )

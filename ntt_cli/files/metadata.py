@@ -19,8 +19,10 @@ from pydantic import (
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -71,6 +73,36 @@ class LayerRecord(Record):
     def _keeps_what_there_is(self) -> Self:
         if self.kept > math.prod(self.shape):
             raise ValueError("keeps more than there is")
+        return self
+
+
+class SliceRecord(Record):
+    """Slices of a tensor that are gone: their indices along an axis."""
+
+    tensor: str
+    axis: NonNegativeInt
+    removed: tuple[NonNegativeInt, ...]
+
+
+class ChannelRecord(Record):
+    """Outputs of a layer, such as filters, that are gone as a whole.
+
+    Attributes:
+        outputs: how many the layer had.
+        removed: those that are gone.
+        slices: of all tensors, what made and what used them, which is zero.
+    """
+
+    outputs: PositiveInt
+    removed: tuple[NonNegativeInt, ...]
+    slices: tuple[SliceRecord, ...]
+
+    @model_validator(mode="after")
+    def _removes_some_of_what_there_is(self) -> Self:
+        if list(self.removed) != sorted(set(self.removed)) or (self.removed and self.removed[-1] >= self.outputs):
+            raise ValueError("removes channels that are not there, or in no order")
+        if len(self.removed) == self.outputs:
+            raise ValueError("removes all channels")
         return self
 
 
@@ -135,6 +167,7 @@ class CheckpointRecord(FileRecord):
         weights: the file of the initial weights and how its tensors were mapped, in words; `None` for random weights.
         versions: of the packages that affect the bytes, ntt and torch.
         run_sha256: of the run that wrote the file.
+        channels: by layer, which of its outputs are gone, if whole channels were pruned; `None` if single weights were.
     """
 
     kind: Literal["prune", "finetune"]
@@ -147,6 +180,12 @@ class CheckpointRecord(FileRecord):
     weights: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     run_sha256: str | None = None
+    channels: dict[str, ChannelRecord] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_channels(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `channels` where single weights are pruned, so that such files stay the same to the byte."""
+        return {name: value for name, value in written(self).items() if name != "channels" or value is not None}
 
 
 class ReportRecord(FileRecord):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from ntt_cli.masks.allocation import Allocate, Slices, allocate
+from ntt_cli.masks.channels import Channels, keep_channels
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.tensors import Masks
 
@@ -48,3 +50,35 @@ def prune_in_rounds(
         counts = allocate(allocation, scores, density=now, layer_density=densities, slices=slices)
         masks = choose_masks(scores, counts, slices=slices)
     return masks
+
+
+def prune_channels_in_rounds(
+    score: Callable[[Masks], Mapping[str, Tensor]],
+    masks: Masks,
+    channels: Channels,
+    *,
+    rounds: int,
+    density: float,
+    norms: bool,
+) -> Masks:
+    """As `prune_in_rounds`, of whole channels; `density` is the fraction of their cost.
+
+    The score of a channel is the sum over all of its weights, or with `norms` as `channel_norms` says.
+    """
+    for r in range(1, rounds + 1):
+        scores = score(masks)
+        of_channels = channel_norms(channels, scores) if norms else [group.sums(scores) for group in channels.groups]
+        kept = keep_channels(channels, of_channels, limit=density ** (r / rounds))
+        masks = channels.masks(kept, masks)
+    return masks
+
+
+def channel_norms(channels: Channels, scores: Mapping[str, Tensor]) -> list[Tensor]:
+    """By group, the sum of the squares of its channels' scores, over the mean of the group.
+
+    So scores of different layers need not be comparable. For magnitudes it is the group norm of Torch-Pruning (Fang et
+    al. 2023, arXiv 2301.12900), but for the scales of normalisations.
+    """
+    squares = {name: values.double().square() for name, values in scores.items()}
+    totals = [group.sums(squares) for group in channels.groups]
+    return [total / total.mean().clamp_min(torch.finfo(total.dtype).tiny) for total in totals]

@@ -18,7 +18,7 @@ from ntt_cli.data.batch import Batch, map_batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DivergedError
 from ntt_cli.masks.masks import apply_masks, layer_densities
-from ntt_cli.masks.rounds import prune_in_rounds
+from ntt_cli.masks.rounds import prune_channels_in_rounds, prune_in_rounds
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.initialise import reinitialise, rescale_by_density
@@ -245,6 +245,15 @@ class Method:
             return scores
 
         settings = context.settings
+        if settings.channels is not None:
+            return prune_channels_in_rounds(
+                score,
+                context.dense(),
+                settings.channels,
+                rounds=self.rounds,
+                density=settings.density,
+                norms=self.norms(),
+            )
         return prune_in_rounds(
             score,
             context.dense(),
@@ -254,6 +263,16 @@ class Method:
             layer_density=settings.layer_density,
             slices=settings.slices,
         )
+
+    @classmethod
+    def chooses_by_scores(cls) -> bool:
+        """Whether its scores alone choose its masks, so that they can choose channels, too."""
+        return cls.masks is Method.masks and cls.prune is Method.prune
+
+    @classmethod
+    def norms(cls) -> bool:
+        """Whether scores tell nothing across layers: channels are then compared by norms, relative to their group."""
+        return cls.allocation in {"erk", "layerwise"}
 
     def prune(self, context: MethodContext) -> Pruned:
         """The sparse network of `masks`, with the teacher's weights, or with these rescaled.

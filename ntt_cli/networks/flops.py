@@ -65,6 +65,19 @@ def _nonzero_where_kept(params: Params, masks: Masks) -> Params:
     return {name: torch.where(mask, params[name].masked_fill(params[name] == 0, 1), 0) for name, mask in masks.items()}
 
 
+def flops_by_weight(apply: Apply, params: Params, x: Batch, names: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Operations for one sample in products with each weight itself, and all others."""
+    products = _products(apply, params, x, frozenset(names))
+    by_weight, fixed = dict.fromkeys(names, 0.0), 0.0
+    for product in products:
+        own = [name for factor in product.weights for name in factor.names]
+        if len(own) == 1:
+            by_weight[own[0]] += product.flops / batch_size(x)
+        else:
+            fixed += product.flops / batch_size(x)
+    return by_weight, fixed
+
+
 def uses_weights_seldom(apply: Apply, params: Params, x: Batch) -> bool:
     """Whether products use a weight at most `SELDOM` times a sample, on average; activations are few then.
 

@@ -113,7 +113,7 @@ class FunctionalModel:
             return self._run(params, buffers, *arguments(x, self.module))
 
     def _run(self, params: Params, buffers: Params, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        with _without_fast_path(), once_differentiable():
+        with without_fast_path(), once_differentiable():
             # Copies, because the forward pass may write into its inputs and buffers, and they are used again.
             positional, named = map_tensors(Tensor.clone, (positional, named))
             written = {name: value.clone() for name, value in buffers.items() if name in self.scratch}
@@ -276,8 +276,8 @@ def _normalising_by_batch(module: nn.Module) -> Generator[None]:
 
 
 @contextmanager
-def _without_fast_path() -> Generator[None]:
-    # nn.MultiheadAttention's fast path has no derivative.
+def without_fast_path() -> Generator[None]:
+    """Without the fast path of nn.MultiheadAttention, which has no derivative."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

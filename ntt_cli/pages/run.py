@@ -31,6 +31,8 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
         "data": summary.data or "none",
         "kept": f"{summary.kept:,} of {summary.prunable:,} prunable weights, {summary.sparsity:.2%} sparse",
     }
+    if summary.structure is not None:
+        facts["channels"] = summary.structure.in_words
     if summary.sizes is not None:
         facts["bytes"] = summary.sizes.in_words
     if summary.agreement is not None:

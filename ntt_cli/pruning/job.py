@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed, method_class
+from ntt_cli.data.batch import Batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name
 from ntt_cli.errors import UsageError
@@ -37,6 +38,7 @@ from ntt_cli.networks.prepare import (
     to_functional,
     whole_slices,
 )
+from ntt_cli.pruning.channels import open_channels, require_method
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
@@ -108,7 +110,7 @@ class PruneJob:
     @property
     def steps(self) -> int:
         """The steps that move the weights, at most."""
-        return self.settings.steps if self.method.moves_weights and self.config.sparsity else 0
+        return self.settings.steps if self.method.moves_weights and self.config.sparsity != 0 else 0
 
     def context(self, run: Run) -> MethodContext:
         """What the method may read, with a newly seeded generator."""
@@ -139,6 +141,7 @@ def prepare(
         NttError: if anything is unusable, or an option would have no effect.
     """
     method, where = method or method_class(config.method)(), config.model
+    require_method(config, method)
     if config.compile:
         keep_compiled_code_private()
     loaded, weights, teacher = _open_network(config, method, sources, on_event)
@@ -164,8 +167,13 @@ def prepare(
     roles = roles_of_others(teacher, inputs)
     rows_of = tuple(name for name in names if roles.get(name) in {"embedding", "table"})
     settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
-    _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
-    matched = method.moves_weights and config.sparsity > 0 and settings.objective.kernel_weight > 0
+    if config.structure == "channels":
+        x = _example(inputs, loaded, teacher)
+        channels = open_channels(config, teacher, x, names, settings.slices, on_event)
+        settings = replace(settings, channels=channels, slices={})
+    else:
+        _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
+    matched = method.moves_weights and config.sparsity != 0 and settings.objective.kernel_weight > 0
     with_kernels, has_kernel = matched or config.kernels, False
     if inputs and heads and with_kernels:
         outputs = sum(heads.sizes)
@@ -247,6 +255,17 @@ def _open_inputs(
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=labelled)
     require_samples(inputs, 1 if samples.successive else 4 if config.steps == "auto" else 2)
     return inputs
+
+
+def _example(inputs: Inputs | None, loaded: LoadedModel, teacher: FunctionalModel) -> Batch | None:
+    """A batch of few samples: of the inputs, or noise of the network's input shape; `None` without both."""
+    if inputs is not None:
+        return inputs.batch(torch.arange(min(2, len(inputs))))
+    if loaded.input_shape is None:
+        return None
+    like = next(iter(teacher.params.values()))
+    drawn = torch.randn(2, *loaded.input_shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype)
+    return drawn.to(like.device)
 
 
 def _of_whole_batches(

@@ -18,6 +18,7 @@ from ntt_cli.masks.masks import count_kept
 from ntt_cli.methods.base import Method, Pruned
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.precision import rounded
+from ntt_cli.pruning.channels import channel_records, summary_of, without_channels
 from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
@@ -90,6 +91,7 @@ def prune(
                 normalisation=job.normalisation,
                 class_names=job.class_names,
                 run_sha256=record.sha256,
+                channels=None if job.settings.channels is None else channel_records(job.settings.channels, pruned),
             )
             if output:
                 write_checkpoint(output, contents)  # before any measurement, so that nothing is lost
@@ -142,6 +144,8 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     if job.config.sparsity == 0:
         return Pruned(job.teacher.params, job.teacher.buffers, context.dense())
     pruned = job.method.prune(context)
+    if job.settings.channels is not None:
+        pruned = without_channels(job.settings.channels, pruned)
     own = job.teacher.dtypes
     return replace(pruned, params=rounded(pruned.params, own), buffers=rounded(pruned.buffers, own))
 
@@ -170,7 +174,7 @@ def _warn_of_bare_rows(job: PruneJob, masks: Masks, on_event: EventSink) -> None
 
 
 def _report(job: PruneJob, pruned: Pruned, measures: Measures, sizes: Sizes | None = None) -> PruneReport:
-    kept, prunable = count_kept(pruned.masks), job.prunable
+    kept, prunable = count_kept({name: pruned.masks[name] for name in job.names}), job.prunable
     output = job.config.output
     return PruneReport(
         output=str(Path(output)) if output is not None else "",
@@ -191,6 +195,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures, sizes: Sizes | No
         layers=_layers(pruned.masks, job),
         left_out=job.left_out,
         sizes=sizes,
+        structure=None if job.settings.channels is None else summary_of(job.settings.channels, pruned),
     )
 
 

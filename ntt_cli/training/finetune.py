@@ -101,6 +101,7 @@ def _outcome(
         normalisation=job.training.normalisation,
         class_names=job.training.samples.class_names,
         run_sha256=record.sha256,
+        channels=job.channels,
     )
     history = {"train_loss": [epoch.train_loss for epoch in epochs]}
     if len(job.validation):

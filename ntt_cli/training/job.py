@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from ntt_cli.config import LEAVE_OUT, FinetuneConfig, as_typed
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import DataError, UsageError
+from ntt_cli.files.metadata import ChannelRecord
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, check_training, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
@@ -49,6 +51,7 @@ class FinetuneJob:
         density: kept fraction of the masked weights.
         task: the loss, and the metric that chooses the epoch.
         dtypes: of the network's state dict, where the network computes in others.
+        channels: what the checkpoint says of whole channels that are gone; `None` if none are.
     """
 
     config: FinetuneConfig
@@ -60,6 +63,7 @@ class FinetuneJob:
     density: float
     task: Task
     dtypes: Dtypes
+    channels: Mapping[str, ChannelRecord] | None
 
 
 def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_NAMED) -> FinetuneJob:
@@ -113,6 +117,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         density=density,
         task=task,
         dtypes=model.dtypes,
+        channels=weights.channels if masks else None,
     )
     if config.warmup and config.gives("warmup") and not warmup_steps(job):
         what, hint = f"is less than one of {steps_of(job)} steps", "give a larger fraction, or 0 for none"

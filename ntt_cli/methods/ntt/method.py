@@ -20,6 +20,11 @@ class TransferMethod(Method):
 
     moves_weights = True
 
+    @classmethod
+    def chooses_by_scores(cls) -> bool:
+        """Its steps choose masks by scores, unless it does something else with them."""
+        return cls.masks is Method.masks and cls.prune is TransferMethod.prune
+
     def transfer_of(self, context: MethodContext) -> Transfer:
         """The problem that the transfer solves."""
         raise NotImplementedError

@@ -12,19 +12,22 @@ factor. `score(context)` makes the scores of one mask update, and `update_masks`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.masks.allocation import Counts, allocate, allocate_global_with_shares
+from ntt_cli.masks.channels import Channels, keep_channels
 from ntt_cli.masks.masks import choose_masks
-from ntt_cli.masks.rounds import scheduled_layer_density
+from ntt_cli.masks.rounds import channel_norms, scheduled_layer_density
 from ntt_cli.masks.schedule import mask_update_steps
 from ntt_cli.methods.magnitude import magnitude_scores
 from ntt_cli.methods.ntt.affinity import affinity, affinity_exponent, input_correlations, largest_affinity_exponent
+from ntt_cli.methods.ntt.channel_score import Probes, channel_saliencies
 from ntt_cli.methods.ntt.saliency import ACROSS_LAYERS, exponent_within_layers, logit_sensitivities, saliency_scores
 from ntt_cli.methods.ntt.settings import TransferSettings
 from ntt_cli.methods.ntt.step import Student
@@ -32,7 +35,7 @@ from ntt_cli.methods.ntt.transfer import Transfer
 from ntt_cli.networks.functional import with_equal_heads
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.micro_batching import MicroBatching
-from ntt_cli.tensors import Masks
+from ntt_cli.tensors import Apply, Masks
 
 LEAST_SHARE = 0.1
 """With the allocation `global`, each layer keeps at least this share of what ERK would give it. Without it the last
@@ -184,6 +187,13 @@ def _correlations(transfer: Transfer, names: list[str], execution: Execution) ->
 
 def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
     """The sensitivities of the student's outputs, at its masked weights."""
+    apply, batches, generator = _scored(context)
+    params, outputs = context.student.masked_params, context.transfer.outputs
+    return logit_sensitivities(apply, params, batches, outputs=outputs, generator=generator, execution=execution)
+
+
+def _scored(context: ScoreContext) -> tuple[Apply, Iterator[Batch], torch.Generator]:
+    """The student as a function, the batches that it is scored on, and what draws their probes."""
     inputs, settings = context.transfer.inputs, context.transfer.settings
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
     teacher = context.transfer.teacher
@@ -193,21 +203,37 @@ def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
         )
         for number in range(score_batches(settings))
     )
-    student, outputs, teacher = context.student, context.transfer.outputs, context.transfer.teacher
     some = torch.arange(min(len(inputs), settings.batch_size // 2))
     rows_of = lambda: teacher.bind()(teacher.params, inputs.batch(some))  # noqa: E731
     # By running statistics: those of a batch would divide a channel without kept weights by the square root of `eps`.
-    apply = with_equal_heads(replace(student.apply, batch_statistics=False), teacher.heads, rows_of)
-    return logit_sensitivities(
-        apply, student.masked_params, batches, outputs=outputs, generator=generator, execution=execution
-    )
+    apply = with_equal_heads(replace(context.student.apply, batch_statistics=False), teacher.heads, rows_of)
+    return apply, batches, generator
+
+
+def _channel_scores(context: ScoreContext, score: Score, channels: Channels) -> list[Tensor]:
+    """By group, the scores of its channels: saliencies, or norms of what another score says across layers."""
+    if not isinstance(score, Saliency):
+        return channel_norms(channels, score(context).across_layers())
+    params, outputs = context.student.masked_params, context.transfer.outputs
+
+    def saliencies(execution: Execution) -> list[Tensor]:
+        apply, batches, generator = _scored(context)
+        probes = Probes(outputs, generator, execution)
+        return channel_saliencies(apply, params, batches, channels, probes)
+
+    return context.micro_batching.run(saliencies)
 
 
 def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
     """The masks of the highest scores at this density over all prunable weights."""
     settings = transfer.settings
     score = SCORES[settings.score] if isinstance(settings.score, str) else settings.score
-    scores = score(ScoreContext(student, transfer, density, micro_batching))
+    context = ScoreContext(student, transfer, density, micro_batching)
+    if settings.channels is not None:
+        of_channels = _channel_scores(context, score, settings.channels)
+        weights = {name: student.params[name] for name in context.names}
+        return settings.channels.masks(keep_channels(settings.channels, of_channels, limit=density), weights)
+    scores = score(context)
     counts = _allocate(scores.across_layers(), transfer, density, least_share=score.least_share)
     return choose_masks(scores.within_layers(counts), counts, slices=settings.slices)
 

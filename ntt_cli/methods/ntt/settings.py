@@ -17,6 +17,7 @@ from ntt_cli.config import LEAVE_OUT, PruneConfig, as_typed, method_class
 from ntt_cli.config.methods import MethodType
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.allocation import Allocate
+from ntt_cli.masks.channels import Channels
 from ntt_cli.masks.schedule import Schedule
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
@@ -42,7 +43,7 @@ class TransferSettings:
     Attributes that are no options, or mean something else than the option of their name:
         steps: the number of steps; with `auto` the largest possible.
         auto: the transfer ends when the validation distance no longer falls (`--steps auto`).
-        density: `d`, the kept fraction of the prunable weights in the end.
+        density: `d`, the kept fraction of the prunable weights in the end; of the operations with `--target-flops`.
         objective: the distances, and the factors of the loss's terms.
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
@@ -52,6 +53,7 @@ class TransferSettings:
         compiled: steps are compiled where a batch goes through the network as a whole.
         layer_density: densities by weight, from the patterns of `--layer-density`.
         slices: by weight, the axis along which every slice must keep an entry.
+        channels: with `--structure channels`, the channels to choose from; `None`: single weights are chosen.
     """
 
     steps: int
@@ -73,6 +75,7 @@ class TransferSettings:
     layer_density: dict[str, float]
     limited: bool = False
     slices: dict[str, int] = field(default_factory=dict)
+    channels: Channels | None = None
 
     def recorded(self) -> dict[str, Any]:
         """Options whose defaults were filled in, under their names in the configuration, for the checkpoint."""
@@ -126,7 +129,7 @@ def settle(
     return TransferSettings(
         steps=steps,
         auto=auto,
-        density=1 - config.sparsity,
+        density=config.density,
         objective=Objective(
             config.objective,
             kernel_weight,

@@ -14,6 +14,7 @@ from ntt_cli.config import EvaluateConfig, FinetuneConfig, WeightsOptions
 from ntt_cli.data.batch import Batch
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
+from ntt_cli.files.metadata import ChannelRecord
 from ntt_cli.files.shards import find_weights
 from ntt_cli.masks.masks import count_kept, layer_densities, without_biases
 from ntt_cli.masks.zeros import has_many_zeros, looks_pruned
@@ -63,6 +64,12 @@ class Weights:
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the network's classes; `None` if the file does not record them."""
         return self.checkpoint.class_names if self.checkpoint else None
+
+    @property
+    def channels(self) -> Mapping[str, ChannelRecord] | None:
+        """What the file says of whole channels that are gone; `None` if none are."""
+        record = self.checkpoint.record if self.checkpoint else None
+        return record.channels if record else None
 
     @property
     def pruned(self) -> dict[str, float]:

@@ -1,0 +1,204 @@
+"""Channels: groups of weights that live and die together, which of them stay, and the masks that follow.
+
+A channel is an output of a layer, such as a filter or a hidden unit, with all that makes it and all that uses it: its
+row in the layer, its bias, its scale in a normalisation, and its columns in the layers behind. Layers whose outputs are
+added share their channels. `networks/channels.py` finds the groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from ntt_cli.tensors import Masks, Params
+
+LEAST_SHARE = 0.1
+"""The least share of a group's channels that stay, so that no layer becomes the bottleneck of all others."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of one parameter that belong to a group.
+
+    Attributes:
+        name: of the parameter.
+        axis: along which the slices are taken: 0 for what makes a channel, mostly 1 for what uses it.
+        channel: by index along the axis, the channel that the slice belongs to; −1 for those of other groups.
+        is_weight: whether the parameter has two or more axes; others are vectors, such as biases.
+        uses: whether the parameter uses the channel; otherwise it makes it, or is a part of it.
+    """
+
+    name: str
+    axis: int
+    channel: Int64[Tensor, " size"]
+    is_weight: bool
+    uses: bool
+
+    def of(self, channels: Bool[Tensor, " channels"]) -> Int64[Tensor, " indices"]:
+        """The indices along the axis that belong to these channels."""
+        return (channels[self.channel.clamp_min(0)] & (self.channel >= 0)).nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that share their layers.
+
+    Attributes:
+        layer: a layer that makes them, by which the group is known.
+        roots: by channel, its outputs of that layer: one, or several that are tied, as in a gated unit.
+        slices: what dies with each channel.
+    """
+
+    layer: str
+    roots: tuple[tuple[int, ...], ...]
+    slices: tuple[Slices, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.roots)
+
+    def sums(self, values: Mapping[str, Tensor], *, used: bool = False) -> Float[Tensor, " channels"]:
+        """By channel, the sum over all of its weights; `used`: over those alone that use it."""
+        total = torch.zeros(self.size, dtype=torch.float64)
+        for part in self.slices:
+            if part.is_weight and (part.uses or not used):
+                of_slices = values[part.name].detach().double().movedim(part.axis, 0).flatten(1).sum(1).cpu()
+                own = part.channel >= 0
+                total.index_add_(0, part.channel[own], of_slices[own])
+        return total
+
+    @property
+    def least(self) -> int:
+        """The number of channels that always stay."""
+        return max(1, math.ceil(LEAST_SHARE * self.size))
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of the layer."""
+        return sum(map(len, self.roots))
+
+    def outputs_of(self, channels: Bool[Tensor, " channels"]) -> list[int]:
+        """The outputs of the layer that belong to these channels."""
+        return sorted(output for i in channels.nonzero().flatten().tolist() for output in self.roots[i])
+
+
+Kept = Sequence[Bool[Tensor, " channels"]]
+"""By group, which of its channels stay."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a network, and what their number is limited by.
+
+    Attributes:
+        groups: those that can be removed.
+        shapes: of all prunable weights.
+        flops: the operations of one sample in products with each of these weights, of the whole network.
+        other_flops: all other operations.
+        by_flops: whether operations limit the number of channels; otherwise the number of weights does.
+        left_out: layers whose channels cannot be removed, with the reason.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    shapes: Mapping[str, torch.Size]
+    flops: Mapping[str, float]
+    other_flops: float
+    by_flops: bool
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def cost(self, kept: Kept) -> float:
+        """The cost of the network with these channels, operations or weights, as a fraction of the whole network's."""
+        share = self._shares(kept)
+        if self.by_flops:
+            return self.flops_of(kept) / (sum(self.flops.values()) + self.other_flops)
+        sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        return sum(sizes[name] * share[name] for name in sizes) / sum(sizes.values())
+
+    def flops_of(self, kept: Kept) -> float:
+        """The operations of the network with these channels, for one sample."""
+        share = self._shares(kept)
+        return sum(flops * share[name] for name, flops in self.flops.items()) + self.other_flops
+
+    def _shares(self, kept: Kept) -> dict[str, float]:
+        """The share of each weight that is left: the product of what it keeps along each axis."""
+        left = dict.fromkeys(self.shapes, 1.0)
+        for (name, _), along in self._along_axes(kept).items():
+            if name in left:
+                left[name] *= float(along.double().mean())
+        return left
+
+    def masks(self, kept: Kept, params: Params) -> Masks:
+        """The masks of all prunable weights, and of the vectors among `params` that belong to channels."""
+        parts = [part.name for group in self.groups for part in group.slices]
+        names = dict.fromkeys([*self.shapes, *parts])
+        masks = {name: torch.ones_like(params[name], dtype=torch.bool) for name in names if name in params}
+        for (name, axis), along in self._along_axes(kept).items():
+            if (whole := masks.get(name)) is None:
+                continue
+            shape = [-1 if i == axis else 1 for i in range(whole.ndim)]
+            whole &= along.view(shape).to(whole.device)
+        return masks
+
+    def kept(self, masks: Masks) -> list[Tensor]:
+        """Which channels these masks keep: those of which any slice of a weight has an entry left."""
+        found = []
+        for group in self.groups:
+            alive = torch.zeros(group.size, dtype=torch.bool)
+            for part in group.slices:
+                if part.is_weight:
+                    left = masks[part.name].movedim(part.axis, 0).flatten(1).any(1).cpu()
+                    alive[part.channel[left & (part.channel >= 0)]] = True
+            found.append(alive)
+        return found
+
+    def _along_axes(self, kept: Kept) -> dict[tuple[str, int], Bool[Tensor, " size"]]:
+        """By parameter and axis, which indices are kept."""
+        found: dict[tuple[str, int], Tensor] = {}
+        for group, stays in zip(self.groups, kept, strict=True):
+            for part in group.slices:
+                own = stays.cpu()[part.channel.clamp_min(0)] | (part.channel < 0)
+                key = part.name, part.axis
+                found[key] = found[key] & own if key in found else own
+        return found
+
+
+def keep_channels(
+    channels: Channels, scores: Sequence[Float[Tensor, " channels"]], *, limit: float
+) -> list[Bool[Tensor, " channels"]]:
+    """Remove the channels with the lowest scores over all groups, as few as bring the cost to `limit` or below it.
+
+    The best channels of each group stay, as many as its `least`. Of equal scores the last channel goes first.
+
+    Raises:
+        ValueError: if a score is NaN, or the cost is above `limit` with the fewest channels.
+    """
+    if any(score.isnan().any() for score in scores):
+        raise ValueError("a score is NaN")
+    sizes = [len(score) for score in scores]
+    flat = torch.cat([score.double() for score in scores])
+    may_go = torch.ones(len(flat), dtype=torch.bool)
+    for score, stays, group in zip(scores, may_go.split(sizes), channels.groups, strict=True):
+        stays[score.argsort(descending=True, stable=True)[: group.least]] = False
+    last_first = may_go.nonzero().flatten().flip(0)
+    order = last_first[flat[last_first].argsort(stable=True)]
+
+    def without(number: int) -> list[Tensor]:
+        stays = torch.ones(len(flat), dtype=torch.bool)
+        stays[order[:number]] = False
+        return list(stays.split(sizes))
+
+    few, many = 0, len(order)
+    if (lowest := channels.cost(without(many))) > limit:
+        raise ValueError(f"{lowest:.4g} is left with the fewest channels")
+    while few < many:
+        middle = (few + many) // 2
+        if channels.cost(without(middle)) <= limit:
+            many = middle
+        else:
+            few = middle + 1
+    return without(many)

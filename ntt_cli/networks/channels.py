@@ -1,0 +1,331 @@
+"""The channels of a network that can be removed, and the smaller network without them.
+
+Torch-Pruning finds which layers depend on each other, and cuts them (Fang et al. 2023, arXiv 2301.12900). It takes an
+operation that it does not know for one that acts on each channel alone. So each group is tried: with random weights,
+the network with every second channel set to zero must equal the smaller network. Groups that fail are left out. Such
+are channels that a LayerNorm divides by all of, and those of an attention that was told its number of heads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch_pruning.ops import OPTYPE
+
+from ntt_cli.data.batch import Batch, arguments, parts_of
+from ntt_cli.data.bundle import map_tensors
+from ntt_cli.errors import ModelError
+from ntt_cli.masks.channels import ChannelGroup, Slices
+from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.functional import FunctionalModel, without_fast_path
+from ntt_cli.networks.outputs import tensors_in
+from ntt_cli.tensors import Params
+
+_PASSED_THROUGH = {
+    OPTYPE.CONCAT,
+    OPTYPE.SPLIT,
+    OPTYPE.ELEMENTWISE,
+    OPTYPE.RESHAPE,
+    OPTYPE.UNBIND,
+    OPTYPE.EXPAND,
+    OPTYPE.SLICE,
+}
+_CUT = {OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.LINEAR, OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU}
+_REASONS = {
+    OPTYPE.LN: "a LayerNorm divides by all of its channels",
+    OPTYPE.GN: "a GroupNorm divides by several of its channels",
+    OPTYPE.MHA: "an attention layer is told its number of heads",
+    OPTYPE.LSTM: "a recurrent layer returns its channels to itself",
+}
+_NOT_THE_SAME = "a smaller network would not give the same outputs"
+
+_PRECISIONS = ((torch.float64, 1e-8), (torch.float32, 1e-4))
+"""The types in which groups are tried, with the error allowed. Some networks run in single precision alone."""
+
+Removed = Mapping[str, Sequence[int]]
+"""By layer, which of its outputs are removed with all that depends on them."""
+
+
+@dataclass(frozen=True)
+class FoundChannels:
+    """The groups of channels that can be removed.
+
+    Attributes:
+        groups: each of weights that are prunable, and tried.
+        left_out: the layers whose outputs no group removes, with the reason; without those that make the outputs.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    left_out: dict[str, str]
+
+
+def find_channels(
+    model: FunctionalModel, x: Batch, names: Collection[str], *, whole: Collection[str] = (), where: str
+) -> FoundChannels:
+    """The groups of channels that can be removed.
+
+    Args:
+        model: the network.
+        x: a batch of few samples.
+        names: the prunable weights.
+        whole: those that must keep an entry in every slice.
+        where: the network, as the user named it.
+
+    Raises:
+        ModelError: if Torch-Pruning cannot trace the network, or nothing can be removed.
+    """
+    trial = _Trial.of(model, x, where)
+    graph = trial.graph(trial.network(), where)
+    groups: list[ChannelGroup] = []
+    left_out: dict[str, str] = {}
+    for group in graph.get_all_groups():
+        layer, kinds = graph._module2name[group[0].dep.target.module], {item.dep.target.type for item in group}
+        if OPTYPE.OUTPUT in kinds:
+            continue
+        others = sorted(kinds - _PASSED_THROUGH - _CUT)
+        if all(graph.is_out_channel_pruning_fn(item.dep.handler) for item in group):
+            continue  # nothing in the network uses them: they are outputs
+        found = _REASONS.get(others[0], _NOT_THE_SAME) if others else _group_of(graph, group, layer)
+        reason = found if isinstance(found, str) else _not_prunable(found, names, whole)
+        if reason:
+            left_out[layer] = reason
+        elif isinstance(found, ChannelGroup) and found.size > 1:
+            groups.append(found)
+    exact = trial.exact_ones(groups)
+    left_out |= {group.layer: _NOT_THE_SAME for group in groups if group not in exact}
+    if not exact:
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in itertools.islice(left_out.items(), 3))
+        what = f"has no channels that can be removed ({reasons or 'all are outputs'})"
+        raise ModelError(where, what, hint="leave out --structure, which prunes single weights")
+    return FoundChannels(tuple(exact), left_out)
+
+
+def shrink(model: FunctionalModel, state: Mapping[str, Tensor], removed: Removed, x: Batch) -> nn.Module:
+    """The network with the values of a state dict, without the outputs `removed` and what depends on them.
+
+    Its outputs are those of the whole network, if all that is removed is zero there.
+
+    Raises:
+        ModelError: if Torch-Pruning cannot cut the network.
+    """
+    where = type(model.module).__name__
+    values = {model.places.get(name, name): value for name, value in state.items()}
+    params = {name: values.get(name, value) for name, value in model.params.items()}
+    buffers = {name: values.get(name, value) for name, value in model.buffers.items()}
+    as_it_is = _Trial(model, _first(x), params, buffers, 0.0)
+    module = as_it_is.network()
+    as_it_is.remove(module, removed, where)
+    return module
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A network at values with which groups are tried.
+
+    Attributes:
+        model: the network.
+        x: what it takes, on the CPU.
+        params: its parameters.
+        buffers: its buffers.
+        error: how far outputs may differ, relative to the largest.
+    """
+
+    model: FunctionalModel
+    x: Any
+    params: Params
+    buffers: Params
+    error: float
+
+    @classmethod
+    def of(cls, model: FunctionalModel, x: Batch, where: str) -> _Trial:
+        """At random weights, in double precision if the network runs in it.
+
+        Raises:
+            ModelError: if the network does not run with random weights.
+        """
+        generator = torch.Generator().manual_seed(0)
+        params = {name: _random(p, generator) for name, p in model.params.items()}
+        for dtype, error in _PRECISIONS:
+            trial = cls(model, _first(x, dtype), _cast(params, dtype), _cast(model.buffers, dtype), error)
+            try:
+                outputs = trial.outputs(trial.network())
+            except Exception as failure:
+                reason = failure
+                continue
+            if all(output.isfinite().all() for output in outputs):
+                return trial
+            reason = ValueError("its outputs are not finite with random weights")
+        raise ModelError(where, f"cannot be tried without some channels: {reason}", hint="leave out --structure")
+
+    def network(self) -> nn.Module:
+        """A copy of the network at these values."""
+        module = copy_module(self.model.module).eval()
+        for name, p in module.named_parameters():
+            value = self.params[name] if name in self.params else self.buffers[name]
+            p.data = value.detach().cpu().clone()
+            p.requires_grad_(p.is_floating_point())  # Torch-Pruning follows the graph of gradients
+        for place, _ in module.named_buffers(remove_duplicate=False):
+            layer, _, leaf = place.rpartition(".")
+            value = self.buffers[self.model.places[place]]
+            module.get_submodule(layer)._buffers[leaf] = value.detach().cpu().clone()
+        return module
+
+    def outputs(self, module: nn.Module) -> list[Tensor]:
+        """All that the network, or one of another size, returns."""
+        positional, named = arguments(map_tensors(Tensor.clone, self.x), module)
+        layers = None if self.model.heads is None else self.model.heads.layers
+
+        def run() -> Any:
+            return module(*positional, **named)
+
+        with without_fast_path():
+            returned = run() if layers is None else layers(module, run)
+        found = [returned] if isinstance(returned, Tensor) else list(tensors_in(returned).values())
+        return [output for output in found if output.is_floating_point()]
+
+    def graph(self, module: nn.Module, where: str) -> Any:
+        """Torch-Pruning's graph of the network.
+
+        Raises:
+            ModelError: if it cannot trace the network.
+        """
+
+        def forward(module: nn.Module, _: Any) -> list[Tensor]:
+            return [output for output in self.outputs(module) if output.requires_grad]
+
+        try:
+            with warnings.catch_warnings(action="ignore"), torch.enable_grad():
+                made = torch_pruning.DependencyGraph()
+                return made.build_dependency(module, self.x, forward_fn=forward, verbose=False)
+        except Exception as failure:
+            reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+            what = f"cannot be traced by Torch-Pruning, which finds what depends on a channel ({reason:.200})"
+            raise ModelError(where, what, hint="leave out --structure, which prunes single weights") from failure
+
+    def remove(self, module: nn.Module, removed: Removed, where: str) -> None:
+        """Remove outputs of layers with all that depends on them, in place."""
+        graph = self.graph(module, where)
+        for layer, outputs in removed.items():
+            own = module.get_submodule(layer)
+            cut = graph.get_pruner_of_module(own).prune_out_channels
+            with warnings.catch_warnings(action="ignore"):
+                graph.get_pruning_group(own, cut, list(outputs)).prune()
+
+    def exact_ones(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+        """The groups without half of whose channels a smaller network gives the same outputs."""
+        if not groups or self._is_exact(groups):
+            return list(groups)
+        if len(groups) == 1:
+            return []
+        half = len(groups) // 2
+        return self.exact_ones(groups[:half]) + self.exact_ones(groups[half:])
+
+    def _is_exact(self, groups: Sequence[ChannelGroup]) -> bool:
+        whole, smaller = self.network(), self.network()
+        values = dict(whole.named_parameters())
+        removed = {}
+        with torch.no_grad():
+            for group in groups:
+                stays = torch.arange(group.size) % 2 == 0
+                removed[group.layer] = group.outputs_of(~stays)
+                for part in group.slices:
+                    values[part.name].index_fill_(part.axis, part.of(~stays), 0)
+        try:
+            self.remove(smaller, removed, "")
+            with torch.no_grad():
+                pairs = list(zip(self.outputs(whole), self.outputs(smaller), strict=True))
+        except Exception:  # a size that the network's code holds no longer fits
+            return False
+        return all(a.shape == b.shape and bool((a - b).abs().max() <= self.error * a.abs().max()) for a, b in pairs)
+
+
+def _random(p: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights of the usual size for their number of inputs; vectors near 1."""
+    drawn = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+    return drawn * p[0].numel() ** -0.5 if p.ndim > 1 else 1 + drawn / 4
+
+
+def _cast(values: Params, dtype: torch.dtype) -> Params:
+    return {name: value.cpu().to(dtype) if value.is_floating_point() else value.cpu() for name, value in values.items()}
+
+
+def _first(x: Batch, dtype: torch.dtype | None = None) -> Any:
+    """The batch, or the first part of a bundle, on the CPU."""
+    return map_tensors(lambda t: t.to("cpu", dtype if t.is_floating_point() else None), parts_of(x)[0])
+
+
+def _not_prunable(group: ChannelGroup, names: Collection[str], whole: Collection[str]) -> str:
+    """Why a group cannot be removed; empty if it can."""
+    weights = [part.name for part in group.slices if part.is_weight]
+    if dense := [name for name in weights if name not in names]:
+        return f"{dense[0]} stays dense"
+    if fragile := [name for name in weights if name in whole]:
+        return f"the network divides by the norm of slices of {fragile[0]}"
+    return ""
+
+
+def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
+    """The group of a layer's outputs as plain data, or why there is none."""
+    items = [item for item in group if item.dep.target.type in _CUT]
+    if any(_is_grouped(item.dep.target.module) for item in items):
+        return "a grouped convolution has as many channels in each of its groups"
+    module, cut, size = group[0].dep.target.module, group[0].dep.handler, len(group[0].idxs)
+    tied = [graph.get_pruning_group(module, cut, [i]) for i in (0, size // 2, size - 1)]
+    if all(len(each[0].idxs) == 1 for each in tied):
+        roots: tuple[tuple[int, ...], ...] = tuple((i,) for i in range(size))
+        owners = [dict(zip(item.idxs, item.root_idxs, strict=True)) for item in items]
+    else:
+        roots, owners = _tied(graph, module, cut, items)
+    names = {id(p): name for name, p in graph.model.named_parameters()}
+    slices = []
+    for item, owner in zip(items, owners, strict=True):
+        part, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        for leaf, axis, uses in _axes(part, makes=makes):
+            p = getattr(part, leaf)
+            channel = torch.full((p.shape[axis],), -1)
+            for index, root in owner.items():
+                channel[index] = root
+            slices.append(Slices(names[id(p)], axis, channel, is_weight=p.ndim > 1, uses=uses))
+    return ChannelGroup(layer, roots, tuple(slices))
+
+
+def _tied(graph: Any, module: nn.Module, cut: Any, items: list[Any]) -> tuple[tuple[tuple[int, ...], ...], list[Any]]:
+    """The outputs of a layer in sets that live and die together; and the set of each index of each item."""
+    roots: list[tuple[int, ...]] = []
+    owners: list[dict[int, int]] = [{} for _ in items]
+    place = {(id(item.dep.target), item.dep.handler): n for n, item in enumerate(items)}
+    seen: set[int] = set()
+    for i in range(graph.get_pruner_of_module(module).get_out_channels(module)):
+        if i in seen:
+            continue
+        found = graph.get_pruning_group(module, cut, [i])
+        for item in found:
+            if (n := place.get((id(item.dep.target), item.dep.handler))) is not None:
+                owners[n] |= dict.fromkeys(item.idxs, len(roots))
+        roots.append(tuple(sorted(found[0].idxs)))
+        seen |= set(found[0].idxs)
+    return tuple(roots), owners
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    """Whether it is a grouped convolution, but for those with one channel in each group."""
+    grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    return grouped and not module.groups == module.in_channels == module.out_channels
+
+
+def _axes(module: nn.Module, *, makes: bool) -> list[tuple[str, int, bool]]:
+    """The parameters of a layer that a channel has slices of, their axis, and whether they use the channel."""
+    by_channel = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    if by_channel or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        found = [("weight", 0, False), ("bias", 0, False)]
+    else:
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        found = [("weight", int(makes == transposed), not makes)] + [("bias", 0, False)] * makes
+    return [part for part in found if getattr(module, part[0], None) is not None]

@@ -1,0 +1,126 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from ntt_cli.masks.channels import ChannelGroup, Channels, Slices, keep_channels
+from ntt_cli.masks.rounds import channel_norms, prune_channels_in_rounds
+
+SHAPES = {"a.weight": torch.Size((3, 2)), "b.weight": torch.Size((4, 3)), "c.weight": torch.Size((2, 8))}
+
+
+def group(layer: str, size: int, user: str, times: int = 1) -> ChannelGroup:
+    """Channels of a layer with a bias; the layer behind has so many columns for each of them."""
+    slices = (
+        Slices(f"{layer}.weight", 0, torch.arange(size), is_weight=True, uses=False),
+        Slices(f"{layer}.bias", 0, torch.arange(size), is_weight=False, uses=False),
+        Slices(f"{user}.weight", 1, torch.arange(size).repeat_interleave(times), is_weight=True, uses=True),
+    )
+    return ChannelGroup(layer, tuple((i,) for i in range(size)), slices)
+
+
+def chain(*, by_flops: bool = False) -> Channels:
+    """Three layers, 2 → 3 → 4 → 2; each output of the second is flattened into two columns of the third."""
+    groups = (group("a", 3, "b"), group("b", 4, "c", times=2))
+    return Channels(groups, SHAPES, {"a.weight": 600, "b.weight": 24, "c.weight": 32}, 44, by_flops=by_flops)
+
+
+def kept(*channels: str) -> list[Tensor]:
+    return [torch.tensor([one == "1" for one in stays]) for stays in channels]
+
+
+PARAMS = {name: torch.ones(shape) for name, shape in SHAPES.items()} | {"a.bias": torch.ones(3), "b.bias": torch.ones(4)}
+
+
+def test_a_channel_takes_its_row_its_bias_and_its_columns() -> None:
+    masks = chain().masks(kept("101", "0111"), PARAMS)
+    assert masks["a.weight"].int().tolist() == [[1, 1], [0, 0], [1, 1]]
+    assert masks["a.bias"].tolist() == [True, False, True]
+    assert masks["b.weight"].int().tolist() == [[0, 0, 0], [1, 0, 1], [1, 0, 1], [1, 0, 1]]
+    assert masks["c.weight"].int().tolist() == [[0, 0, 1, 1, 1, 1, 1, 1]] * 2
+
+
+def test_vectors_have_masks_only_if_they_are_asked_for() -> None:
+    weights = {name: PARAMS[name] for name in SHAPES}
+    assert chain().masks(kept("101", "0111"), weights).keys() == SHAPES.keys()
+
+
+def test_masks_say_which_channels_are_kept() -> None:
+    for stays in (kept("101", "0111"), kept("111", "1000")):
+        found = chain().kept(chain().masks(stays, PARAMS))
+        assert all(torch.equal(a, b) for a, b in zip(found, stays, strict=True))
+
+
+def test_costs_are_those_of_what_is_left() -> None:
+    stays = kept("101", "0111")
+    masks = chain().masks(stays, {name: PARAMS[name] for name in SHAPES})
+    left = sum(int(mask.sum()) for mask in masks.values())
+    assert chain().cost(stays) == pytest.approx(left / 34)
+    # 600 · 2/3 + 24 · 2/3 · 3/4 + 32 · 3/4 + 44, of 700
+    assert chain(by_flops=True).cost(stays) == pytest.approx(480 / 700)
+    assert chain().flops_of(stays) == pytest.approx(480)
+
+
+@pytest.mark.parametrize("limit", [0.95, 0.7, 0.5, 0.4])
+@pytest.mark.parametrize("by_flops", [False, True])
+def test_the_lowest_scores_go_and_no_more_than_must(limit: float, by_flops: bool) -> None:
+    channels = chain(by_flops=by_flops)
+    scores = [torch.tensor([0.5, 0.1, 0.9]), torch.tensor([0.3, 0.2, 0.8, 0.4])]
+    flat = {(g, i): float(s) for g, of_group in enumerate(scores) for i, s in enumerate(of_group)}
+    stays = [torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool)]
+    for g, i in sorted(flat, key=lambda key: flat[key]):  # one by one, without the best of each group
+        if channels.cost(stays) <= limit:
+            break
+        if flat[g, i] < float(scores[g].max()):
+            stays[g][i] = False
+    found = keep_channels(channels, scores, limit=limit)
+    assert [of_group.tolist() for of_group in found] == [of_group.tolist() for of_group in stays]
+    assert channels.cost(found) <= limit
+
+
+def test_of_equal_scores_the_last_channels_go_first() -> None:
+    found = keep_channels(chain(), [torch.ones(3), torch.ones(4)], limit=0.7)
+    assert [of_group.tolist() for of_group in found] == [[True] * 3, [True, True, False, False]]
+
+
+def test_no_layer_loses_all_channels() -> None:
+    fewest = min(
+        chain().cost([torch.tensor(a), torch.tensor(b)])
+        for a in itertools.product([True, False], repeat=3)
+        for b in itertools.product([True, False], repeat=4)
+        if any(a) and any(b)
+    )
+    found = keep_channels(chain(), [torch.zeros(3), torch.ones(4)], limit=fewest)
+    assert [int(of_group.sum()) for of_group in found] == [1, 1]
+    with pytest.raises(ValueError, match="is left with the fewest channels"):
+        keep_channels(chain(), [torch.zeros(3), torch.ones(4)], limit=fewest - 0.01)
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        keep_channels(chain(), [torch.tensor([1.0, torch.nan, 2]), torch.ones(4)], limit=0.5)
+
+
+def test_a_norm_is_relative_to_its_group() -> None:
+    weights = {
+        "a.weight": torch.tensor([[1.0, 0], [2, 0], [0, 3]]),
+        "b.weight": torch.zeros(4, 3),
+        "c.weight": torch.ones(2, 8),
+    }
+    first, second = channel_norms(chain(), weights)
+    assert first.tolist() == pytest.approx([3 / 14, 12 / 14, 27 / 14])  # 1, 4 and 9, over their mean
+    assert second.tolist() == [1, 1, 1, 1]
+
+
+def test_rounds_lower_the_cost_geometrically() -> None:
+    seen = []
+
+    def score(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(chain().cost(chain().kept(masks)))
+        return {name: mask * torch.arange(1.0, mask.numel() + 1).view(mask.shape) for name, mask in masks.items()}
+
+    dense = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
+    masks = prune_channels_in_rounds(score, dense, chain(), rounds=2, density=0.36, norms=False)
+    assert len(seen) == 2 and seen[0] == 1 and seen[1] <= 0.6
+    assert sum(int(mask.sum()) for mask in masks.values()) <= 0.36 * 34
