@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.metadata import AGAIN, CheckpointRecord
@@ -21,6 +19,8 @@ def check_channels(path: Path, record: CheckpointRecord) -> int | None:
     """
     if record.channels is None:
         return None
+    import numpy as np  # verifying other files, and its help, never need it
+
     masks = {name: np.ones(layer.shape, bool) for name, layer in record.layers.items()}
     for found in record.channels.values():
         for part in found.slices:

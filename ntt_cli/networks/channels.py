@@ -49,6 +49,9 @@ _NOT_THE_SAME = "a smaller network would not give the same outputs"
 _PRECISIONS = ((torch.float64, 1e-8), (torch.float32, 1e-4))
 """The types in which groups are tried, with the error allowed. Some networks run in single precision alone."""
 
+_ROUNDING = 1e-4
+"""How far the outputs of a smaller network may differ at its own values."""
+
 Removed = Mapping[str, Sequence[int]]
 """By layer, which of its outputs are removed with all that depends on them."""
 
@@ -107,21 +110,29 @@ def find_channels(
     return FoundChannels(tuple(exact), left_out)
 
 
-def shrink(model: FunctionalModel, state: Mapping[str, Tensor], removed: Removed, x: Batch) -> nn.Module:
-    """The network with the values of a state dict, without the outputs `removed` and what depends on them.
-
-    Its outputs are those of the whole network, if all that is removed is zero there.
+def shrink(model: FunctionalModel, removed: Removed, x: Batch, *, where: str) -> nn.Module:
+    """The network without the outputs `removed` and what depends on them; compared with the whole one on a batch.
 
     Raises:
-        ModelError: if Torch-Pruning cannot cut the network.
+        ModelError: if it cannot be cut, or does not give the outputs of the whole network: all that is removed must be
+            zero there.
     """
-    where = type(model.module).__name__
-    values = {model.places.get(name, name): value for name, value in state.items()}
-    params = {name: values.get(name, value) for name, value in model.params.items()}
-    buffers = {name: values.get(name, value) for name, value in model.buffers.items()}
-    as_it_is = _Trial(model, _first(x), params, buffers, 0.0)
-    module = as_it_is.network()
-    as_it_is.remove(module, removed, where)
+    whole = _Trial(model, _first(x), model.params, model.buffers, _ROUNDING)
+    module = whole.network()
+    try:
+        whole.remove(module, removed, where)
+    except (AttributeError, AssertionError, IndexError) as failure:
+        raise ModelError(
+            where, f"has no such channels: {failure}", hint="name the network that was pruned"
+        ) from failure
+    with torch.no_grad():
+        same = whole.agree(whole.outputs(whole.network()), whole.outputs(module))
+    if not same:
+        what = "does not give the same outputs without the channels that its checkpoint says are gone"
+        raise ModelError(where, what, hint="prune it again, or export it with --to packed")
+    trainable = {name for name, p in model.module.named_parameters() if p.requires_grad}
+    for name, p in module.named_parameters():
+        p.requires_grad_(name in trainable)
     return module
 
 
@@ -213,10 +224,14 @@ class _Trial:
         """Remove outputs of layers with all that depends on them, in place."""
         graph = self.graph(module, where)
         for layer, outputs in removed.items():
+            if not outputs:
+                continue
             own = module.get_submodule(layer)
-            cut = graph.get_pruner_of_module(own).prune_out_channels
+            cutter = graph.get_pruner_of_module(own)
+            if max(outputs) >= cutter.get_out_channels(own):
+                raise IndexError(f"{layer} has {cutter.get_out_channels(own)} outputs")
             with warnings.catch_warnings(action="ignore"):
-                graph.get_pruning_group(own, cut, list(outputs)).prune()
+                graph.get_pruning_group(own, cutter.prune_out_channels, list(outputs)).prune()
 
     def exact_ones(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
         """The groups without half of whose channels a smaller network gives the same outputs."""
@@ -240,10 +255,17 @@ class _Trial:
         try:
             self.remove(smaller, removed, "")
             with torch.no_grad():
-                pairs = list(zip(self.outputs(whole), self.outputs(smaller), strict=True))
+                whole_outputs, smaller_outputs = self.outputs(whole), self.outputs(smaller)
         except Exception:  # a size that the network's code holds no longer fits
             return False
-        return all(a.shape == b.shape and bool((a - b).abs().max() <= self.error * a.abs().max()) for a, b in pairs)
+        return self.agree(whole_outputs, smaller_outputs)
+
+    def agree(self, outputs: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+        """Whether outputs are the same up to rounding."""
+        return len(outputs) == len(others) and all(
+            a.shape == b.shape and bool((a - b).abs().max() <= self.error * a.abs().max())
+            for a, b in zip(outputs, others, strict=True)
+        )
 
 
 def _random(p: Tensor, generator: torch.Generator) -> Tensor:

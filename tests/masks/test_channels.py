@@ -30,7 +30,10 @@ def kept(*channels: str) -> list[Tensor]:
     return [torch.tensor([one == "1" for one in stays]) for stays in channels]
 
 
-PARAMS = {name: torch.ones(shape) for name, shape in SHAPES.items()} | {"a.bias": torch.ones(3), "b.bias": torch.ones(4)}
+PARAMS = {name: torch.ones(shape) for name, shape in SHAPES.items()} | {
+    "a.bias": torch.ones(3),
+    "b.bias": torch.ones(4),
+}
 
 
 def test_a_channel_takes_its_row_its_bias_and_its_columns() -> None:
@@ -122,5 +125,7 @@ def test_rounds_lower_the_cost_geometrically() -> None:
 
     dense = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
     masks = prune_channels_in_rounds(score, dense, chain(), rounds=2, density=0.36, norms=False)
-    assert len(seen) == 2 and seen[0] == 1 and seen[1] <= 0.6
+    assert len(seen) == 2
+    assert seen[0] == 1
+    assert seen[1] <= 0.6
     assert sum(int(mask.sum()) for mask in masks.values()) <= 0.36 * 34

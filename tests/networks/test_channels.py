@@ -80,7 +80,13 @@ CASES = {
     ),
     "convolutional": (
         lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(36, 6), nn.ELU(), nn.Linear(6, 2)
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.PReLU(4),
+            nn.Flatten(),
+            nn.Linear(36, 6),
+            nn.ELU(),
+            nn.Linear(6, 2),
         ),
         (2, 5, 5),
         {"0": 4, "4": 6},
@@ -114,8 +120,8 @@ def test_the_smaller_network_equals_the_one_with_zeros(case: str) -> None:
     masks = Channels(found.groups, weights, {}, 0, by_flops=False).masks(stays, dict(network.named_parameters()))
     state = {name: value * masks[name] if name in masks else value for name, value in network.state_dict().items()}
     removed = {g.layer: g.outputs_of(~s) for g, s in zip(found.groups, stays, strict=True)}
-    smaller = shrink(functional_model(network), state, removed, x.double())
     network.load_state_dict(state)
+    smaller = shrink(functional_model(network), removed, x.double(), where="net")
     expected = network.eval()(x.double())
     torch.testing.assert_close(smaller(x.double()), expected, rtol=1e-12, atol=1e-12)
     left = sum(int(mask.sum()) for name, mask in masks.items() if name in weights)
@@ -175,3 +181,18 @@ def test_a_network_that_cannot_be_traced_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModelError, match="cannot be traced by Torch-Pruning") as caught:
         found_in(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (4,))
     assert "RuntimeError: no graph" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ({"1": [0]}, "does not give the same outputs without the channels"),
+        ({"1": [9]}, "has no such channels"),
+        ({"first": [0]}, "has no such channels"),
+    ],
+    ids=["not zero", "index", "layer"],
+)
+def test_what_is_not_there_or_not_zero_is_not_cut_off(removed: dict[str, list[int]], message: str) -> None:
+    build, shape, _ = CASES["chain"]
+    with pytest.raises(ModelError, match=message):
+        shrink(functional_model(build()), removed, torch.randn(3, *shape), where="net")
