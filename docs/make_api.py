@@ -82,6 +82,7 @@ REPORTS: tuple[type[BaseModel], ...] = (
     Verification,
     results.PageReport,
     results.ExportReport,
+    results.ProgramReport,
     results.Sizes,
     results.ModelFile,
 )

@@ -324,6 +324,17 @@ class ExportReport(Summary):
     sha256: str
 
 
+class ProgramReport(ExportReport):
+    """What `ntt export` wrote where the form is a program: types and shapes of its inputs and its outputs by name.
+
+    `difference` is the largest absolute difference between its outputs and those of the network in torch.
+    """
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    difference: float
+
+
 class ModelFile(Summary):
     """What `ntt init` wrote."""
 

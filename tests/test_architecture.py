@@ -34,6 +34,7 @@ ROOMS = (
     "methods",
     "training",
     "evaluation",
+    "programs",
     "pruning",
     "pages",
     "comparison",

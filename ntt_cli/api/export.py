@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
-from ntt_cli.api.calls import Progress, apart
-from ntt_cli.api.network import SparseNetwork
+from torch import nn
+
+from ntt_cli.api.calls import Progress, apart, configured
+from ntt_cli.api.network import SparseNetwork, data_of, network_of
 from ntt_cli.api.words import told_in_python
-from ntt_cli.config import advice, typed
+from ntt_cli.config import LEAVE_OUT, PROGRAMS, ExportConfig, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
-from ntt_cli.files.export import DTYPES, FORMATS, Exported, check_export, convert, default_output
+from ntt_cli.files.export import FORMATS, Exported, check_export, convert, default_output
 from ntt_cli.files.shards import find_weights
-from ntt_cli.results import ExportReport
+from ntt_cli.programs import export as programs
+from ntt_cli.results import ExportReport, ProgramReport
+from ntt_cli.runs.sources import OWN, Sources
 from ntt_cli.runtime.events import EventSink, Warned
 
 
@@ -23,31 +29,40 @@ def export(
     *,
     to: str,
     output: str | PathLike[str] | None = None,
-    dtype: str | None = None,
-    force: bool = False,
+    model: str | PathLike[str] | nn.Module | None = None,
+    data: object = None,
     progress: Progress = False,
+    **options: Any,
 ) -> ExportReport:
-    """Write a checkpoint in another form.
+    """Write a checkpoint in another form: its weights alone, or the network as a program without its code.
 
     `packed` is a checkpoint without its zeros: mask bits and kept values, compressed. All functions and commands take
     it as they take the checkpoint; `docs/formats.md` has its format and a reader in 20 lines. `torch` is a state dict
     with each pruned weight as `NAME_orig` and `NAME_mask`, as `torch.nn.utils.prune` has them.
 
+    `pt2` is a program of `torch.export`, and `onnx` one for onnxruntime (`pip install 'ntt-cli[onnx]'`). Both take any
+    number of samples. They take what the network takes, normalised inputs where it was made with them, and are compared
+    with it on a few samples before they are kept.
+
     Args:
         checkpoint: a file of weights, as `load` takes it, or what `prune`, `finetune` or `load` returned.
-        to: the form: `packed` or `torch`.
-        output: the file to write, which ends in `.safetensors`; by default `sparse.packed.safetensors` beside
-            `sparse.safetensors`. A network in memory has no default.
-        dtype: `float16` or `bfloat16`: the type to which floating-point tensors are rounded. By default none are.
-        force: overwrite a file that is there.
-        progress: `True` writes warnings to stderr; a function is given each event.
+        to: the form: `packed`, `torch`, `pt2` or `onnx`.
+        output: the file to write; by default `sparse.packed.safetensors` or `sparse.pt2` beside `sparse.safetensors`. A
+            network in memory has no default.
+        model: for a program, the network that the weights in a file belong to; an object, or a name as on the command
+            line.
+        data: for a program, inputs to trace and compare it on, as `evaluate` takes them; labels are not read.
+        progress: `True` writes lines to stderr; a function is given each event.
+        **options: all other options of `ntt export`, with underscores: `force=True`, `dtype="float16"`, to which
+            floating-point tensors are rounded.
 
     Returns:
-        what was written, with its sizes in bytes.
+        what was written, with its sizes in bytes; a `ProgramReport` for a program.
 
     Raises:
         UsageError: if an option is wrong, or has no effect.
         CheckpointError: if the checkpoint cannot be read, is damaged, or has values beyond the largest of `dtype`.
+        ModelError: if the network cannot be such a program.
         OutputError: if the output exists and `force` is not set, or cannot be written.
 
     Example:
@@ -60,29 +75,51 @@ def export(
         21
         >>> bool((ntt.load(packed.output, net).model.weight == ntt.load(path, net).model.weight).all())
         True
+        >>> program = ntt.export(path, to="pt2", model=net, data=torch.randn(8, 400))
+        >>> torch.export.load(program.output).module()(torch.randn(5, 400)).shape
+        torch.Size([5, 300])
     """
-    in_memory = isinstance(checkpoint, SparseNetwork)
-    with told_in_python(objects=in_memory):
-        _require_one_of("--to", to, list(FORMATS))
-        if dtype is not None:
-            _require_one_of("--dtype", dtype, list(DTYPES))
-        named = None if isinstance(checkpoint, SparseNetwork) else Path(fspath(checkpoint))
-        if named is None and output is None:
+    named, sources = _sources(checkpoint, to, model, data)
+    own = {"to": to, "output": None if output is None else fspath(output)}
+    config = configured(ExportConfig, named | options | own)
+    with apart(progress, sources) as (on_event, _):
+        file = None if isinstance(checkpoint, SparseNetwork) else Path(checkpoint)
+        if file is None and config.output is None:
             raise UsageError("--output", "is missing: the network is in memory", hint="name the file to write")
-    with apart(progress) as (on_event, _), told_in_python(objects=in_memory):
-        path = Path(output) if output is not None else default_output(named or Path(), to)
-        check_export(path, named, force=force)
+        path = Path(config.output) if config.output is not None else default_output(file or Path(), to)
+        check_export(path, to, file, force=config.force)
         exported, size = _opened(checkpoint)
         dense = sum(value.nbytes for value in exported.checkpoint.tensors.values())
-        if dtype is not None:
-            exported = _converted(exported, dtype, on_event)
-        FORMATS[to](path, exported)
-    return _report(path, to, exported.checkpoint, size, dense)
+        if config.dtype is not None:
+            exported = _converted(exported, config.dtype, on_event)
+        if to in PROGRAMS:
+            written = programs.run(config, path, exported, sources, on_event)
+        else:
+            FORMATS[to](path, exported)
+    report = _report(path, to, exported.checkpoint, size, dense)
+    return report if to not in PROGRAMS else ProgramReport(**report.model_dump(), **written._asdict())
 
 
-def _require_one_of(option: str, value: str, known: list[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {typed(value)}".rstrip(), "is not known", hint=advice(str(value), known))
+@told_in_python()
+def _sources(
+    checkpoint: str | PathLike[str] | SparseNetwork,
+    to: str,
+    model: str | PathLike[str] | nn.Module | None,
+    data: object,
+) -> tuple[dict[str, Any], Sources]:
+    """The options of what names stand for, and what is in memory."""
+    named, in_memory = data_of(data)
+    if in_memory is not None and to not in PROGRAMS:
+        raise UsageError("data", f"to={typed(to)} writes the weights alone, and does not read it", hint=LEAVE_OUT)
+    if not isinstance(checkpoint, SparseNetwork):
+        network, sources = ({}, Sources()) if model is None else network_of(model)
+        named |= network | {"checkpoint": fspath(checkpoint)}
+    elif model is not None:
+        raise UsageError("model", "is given, and the checkpoint is a network in memory", hint=LEAVE_OUT)
+    else:
+        network, sources = network_of(checkpoint)
+        named |= {"checkpoint": OWN} | (network if to in PROGRAMS else {})
+    return named, replace(sources, data=in_memory)
 
 
 def _opened(checkpoint: str | PathLike[str] | SparseNetwork) -> tuple[Exported, int | None]:

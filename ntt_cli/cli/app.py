@@ -24,7 +24,7 @@ COMMANDS = {
     "report": "Show a run or a comparison as one HTML page with plots.",
     "inspect": "Show what a checkpoint or report says about itself; runs no code but ntt's own.",
     "verify": "Check that no bit of a checkpoint or report has changed; runs no code but ntt's own.",
-    "export": "Write a checkpoint in another form: packed, without its zeros.",
+    "export": "Write a checkpoint in another form: packed, without its zeros; or as a program, pt2 or ONNX.",
     "bench": "Measure bytes, FLOPs and times of a sparse network in each form, beside the dense one.",
     "init": "Write a commented model.py to start from.",
 }

@@ -16,7 +16,9 @@ from ntt_cli.files.atomic import check_writable, write_atomically
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.packed import write_packed
 
-SUFFIX = ".safetensors"
+SUFFIXES = {"packed": ".packed.safetensors", "torch": ".torch.safetensors", "pt2": ".pt2", "onnx": ".onnx"}
+"""What the name of each form ends in by default; the last part of it is required."""
+
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -46,24 +48,25 @@ def _torch(path: Path, exported: Exported) -> None:
 
 
 FORMATS: dict[str, Callable[[Path, Exported], None]] = {"packed": _packed, "torch": _torch}
-"""What writes each form."""
+"""What writes each form that holds the weights alone."""
 
 
 def default_output(checkpoint: Path, to: str) -> Path:
     """`sparse.packed.safetensors` beside `sparse.safetensors`."""
     stem = checkpoint.name.removesuffix(checkpoint.suffix) if checkpoint.suffix else checkpoint.name
-    return checkpoint.with_name(f"{stem}.{to}{SUFFIX}")
+    return checkpoint.with_name(f"{stem}{SUFFIXES[to]}")
 
 
-def check_export(output: Path, checkpoint: Path | None, *, force: bool) -> None:
+def check_export(output: Path, to: str, checkpoint: Path | None, *, force: bool) -> None:
     """Refuse an output before any work is done for it.
 
     Raises:
         OutputError: if it is the checkpoint itself, cannot be written, or exists and `force` is not set.
     """
-    if output.suffix != SUFFIX:
-        what = f"is not named {SUFFIX}, which is what is written"
-        raise OutputError(output, what, hint=f"name it {output.with_suffix(SUFFIX)}")
+    suffix = f".{SUFFIXES[to].rpartition('.')[2]}"
+    if output.suffix != suffix:
+        what = f"is not named {suffix}, which is what is written"
+        raise OutputError(output, what, hint=f"name it {output.with_suffix(suffix)}")
     if checkpoint is not None and output.exists() and checkpoint.exists() and output.samefile(checkpoint):
         raise OutputError(output, "is the checkpoint itself", hint="name another with --output")
     check_writable(output, force=force)

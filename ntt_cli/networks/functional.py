@@ -277,7 +277,7 @@ def _normalising_by_batch(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def without_fast_path() -> Generator[None]:
-    """Without the fast path of nn.MultiheadAttention, which has no derivative."""
+    """Let `nn.MultiheadAttention` compute by plain operations: its fast path has no derivative, and no ONNX."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import linecache
 import os
 import re
 import sys
@@ -207,6 +208,17 @@ def blame(failure: BaseException) -> ModelError | None:
     if found is None:
         return ModelError("the network", f"{raised} in its forward pass", hint=hint)
     return ModelError(found[0], f"{raised} (line {found[1]})", hint=hint)
+
+
+def last_line_of(failure: BaseException) -> str:
+    """The last line that failed in a network's code, in parentheses; empty if all was torch's, Python's or ours."""
+    found = ""
+    for frame, line in walk_tb(failure.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if file.is_file() and package not in {"ntt_cli", "sympy", "torch", *sys.stdlib_module_names}:
+            found = f" ({file.name}, line {line}: {linecache.getline(str(file), line).strip():.80})"
+    return found
 
 
 def said_by(failure: BaseException) -> str:

@@ -16,6 +16,7 @@ from tests.cli.conftest import MODEL, Ntt, content
 pytestmark = pytest.mark.usefixtures("checkpoints")
 
 PACK = ("export", "sparse.safetensors", "--to", "packed")
+PT2 = ("export", "sparse.safetensors", "--to", "pt2", "--model", MODEL)
 PACKED = "sparse.packed.safetensors"
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,26 @@ def test_for_people_scripts_and_pipes(ntt: Ntt) -> None:
         "dense_bytes": dense,
         "sha256": digest,
     }
+
+
+def test_a_program(ntt: Ntt) -> None:
+    """Beside plain PyTorch: the file's tensors in the module of the model file."""
+    human = ntt(*PT2)
+    size = Path("sparse.pt2").stat().st_size
+    assert human.code == 0, human.err
+    assert human.out.splitlines()[:3] == [
+        f"sparse.pt2: {size:,} bytes, for 48,240 dense",
+        "inputs: input float32 [batch, 1, 8, 8]",
+        "outputs: output float32 [batch, 10]",
+    ]
+    document = ntt(*PT2, "-o", "other.pt2", "--json", "--data", "noise:3").document
+    assert document["outputs"] == {"output": "float32 [batch, 10]"}
+    assert document["difference"] <= 1e-5
+    assert Path("other.pt2").read_bytes() == Path("sparse.pt2").read_bytes()
+    net = ntt_cli.load("dense.safetensors", MODEL).model.eval()
+    net.load_state_dict(load_file("sparse.safetensors"))
+    program, x = torch.export.load("sparse.pt2").module(), torch.rand(5, 1, 8, 8)
+    torch.testing.assert_close(program(x), net(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_every_command_takes_it(ntt: Ntt) -> None:
@@ -188,11 +209,26 @@ def test_what_a_type_cannot_hold(ntt: Ntt) -> None:
     ("arguments", "message"),
     [
         (["sparse.safetensors"], "error: --to: is required\nhint: "),
-        (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not known\nhint: there are packed, torch\n"),
-        ([*PACK[1:], "--dtype", "float8"], "error: --dtype float8: is not known\nhint: did you mean float16?\n"),
+        (["sparse.safetensors", "--to", "pt3"], "torch, pt2, onnx; did you mean pt2?\nhint: packed: "),
+        (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not one of packed, torch, pt2, onnx"),
+        (
+            [*PACK[1:], "--dtype", "float8"],
+            "error: --dtype float8: is not one of float16, bfloat16; did you mean float16?\n",
+        ),
         ([*PACK[1:], "-o", "x.pt"], "error: x.pt: is not named .safetensors, which is what is written\n"),
         ([*PACK[1:], "-o", "sparse.safetensors", "--force"], "error: sparse.safetensors: is the checkpoint itself\n"),
         ([*PACK[1:], "-o", "dense.safetensors"], "error: dense.safetensors: exists already\n"),
+        ([*PACK[1:], "--model", MODEL], f"error: --model {MODEL}: --to packed writes the weights alone, and does not"),
+        ([*PACK[1:], "-d", "digits"], "error: --data digits: --to packed writes the weights alone, and does not read"),
+        (
+            [*PT2[1:3], "pt2"],
+            "error: --to pt2: needs the network of the checkpoint\nhint: name the one that it was made with: --model"
+            f" {MODEL}\n",
+        ),
+        (
+            [*PT2[1:], "-o", "x.onnx"],
+            "error: x.onnx: is not named .pt2, which is what is written\nhint: name it x.pt2\n",
+        ),
         (["missing.safetensors", *PACK[2:]], "error: missing.safetensors: does not exist\n"),
         (["sparse.report.safetensors", *PACK[2:]], "error: sparse.report.safetensors: is a report, not a checkpoint\n"),
     ],

@@ -95,7 +95,7 @@ def state_sha256(module: nn.Module) -> str:
 def _copy(module: nn.Module, where: str) -> nn.Module:
     """A deep copy in which parameters that share all of their memory are one parameter."""
     check_kind(module, where, verb="pass")
-    tied = _skeleton(module)  # `copy.deepcopy` alone would give each of them its own memory
+    tied = skeleton(module)  # `copy.deepcopy` alone would give each of them its own memory
     tie_shared_parameters(tied, where)
     try:
         copied = copy_module(module)
@@ -112,10 +112,10 @@ def _copy(module: nn.Module, where: str) -> nn.Module:
     return copied
 
 
-def _skeleton(module: nn.Module) -> nn.Module:
+def skeleton(module: nn.Module) -> nn.Module:
     """Plain modules with the parameters and buffers of another module under the same names."""
     bare = nn.Module()
     bare._parameters.update(module._parameters)
     bare._buffers.update(module._buffers)
-    bare._modules.update({name: None if child is None else _skeleton(child) for name, child in module._modules.items()})
+    bare._modules.update({name: None if child is None else skeleton(child) for name, child in module._modules.items()})
     return bare
