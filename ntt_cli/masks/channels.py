@@ -113,11 +113,20 @@ class Channels:
 
     def cost(self, kept: Kept) -> float:
         """The cost of the network with these channels, operations or weights, as a fraction of the whole network's."""
-        share = self._shares(kept)
         if self.by_flops:
             return self.flops_of(kept) / (sum(self.flops.values()) + self.other_flops)
-        sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        share, sizes = self._shares(kept), self._sizes
         return sum(sizes[name] * share[name] for name in sizes) / sum(sizes.values())
+
+    def cost_of_each(self) -> list[Float[Tensor, " channels"]]:
+        """By group, what each channel alone costs in the whole network: operations, or weights."""
+        costs = self.flops if self.by_flops else self._sizes
+        like = {name: torch.full(shape, costs[name] / shape.numel()) for name, shape in self.shapes.items()}
+        return [group.sums(like) for group in self.groups]
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {name: shape.numel() for name, shape in self.shapes.items()}
 
     def flops_of(self, kept: Kept) -> float:
         """The operations of the network with these channels, for one sample."""

@@ -65,6 +65,14 @@ def test_costs_are_those_of_what_is_left() -> None:
     assert chain().flops_of(stays) == pytest.approx(480)
 
 
+def test_each_channel_costs_what_makes_and_what_uses_it() -> None:
+    assert [cost.tolist() for cost in chain().cost_of_each()] == [[2 + 4] * 3, [3 + 2 * 2] * 4]
+    # 600 / 3 + 24 / 3, and 24 / 4 + 32 / 4
+    first, second = chain(by_flops=True).cost_of_each()
+    assert first.tolist() == pytest.approx([208] * 3)
+    assert second.tolist() == pytest.approx([14] * 4)
+
+
 @pytest.mark.parametrize("limit", [0.95, 0.7, 0.5, 0.4])
 @pytest.mark.parametrize("by_flops", [False, True])
 def test_the_lowest_scores_go_and_no_more_than_must(limit: float, by_flops: bool) -> None:

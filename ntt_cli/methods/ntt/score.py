@@ -211,7 +211,10 @@ def _scored(context: ScoreContext) -> tuple[Apply, Iterator[Batch], torch.Genera
 
 
 def _channel_scores(context: ScoreContext, score: Score, channels: Channels) -> list[Tensor]:
-    """By group, the scores of its channels: saliencies, or norms of what another score says across layers."""
+    """By group, the scores of its channels: saliencies per cost, or norms of what another score says across layers.
+
+    The limit is one of cost: of channels that move the outputs as much, the dearest should go first.
+    """
     if not isinstance(score, Saliency):
         return channel_norms(channels, score(context).across_layers())
     params, outputs = context.student.masked_params, context.transfer.outputs
@@ -221,7 +224,8 @@ def _channel_scores(context: ScoreContext, score: Score, channels: Channels) -> 
         probes = Probes(outputs, generator, execution)
         return channel_saliencies(apply, params, batches, channels, probes)
 
-    return context.micro_batching.run(saliencies)
+    found, costs = context.micro_batching.run(saliencies), channels.cost_of_each()
+    return [saliency / cost for saliency, cost in zip(found, costs, strict=True)]
 
 
 def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
