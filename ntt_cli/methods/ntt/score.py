@@ -225,7 +225,9 @@ def _channel_scores(context: ScoreContext, score: Score, channels: Channels) -> 
         return channel_saliencies(apply, params, batches, channels, probes)
 
     found, costs = context.micro_batching.run(saliencies), channels.cost_of_each()
-    return [saliency / cost for saliency, cost in zip(found, costs, strict=True)]
+    return [
+        saliency / cost.clamp_min(1e-12) for saliency, cost in zip(found, costs, strict=True)
+    ]  # a layer may be free
 
 
 def update_masks(student: Student, transfer: Transfer, density: float, micro_batching: MicroBatching) -> Masks:
