@@ -50,7 +50,7 @@ SMALL = torch.zeros(2, 3, 32, 32)
 def flops(network: nn.Module) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(SMALL[:1])
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def normalised(images: Tensor) -> Tensor:
