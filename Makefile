@@ -20,11 +20,11 @@ types: .venv/installed
 	$(BIN)/mypy
 
 tests: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The long form of the reliability tests.
 torture: .venv/installed
-	NTT_TORTURE=1 $(BIN)/python -m pytest -n 2 tests/reliability
+	NTT_TORTURE=1 $(BIN)/python -m pytest -n 2 -o faulthandler_timeout=7200 tests/reliability tests/runs/test_resume.py
 
 # Changes the modules that pyproject.toml names, one operator or word at a time, and shows what no test noticed.
 mutants: .venv/installed

@@ -1,13 +1,23 @@
 """Shapes in signatures are checked by beartype in every call that the tests make."""
 
+import contextlib
+import multiprocessing
 import os
+import signal
 import warnings
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
-import pytest
-import torch
-from jaxtyping import install_import_hook
-from torch.autograd import forward_ad
+# Of this process and of those that tests start: two workers with two threads each would wait for each other on two
+# cores; a hanging Python says where when it is ended; and a compiler's processes would outlive the test.
+os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+from torch.autograd import forward_ad  # noqa: E402
 
 MATHEMATICS = [
     "data.normalise",
@@ -60,8 +70,49 @@ from ntt_cli.networks.normalisation import open_inputs  # noqa: E402
 from ntt_cli.runs.sources import AS_NAMED  # noqa: E402
 from tests.parts import CPU, loaded  # noqa: E402
 
-# Two workers with two threads each would wait for each other on two cores.
-torch.set_num_threads(1)
+WHOLE_RUNS = {
+    "api",
+    "cases",
+    "cli",
+    "comparison",
+    "evaluation",
+    "methods/test_base.py",
+    "pruning",
+    "reliability",
+    "runs",
+    "runtime",
+    "sweep",
+    "test_ci_example.py",
+    "test_docs.py",
+}
+"""Tests of whole runs, two to three times as long with the checks of shapes, which the tests of the parts have."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    path = item.path.resolve().relative_to(Path(__file__).resolve().parent)
+    whole_run = not WHOLE_RUNS.isdisjoint({path.as_posix(), path.parts[0]})
+    jaxtyping.config.update("jaxtyping_disable", whole_run)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """When a worker of pytest-xdist has ended, by the limit of a test too, end what its tests have started."""
+    mark = f"PYTEST_XDIST_WORKER={node.gateway.id}".encode()
+    run = f"PYTEST_XDIST_TESTRUNUID={node.workerinput['testrunuid']}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if {mark, run} <= set(path.read_bytes().split(b"\0")):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Generator[None]:
+    """A worker process that is left behind holds the pipes of others open."""
+    before = set(multiprocessing.active_children())
+    yield
+    assert not set(multiprocessing.active_children()) - before
+
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 import ntt_cli
 from tests.conftest import MATHEMATICS
+from tests.processes import run
 
 PACKAGE = Path(ntt_cli.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -139,7 +139,7 @@ except SystemExit as exit:
     assert not exit.code, exit.code
 print(sorted({{"torch", "torchvision", "numpy"}} & sys.modules.keys()), file=sys.stderr)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = run([sys.executable, "-c", code])
     assert result.returncode == 0, result.stderr
     assert result.stderr == "[]\n"
     assert "ntt" in result.stdout
@@ -148,15 +148,29 @@ print(sorted({{"torch", "torchvision", "numpy"}} & sys.modules.keys()), file=sys
 @pytest.mark.parametrize("module", ["files.inspect", "api.report"])
 def test_looking_at_files_does_not_wait_for_torch(module: str) -> None:
     code = f"import sys, ntt_cli.{module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("code", ["import ntt_cli", "import ntt_cli; dir(ntt_cli)", "from ntt_cli import verify, init"])
 def test_importing_the_package_does_not_wait_for_torch(code: str) -> None:
     code = f"import sys; {code}; sys.exit(str({{'torch', 'torchvision', 'numpy', 'pydantic'}} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", code])
     found = done.stderr.strip()
     assert found in ({"set()"} if "from" not in code else {"set()", "{'pydantic'}"})
+
+
+STARTERS = {"tests/processes.py", "tests/reliability/conftest.py", "tests/reliability/driver.py"}
+"""Those that start a process otherwise: in reliability/ one process serves all tests, and limits its runs itself."""
+
+
+def test_processes_of_tests_have_a_limit_of_time() -> None:
+    starting = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess.")
+    }
+    assert starting == STARTERS, "tests/processes.py starts them with a limit"
 
 
 MEASURE_INTERNALS = {

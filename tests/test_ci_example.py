@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from subprocess import CompletedProcess
 from xml.etree import ElementTree
 
 import pytest
 
 import ntt_cli
+from tests.processes import run
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def shell(script: str, folder: Path) -> CompletedProcess[str]:
     (folder / "bin").mkdir(exist_ok=True)
     command = folder / "bin/ntt"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ntt_cli "$@"\n')
@@ -50,12 +51,8 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
     }
-    # As GitHub runs a step.
-    return subprocess.run(
-        ["bash", "-e", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return run(["bash", "-e", "-c", script], cwd=folder, env=environment)  # as GitHub runs a step
 
 
 def test_the_steps_run(project: Path) -> None:

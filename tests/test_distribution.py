@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -15,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = {
@@ -28,7 +29,7 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, env=OUTSIDE, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=cwd, env=OUTSIDE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

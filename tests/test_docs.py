@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +20,8 @@ from PIL import Image
 import ntt_cli
 from ntt_cli.config import DataOptions
 from ntt_cli.data import load_samples
+from tests.cli.conftest import Ntt, ntt  # noqa: F401
+from tests.processes import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,11 +30,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 
 # The README's commands with a budget for a test; what they do is the same.
 BUDGET = {"prune": ["--steps", "20"], "finetune": ["--epochs", "1"], "evaluate": [], "init": []}
-
-
-def ntt(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ntt_cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def commands_of(heading: str, page: str = "README.md") -> list[list[str]]:
@@ -55,44 +51,42 @@ def write_images(folder: Path, *, split: str) -> None:
         Image.fromarray(pixels).save(target / f"{i}.png")
 
 
-def test_the_commands_for_a_trained_network_run(tmp_path: Path) -> None:
+def test_the_commands_for_a_trained_network_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
     for arguments in commands_of("A trained network, no labels"):
-        done = ntt([*arguments, *BUDGET[arguments[0]]], tmp_path)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "sparse.report.safetensors").exists()
+        done = ntt(*arguments, *BUDGET[arguments[0]])
+        assert done.code == 0, done.err
+    assert (folder / "sparse.report.safetensors").exists()
 
 
-def test_the_commands_for_a_sparse_network_run(tmp_path: Path) -> None:
-    assert ntt(["init"], tmp_path).returncode == 0
-    write_images(tmp_path, split="train")
-    write_images(tmp_path, split="test")
+def test_the_commands_for_a_sparse_network_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
+    assert ntt("init").code == 0
+    write_images(folder, split="train")
+    write_images(folder, split="test")
     for arguments in commands_of("A sparse network to train"):
-        done = ntt([*arguments, *BUDGET[arguments[0]]], tmp_path)
+        done = ntt(*arguments, *BUDGET[arguments[0]])
         # One epoch on a hundred images does not reach the gate, and the gate says so.
-        assert done.returncode == (1 if "--min-accuracy" in arguments else 0), done.stderr
-    assert "failed: accuracy" in done.stderr
+        assert done.code == (1 if "--min-accuracy" in arguments else 0), done.err
+    assert "failed: accuracy" in done.err
     (resuming,) = commands_of("Runs that are killed", "docs/files.md")
-    again = ntt([*resuming, *BUDGET["prune"]], tmp_path)
-    assert (again.returncode, "sparse.safetensors is whole already" in again.stderr) == (0, True), again.stderr
+    again = ntt(*resuming, *BUDGET["prune"])
+    assert (again.code, "sparse.safetensors is whole already" in again.err) == (0, True), again.err
 
 
-def test_the_commands_for_a_comparison_run(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
+def test_the_commands_for_a_comparison_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
+    (folder / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
     small = ["--limit", "60", "--epochs", "1", "--seeds", "1"]
     planned, done = commands_of("A comparison", "docs/methods.md")
     # One method at one sparsity: a process for each trial takes its time.
     done = [{"ntt,synflow,snip,random": "synflow", "0.9,0.95": "0.9"}.get(word, word) for word in done]
-    plan = ntt([*planned, *small, "--steps", "10"], tmp_path)
-    assert "8 of 8 trials to do" in plan.stdout, plan.stderr
-    result = ntt([*done, *small], tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "comparison/results.csv").exists()
+    plan = ntt(*planned, *small, "--steps", "10")
+    assert "8 of 8 trials to do" in plan.out, plan.err
+    result = ntt(*done, *small)
+    assert result.code == 0, result.err
+    assert (folder / "comparison/results.csv").exists()
 
 
 def test_the_reference_is_what_help_prints() -> None:
-    done = subprocess.run(
-        [sys.executable, "docs/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run([sys.executable, "docs/make_reference.py", "--check"], cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -136,9 +130,7 @@ def script_of(page: str) -> str:
 
 def test_the_scripts_of_the_readme_and_of_its_page_run(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script_of("README.md") + script_of("docs/python.md"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    done = run([sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stderr) == (0, "")
     result, sparse, *accuracies = done.stdout.splitlines()
     kept = "PruneResult of .*SqueezeNet: 72,467 of 724,672 prunable weights kept"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from ntt_cli.api.words import in_python
 from ntt_cli.config import PruneConfig
 from ntt_cli.runtime.events import EpochDone, Noted, StepsDone
 from tests.api.objects import equal, left_alone, network, refusal, samples
+from tests.processes import run
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -308,5 +308,6 @@ def test_all_names_are_there() -> None:
 
 def test_a_module_of_the_same_name_does_not_take_the_place_of_a_function() -> None:
     code = "import ntt_cli.comparison.compare, ntt_cli.api.report, ntt_cli as n; n.prune; n.report; print(n.compare)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run([sys.executable, "-c", code])
+    assert done.returncode == 0
     assert done.stdout.startswith("<function compare")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from ntt_cli.comparison import compare
 from ntt_cli.comparison.trial import run_trial
 from ntt_cli.config import CompareConfig
 from tests.cli.conftest import MODEL, Ntt
+from tests.processes import started
 
 GRID = ["--methods", "random,snip", "--sparsities", "0.9", "--seeds", "1,2", "--epochs", "1", "--limit", "100"]
 COMMAND = ["compare", MODEL, *GRID, "--device", "cpu"]
@@ -96,20 +95,22 @@ def test_lists(ntt: Ntt) -> None:
     assert len(planned["trials"]) == 4
 
 
-def test_killed_and_started_again_it_writes_the_same_table() -> None:
+def test_killed_and_started_again_it_writes_the_same_table(ntt: Ntt) -> None:
     finish("whole")
     arguments = [sys.executable, "-m", "ntt_cli", *COMMAND]
-    subprocess.run([*arguments, "-o", "whole", "-q"], check=True)
-    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True) as killed:
+    assert ntt(*COMMAND, "-o", "whole", "-q").code == 0  # the table of the trials that are done
+    with started(arguments, stderr=subprocess.DEVNULL) as killed:
         while not list(Path("comparison").glob("trials/*/sparse.safetensors")):
             assert killed.poll() is None
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
-    # Its trial ends with it: nothing more appears, and nothing is left half-written.
-    time.sleep(1)
-    files = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")}
-    time.sleep(1)
-    assert {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")} == files
-    done = subprocess.run([*arguments, "--json"], stdout=subprocess.PIPE, check=True, env=os.environ)
-    assert len(json.loads(done.stdout)["results"]) == 4
+        killed.wait()
+        # Its trial ends with it: nothing more appears, and nothing is left half-written.
+        time.sleep(1)
+        files = {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")}
+        time.sleep(1)
+        assert {path: path.stat().st_mtime_ns for path in Path("comparison").rglob("*")} == files
+    done = ntt(*COMMAND, "--json")
+    assert done.code == 0
+    assert len(done.document["results"]) == 4
     assert Path("comparison/results.csv").read_bytes() == Path("whole/results.csv").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import MODEL, Ntt, content
+from tests.processes import run, started
 from tests.small_networks import write_network
 
 NTT = [sys.executable, "-m", "ntt_cli"]
@@ -23,9 +25,7 @@ NTT = [sys.executable, "-m", "ntt_cli"]
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in which `ntt` is the program under test."""
     text = f'set -o pipefail; ntt() {{ {shlex.join(NTT)} "$@"; }}; {command}'
-    return subprocess.run(
-        ["bash", "-c", text], capture_output=True, text=True, check=False, env=os.environ | environment
-    )
+    return run(["bash", "-c", text], env=os.environ | environment)
 
 
 @pytest.mark.usefixtures("checkpoints")
@@ -65,7 +65,7 @@ try:
 finally:
     assert "torch" not in sys.modules
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = run([sys.executable, "-c", code])
     assert (result.returncode, result.stderr) == (0, "")
     assert "90.00% sparse" in result.stdout
 
@@ -80,12 +80,11 @@ def test_the_process_writes_what_a_call_writes(ntt: Ntt) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_outputs_that_are_no_tensor() -> None:
-    # Only here: in the tests' own process beartype speaks up before.
-    result = shell(f"ntt prune {write_network('classes')} --sparsity 0.9 --steps 2")
-    assert result.returncode == 0
+def test_outputs_that_are_no_tensor(ntt: Ntt) -> None:
+    result = ntt("prune", write_network("classes"), "--sparsity", "0.9", "--steps", "2")
+    assert result.code == 0
     what = "the network returns int64 of shape [2], which has no derivative; compared is what its layer fc2 returns"
-    assert f"outputs: {what}" in result.stderr.splitlines()
+    assert f"outputs: {what}" in result.err.splitlines()
     assert Path("sparse.safetensors").exists()
 
 
@@ -97,17 +96,14 @@ def test_signals(number: signal.Signals, code: int, word: str) -> None:
     Path("sparse.safetensors").write_text("mine")
     model = write_network("talkative")
     before = content()
-    process = subprocess.Popen(
+    with started(
         [*NTT, "prune", model, "--sparsity", "0.9", "--steps", "300000", "--force", "-q"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         # A shell starts background jobs with the interrupt ignored, and a child would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with process:
+    ) as process:
+        assert process.stderr is not None
         runs = 0
         while runs < 300:  # the checks and the first mask are behind it by then
             line = process.stderr.readline()
@@ -132,12 +128,11 @@ def test_signals(number: signal.Signals, code: int, word: str) -> None:
 )
 def test_a_signal_before_the_first_step(more: list[str], hints: list[str]) -> None:
     Path("slow.py").write_text("import sys, time\nprint('building', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
-    process = subprocess.Popen([*NTT, "prune", "slow.py", "-s", "0.9", *more], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    with process:
+    with started([*NTT, "prune", "slow.py", "-s", "0.9", *more], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
         assert process.stderr.readline() == "building\n"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
     assert process.returncode == 143
     assert err.splitlines() == ["warning: terminated; no file is half-written", *hints]
     assert {path.name for path in content()} == {MODEL, "slow.py"}
@@ -182,19 +177,14 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     ours, theirs = pty.openpty()
     env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
     env |= {"TERM": "xterm-256color", "COLUMNS": "100"} | environment
-    process = subprocess.Popen([*NTT, *arguments], stdout=theirs, env=env)
-    os.close(theirs)
     parts = []
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other side is closed, as Linux says it
-            break
-        if not part:
-            break
-        parts.append(part)
-    os.close(ours)
-    assert process.wait() == 0
+    with started([*NTT, *arguments], stdout=theirs, env=env) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # as Linux says that the other side is closed
+            while part := os.read(ours, 65536):
+                parts.append(part)
+        os.close(ours)
+        assert process.wait() == 0
     return b"".join(parts).decode()
 
 
@@ -221,7 +211,7 @@ def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).with_name("ntt")
     if not script.exists():
         pytest.skip("the package is not installed here")  # as where a checkout runs on another's environment
-    result = subprocess.run([script, "inspect", "sparse.safetensors"], capture_output=True, text=True, check=False)
+    result = run([script, "inspect", "sparse.safetensors"])
     assert result.stdout == shell("ntt inspect sparse.safetensors").stdout
     assert result.returncode == 0
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from safetensors.torch import save_file
 
 from ntt_cli.files.atomic import sha256_of
 from tests.cli.conftest import Ntt
+from tests.processes import run
 from tests.small_networks import write_network
 
 
@@ -24,7 +24,7 @@ def test_files_that_are_whole(ntt: Ntt) -> None:
     assert (result.code, "written by ntt prune report" in result.out) == (0, True)
     found = ntt("verify", "sparse.safetensors", "--json").document
     data = Path("sparse.safetensors").read_bytes()
-    printed = subprocess.run(["sha256sum", "sparse.safetensors"], capture_output=True, text=True, check=True).stdout
+    printed = run(["sha256sum", "sparse.safetensors"]).stdout
     assert found["sha256"] == printed.split()[0]
     recorded = found["recorded_sha256"]
     assert recorded == sha256_of(data.replace(recorded.encode(), b"0" * 64))

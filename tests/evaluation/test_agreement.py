@@ -45,7 +45,7 @@ def compare(
 
 
 def test_distances_are_those_of_exact_kernels_and_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 1500)
+    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 500)
     student, teacher = network(1), network(2)
     found = agreement.measure_agreement(student, teacher, inputs(), classes=3, batch_size=8)
     ours, theirs = (model.bind()(model.params, X) for model in (student, teacher))
@@ -55,7 +55,7 @@ def test_distances_are_those_of_exact_kernels_and_logits(monkeypatch: pytest.Mon
     gap, norm = kernel(student) - kernel(teacher), kernel(teacher)
     exact = gap[apart].square().sum() / norm[apart].square().sum()
     distance = agreement.measure_kernel_distance(student, teacher, inputs(), outputs=3, batch_size=8)
-    assert distance == pytest.approx(float(exact), rel=0.1)
+    assert distance == pytest.approx(float(exact), rel=0.15)
 
 
 def test_one_position_is_one_choice() -> None:
@@ -76,7 +76,7 @@ class TwoHeads(nn.Module):
 
 
 def test_each_head_is_relative_to_its_own_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 300)
+    monkeypatch.setattr(agreement, "KERNEL_BATCHES", 50)
     heads = Heads(usual_logits, {"near": (3,), "far": (2, 2)})
     student, teacher = (replace(functional_model(TwoHeads(seed)), select_outputs=heads) for seed in (1, 2))
     found = agreement.measure_agreement(student, teacher, inputs(), classes=None, batch_size=8)

@@ -17,6 +17,7 @@ import pytest
 from ntt_cli.errors import OutputError
 from ntt_cli.files import lock
 from ntt_cli.files.lock import lock_path, locked
+from tests.processes import started
 
 HOLD = "import sys, time; from pathlib import Path; from ntt_cli.files.lock import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -39,8 +40,7 @@ def test_one_at_a_time_and_who(tmp_path: Path) -> None:
 
 def test_a_dead_holders_lock_is_free(tmp_path: Path) -> None:
     output = tmp_path / "x"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, output], stdout=subprocess.PIPE, text=True)
-    with holder:
+    with started([sys.executable, "-c", HOLD, output], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(OutputError, match=f"pid {holder.pid} "), locked(output):

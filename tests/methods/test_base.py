@@ -30,6 +30,13 @@ every_method = pytest.mark.parametrize("method", METHODS)
 SIZES = {"fc1.weight": 1024, "fc2.weight": 160}
 
 
+@pytest.fixture(autouse=True)
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown here holds after any number; tests of the methods themselves take as many as these do."""
+    for method in METHODS.values():
+        monkeypatch.setattr(method, "rounds", min(method.rounds, 4))
+
+
 def config(name: str = "plain", **values: Any) -> PruneConfig:
     options: dict[str, Any] = {"sparsity": 0.8, "steps": 4, "limit": 64, "batch_size": 16, "device": "cpu"}
     return PruneConfig(model=write_network(name), **read_of(options, values))

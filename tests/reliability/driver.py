@@ -11,6 +11,7 @@ it saw is beside the run's log. The answer is a JSON list of each run's `status`
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -31,6 +32,9 @@ import torch  # noqa: E402
 from ntt_cli.cli.app import main  # noqa: E402
 from ntt_cli.runtime.signals import leaving  # noqa: E402
 from tests.small_networks import write_network  # noqa: E402
+
+LIMIT_SECONDS = 120
+"""A run that takes longer ends with exit code 1, and says where it was."""
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
@@ -142,6 +146,7 @@ def start(run: dict[str, Any]) -> int:
         faults.wrap(name)
     faults.wrap_open()
     code = 1
+    faulthandler.dump_traceback_later(LIMIT_SECONDS, exit=True)
     try:
         main(run["arguments"])
     except SystemExit as exit:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import LIMIT_SECONDS, run
 
 ROOT = Path(__file__).parent.parent.parent
 TORTURE = "NTT_TORTURE" in os.environ
@@ -19,6 +20,6 @@ SHORT = ["--runs", "1", "--threads", "1", "--seeds", "0", "--hash-seeds", "0,1"]
 def test_the_same_bytes(options: list[str]) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "determinism.py"), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = run(command, env=environment, limit=3600 if TORTURE else LIMIT_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"another hash seed: the bytes differ in 0 of \d+ groups", done.stdout), done.stdout

@@ -12,7 +12,7 @@ from ntt_cli.files.report_reader import read_report
 from tests.reliability.conftest import FILES, TORTURE, Driver, Prepared, outputs
 from tests.reliability.test_kills import check_resumed, check_whole
 
-EVERY = 1 if TORTURE else 4
+EVERY = 1 if TORTURE else 8
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.processes import run
 from tests.reliability.targets import TARGETS, Target
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,13 +80,10 @@ def test_only_the_projects_own_errors(target: Target, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_atheris_finds_nothing(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.reliability.fuzz", name, f"-max_total_time={SECONDS}"]
-    done = subprocess.run(
+    done = run(
         [*command, f"-artifact_prefix={tmp_path}/"],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     runs = re.search(r"Done (\d+) runs", done.stderr)

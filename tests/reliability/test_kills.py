@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started
 from tests.reliability.conftest import FILES, TORTURE, Driver, Outcome, Prepared, outputs
 
-EVERY = 1 if TORTURE else 4
+EVERY = 1 if TORTURE else 8
 SYSTEM_CALLS = "write,writev,pwrite64,pwritev,ftruncate,truncate,fsync,fdatasync,/^rename,/^unlink,/^link"
-RANDOM_KILLS = 100 if TORTURE else 3
+RANDOM_KILLS = 100 if TORTURE else 2
 
 
 def check_whole(prepared: Prepared, folder: Path) -> None:
@@ -56,13 +57,12 @@ def traceable() -> bool:
     """Whether strace is here and may watch other processes than its own children."""
     if shutil.which("strace") is None:
         return False
-    with subprocess.Popen(["sleep", "60"]) as other:
-        tracer = subprocess.Popen(["strace", "-p", str(other.pid)], stderr=subprocess.PIPE, text=True)
+    with (
+        started(["sleep", "60"]) as other,
+        started(["strace", "-p", str(other.pid)], stderr=subprocess.PIPE) as tracer,
+    ):
         assert tracer.stderr is not None
-        attached = "attached" in tracer.stderr.readline()
-        other.kill()
-        tracer.communicate()
-    return attached
+        return "attached" in tracer.stderr.readline()
 
 
 def system_calls(driver: Driver) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from ntt_cli.config import PruneConfig
 from ntt_cli.files.metadata import NO_HASH, put_file_hash
 from ntt_cli.pruning import prune
 from tests.data.sources.layouts import random_images, write_cifar10, write_pickle
+from tests.processes import run
 from tests.small_networks import write_network
 
 ROOT = Path(__file__).parent.parent.parent
@@ -143,7 +143,7 @@ def watched(hostile: Path, body: str) -> tuple[str, str]:
     log.write_text("")
     code = f"{WATCH}\nsys.path.insert(0, {str(ROOT)!r})\n{body}"
     command = [sys.executable, "-P", "-c", code, str(hostile), str(log)]
-    done = subprocess.run(command, cwd=hostile, capture_output=True, text=True, check=False)
+    done = run(command, cwd=hostile)
     return log.read_text(), done.stderr
 
 
@@ -220,14 +220,12 @@ def test_evaluate_runs_the_model_that_was_named_and_nothing_else(hostile: Path, 
 def test_modules_in_the_working_folder_are_not_imported(hostile: Path) -> None:
     for name in ("inspect", "verify"):
         command = [sys.executable, "-m", "ntt_cli", name, "sparse.safetensors"]
-        done = subprocess.run(
-            command, cwd=hostile, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)}
-        )
+        done = run(command, cwd=hostile, env={"PYTHONPATH": str(ROOT)})
         assert done.returncode == 0, done.stderr
         assert traces(hostile) == []
 
 
 def test_the_canaries_sing(hostile: Path) -> None:
     pickle.loads((hostile / "cifar-10-batches-py" / "test_batch").read_bytes())
-    subprocess.run([sys.executable, "model.py"], cwd=hostile, check=True)
+    assert run([sys.executable, "model.py"], cwd=hostile).returncode == 0
     assert traces(hostile) == ["imported", "unpickled"]

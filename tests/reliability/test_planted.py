@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run
 from tests.reliability.conftest import ROOT, TORTURE
 
 
@@ -105,13 +105,10 @@ def test_a_planted_mistake_turns_its_test_red(name: str, tmp_path: Path) -> None
     path = tmp_path / "ntt_cli" / mistake.file
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(mistake.right, mistake.wrong), encoding="utf-8")
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{mistake.test}"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed" in done.stdout

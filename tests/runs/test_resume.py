@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.small_networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
 
+TORTURE = "NTT_TORTURE" in os.environ
 STATE = Path("x.resume.safetensors")
 FILES = (Path("x.safetensors"), Path("x.report.safetensors"))
 
@@ -174,7 +176,8 @@ def test_the_same_bytes_wherever_it_is_interrupted(case: str) -> None:
     config = CASES[case]()
     run(config)
     whole = written()
-    for looks in (1, 4, 6):  # at 4 an epoch has begun, and masks are due
+    # At 4 an epoch has begun, and masks are due. All cases at all three: make torture.
+    for looks in (1, 4, 6) if TORTURE or case in {"prune", "prune random", "finetune"} else (4,):
         torch.manual_seed(looks)  # the state alone decides
         assert interrupted(config, looks) == looks
         torch.manual_seed(100 + looks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from ntt_cli.files.state import State
 from ntt_cli.runs.checkpointer import no_checkpoints
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.signals import Interrupted
+from tests.cli.conftest import Ntt, ntt  # noqa: F401
+from tests.processes import started
 from tests.small_networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -30,46 +34,56 @@ STATE = Path("sparse.resume.safetensors")
 TRAINING = ["--epochs", "2", "--limit", "60", "--batch-size", "10", "--validation", "0.2"]
 
 
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
-
-
-def start(size: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """What `torchrun` does on one node."""
+@contextlib.contextmanager
+def group(size: int, *arguments: str) -> Generator[list[subprocess.Popen[str]]]:
+    """What `torchrun` starts on one node."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "ntt_cli", *arguments],
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **own),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NO_COLOR": "1"}
+    command, pipe = [sys.executable, "-m", "ntt_cli", *arguments], subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                started(
+                    command,
+                    env=os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdout=pipe,
+                    stderr=pipe,
+                )
+            )
+            for rank in range(size)
+        ]
 
 
-def start_without_end() -> list[subprocess.Popen[str]]:
-    """Two processes, once the first has saved a step."""
+def send_during_the_steps(rank: int, number: signal.Signals) -> list[tuple[int, str, str]]:
+    """What two processes leave, one of which is sent a signal once a step is saved; they would take days."""
     model = write_network("plain")
-    processes = start(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0")
-    while not STATE.exists():
-        assert all(process.poll() is None for process in processes), outcome(processes)
-        time.sleep(0.05)
-    return processes
+    with group(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0") as processes:
+        while not STATE.exists():
+            assert all(process.poll() is None for process in processes), outcome(processes)
+            time.sleep(0.05)
+        processes[rank].send_signal(number)
+        return outcome(processes)
 
 
 def outcome(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
-    heard = [process.communicate(timeout=120) for process in processes]
+    heard = [process.communicate() for process in processes]
     return [(process.returncode, *words) for process, words in zip(processes, heard, strict=True)]
 
 
 def run(size: int, *arguments: str) -> list[tuple[int, str, str]]:
-    return outcome(start(size, *arguments))
+    with group(size, *arguments) as processes:
+        return outcome(processes)
+
+
+def run_one_or_two(size: int, here: Ntt, *arguments: str) -> list[tuple[int, str, str]]:
+    """One process is this one, where torch is loaded already."""
+    if size > 1:
+        return run(size, *arguments)
+    done = here(*arguments)
+    return [(done.code, done.out, done.err)]
 
 
 def assert_same(one: str, two: str, *, tolerance: float) -> None:
@@ -108,14 +122,14 @@ def by_rank(name: str) -> str:
     return "by_rank.py"
 
 
-def test_two_processes_prune_as_one_does() -> None:
+def test_two_processes_prune_as_one_does(ntt: Ntt) -> None:  # noqa: F811
     """Convolutions and batch normalisation included; masks are equal, weights up to rounding.
 
     The first process's network is all of them's.
     """
     model = by_rank("convolutional")
     for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
-        results = run(size, "prune", model, *TRANSFER, "-o", output, "--json")
+        results = run_one_or_two(size, ntt, "prune", model, *TRANSFER, "-o", output, "--json")
         assert [code for code, _, _ in results] == [0] * size, results
         assert json.loads(results[0][1])["output"] == output
         assert all(words == "" for _, *words in [(0, *heard[1:]) for heard in results[1:]] for words in words)
@@ -125,11 +139,12 @@ def test_two_processes_prune_as_one_does() -> None:
     }
 
 
-def test_two_processes_train_as_one_does() -> None:
+def test_two_processes_train_as_one_does(ntt: Ntt) -> None:  # noqa: F811
     model = by_rank("plain")
-    assert run(1, "prune", model, *TRANSFER, "-q")[0][0] == 0
+    assert ntt("prune", model, *TRANSFER, "-q").code == 0
     for size, output in ((1, "one.safetensors"), (2, "two.safetensors")):
-        results = run(size, "finetune", model, "-c", "sparse.safetensors", *TRAINING, "-o", output, "-q")
+        tuning = ["finetune", model, "-c", "sparse.safetensors", *TRAINING, "-o", output, "-q"]
+        results = run_one_or_two(size, ntt, *tuning)
         assert [code for code, _, _ in results] == [0] * size, results
     assert_same("one.safetensors", "two.safetensors", tolerance=1e-5)
 
@@ -164,7 +179,7 @@ def build_data():
 """
 
 
-def test_two_processes_take_whole_batches_as_one_does() -> None:
+def test_two_processes_take_whole_batches_as_one_does(ntt: Ntt) -> None:  # noqa: F811
     """Dicts of padded sequences, each batch of another length; each step takes as many batches."""
     Path("whole.py").write_text(WHOLE)
     data = ["whole.py", "-d", "whole.py:build_data"]
@@ -172,15 +187,14 @@ def test_two_processes_take_whole_batches_as_one_does() -> None:
     tuning = ["-c", "one.safetensors", "--epochs", "2", "--batch-size", "2", "--validation", "0.3"]
     for command, options, kind in (("prune", pruning, ""), ("finetune", tuning, "_tuned")):
         for size, name in ((1, "one"), (2, "two")):
-            results = run(size, command, *data, *options, "-o", f"{name}{kind}.safetensors", "-q")
+            output = f"{name}{kind}.safetensors"
+            results = run_one_or_two(size, ntt, command, *data, *options, "-o", output, "-q")
             assert [code for code, _, _ in results] == [0] * size, results
         assert_same(f"one{kind}.safetensors", f"two{kind}.safetensors", tolerance=1e-5)
 
 
 def test_a_process_that_dies_ends_the_others_with_a_word() -> None:
-    processes = start_without_end()
-    processes[1].send_signal(signal.SIGKILL)
-    (code, _, words), _ = outcome(processes)
+    (code, _, words), _ = send_during_the_steps(1, signal.SIGKILL)
     assert code == 2
     assert "error: process 0 of 2: cannot reach the others" in words
     assert "go on with --resume" in words
@@ -203,9 +217,7 @@ def test_a_signal_while_the_others_are_asked_counts_the_next_time(monkeypatch: p
 
 
 def test_a_signal_to_one_ends_all_after_the_same_step() -> None:
-    processes = start_without_end()
-    processes[1].send_signal(signal.SIGTERM)
-    results = outcome(processes)
+    results = send_during_the_steps(1, signal.SIGTERM)
     assert [code for code, _, _ in results] == [143, 143]
     assert "sparse.resume.safetensors holds step" in results[0][2]
     assert "torchrun … -m ntt_cli prune" in results[0][2]

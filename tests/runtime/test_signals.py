@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Generator
@@ -11,6 +10,7 @@ import pytest
 
 from ntt_cli.runtime import signals as module
 from ntt_cli.runtime.signals import Interrupted, Stop, handle_signals, leaving
+from tests.processes import run
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -104,5 +104,5 @@ with handle_signals(stop):
     finally:
         print("never", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run([sys.executable, "-c", code])
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "first\n", "")

@@ -239,8 +239,8 @@ def test_members_that_are_no_arrays(tmp_path: Path, content: bytes) -> None:
             load(zipped(tmp_path / "x.npz", members))
 
 
-def test_ten_thousand_names_are_not_all_listed(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "x.npz", {f"a{i}.npy": b"" for i in range(10_000)})
+def test_a_thousand_names_are_not_all_listed(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "x.npz", {f"a{i}.npy": b"" for i in range(1000)})
     with pytest.raises(DataError) as caught:
         load(path)
     assert len(caught.value.what) < 400
