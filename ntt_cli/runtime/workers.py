@@ -46,7 +46,8 @@ class _Requests:
 class WorkerPool:
     """Processes that compute a function. They start at the first call, and end with the pool or with this process.
 
-    Results do not depend on their number: a function that draws random numbers seeds them by its argument.
+    Results do not depend on their number: a function that draws random numbers seeds them by its argument. It must not
+    hold what holds the pool: both would stay, with the processes, until the garbage collector comes by.
     """
 
     def __init__(self, function: Callable[[Any], Any], workers: int, where: str) -> None:
@@ -70,10 +71,13 @@ class WorkerPool:
         except RuntimeError as failure:
             what = f"a worker process ended: {str(failure).splitlines()[0]}"
             raise DataError(self._where, what, hint="give fewer --workers; memory may have run out") from failure
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return results
+        failure = next((result for result in results if isinstance(result, Exception)), None)
+        if failure is None:
+            return results
+        try:
+            raise failure
+        finally:
+            del failure, results  # else the error and this call would keep each other, and the processes, alive
 
 
 def _loader(results: _Results, requests: _Requests, workers: int) -> DataLoader[Any]:

@@ -23,9 +23,11 @@ from ntt_cli.data import Samples, load_samples
 from ntt_cli.data import samples as samples_module
 from ntt_cli.data.batch import same
 from ntt_cli.data.digest import data_sha256
+from ntt_cli.data.sources.image_files import ImageFiles
 from ntt_cli.data.sources.objects import samples_of
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.runtime.workers import WorkerPool
+from tests.processes import started
 
 
 class Augmented(Dataset[Any]):
@@ -60,13 +62,35 @@ def test_results_are_in_order_and_errors_keep_their_types() -> None:
 
 
 def test_no_process_is_left_behind() -> None:
-    gc.collect()  # pools of other tests, which an error's traceback still holds
     before = set(multiprocessing.active_children())
     pool = WorkerPool(lambda x: x, 2, "data")
     pool.map([1, 2])
     assert len(set(multiprocessing.active_children()) - before) == 2
     del pool
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_no_process_is_left_behind_by_an_error_nor_by_samples(tmp_path: Path) -> None:
+    """At once, not when the garbage collector comes by: Python's sessions are long."""
+    gc.disable()
+    try:
+        before = set(multiprocessing.active_children())
+        pool = WorkerPool(int, 1, "data")
+        with pytest.raises(ValueError, match="invalid literal"):
+            pool.map(["1", "x"])
+        del pool
+        assert not set(multiprocessing.active_children()) - before
+        for i in range(2):
+            Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+        found = take(Augmented(), workers=1)
+        files = ImageFiles([tmp_path / "0.png", tmp_path / "1.png"], "L", (4, 4), resize=False, workers=1)
+        found.read(torch.arange(2))
+        files.fetch(torch.arange(2))
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        del found, files
+        assert not set(multiprocessing.active_children()) - before
+    finally:
+        gc.enable()
 
 
 def test_a_worker_that_dies_is_an_error() -> None:
@@ -126,15 +150,14 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL])
 def test_workers_end_with_a_killed_process(number: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as process:
+    with started([sys.executable, "-c", KILLED], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert workers
         process.send_signal(number)
-    deadline = time.monotonic() + 30
-    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(_runs(pid) for pid in workers)
+        process.wait()
+        while any(_runs(pid) for pid in workers):  # at the process's limit they are killed, and the test fails
+            time.sleep(0.1)
 
 
 def _runs(pid: int) -> bool:

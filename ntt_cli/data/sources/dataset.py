@@ -188,10 +188,11 @@ class LazyItems:
     @cached_property
     def pool(self) -> WorkerPool:
         """Reads the items of these rows, each for its reading."""
+        without_pool = replace(self)
 
         def read(request: tuple[int, Reading]) -> tuple[Batch, Any]:
-            with global_draws_apart(), self.items.running_code():
-                return self._read(*request)
+            with global_draws_apart(), without_pool.items.running_code():
+                return without_pool._read(*request)
 
         return WorkerPool(read, self.items.options.workers, self.items.spec)
 

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -61,7 +61,7 @@ class ImageFiles:
     @cached_property
     def pool(self) -> WorkerPool:
         """Decodes the images of these numbers."""
-        return WorkerPool(self.decode, self.workers, str(self.paths[0].parent))
+        return WorkerPool(replace(self).decode, self.workers, str(self.paths[0].parent))
 
     def decode(self, i: int) -> Tensor:
         """Image `i` as uint8 `[c, h, w]`."""
