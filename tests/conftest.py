@@ -77,6 +77,7 @@ WHOLE_RUNS = {
     "comparison",
     "evaluation",
     "methods/test_base.py",
+    "programs",
     "pruning",
     "reliability",
     "runs",

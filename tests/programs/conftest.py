@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ntt_cli.data.batch import Batch
+from tests.processes import run
 
 WITHOUT_OURS = """
 import sys
@@ -31,7 +31,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def run_elsewhere(code: str, folder: Path, *arguments: object) -> str:
     """What a Python prints that can import neither ntt nor the networks of the tests."""
     command = [sys.executable, "-I", "-W", "ignore", "-c", WITHOUT_OURS + code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run(command, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
