@@ -18,8 +18,8 @@ from ntt_cli import results
 from ntt_cli.api.words import in_python
 from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, PlannedTrial, TrialFailure, TrialResult
 from ntt_cli.config import COMMANDS, ModelOptions
-from ntt_cli.evaluation.bench_results import BenchComparison, BenchFile, BenchReport
 from ntt_cli.files.inspect import Inspection, Verification
+from ntt_cli.timing.results import BenchComparison, BenchFile, BenchReport
 
 WIDTH = 100
 """Of a signature in one line."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _WHERE = {
-    "BenchReport": "evaluation.bench_results",
+    "BenchReport": "timing.results",
     "EvaluateReport": "results",
     "FinetuneResult": "api.network",
     "Method": "methods.base",
@@ -61,13 +61,13 @@ if TYPE_CHECKING:
     from ntt_cli.api.prune import prune as prune
     from ntt_cli.api.report import report as report
     from ntt_cli.errors import NttError as NttError
-    from ntt_cli.evaluation.bench_results import BenchReport as BenchReport
     from ntt_cli.methods.base import Method as Method
     from ntt_cli.methods.base import MethodContext as MethodContext
     from ntt_cli.methods.ntt.method import NTT as NTT
     from ntt_cli.methods.ntt.score import Saliency as Saliency
     from ntt_cli.results import EvaluateReport as EvaluateReport
     from ntt_cli.tasks.base import Task as Task
+    from ntt_cli.timing.results import BenchReport as BenchReport
 
 
 def __getattr__(name: str) -> object:

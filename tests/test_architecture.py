@@ -35,6 +35,7 @@ ROOMS = (
     "training",
     "evaluation",
     "programs",
+    "timing",
     "pruning",
     "pages",
     "comparison",
@@ -190,7 +191,7 @@ CLI_MAY_IMPORT = {
     "runtime.python_source",
     "runtime.signals",
 }
-WORDS_OF_RESULTS = {"comparison.results", "evaluation.bench_results", "files.inspect", "files.metadata"}
+WORDS_OF_RESULTS = {"comparison.results", "timing.results", "files.inspect", "files.metadata"}
 """What the public functions return is defined here; `cli/` puts it into words."""
 
 

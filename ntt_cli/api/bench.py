@@ -13,9 +13,9 @@ from ntt_cli.api.network import SparseNetwork, sources_of
 from ntt_cli.api.words import told_in_python
 from ntt_cli.config import BenchConfig
 from ntt_cli.errors import UsageError
-from ntt_cli.evaluation import bench as benching
-from ntt_cli.evaluation.bench_results import BenchReport
 from ntt_cli.runs.sources import OWN
+from ntt_cli.timing import bench as benching
+from ntt_cli.timing.results import BenchReport
 
 
 def bench(

@@ -15,7 +15,7 @@ from ntt_cli.cli.render import plain_table
 from ntt_cli.cli.run import call, guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import BenchConfig
-from ntt_cli.evaluation.bench_results import BenchReport
+from ntt_cli.timing.results import BenchReport
 
 EXAMPLES = (
     "ntt bench sparse.safetensors --model model.py",

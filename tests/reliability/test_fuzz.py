@@ -20,7 +20,7 @@ from tests.reliability.targets import TARGETS, Target
 
 ROOT = Path(__file__).parent.parent.parent
 TORTURE = "NTT_TORTURE" in os.environ
-CASES = 5_000 if TORTURE else 60
+CASES = 10_000 if TORTURE else 60
 SECONDS = 60
 NUMBERS = [b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", bytes(8), b"\x01" + bytes(7), b"9" * 30, b"-1"]
 WORDS = [b"null", b"NaN", b"1e999", b"[" * 50, b'{"a":' * 50, b"\\ud800", b"\x1b[2J", b"9" * 5000]

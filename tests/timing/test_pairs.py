@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from ntt_cli.evaluation.timing import LEAST, Interval, Passes, interval_of, measure_pairs
+from ntt_cli.timing.pairs import LEAST, Interval, Passes, interval_of, measure_pairs
 
 
 class FakeClock:

@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from ntt_cli.config import LEAVE_OUT, BenchConfig, as_typed
-from ntt_cli.data.batch import parts_of
+from ntt_cli.data.batch import argument_names, parts_of
 from ntt_cli.data.inputs import Inputs
-from ntt_cli.errors import UsageError
-from ntt_cli.evaluation.bench_results import BenchComparison, BenchFile, BenchReport
-from ntt_cli.evaluation.dense import DenseForms, filled
-from ntt_cli.evaluation.forms import ONNX, PYTORCH, Form, first_pass, matched, of_module, open_onnx, open_program
-from ntt_cli.evaluation.timing import Passes, measure_pairs
+from ntt_cli.errors import DataError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.measured_sizes import packed_bytes, zipped_bytes
 from ntt_cli.files.shards import find_weights
@@ -36,6 +32,10 @@ from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Compared, EventSink, Warned
 from ntt_cli.runtime.machine import describe_machine, pick_device
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
+from ntt_cli.timing.dense import DenseForms, filled
+from ntt_cli.timing.forms import ONNX, PYTORCH, Form, first_pass, matched, of_module, open_onnx, open_program
+from ntt_cli.timing.pairs import Passes, measure_pairs
+from ntt_cli.timing.results import BenchComparison, BenchFile, BenchReport
 
 DIFFERENT = 0.01
 """From this fraction of the largest output on, a form counts as another network. Half precision alone makes less."""
@@ -84,6 +84,7 @@ def prepare(config: BenchConfig, on_event: EventSink, sources: Sources, threads:
 
     Raises:
         UsageError: if an option would have no effect, or the checkpoint is no file.
+        DataError: if there are programs, and the data is not cut into samples.
         NttError: if a file, the network or the data is unusable.
     """
     device = pick_device(config.device)
@@ -104,6 +105,9 @@ def prepare(config: BenchConfig, on_event: EventSink, sources: Sources, threads:
     model = replace(model, select_outputs=check_forward(model, inputs, on_event, where=config.model))
     forms = [of_module(config.checkpoint, loaded.module.eval())]
     forms += [_open(file, loaded, device, threads, on_event) for file in config.exported]
+    if samples.bundled and (programs := [form.file for form in forms if form.runtime != PYTORCH]):
+        what = "gives values that cannot be divided into samples, and programs take samples"
+        raise DataError(samples.spec, what, hint=f"name other data, or leave out {listed(programs)}")
     return BenchJob(config, loaded, weights, model, inputs, forms, threads)
 
 
@@ -119,7 +123,7 @@ def _with_noise(config: BenchConfig, loaded: LoadedModel, sources: Sources) -> B
 def _open(file: str, loaded: LoadedModel, device: torch.device, threads: int, on_event: EventSink) -> Form:
     suffix = Path(file).suffix.lower()
     if suffix == ".onnx":
-        return open_onnx(file, threads)
+        return open_onnx(file, threads, sum(argument_names(loaded.module), []))
     if suffix == ".pt2":
         return open_program(file, device)
     module = copy_module(loaded.module)
@@ -205,9 +209,10 @@ def _difference(job: BenchJob, form: Form) -> float | None:
 def _comparisons(job: BenchJob, folder: Path, on_event: EventSink) -> Iterator[BenchComparison]:
     """Each form beside the dense network in the same runtime: a sample at a time, then in batches."""
     sizes = [1] if job.inputs.samples.bundled else sorted({1, job.config.batch_size})
-    bundled = job.inputs.samples.bundled
-    module = filled(job.loaded.module, job.weights.masks)
-    dense = DenseForms(module, parts_of(job.batch(1 if bundled else 2))[0], bundled, job.threads, folder, on_event)
+    module, heads = filled(job.loaded.module, job.weights.masks), job.model.heads
+    assert heads is not None
+    two = parts_of(job.batch(2))[0]
+    dense = DenseForms(module, heads, two, job.config.model, job.threads, folder, on_event)
     pairs = [(form, samples) for samples in sizes for form in job.forms]
     for done, (form, samples) in enumerate(pairs, 1):
         yield _compared(job, dense.of(form.runtime), form, samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from ntt_cli.networks.outputs import ONLY, tensors_in
 
 PYTORCH, PROGRAM, ONNX = "PyTorch", "torch.export", "onnxruntime"
 
+INSTALL = "pip install 'ntt-cli[onnx]'"
 AGAIN = "write it again with ntt export, or leave it out"
 
 COMPILED = ("data/aotinductor/", "custom_obj_", "opaque_obj_")
@@ -114,8 +115,8 @@ def _tensors_alone() -> Generator[None]:
             os.environ[name] = before
 
 
-def open_onnx(file: str, threads: int) -> Form:
-    """An ONNX file in onnxruntime, on the CPU.
+def open_onnx(file: str, threads: int, names: Sequence[str] = ()) -> Form:
+    """An ONNX file in onnxruntime, on the CPU; `names` are those of the network's positional arguments.
 
     Raises:
         UsageError: if onnxruntime is not installed.
@@ -127,7 +128,7 @@ def open_onnx(file: str, threads: int) -> Form:
         import onnxruntime
     except ImportError as error:
         what = "needs onnxruntime, which is not installed"
-        raise UsageError(file, what, hint="pip install 'ntt-cli[onnx]'") from error
+        raise UsageError(file, what, hint=INSTALL) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
@@ -140,7 +141,7 @@ def open_onnx(file: str, threads: int) -> Form:
     outputs = [each.name for each in session.get_outputs()]
 
     def prepare(part: Any) -> Call:
-        given = _for_onnx(file, session.get_inputs(), dict(named_tensors(part)))
+        given = _for_onnx(file, session.get_inputs(), _by_name(part, names))
         return lambda: session.run(None, given)
 
     def tensors(returned: Any) -> dict[str, Tensor]:
@@ -149,13 +150,25 @@ def open_onnx(file: str, threads: int) -> Form:
     return Form(file, ONNX, prepare, tensors, version=onnxruntime.__version__)
 
 
+def _by_name(part: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a part of a batch, by the names of the network's arguments."""
+    tensors = dict(named_tensors(part))
+    if isinstance(part, dict):
+        return tensors
+    return dict(zip([*names[: len(tensors)], *list(tensors)[len(names) :]], tensors.values(), strict=True))
+
+
 def _for_onnx(file: str, inputs: list[Any], part: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arrays that the file takes: by their names where these are known, otherwise in their order."""
+    """The arrays that the file takes, by their names or in their order. One without an effect may be missing there.
+
+    Raises:
+        CheckpointError: if it takes others.
+    """
     names = [each.name for each in inputs]
-    if len(names) != len(part):
-        given = f"{len(part)} input{'s' * (len(part) != 1)}"
-        raise CheckpointError(file, f"takes {', '.join(names)}, and the network {given}", hint=AGAIN)
-    by_name = part if part.keys() == set(names) else dict(zip(names, part.values(), strict=True))
+    by_name = part if part.keys() >= set(names) else dict(zip(names, part.values(), strict=False))
+    if len(by_name) < len(names) or (by_name is not part and len(names) < len(part)):
+        what = f"takes the inputs {', '.join(names)}, and the network {', '.join(part)}"
+        raise CheckpointError(file, what, hint=AGAIN)
     found = {}
     for each in inputs:
         kind = each.type.removeprefix("tensor(").removesuffix(")")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import ntt_cli as ntt
 from ntt_cli.errors import CheckpointError, UsageError
-from ntt_cli.evaluation import forms
-from ntt_cli.evaluation.bench_results import BenchComparison, BenchReport
-from ntt_cli.evaluation.dense import filled
-from ntt_cli.evaluation.forms import matched, open_onnx, open_program
+from ntt_cli.timing import forms
+from ntt_cli.timing.dense import filled
+from ntt_cli.timing.forms import matched, open_onnx, open_program
+from ntt_cli.timing.results import BenchComparison, BenchReport
 
 QUICK = {"seconds": 1e-9, "batch_size": 3}
 
@@ -230,8 +230,15 @@ def test_arrays_for_onnx_go_by_name_or_in_order() -> None:
     assert (str(found["mask"].dtype), str(found["ids"].dtype), found["ids"].tolist()) == ("float16", "int32", [[1, 2]])
     found = forms._for_onnx("f", [Input("a", "int64"), Input("b", "float")], given)
     assert (found["a"].tolist(), str(found["b"].dtype)) == ([[1, 2]], "float32")
-    with pytest.raises(CheckpointError, match="takes a, and the network 2 inputs"):
-        forms._for_onnx("f", [Input("a", "int64")], given)
+    found = forms._for_onnx("f", [Input("ids", "int64")], given)  # the other has no effect
+    assert list(found) == ["ids"]
+    for names in (["a"], ["ids", "mask", "more"]):
+        with pytest.raises(CheckpointError, match=f"takes the inputs {', '.join(names)}, and the network ids, mask"):
+            forms._for_onnx("f", [Input(name, "int64") for name in names], given)
+    pair = torch.ones(1, 2), torch.zeros(1, 3)
+    assert list(forms._by_name(pair, ["left", "right", "optional"])) == ["left", "right"]
+    assert list(forms._by_name(pair, ["left"])) == ["left", "input 1"]
+    assert list(forms._by_name(pair[0], ["x"])) == ["x"]
 
 
 def test_a_network_in_memory(sparse: tuple[Path, Net]) -> None:
