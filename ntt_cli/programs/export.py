@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.export import Exported
+from ntt_cli.networks.channels import shrink
 from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import open_weights
@@ -83,7 +85,11 @@ def prepare(config: ExportConfig, exported: Exported, sources: Sources, on_event
     if isinstance(x, Bundle):
         what = "gives values that cannot be divided into samples, and the inputs of a program have an axis of samples"
         raise DataError(inputs.samples.spec, what, hint="name data whose inputs are tensors with a row for each sample")
-    with returning(loaded.module, heads, x) as module:
+    written = loaded.module
+    if weights.channels is not None:
+        removed = {layer: found.removed for layer, found in weights.channels.items()}
+        written = shrink(replace(model, select_outputs=heads), removed, _rows(x, TRACED), where=config.model)
+    with returning(written, heads, x) as module:
         stored = stored_in(module, half_of(exported.checkpoint))
         traced = trace(stored, _rows(x, TRACED), where=config.model)
         found = describe(traced, heads)
