@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from ntt_cli.errors import listed
+
 OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
 
@@ -148,8 +150,9 @@ class PruneReport(Summary):
 
     `output` and `report` are the files; empty where nothing was written. `left_out` are the parameters of two or more
     dimensions that `--include` would prune, with what they are: embeddings, tables such as position embeddings,
-    weights of normalisation, or vectors such as class tokens. `structure` is what is left of the channels, if whole
-    channels were removed.
+    weights of normalisation, or vectors such as class tokens. With a `pattern`, like 2:4, they are also the prunable
+    weights that stay dense, with the reason; `sparsity` counts these. `structure` is what is left of the channels, if
+    whole channels were removed.
     """
 
     output: str
@@ -171,11 +174,19 @@ class PruneReport(Summary):
     left_out: dict[str, str] = {}
     sizes: Sizes | None = None
     structure: StructureSummary | None = None
+    pattern: str | None = None
+
+    @property
+    def pattern_in_words(self) -> str:
+        """The pattern, and the layers that stay dense under it."""
+        dense = [f"{layer.name} ({self.left_out[layer.name]})" for layer in self.layers if layer.name in self.left_out]
+        return f"{self.pattern}" + (f"; dense: {listed(dense)}" if dense else "")
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what does not apply, so that files of such networks stay the same to the byte."""
-        return {name: value for name, value in written(self).items() if name not in {"left_out", "structure"} or value}
+        optional = {"left_out", "structure", "pattern"}
+        return {name: value for name, value in written(self).items() if name not in optional or value}
 
 
 class PrunePlan(Summary):

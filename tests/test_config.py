@@ -166,6 +166,16 @@ UNREAD: list[tuple[type[Options], str, Any, dict[str, Any], str]] = [
     (PruneConfig, "batch_size", 9, {"method": "synflow"}, "method synflow does not read it; ntt, .* and wanda do"),
     (PruneConfig, "steps", 5, {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
     (PruneConfig, "layer_density", ("*=1",), {"sparsity": 0}, "sparsity 0 prunes nothing and does not read it"),
+    *(
+        (
+            PruneConfig,
+            name,
+            value,
+            {"sparsity": 0.5, "pattern": "2:4"},
+            "--pattern 2:4 says how many weights each layer",
+        )
+        for name, value in {"allocation": "erk", "layer_density": ("*=1",)}.items()
+    ),
     (PruneConfig, "score", "magnitude", {"mask": "random"}, "mask random is fixed and does not read it; mask learned"),
     (PruneConfig, "schedule", "cubic", {"mask": "random"}, "mask random is fixed and does not read it; mask learned"),
     (PruneConfig, "mask_update_every", 5, {"mask": "random"}, "mask random is fixed and does not read it"),
@@ -211,13 +221,30 @@ def test_which_methods_read_what() -> None:
     assert set(method_names()) - without_batches == set(readers_of("batch_size"))
 
 
+@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("3:4", 0.25), ("7:16", 0.5625)])
+def test_the_sparsity_follows_from_the_pattern(pattern: str, sparsity: float) -> None:
+    assert PruneConfig(model="m.py", pattern=pattern).sparsity == sparsity
+    assert PruneConfig(model="m.py", pattern=pattern, sparsity=sparsity).sparsity == sparsity
+    assert recorded(PruneConfig(model="m.py", pattern=pattern))["pattern"] == pattern
+    with pytest.raises(ValidationError, match=f"--pattern {pattern} has a sparsity of {sparsity} ") as caught:
+        PruneConfig(model="m.py", pattern=pattern, sparsity=0.9)
+    assert caught.value.errors()[0]["loc"] == ("sparsity",)
+    assert PruneConfig(model="m.py", pattern="1:3", sparsity=0.666667).sparsity == 0.666667
+
+
+@pytest.mark.parametrize("pattern", ["", "2", "2:", "4:2", "0:4", "4:4", "-2:4", "2:4:8", "a:b", "1.5:4", "2;4"])
+def test_what_is_no_pattern(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="is not N:M, like 2:4, with N from 1 to below M"):
+        PruneConfig(model="m.py", pattern=pattern, sparsity=0.5)
+
+
 def test_what_is_recorded_does_not_say_where_it_goes() -> None:
     first = prune(output="a.safetensors", force=True, exclude=("fc*",))
     assert recorded(first) == recorded(prune(output="b.safetensors", exclude=("fc*",)))
     assert recorded(first)["exclude"] == ["fc*"]
     assert recorded(first)["sparsity"] == 0.9
     here = {"output", "force", "resume", "checkpoint_every", "allow_mismatch", "data_root", "download", "workers"}
-    if_given = {"weights_prefix", "ignore_extra", "outputs", "structure", "target_flops"}
+    if_given = {"weights_prefix", "ignore_extra", "outputs", "structure", "target_flops", "pattern"}
     assert recorded(first).keys() == PruneConfig.model_fields.keys() - here - if_given
     assert recorded(prune(weights="x.safetensors", ignore_extra=True))["ignore_extra"] is True
     finetune = FinetuneConfig(model="net.py", output="a.safetensors")

@@ -34,13 +34,13 @@ def inspect(path: str | PathLike[str]) -> Inspection:
 
 @told_in_python()
 def verify(path: str | PathLike[str]) -> Verification:
-    """Check every bit of a checkpoint or a report that ntt wrote.
+    """Check every bit of a checkpoint or a report that ntt wrote, and every group of a pattern such as 2:4.
 
     Returns:
-        its kind, size in bytes, number of tensors and SHA-256.
+        its kind, size in bytes, number of tensors and SHA-256, and how many groups each pattern has.
 
     Raises:
-        CheckpointError: if a bit has changed, or ntt did not write the file.
+        CheckpointError: if a bit has changed, a group breaks its pattern, or ntt did not write the file.
 
     Example:
         >>> import tempfile, torch, ntt_cli as ntt

@@ -67,8 +67,9 @@ def prune(
             `[n, t]`: a tensor, a `Dataset`, a `DataLoader` (its samples are drawn anew), or a name as on the command
             line. Several inputs are a dict by the names of `forward`'s arguments, or `((x1, x2), None)`. Labels are not
             looked at, but by the methods that need them.
-        sparsity: fraction of the prunable weights to remove, from 0 to below 1; it has no default. With
-            `structure="channels"`, `target_flops` may take its place.
+        sparsity: fraction of the prunable weights to remove, from 0 to below 1; it has no default. In its place,
+            `pattern="2:4"` keeps two of every four consecutive weights of the input axis; with `structure="channels"`,
+            `target_flops` may take its place.
         method: the name of a method, its class, or one made with options of its own.
         trained: the weights of a network object are trained. NTT matches outputs alone then; of other weights the
             kernel, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ import ntt_cli as ntt
 from ntt_cli.cli.render import layer_table, plain_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
+from ntt_cli.errors import listed
+from ntt_cli.files.groups import groups_of
 from ntt_cli.files.inspect import Inspection
 from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_inputs
 from ntt_cli.results import LayerSummary
@@ -83,7 +86,7 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
         if name in weights or record.channels is None
     ]
     kept_of_size = Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse")
-    return [*head, kept_of_size, layer_table(layers), *_channels(record)]
+    return [*head, kept_of_size, *_patterns(record), layer_table(layers), *_channels(record)]
 
 
 def _channels(record: CheckpointRecord) -> list[RenderableType]:
@@ -94,6 +97,16 @@ def _channels(record: CheckpointRecord) -> list[RenderableType]:
     for layer, found in record.channels.items():
         table.add_row(Text(layer), f"{found.outputs - len(found.removed):,}", f"{found.outputs:,}")
     return [table]
+
+
+def _patterns(record: CheckpointRecord) -> list[RenderableType]:
+    """Which layers have a pattern, if any has one."""
+    found = Counter(f"{own.keep}:{own.of}" for own in groups_of(record).values())
+    dense = [name for name, layer in record.layers.items() if layer.kept == math.prod(layer.shape)]
+    others = f"; dense: {listed(dense)}" if dense else ""
+    return [
+        Text(f"pattern {pattern} in {count} of {len(record.layers)} layers{others}") for pattern, count in found.items()
+    ]
 
 
 def _inputs(record: CheckpointRecord) -> str:

@@ -55,6 +55,8 @@ def _summary(report: PruneReport) -> RenderableType:
     parts: list[RenderableType] = [head, layer_table(report.layers)]
     if report.structure:
         parts += channel_lines(report.structure)
+    if report.pattern:
+        parts.append(Text(f"pattern {report.pattern_in_words}"))
     if report.agreement:
         parts.append(agreement_line(report.agreement))
     if report.kernels:

@@ -26,5 +26,8 @@ def verify(
         found = ntt.verify(file)
         by = "export" if found.kind == "packed" else found.kind
         gone = "" if found.channels is None else f"; {found.channels:,} channels are gone, each zero as a whole"
-        human = Text.assemble((found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}{gone}")
+        held = "".join(f"; {pattern} in all of {count:,} groups" for pattern, count in found.groups.items())
+        human = Text.assemble(
+            (found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}{gone}{held}"
+        )
         streams.result(found, human=human, quiet=str(file))

@@ -168,6 +168,7 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
         "weights": weights,
         "exclude": config.exclude,
         "include": config.include,
+        "pattern": None if method_of(trial.method)[0] == "dense" else config.pattern,
         "output": str(folder / "sparse.safetensors"),
     }
     if trial.transfers and "epochs" not in own:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from contextlib import suppress
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, NAMED, Group, ReadWhen
+from ntt_cli.config.fields import MOST_EPOCHS, NAMED, UNLESS_DEFAULT, Group, ReadWhen, unread
 from ntt_cli.config.methods import method_class, method_names, readers_of, split_method
 from ntt_cli.config.options import (
     DEVICE,
@@ -21,6 +22,7 @@ from ntt_cli.config.options import (
     WeightsOptions,
     split_at_commas,
 )
+from ntt_cli.config.pattern import AGREE, PATTERN_HELP, PatternText, parse_pattern
 from ntt_cli.config.prune import METHOD_OPTIONS, PruneConfig, as_fields
 from ntt_cli.config.words import advice, joined, problem_of, typed
 
@@ -28,8 +30,12 @@ REFERENCES = ("dense", "trained-magnitude")
 """What `ntt compare` can compare besides the methods of `ntt prune`."""
 
 
-def method_of(entry: str) -> tuple[str, dict[str, Any]]:
-    """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`."""
+def method_of(entry: str, pattern: str | None = None) -> tuple[str, dict[str, Any]]:
+    """A method and its options for `ntt prune`, from an entry of `--methods` like `ntt:allocation=global:steps=500`.
+
+    Raises:
+        ValueError: if there is no such method, or it does not read an option, or none under this pattern.
+    """
     name = entry.partition(":")[0]
     methods = (*method_names(), *REFERENCES)
     if name not in methods:
@@ -42,7 +48,8 @@ def method_of(entry: str) -> tuple[str, dict[str, Any]]:
     if name != "dense":
         method = "magnitude" if name == "trained-magnitude" else name
         try:
-            PruneConfig(**options | {"model": "", "sparsity": 0.5, "method": method})
+            level = {"sparsity": 0.5} if pattern is None else {"pattern": pattern}
+            PruneConfig(**options | {"model": "", "method": method} | level)
         except ValidationError as error:
             problem = problem_of(error, PruneConfig)
             where = problem.name.replace("_", "-") or "options"
@@ -80,6 +87,12 @@ class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):
     )
     exclude: tuple[str, ...] = EXCLUDE
     include: tuple[str, ...] = INCLUDE
+    pattern: PatternText | None = Group.MODEL.option(
+        None,
+        PATTERN_HELP,
+        UNLESS_DEFAULT,
+        ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
+    )
     test_data: str | None = Group.DATA.option(
         None, "Labelled data to test on. Default: the test part of the data.", NAMED
     )
@@ -91,7 +104,7 @@ class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):
     )
     sparsities: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Group.METHOD.option(
         (0.9, 0.95),
-        "Sparsities, separated by commas.",
+        "Sparsities, separated by commas. With --pattern, that of the pattern.",
         ReadWhen(lambda config: set(config.methods) != {"dense"}, "method dense does not read it; all others do"),
         min_length=1,
     )
@@ -133,6 +146,25 @@ class CompareConfig(ModelOptions, WeightsOptions, DataOptions, TaskOptions):
     output: str = Group.OUTPUT.option(
         "comparison", "Folder of the results; trials that have a result there are not repeated."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sparsity_of_pattern(cls, given: Any) -> Any:
+        """Fill in the sparsity that a pattern has; the pattern itself is checked with all other fields."""
+        if isinstance(given, dict) and given.get("sparsities") is None and isinstance(given.get("pattern"), str):
+            with suppress(ValueError):
+                return given | {"sparsities": (parse_pattern(given["pattern"]).sparsity,)}
+        return given
+
+    @model_validator(mode="after")
+    def _goes_with_pattern(self) -> Self:
+        if self.pattern is not None:
+            own = parse_pattern(self.pattern).sparsity
+            if any(abs(level - own) > AGREE for level in self.sparsities):
+                raise unread(self, "sparsities", f"--pattern {self.pattern} has a sparsity of {own:.6g}")
+            for entry in self.methods:
+                method_of(entry, self.pattern if entry != "dense" else None)
+        return self
 
     @field_validator("methods", "sparsities", "seeds", "learning_rates", mode="before")
     @classmethod

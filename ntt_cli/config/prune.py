@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ValidationError, field_validator, model_validator
@@ -21,6 +23,7 @@ from ntt_cli.config.options import (
     SaveEvery,
     WeightsOptions,
 )
+from ntt_cli.config.pattern import AGREE, NO_PATTERN, PATTERN_HELP, PatternText, parse_pattern
 from ntt_cli.config.words import joined, not_one_of
 
 BY_METHOD = "by method"
@@ -35,8 +38,12 @@ SINGLE_WEIGHTS = ReadWhen(
 class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, MachineOptions, OutputOptions):
     """`ntt prune`: what every method reads, and NTT's own options."""
 
+    pattern: PatternText | None = Group.MODEL.option(None, PATTERN_HELP, UNLESS_DEFAULT, SINGLE_WEIGHTS)
     sparsity: float | None = Group.MODEL.option(
-        None, "Fraction of the prunable weights to remove, 0.95 keeps 5%. Required without --target-flops.", ge=0, lt=1
+        None,
+        "Fraction of the prunable weights to remove, 0.95 keeps 5%. Required without --pattern and --target-flops.",
+        ge=0,
+        lt=1,
     )
     target_flops: float | None = Group.MODEL.option(
         None,
@@ -74,12 +81,14 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
         " others.",
         PRUNES,
         SINGLE_WEIGHTS,
+        NO_PATTERN,
     )
     layer_density: tuple[str, ...] = Group.METHOD.option(
         (),
         "PATTERN=DENSITY for the layers whose name matches; the others share the remaining weights. Repeatable.",
         PRUNES,
         SINGLE_WEIGHTS,
+        NO_PATTERN,
     )
     batch_size: int | None = Group.METHOD.option(
         None,
@@ -121,6 +130,15 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
             raise wrong from error
         return given | as_fields(options) | {"method": name}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sparsity_of_pattern(cls, given: Any) -> Any:
+        """Fill in the sparsity that a pattern has; the pattern itself is checked with all other fields."""
+        if isinstance(given, dict) and given.get("sparsity") is None and isinstance(given.get("pattern"), str):
+            with suppress(ValueError):
+                return given | {"sparsity": parse_pattern(given["pattern"]).sparsity}
+        return given
+
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
@@ -149,6 +167,14 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     def _whole_batches(self) -> Self:
         if self.compile and self.micro_batch is not None:
             raise ValueError("give either compile or micro_batch: only steps of whole batches are compiled")
+        return self
+
+    @model_validator(mode="after")
+    def _sparsity_is_that_of_pattern(self) -> Self:
+        if self.pattern is not None and self.sparsity is not None:
+            own = parse_pattern(self.pattern).sparsity
+            if not math.isclose(self.sparsity, own, abs_tol=AGREE):
+                raise unread(self, "sparsity", f"--pattern {self.pattern} has a sparsity of {own:.6g}")
         return self
 
     @model_validator(mode="after")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ntt_cli import __version__
+from ntt_cli.config.pattern import Groups
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import require_text, sha256_of
 from ntt_cli.files.free_memory import require_memory
+from ntt_cli.files.groups import groups_of
 from ntt_cli.files.hashed import DTYPES, tensor_hashes, write_hashed
 from ntt_cli.files.metadata import (
     AGAIN,
@@ -51,6 +54,7 @@ class Checkpoint:
         path: where it was read from.
         tensors: the state dict.
         masks: of the pruned weights; empty for a file that ntt did not write.
+        groups: of the weights that have a pattern.
         record: what the file says about itself; `None` for a file that ntt did not write. That of a packed file has no
             hashes of tensors.
     """
@@ -59,6 +63,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     masks: Masks
     record: CheckpointRecord | None
+    groups: Mapping[str, Groups] = field(default_factory=dict)
 
     @property
     def normalisation(self) -> Normalisation | None:
@@ -80,11 +85,14 @@ def pack_mask(mask: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.packbits(mask.flatten().cpu().numpy())
 
 
-def layer_records(masks: Masks) -> dict[str, LayerRecord]:
-    """What a checkpoint records of each mask."""
+def layer_records(masks: Masks, groups: Mapping[str, Groups] = MappingProxyType({})) -> dict[str, LayerRecord]:
+    """What a checkpoint records of each mask, and of the patterns that some have."""
     return {
         name: LayerRecord(
-            shape=tuple(mask.shape), kept=int(mask.sum()), mask_sha256=sha256_of(pack_mask(mask).tobytes())
+            shape=tuple(mask.shape),
+            kept=int(mask.sum()),
+            mask_sha256=sha256_of(pack_mask(mask).tobytes()),
+            groups=groups.get(name),
         )
         for name, mask in masks.items()
     }
@@ -120,6 +128,7 @@ class Contents:
         weights: where the initial weights came from, in words.
         run_sha256: hash of the run, from `RunRecord.sha256`.
         channels: by layer, which of its channels are gone; `None` where single weights are pruned.
+        groups: of the weights that have a pattern.
     """
 
     state: Mapping[str, Tensor]
@@ -132,6 +141,7 @@ class Contents:
     weights: str | None = None
     run_sha256: str | None = None
     channels: Mapping[str, ChannelRecord] | None = None
+    groups: Mapping[str, Groups] = field(default_factory=dict)
 
 
 def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
@@ -142,7 +152,7 @@ def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
         kind=contents.kind,
         model=contents.model,
         config=contents.config,
-        layers=layer_records(contents.masks),
+        layers=layer_records(contents.masks, contents.groups),
         standardisation=_mean_std_record(normalisation),
         standardisation_source=None if normalisation is None else normalisation.source,
         class_names=contents.class_names,
@@ -153,7 +163,7 @@ def checkpoint_of(contents: Contents, path: Path) -> Checkpoint:
         tensors=tensor_hashes(tensors),
     )
     masks = {name: mask.cpu() for name, mask in contents.masks.items()}
-    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record, groups=contents.groups)
 
 
 def sizes_of(contents: Contents) -> Sizes:
@@ -194,7 +204,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     header = read_header(file)
     if is_packed(header):
         found = read_packed(file, header)
-        return Checkpoint(path=path, tensors=found.tensors, masks=found.masks, record=found.record)
+        groups = groups_of(found.record) if found.record else {}
+        return Checkpoint(path=path, tensors=found.tensors, masks=found.masks, record=found.record, groups=groups)
     record = header.record
     if not isinstance(record, CheckpointRecord | None):
         what, suffix = ("report", ".report") if isinstance(record, ReportRecord) else ("run's state", ".resume")
@@ -202,10 +213,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors = load_tensors(file, header)
     if record is None:
         return Checkpoint(path=path, tensors=tensors, masks={}, record=None)
-    masks = {name: tensors[name] != 0 for name in record.layers}
-    if layer_records(masks) != record.layers:
+    masks, groups = {name: tensors[name] != 0 for name in record.layers}, groups_of(record)
+    if layer_records(masks, groups) != record.layers:
         raise CheckpointError(path, "its zeros are not its recorded masks", hint=AGAIN)
-    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record)
+    return Checkpoint(path=path, tensors=tensors, masks=masks, record=record, groups=groups)
 
 
 def _read_shards(files: WeightFiles) -> dict[str, Tensor]:

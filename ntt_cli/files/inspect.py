@@ -10,6 +10,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.channels import check_channels
+from ntt_cli.files.groups import check_groups
 from ntt_cli.files.metadata import CheckpointRecord, PackedRecord, PlainRecord, read_header
 from ntt_cli.files.packed_index import open_packed
 from ntt_cli.files.safetensors_header import TensorRecord
@@ -38,7 +39,7 @@ class Verification(Summary):
     `channels` is the number of channels that are gone, each checked to be zero as a whole, where channels were pruned.
 
     `sha256` is the hash of the file, as sha256sum prints it. `recorded_sha256` is the hash in the file's record: it is
-    computed with zeros in its own place.
+    computed with zeros in its own place. `groups` is how many groups each pattern has, like 2:4; all were counted.
     """
 
     file: str
@@ -48,11 +49,16 @@ class Verification(Summary):
     sha256: str
     recorded_sha256: str
     channels: int | None = None
+    groups: dict[str, int] = {}
 
     @model_serializer(mode="wrap")
-    def _without_channels(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `channels` where single weights are pruned."""
-        return {name: value for name, value in written(self).items() if name != "channels" or value is not None}
+    def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `channels` where single weights are pruned, and without `groups` where there is no pattern."""
+        return {
+            name: value
+            for name, value in written(self).items()
+            if not (name == "channels" and value is None) and not (name == "groups" and not value)
+        }
 
 
 def inspect(path: Path) -> Inspection:
@@ -81,7 +87,7 @@ def _inspection(
 
 
 def verify(path: Path) -> Verification:
-    """Check every bit of a checkpoint or report, which ntt must have written."""
+    """Check every bit of a checkpoint or report, which ntt must have written, and every group of a pattern."""
     header = read_header(path)
     if header.record is None:
         what = "was not written by ntt: it holds no hashes to check"
@@ -96,4 +102,5 @@ def verify(path: Path) -> Verification:
         sha256=file_sha256(path),
         recorded_sha256=header.record.file_sha256,
         channels=check_channels(path, record) if isinstance(record, CheckpointRecord) else None,
+        groups=check_groups(path, header),
     )

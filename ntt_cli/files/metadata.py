@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from ntt_cli.config.pattern import Groups
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.safetensors_header import RawHeader, TensorRecord, read_raw_header
 from ntt_cli.files.strict_json import parse_json
@@ -63,11 +64,20 @@ class ModelRecord(Record):
 
 
 class LayerRecord(Record):
-    """One pruned weight: its shape, how many entries are kept, and SHA-256 of its mask's bits, packed big-endian."""
+    """One pruned weight: its shape, how many entries are kept, and SHA-256 of its mask's bits, packed big-endian.
+
+    `groups` says where it has a pattern, if it has one.
+    """
 
     shape: tuple[PositiveInt, ...]
     kept: NonNegativeInt
     mask_sha256: str
+    groups: Groups | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_groups(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `groups` where there are none, so that files without a pattern stay the same to the byte."""
+        return {name: value for name, value in written(self).items() if name != "groups" or value is not None}
 
     @model_validator(mode="after")
     def _keeps_what_there_is(self) -> Self:

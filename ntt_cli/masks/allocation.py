@@ -9,20 +9,20 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ntt_cli.masks.masks import best_of_slices, keep_top
+from ntt_cli.masks.masks import Slices, best_of_slices, keep_top, least_in
 
 Shapes = Mapping[str, Sequence[int]]
 Counts = dict[str, int]
-Slices = Mapping[str, int]
-"""By weight, the axis along which every slice keeps an entry. Weights that are not named keep at least one in all."""
+SlicesByName = Mapping[str, Slices]
+"""By weight, its slices that must not be empty. Weights that are not named keep at least one entry in all."""
 
 Allocate = Callable[..., Counts]
 """An allocation as a function: `f(scores, density=…, slices=…)` gives the count of each layer."""
 
 
-def least_of(shapes: Shapes, slices: Slices | None) -> Counts:
-    """The smallest count of each layer: one weight, or one in each slice."""
-    return {name: shape[slices[name]] if slices and name in slices else 1 for name, shape in shapes.items()}
+def least_of(shapes: Shapes, slices: SlicesByName | None) -> Counts:
+    """The smallest count of each layer: one weight, or what its slices keep."""
+    return {name: least_in(shape, slices[name]) if slices and name in slices else 1 for name, shape in shapes.items()}
 
 
 def total_to_keep(sizes: Mapping[str, int], *, density: float, least: Mapping[str, int] | None = None) -> int:
@@ -41,12 +41,12 @@ def total_to_keep(sizes: Mapping[str, int], *, density: float, least: Mapping[st
     return n_keep
 
 
-def allocate_layerwise(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
+def allocate_layerwise(shapes: Shapes, *, density: float, slices: SlicesByName | None = None) -> Counts:
     """The same density in every layer, as in Liu & Zenke 2020."""
     return _apportion(shapes, dict.fromkeys(shapes, 1.0), density, slices)
 
 
-def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None) -> Counts:
+def allocate_erk(shapes: Shapes, *, density: float, slices: SlicesByName | None = None) -> Counts:
     """Erdős–Rényi–Kernel: density proportional to `(n_out + n_in + Σ kernel) / (n_out · n_in · Π kernel)`.
 
     Layers that would exceed density 1 stay dense and the others share the rest. Evci et al. 2020, arXiv 1911.11134.
@@ -55,7 +55,7 @@ def allocate_erk(shapes: Shapes, *, density: float, slices: Slices | None = None
     return _apportion(shapes, raw, density, slices)
 
 
-def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: Slices | None = None) -> Counts:
+def allocate_global(scores: Mapping[str, Tensor], *, density: float, slices: SlicesByName | None = None) -> Counts:
     """The counts of the highest scores over all layers together; each layer keeps at least one weight."""
     shapes, along = _shapes_of(scores), slices or {}
     sizes, least = layer_sizes(shapes), least_of(shapes, slices)
@@ -80,7 +80,7 @@ def allocate(
     *,
     density: float,
     layer_density: Mapping[str, float] | None = None,
-    slices: Slices | None = None,
+    slices: SlicesByName | None = None,
 ) -> Counts:
     """The counts of an allocation: `erk`, `layerwise` or `global`, or a function.
 
@@ -121,7 +121,7 @@ def allocate_global_with_shares(
     density: float,
     layer_density: Mapping[str, float],
     share: float,
-    slices: Slices | None = None,
+    slices: SlicesByName | None = None,
 ) -> Counts:
     """As `global`, but each layer keeps at least this share of what ERK would keep, rounded down.
 
@@ -147,7 +147,9 @@ def layer_sizes(shapes: Shapes) -> dict[str, int]:
     return {name: torch.Size(shape).numel() for name, shape in shapes.items()}
 
 
-def _apportion(shapes: Shapes, density_ratio: Mapping[str, float], density: float, slices: Slices | None) -> Counts:
+def _apportion(
+    shapes: Shapes, density_ratio: Mapping[str, float], density: float, slices: SlicesByName | None
+) -> Counts:
     """Divide the weights to keep by `density_ratio · size`; each count lies between the layer's least and its size.
 
     Counts are rounded by largest remainder, ties by layer order (Hamilton's method), so that their sum is exact.

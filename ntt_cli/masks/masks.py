@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
+from ntt_cli.config.pattern import Groups
 from ntt_cli.tensors import Masks, Params
+
+Slices = int | Groups
+"""Parts of a weight of which each must keep entries: every slice along an axis one, or every group of a pattern `N`."""
 
 PART = 2**20
 """The number of scores that `keep_top` searches for ties at a time."""
@@ -54,43 +59,64 @@ def _kth_smallest(values: Float[Tensor, " n"], k: int) -> Float[Tensor, ""]:
 
 
 def choose_masks(
-    scores: Mapping[str, Tensor], counts: Mapping[str, int], *, slices: Mapping[str, int] | None = None
+    scores: Mapping[str, Tensor], counts: Mapping[str, int], *, slices: Mapping[str, Slices] | None = None
 ) -> Masks:
     """Each layer's `counts[name]` highest scores.
 
     Args:
         scores: by weight.
         counts: by weight.
-        slices: by weight, the axis along which every slice keeps its best entry; weights without one keep any entries.
+        slices: by weight, the slices of which each keeps its best; weights without them keep any entries.
     """
     along = slices or {}
     return {
-        name: keep_top_of_slices(score, n_keep=counts[name], axis=along[name])
+        name: keep_top_of_slices(score, n_keep=counts[name], slices=along[name])
         if name in along
         else keep_top(score, n_keep=counts[name])
         for name, score in scores.items()
     }
 
 
-def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, axis: int) -> Bool[Tensor, "*shape"]:
-    """Keep the best entry of each slice along `axis` and the highest of all others, `n_keep` in all.
+def keep_top_of_slices(scores: Float[Tensor, "*shape"], *, n_keep: int, slices: Slices) -> Bool[Tensor, "*shape"]:
+    """Keep the best of each slice and the highest of all others, `n_keep` in all.
+
+    With a pattern, the smallest `n_keep` possible is that of the pattern. While a density falls, it is larger, and
+    weights beyond the pattern are kept where scores are highest.
 
     Raises:
-        ValueError: if there are more slices than `n_keep`.
+        ValueError: if the slices must keep more than `n_keep`, or a score is NaN.
     """
-    if n_keep < scores.shape[axis]:
-        raise ValueError(f"cannot keep {n_keep} weights in {scores.shape[axis]} slices")
-    best = best_of_slices(scores, axis)
-    others = keep_top(scores[~best], n_keep=n_keep - scores.shape[axis])
+    least = least_in(scores.shape, slices)
+    if n_keep < least:
+        raise ValueError(f"cannot keep {n_keep} weights where slices keep {least}")
+    if scores.isnan().any():
+        raise ValueError("a score is NaN")
+    best = best_of_slices(scores, slices)
+    others = keep_top(scores[~best], n_keep=n_keep - least)
     return best.masked_scatter(~best, others)
 
 
-def best_of_slices(scores: Float[Tensor, "*shape"], axis: int) -> Bool[Tensor, "*shape"]:
-    """A mask of the highest score in each slice along `axis`, ties by lowest index."""
+def least_in(shape: Sequence[int], slices: Slices) -> int:
+    """The number of entries that the slices of a weight of this shape keep at least."""
+    return math.prod(shape) // slices.of * slices.keep if isinstance(slices, Groups) else shape[slices]
+
+
+def best_of_slices(scores: Float[Tensor, "*shape"], slices: Slices) -> Bool[Tensor, "*shape"]:
+    """A mask of the highest score in each slice, or of the `keep` highest in each group, ties by lowest index."""
+    if isinstance(slices, Groups):
+        return _best_of_groups(scores, slices)
+    axis = slices
     moved = scores.movedim(axis, 0)
     best = moved.new_zeros(moved.shape, dtype=torch.bool).flatten(1)
     best.scatter_(1, moved.flatten(1).argmax(dim=1, keepdim=True), True)
     return best.view(moved.shape).movedim(0, axis).contiguous()
+
+
+def _best_of_groups(scores: Float[Tensor, "*shape"], groups: Groups) -> Bool[Tensor, "*shape"]:
+    divided = scores.movedim(groups.axis, -1).unflatten(-1, (-1, groups.of))
+    highest = divided.argsort(dim=-1, descending=True, stable=True)[..., : groups.keep]
+    best = torch.zeros_like(divided, dtype=torch.bool).scatter_(-1, highest, True)
+    return best.flatten(-2).movedim(-1, groups.axis).contiguous()
 
 
 def as_bits(masks: Masks, params: Mapping[str, Tensor]) -> Masks:

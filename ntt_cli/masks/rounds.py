@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ntt_cli.masks.allocation import Allocate, Slices, allocate
+from ntt_cli.masks.allocation import Allocate, SlicesByName, allocate
 from ntt_cli.masks.channels import Channels, keep_channels
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.tensors import Masks
@@ -30,7 +30,7 @@ def prune_in_rounds(
     allocation: str | Allocate,
     density: float,
     layer_density: Mapping[str, float],
-    slices: Slices | None = None,
+    slices: SlicesByName | None = None,
 ) -> Masks:
     """Score and prune alternately, the density falling geometrically from 1: `d^(r / rounds)` after round `r`.
 

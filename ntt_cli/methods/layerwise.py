@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ntt_cli.config import method_class
+from ntt_cli.config.pattern import Groups
 from ntt_cli.data.batch import Batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DivergedError, listed
@@ -53,6 +54,7 @@ class Layer:
         weight: `W_d`.
         n_keep: how many weights it keeps over all groups.
         mask: chosen before, bool; `None`: the method chooses it.
+        groups: of a pattern, along the last axis; `None`: the layer keeps any `n_keep` weights.
         pairs: gives the inputs of the dense and of the pruned network batch by batch, `[g, t, i]` each.
     """
 
@@ -60,6 +62,7 @@ class Layer:
     weight: Float[Tensor, "g o i"]
     n_keep: int
     mask: Bool[Tensor, "g o i"] | None
+    groups: Groups | None
     pairs: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
     def moments(self) -> tuple[Float[Tensor, "g i i"], Float[Tensor, "g i i"]]:
@@ -132,8 +135,9 @@ class LayerwiseMethod(TransferMethod):
         params = dict(context.params)
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(settings.seed))[:SAMPLES]
         calibration = replace(inputs, samples=inputs.samples.subset(order))
+        groups = {name: own for name, own in settings.slices.items() if isinstance(own, Groups)}
         # Slices that must not be empty belong to weights that are used in other ways, too.
-        names = [name for name in context.names if name not in settings.slices]
+        names = [name for name in context.names if name in groups or name not in settings.slices]
         first = calibration.batch(torch.arange(min(len(calibration), run.micro_batching.largest)))
         layouts = layers_in_order(apply, params, names, first)
         if others := [name for name in context.names if name not in layouts]:
@@ -141,13 +145,17 @@ class LayerwiseMethod(TransferMethod):
             run.on_event(Warned(f"{self.name}: {listed(others)} act through {what}"))
         told = time.monotonic()
         for number, (name, layout) in enumerate(layouts.items(), start=1):
-            dense = context.params[name]
+            dense, of_columns = context.params[name], None
+            if name in groups:
+                layout = layout.by_position(dense)
+                of_columns = groups[name].model_copy(update={"axis": 2})
 
             def work(execution: Any) -> tuple[Tensor, Tensor]:
                 at_once = execution.micro_batch or run.micro_batching.largest
                 pairs = lambda: self._pairs(context, params, name, layout, calibration.in_order(at_once))  # noqa: B023, E731
                 mask = None if chosen is None else layout.matrix(chosen[name])  # noqa: B023
-                return self.solve(Layer(name, layout.matrix(dense.double()), counts[name], mask, pairs))  # noqa: B023
+                matrix = layout.matrix(dense.double())  # noqa: B023
+                return self.solve(Layer(name, matrix, counts[name], mask, of_columns, pairs))  # noqa: B023
 
             mask, weight = run.micro_batching.run(work)
             if not weight.isfinite().all():
@@ -168,7 +176,7 @@ class LayerwiseMethod(TransferMethod):
             if [part.shape for part in dense] != [part.shape for part in now]:
                 dense = now  # a network may send samples elsewhere once it is pruned; then their own outputs count
             for one, other in zip(dense, now, strict=True):
-                yield _at_least_single(one), _at_least_single(other)
+                yield layout.columns(_at_least_single(one)), layout.columns(_at_least_single(other))
 
 
 def fixed_masks(context: MethodContext) -> Masks:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ntt_cli.masks.allocation import Slices
+from ntt_cli.masks.allocation import SlicesByName
 from ntt_cli.masks.masks import choose_masks
 from ntt_cli.methods.base import MethodContext, Pruned, register_method
 from ntt_cli.methods.ntt.method import NTT
@@ -26,8 +26,8 @@ class NTTShuffled(NTT):
         return context.pruned(context.params, masks, student.history)
 
 
-def shuffled(masks: Masks, *, slices: Slices, generator: torch.Generator) -> Masks:
-    """Each layer's mask with its entries in random order. Weights in `slices` keep an entry in every slice."""
+def shuffled(masks: Masks, *, slices: SlicesByName, generator: torch.Generator) -> Masks:
+    """Each layer's mask with its entries in random order. Weights in `slices` keep what every slice must."""
     drawn = {
         name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view(mask.shape)
         for name, mask in masks.items()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
@@ -32,18 +32,36 @@ class Layout:
         groups: their number; 1 but for convolutions in groups.
         transposed: the weight is `[inputs, outputs]`.
         uses: how often the network uses it for one batch.
+        order: of the columns, where it is another than that of the weight's entries.
     """
 
     groups: int
     transposed: bool
     uses: int
+    order: Int[Tensor, " inputs"] | None = None
+
+    def by_position(self, weight: Tensor) -> Layout:
+        """The same with all input channels at one position of the kernel first, then those at the next.
+
+        Consecutive inputs of the weight then are consecutive columns, as they are in a Linear layer.
+        """
+        if self.transposed or weight.ndim == 2:
+            return self
+        columns = torch.arange(weight[0].numel(), device=weight.device)
+        return replace(self, order=columns.unflatten(0, (weight.shape[1], -1)).T.flatten())
+
+    def columns(self, values: Shaped[Tensor, "... i"]) -> Shaped[Tensor, "... i"]:
+        """Inputs, or rows of a weight or a mask, in the order of the columns."""
+        return values if self.order is None else values[..., self.order]
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The weight as `[g, o, i]`."""
-        return weight.T[None] if self.transposed else weight.flatten(1).unflatten(0, (self.groups, -1))
+        return self.columns(weight.T[None] if self.transposed else weight.flatten(1).unflatten(0, (self.groups, -1)))
 
     def weight(self, matrix: Tensor, like: Tensor) -> Tensor:
         """`[g, o, i]` in the shape of the weight `like`."""
+        if self.order is not None:
+            matrix = matrix[..., self.order.argsort()]
         return matrix[0].T.contiguous() if self.transposed else matrix.reshape(like.shape)
 
 

@@ -12,7 +12,7 @@ from ntt_cli.networks.functional import FunctionalModel
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.MultiheadAttention)
 
 
 def prunable_names(
@@ -66,14 +66,20 @@ def vectors(model: FunctionalModel) -> list[str]:
 
 def _role(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> str:
     """The role of a module's parameter: layer, embedding, normalisation or table."""
-    if isinstance(module, ParametrizationList):
-        owner, _, leaf = prefix.rpartition("parametrizations.")
-        module = whole.get_submodule(owner.rstrip("."))
+    module, leaf = owner_of(whole, prefix, module, leaf)
     if isinstance(module, _NORMALISATION):
         return "normalisation"
     if "weight" in leaf and isinstance(module, _EMBEDDINGS):
         return "embedding"
-    return "layer" if "weight" in leaf and isinstance(module, _LAYERS) else "table"
+    return "layer" if "weight" in leaf and isinstance(module, LAYERS) else "table"
+
+
+def owner_of(whole: nn.Module, prefix: str, module: nn.Module, leaf: str) -> tuple[nn.Module, str]:
+    """The layer that uses a module's parameter, also through a parametrisation, and the weight's name there."""
+    if not isinstance(module, ParametrizationList):
+        return module, leaf
+    owner, _, name = prefix.rpartition("parametrizations.")
+    return whole.get_submodule(owner.rstrip(".")), name
 
 
 def _is_matrix(name: str, p: Tensor) -> bool:

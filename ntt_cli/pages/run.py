@@ -33,6 +33,8 @@ def _pruned(report: Report, summary: PruneReport) -> Page:
     }
     if summary.structure is not None:
         facts["channels"] = summary.structure.in_words
+    if summary.pattern is not None:
+        facts["pattern"] = summary.pattern_in_words
     if summary.sizes is not None:
         facts["bytes"] = summary.sizes.in_words
     if summary.agreement is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ntt_cli.config import LEAVE_OUT, DataOptions, PruneConfig, as_typed, method_class
+from ntt_cli.config.pattern import Groups
 from ntt_cli.data.batch import Batch
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name
@@ -21,6 +22,7 @@ from ntt_cli.methods.ntt.settings import TransferSettings, settle
 from ntt_cli.networks.batch_norm import has_untrained_statistics
 from ntt_cli.networks.checks import check_forward, require_one, require_samples
 from ntt_cli.networks.functional import FunctionalModel
+from ntt_cli.networks.input_axes import input_axes
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import (
     Weights,
@@ -39,6 +41,7 @@ from ntt_cli.networks.prepare import (
     whole_slices,
 )
 from ntt_cli.pruning.channels import open_channels, require_method
+from ntt_cli.pruning.pattern import check_method, under_pattern
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.compiled_code import keep_compiled_code_private
@@ -74,7 +77,8 @@ class PruneJob:
         class_names: of the network's outputs; `None` if they are not known and the method reads no labels.
         names: the prunable weights.
         looked_up: the prunable weights that are embeddings or tables.
-        left_out: parameters of two or more dimensions that are pruned only if the user names them, with their roles.
+        left_out: parameters of two or more dimensions that are pruned only if the user names them, with their roles,
+            and the prunable weights that cannot have the pattern, with the reason.
         heads: the outputs that count; `None` without inputs.
         with_kernels: whether the networks' kernels are measured at the end.
         has_kernel: whether, in addition, the networks allow kernel products.
@@ -106,6 +110,11 @@ class PruneJob:
     def prunable(self) -> int:
         """The number of entries of all prunable weights."""
         return sum(self.teacher.params[name].numel() for name in self.names)
+
+    @property
+    def groups(self) -> dict[str, Groups]:
+        """Of the weights that have the pattern."""
+        return {name: own for name, own in self.settings.slices.items() if isinstance(own, Groups)}
 
     @property
     def steps(self) -> int:
@@ -166,13 +175,19 @@ def prepare(
         settings = _of_whole_batches(config, method, settings, inputs)
     roles = roles_of_others(teacher, inputs)
     rows_of = tuple(name for name in names if roles.get(name) in {"embedding", "table"})
-    settings = replace(settings, slices=whole_slices(teacher, inputs, names, rows_of))
+    slices = whole_slices(teacher, inputs, names, rows_of)
+    settings = replace(settings, slices=slices)
+    shapes, dense = {name: teacher.params[name].shape for name in names}, dict[str, str]()
     if config.structure == "channels":
         x = _example(inputs, loaded, teacher)
-        channels = open_channels(config, teacher, x, names, settings.slices, on_event)
+        channels = open_channels(config, teacher, x, names, slices, on_event)
         settings = replace(settings, channels=channels, slices={})
     else:
-        _check_sparsity(config, {name: teacher.params[name].shape for name in names}, settings)
+        if config.pattern is not None:
+            check_method(config, method)
+            axes = input_axes(teacher, names, inputs)
+            settings, dense = under_pattern(config, settings, shapes, axes, on_event)
+        _check_sparsity(config, shapes, settings)
     matched = method.moves_weights and config.sparsity != 0 and settings.objective.kernel_weight > 0
     with_kernels, has_kernel = matched or config.kernels, False
     if inputs and heads and with_kernels:
@@ -192,7 +207,7 @@ def prepare(
         class_names=class_names,
         names=names,
         looked_up=rows_of,
-        left_out={name: role for name, role in roles.items() if name not in names},
+        left_out={name: role for name, role in roles.items() if name not in names} | dense,
         heads=heads,
         settings=settings,
         with_kernels=with_kernels,

@@ -22,6 +22,7 @@ from ntt_cli.pruning.channels import channel_records, summary_of, without_channe
 from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
+from ntt_cli.pruning.pattern import require_pattern
 from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport, Sizes
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outcome import Outcome
@@ -92,6 +93,7 @@ def prune(
                 class_names=job.class_names,
                 run_sha256=record.sha256,
                 channels=None if job.settings.channels is None else channel_records(job.settings.channels, pruned),
+                groups=job.groups,
             )
             if output:
                 write_checkpoint(output, contents)  # before any measurement, so that nothing is lost
@@ -146,6 +148,7 @@ def _prune(job: PruneJob, this: Run) -> Pruned:
     pruned = job.method.prune(context)
     if job.settings.channels is not None:
         pruned = without_channels(job.settings.channels, pruned)
+    require_pattern(job.config, pruned.masks, job.groups)
     own = job.teacher.dtypes
     return replace(pruned, params=rounded(pruned.params, own), buffers=rounded(pruned.buffers, own))
 
@@ -194,6 +197,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures, sizes: Sizes | No
         kernels=measures.kernels.summary if measures.kernels else None,
         layers=_layers(pruned.masks, job),
         left_out=job.left_out,
+        pattern=job.config.pattern,
         sizes=sizes,
         structure=None if job.settings.channels is None else summary_of(job.settings.channels, pruned),
     )

@@ -102,6 +102,7 @@ def _outcome(
         class_names=job.training.samples.class_names,
         run_sha256=record.sha256,
         channels=job.channels,
+        groups=job.groups,
     )
     history = {"train_loss": [epoch.train_loss for epoch in epochs]}
     if len(job.validation):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ntt_cli.config import LEAVE_OUT, FinetuneConfig, as_typed
+from ntt_cli.config.pattern import Groups
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.data.labels import by_name_or_anew, warn_of_order
 from ntt_cli.errors import DataError, UsageError
@@ -45,6 +46,7 @@ class FinetuneJob:
     Attributes:
         loaded: the model; its module is on the device and has the checkpoint's weights.
         masks: empty for a dense network.
+        groups: of the masked weights that have a pattern.
         training: samples to learn from.
         validation: samples to choose the epoch by; may be empty.
         learning_rate: the peak rate.
@@ -57,6 +59,7 @@ class FinetuneJob:
     config: FinetuneConfig
     loaded: LoadedModel
     masks: Masks
+    groups: Mapping[str, Groups]
     training: Inputs
     validation: Inputs
     learning_rate: float
@@ -111,6 +114,7 @@ def prepare(config: FinetuneConfig, on_event: EventSink, sources: Sources = AS_N
         config=config,
         loaded=loaded,
         masks=masks,
+        groups={} if config.dense else weights.groups,
         training=training,
         validation=validation,
         learning_rate=config.learning_rate or default_learning_rate(config.optimiser, density=density),

@@ -23,6 +23,7 @@ from ntt_cli.config import CompareConfig
 from ntt_cli.errors import DataError, DivergedError, NttError, OutputError, UsageError
 from ntt_cli.evaluation import evaluate
 from ntt_cli.files.checkpoint import read_checkpoint
+from ntt_cli.files.inspect import verify
 from ntt_cli.results import EvaluateReport
 from ntt_cli.runtime.events import Event, TrialsChanged
 from ntt_cli.runtime.signals import Interrupted, Stop
@@ -142,6 +143,13 @@ def test_which_see_labels() -> None:
         ({"methods": "ntt:epochs=1:steps=1"}, "give either steps or epochs"),
         ({"sparsities": "0.9,1.5"}, "less than 1"),
         ({"seeds": "one"}, "valid integer"),
+        ({"pattern": "2:4"}, "--pattern 2:4 has a sparsity of 0.5"),
+        ({"pattern": "4:2"}, "is not N:M, like 2:4"),
+        (
+            {"pattern": "1:4", "sparsities": None, "methods": "magnitude:allocation=erk"},
+            "magnitude:allocation=erk: allocation: --pattern 1:4 says how many weights each layer keeps",
+        ),
+        ({"pattern": "2:4", "sparsities": None, "methods": "dense"}, "method dense does not read it"),
     ],
 )
 def test_lists_that_cannot_be_read(values: dict[str, Any], words: str) -> None:
@@ -160,6 +168,16 @@ def test_a_trial_leaves_its_files_and_its_result() -> None:
     assert set(result.validation_by_rate) == {"0.001", "0.1"}
     best = max(result.validation_by_rate.values(), key=lambda value: value or 0)
     assert result.validation_accuracy == best == result.validation_by_rate[repr(result.learning_rate)]
+
+
+def test_all_sparse_networks_have_the_pattern() -> None:
+    chosen = config(methods="magnitude,dense", pattern="3:4", sparsities=None)
+    assert [(trial.method, trial.sparsity) for trial in trials_of(chosen)] == [("dense", None), ("magnitude", 0.25)]
+    dense, sparse = finish(chosen)
+    assert dense.kept == dense.prunable == 1184
+    assert sparse.kept == 888
+    folder = folder_of(chosen, trials_of(chosen)[1])
+    assert verify(folder / "tuned.safetensors").groups == {"3:4": 296}
 
 
 def test_all_are_fine_tuned_as_the_comparison_says() -> None:

@@ -150,16 +150,16 @@ def test_changes_are_counted_in_both_directions() -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_no_slice_is_emptied(axis: int) -> None:
     scores = torch.tensor([[9.0, 8.0, 7.0], [0.0, 0.0, 0.0], [6.0, 1.0, 5.0]])
-    mask = keep_top_of_slices(scores, n_keep=5, axis=axis)
+    mask = keep_top_of_slices(scores, n_keep=5, slices=axis)
     expected = {
         0: [[True, True, True], [True, False, False], [True, False, False]],
         1: [[True, True, True], [False, False, False], [True, False, True]],
     }
     assert mask.tolist() == expected[axis]
-    assert int(keep_top_of_slices(scores, n_keep=9, axis=axis).sum()) == 9
-    assert keep_top_of_slices(scores, n_keep=3, axis=axis).tolist() == best_of_slices(scores, axis).tolist()
-    with pytest.raises(ValueError, match="cannot keep 2 weights in 3 slices"):
-        keep_top_of_slices(scores, n_keep=2, axis=axis)
+    assert int(keep_top_of_slices(scores, n_keep=9, slices=axis).sum()) == 9
+    assert keep_top_of_slices(scores, n_keep=3, slices=axis).tolist() == best_of_slices(scores, axis).tolist()
+    with pytest.raises(ValueError, match="cannot keep 2 weights where slices keep 3"):
+        keep_top_of_slices(scores, n_keep=2, slices=axis)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

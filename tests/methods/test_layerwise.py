@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ntt_cli as ntt
+from ntt_cli.config.pattern import Groups
 from ntt_cli.methods.layerwise import damped, masked_least_squares
-from ntt_cli.methods.obc import removal_order, removals
+from ntt_cli.methods.obc import kept_of_groups, removal_order, removals
 from ntt_cli.methods.sparsegpt import sparsegpt
 from ntt_cli.runtime.events import Warned
 from ntt_cli.runtime.seeding import seeded
@@ -125,6 +126,55 @@ def test_sparsegpt_is_a_pass_over_the_columns(groups: int, block: int) -> None:
     torch.testing.assert_close(found, torch.where(mask, expected, 0))
 
 
+def pattern_problem() -> tuple[Tensor, Tensor, Tensor]:
+    """As `problem`, of 8 inputs and 2 rows, for a pattern of 1:4 or 2:4."""
+    return problem(rows=2, inputs=8)
+
+
+@pytest.mark.parametrize("block", [128, 4, 6])
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_sparsegpt_chooses_each_group_once_it_is_reached(block: int, keep: int) -> None:
+    """Frantar & Alistarh 2023, section 3.4: weights of a group are compared as the columns before have left them."""
+    weight, _, x = pattern_problem()
+    hessian = x.T @ x / len(x)
+    mask, found = sparsegpt(
+        weight, hessian[None], n_keep=16 // 4 * keep, block=block, groups=Groups(keep=keep, of=4, axis=2)
+    )
+    expected, kept = weight[0].clone(), torch.zeros(2, 8, dtype=torch.bool)
+    for j in range(8):
+        inverse = torch.linalg.inv(hessian[j:, j:])
+        if j % 4 == 0:
+            pivots = torch.stack([torch.linalg.inv(hessian[k:, k:])[0, 0] for k in range(j, j + 4)])
+            for row in range(2):
+                scores = (expected[row, j : j + 4].square() / pivots).tolist()
+                best = sorted(range(4), key=lambda k: -scores[k])[:keep]  # noqa: B023
+                kept[row, [j + k for k in best]] = True
+        for row in range(2):
+            if not kept[row, j]:
+                expected[row, j:] -= expected[row, j].clone() / inverse[0, 0] * inverse[0]
+    assert torch.equal(mask[0], kept)
+    torch.testing.assert_close(found[0], torch.where(kept, expected, 0))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_obc_removes_what_costs_least_of_groups_that_can_still_lose(keep: int) -> None:
+    weight, dense, x = pattern_problem()
+    inverse = torch.linalg.inv(x.T @ x)[None]
+    found = kept_of_groups(weight @ (dense.T @ x) @ inverse, inverse, Groups(keep=keep, of=4, axis=2))
+    for row in range(2):
+        kept = torch.ones(8, dtype=torch.bool)
+        while int(kept.sum()) > 2 * keep:
+            costs = {}
+            for column in kept.nonzero().flatten().tolist():
+                group = kept[column // 4 * 4 : column // 4 * 4 + 4]
+                if int(group.sum()) > keep:
+                    less = kept.clone()
+                    less[column] = False
+                    costs[column] = best_under(less, weight[0, row], dense, x)[1]
+            kept[min(costs, key=costs.__getitem__)] = False
+        assert torch.equal(found[0, row], kept)
+
+
 class Small(nn.Module):
     """A convolution, one in groups that strides, and a Linear layer, in double precision."""
 
@@ -163,6 +213,47 @@ def test_each_layer_meets_its_count(network: Small, method: str) -> None:
         assert int(mask.sum()) == int(magnitude.masks[name].sum())
         assert torch.equal(result.model.get_parameter(name) == 0, ~mask)
     assert result.report.steps == 0
+
+
+class Wide(nn.Module):
+    """Convolutions of 4 and of 2 · 4 channels, and a Linear layer of 16 inputs, in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 4, 2, stride=2, groups=2)
+        self.last = nn.Linear(16, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.grouped(F.relu(self.first(x))))
+        return self.last(x.flatten(1))
+
+
+def test_groups_of_a_convolution_are_solved_as_those_of_its_unfolded_inputs() -> None:
+    """SparseGPT on patches whose columns are sorted by position first and by channel second."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(5)
+        network, x = Wide(), torch.randn(50, 4, 4, 4, dtype=torch.float64)
+    result = ntt.prune(network, x, pattern="2:4", method="sparsegpt")
+    columns = F.unfold(x, 3, padding=1).mT.reshape(-1, 4, 9).transpose(1, 2).reshape(-1, 36)
+    weight = network.first.weight.detach().flatten(2).transpose(1, 2).flatten(1)
+    hessian, _ = damped((columns.T @ columns)[None], (columns.T @ columns)[None], dampening=0.01)
+    mask, solved = sparsegpt(weight[None], hessian, n_keep=144, groups=Groups(keep=2, of=4, axis=2))
+    as_weight = lambda values: values[0].unflatten(1, (9, 4)).transpose(1, 2).reshape(8, 4, 3, 3)  # noqa: E731
+    assert torch.equal(result.masks["first.weight"], as_weight(mask))
+    torch.testing.assert_close(result.model.first.weight.detach(), as_weight(solved), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["obc", "sparsegpt", "reconstruct", "asr"])
+def test_every_group_of_a_layer_meets_its_pattern(method: str) -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(5)
+        network, x = Wide(), torch.randn(50, 4, 4, 4, dtype=torch.float64)
+    result = ntt.prune(network, x, pattern="1:4", method=method)
+    for name, mask in result.masks.items():
+        assert set(mask.unflatten(1, (-1, 4)).sum(2).flatten().tolist()) == {1}, name
+        assert torch.equal(result.model.get_parameter(name) == 0, ~mask)
 
 
 def damped_solution(x: Tensor, dense: Tensor, weight: Tensor, mask: Tensor) -> Tensor:

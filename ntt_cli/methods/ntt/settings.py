@@ -6,7 +6,7 @@ All other defaults are in `config/`. docs/experiments.md gives the measurements 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,6 +18,7 @@ from ntt_cli.config.methods import MethodType
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.allocation import Allocate
 from ntt_cli.masks.channels import Channels
+from ntt_cli.masks.masks import Slices
 from ntt_cli.masks.schedule import Schedule
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
@@ -52,7 +53,7 @@ class TransferSettings:
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
         compiled: steps are compiled where a batch goes through the network as a whole.
         layer_density: densities by weight, from the patterns of `--layer-density`.
-        slices: by weight, the axis along which every slice must keep an entry.
+        slices: by weight, the slices that must keep entries, or the groups of a pattern.
         channels: with `--structure channels`, the channels to choose from; `None`: single weights are chosen.
     """
 
@@ -74,7 +75,7 @@ class TransferSettings:
     seed: int
     layer_density: dict[str, float]
     limited: bool = False
-    slices: dict[str, int] = field(default_factory=dict)
+    slices: Mapping[str, Slices] = field(default_factory=dict)
     channels: Channels | None = None
 
     def recorded(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ntt_cli.config import EvaluateConfig, FinetuneConfig, WeightsOptions
+from ntt_cli.config.pattern import Groups
 from ntt_cli.data.batch import Batch
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
@@ -42,6 +43,7 @@ class Weights:
         recorded: whether the file itself says which weights are pruned.
         other_zeros: the fraction of zeros in weights that have many zeros but no mask. Zero may be one of few values
             of quantised weights, and a layer of zeros alone may just be initialised.
+        groups: of the weights that have a pattern, from the record of the file.
     """
 
     origin: Origin
@@ -49,6 +51,7 @@ class Weights:
     masks: Masks
     recorded: bool
     other_zeros: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, Groups] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -105,7 +108,7 @@ def open_weights(
     count = f"{len(checkpoint.tensors)} tensors" + (f" in {shards} shards" if shards > 1 else "")
     on_event(Noted(", ".join([f"{role}: {checkpoint.path}{by}: {count}", *found.notes])))
     if checkpoint.record is not None:
-        return Weights("ntt", checkpoint, found.masks, recorded=True)
+        return Weights("ntt", checkpoint, found.masks, recorded=True, groups=found.groups)
     masks, other_zeros = _zeros_of(loaded.module, found.tensors, found.masks)
     return Weights("foreign", checkpoint, masks, recorded=bool(found.masks), other_zeros=other_zeros)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ntt_cli.config.pattern import Groups
 from ntt_cli.errors import CheckpointError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.networks.batch_norm import is_statistic
@@ -22,11 +23,12 @@ from ntt_cli.tensors import Masks
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A file's tensors and masks under the network's names, and how the tensors were made to fit, in words."""
+    """A file's tensors, masks and groups under the network's names, and how the tensors were made to fit, in words."""
 
     tensors: dict[str, Tensor]
     masks: Masks
     notes: tuple[str, ...]
+    groups: dict[str, Groups]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, read_as: ReadAs = ReadA
         f"left out {counted(apart)}, another part of the file than {reading.prefix}" if apart else "",
     ]
     tensors = {name: value for name, value in state.items() if name in own.tensors}
-    return LoadedWeights(tensors, masks, tuple(filter(None, notes)))
+    groups = {names[name]: of_it for name, of_it in checkpoint.groups.items() if name not in apart}
+    return LoadedWeights(tensors, masks, tuple(filter(None, notes)), groups)
 
 
 def _under(checkpoint: Checkpoint, prefix: str | None) -> Checkpoint:
@@ -110,7 +113,8 @@ def _under(checkpoint: Checkpoint, prefix: str | None) -> Checkpoint:
         what = f"begins no name in {checkpoint.path}"
         raise UsageError(f"--weights-prefix {prefix}", what, hint=f"names there begin with {listed(first)}")
     masks = {n.removeprefix(prefix): mask for n, mask in checkpoint.masks.items() if n.startswith(prefix)}
-    return replace(checkpoint, tensors=inside, masks=masks)
+    groups = {n.removeprefix(prefix): own for n, own in checkpoint.groups.items() if n.startswith(prefix)}
+    return replace(checkpoint, tensors=inside, masks=masks, groups=groups)
 
 
 def _without_pairs(tensors: Mapping[str, Tensor], own: OwnTensors) -> tuple[dict[str, Tensor], Masks]:
