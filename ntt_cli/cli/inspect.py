@@ -17,7 +17,6 @@ from ntt_cli.cli.render import layer_table, plain_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.errors import listed
-from ntt_cli.files.groups import groups_of
 from ntt_cli.files.inspect import Inspection
 from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_inputs
 from ntt_cli.results import LayerSummary
@@ -101,7 +100,8 @@ def _channels(record: CheckpointRecord) -> list[RenderableType]:
 
 def _patterns(record: CheckpointRecord) -> list[RenderableType]:
     """Which layers have a pattern, if any has one."""
-    found = Counter(f"{own.keep}:{own.of}" for own in groups_of(record).values())
+    groups = [layer.groups for layer in record.layers.values() if layer.groups is not None]
+    found = Counter(f"{own.keep}:{own.of}" for own in groups)
     dense = [name for name, layer in record.layers.items() if layer.kept == math.prod(layer.shape)]
     others = f"; dense: {listed(dense)}" if dense else ""
     return [

@@ -5,9 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ntt_cli.config.pattern import Groups
 from ntt_cli.errors import CheckpointError
@@ -15,7 +13,11 @@ from ntt_cli.files.metadata import AGAIN, CheckpointRecord, Header, PackedRecord
 from ntt_cli.files.packed_index import ITEMSIZE, MASKS, open_packed
 from ntt_cli.files.safetensors_header import read_raw_header
 
-Kept = NDArray[np.bool_]
+if TYPE_CHECKING:  # numpy is loaded where there are groups: `ntt --help` needs none
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Kept = NDArray[np.bool_]
 
 
 def groups_of(record: CheckpointRecord) -> dict[str, Groups]:
@@ -30,6 +32,8 @@ def first_broken(kept: Kept, groups: Groups) -> str | None:
         kept: which entries are kept, in the shape of the weight.
         groups: of the weight.
     """
+    import numpy as np
+
     axis, of = groups.axis, groups.of
     if axis >= kept.ndim or kept.shape[axis] % of:
         return f" of shape {'×'.join(map(str, kept.shape))} has no groups of {of} along axis {axis}"
@@ -63,6 +67,8 @@ def _grouped(path: Path, header: Header) -> Iterator[tuple[str, Kept, Groups]]:
     if isinstance(header.record, PackedRecord):
         yield from _of_packed(path, header)
     elif isinstance(header.record, CheckpointRecord) and (groups := groups_of(header.record)):
+        import numpy as np
+
         parts = read_raw_header(path).parts
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for name, own in groups.items():
@@ -75,6 +81,8 @@ def _of_packed(path: Path, header: Header) -> Iterator[tuple[str, Kept, Groups]]
     parts = open_packed(path, header)
     if parts.index.record is None or not (groups := groups_of(parts.index.record)):
         return
+    import numpy as np
+
     bits = np.frombuffer(parts.part(MASKS), np.uint8)
     for name, entry in parts.index.tensors.items():
         of_it, bits = np.split(bits, [entry.mask_bytes])

@@ -43,6 +43,7 @@ def test_what_stays_dense_and_why() -> None:
     result = pruned()
     assert result.report.left_out == {
         "embed.weight": "embedding",
+        "normed.parametrizations.weight.original0": "vector",
         "both.weight": "no input axis is known",
         "normed.parametrizations.weight.original1": "no input may lose all its weights",
     }
