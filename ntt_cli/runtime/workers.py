@@ -68,9 +68,9 @@ class WorkerPool:
         self._requests.parts = [list(requests[first : first + size]) for first in range(0, len(requests), size)]
         try:
             results = [result for part in self._loader for result in part]
-        except RuntimeError as failure:
-            what = f"a worker process ended: {str(failure).splitlines()[0]}"
-            raise DataError(self._where, what, hint="give fewer --workers; memory may have run out") from failure
+        except RuntimeError as ended:
+            what = f"a worker process ended: {str(ended).splitlines()[0]}"
+            raise DataError(self._where, what, hint="give fewer --workers; memory may have run out") from ended
         failure = next((result for result in results if isinstance(result, Exception)), None)
         if failure is None:
             return results
