@@ -65,7 +65,7 @@ MATHEMATICS = [
 
 install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], "beartype.beartype")
 
-from ntt_cli.config import DataOptions  # noqa: E402
+from ntt_cli.config import DataOptions, built_in_methods, methods  # noqa: E402
 from ntt_cli.data.inputs import Inputs  # noqa: E402
 from ntt_cli.networks.normalisation import open_inputs  # noqa: E402
 from ntt_cli.runs.sources import AS_NAMED  # noqa: E402
@@ -116,6 +116,14 @@ def _no_process_left() -> Generator[None]:
     if set(multiprocessing.active_children()) - before:
         gc.collect()  # a DataLoader of the test's own, which an error holds, ends its workers only now
     assert not set(multiprocessing.active_children()) - before
+
+
+@pytest.fixture(autouse=True)
+def _no_more_methods() -> Generator[None]:
+    """What a test registers is forgotten after it."""
+    yield
+    for name in set(methods._REGISTERED) - set(built_in_methods()):
+        del methods._REGISTERED[name]
 
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -12,6 +12,7 @@ from ntt_cli.config import (
     BenchConfig,
     CompareConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     Group,
     Options,
@@ -28,6 +29,7 @@ REQUIRED: dict[type[Options], dict[str, Any]] = {
     EvaluateConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
     CompareConfig: {"model": "net.py"},
     BenchConfig: {"model": "net.py", "checkpoint": "x.safetensors"},
+    ExportConfig: {"checkpoint": "x.safetensors", "to": "packed"},
 }
 every_command = pytest.mark.parametrize("config", COMMANDS.values(), ids=list(COMMANDS))
 

@@ -105,7 +105,7 @@ def test_the_page_of_python_has_every_public_name(monkeypatch: pytest.MonkeyPatc
     assert not [name for name in ntt_cli.__all__ if f"### `{name}`" not in page and name != "__version__"]
 
 
-WITHOUT_EXAMPLE = {"EvaluateReport", "MethodContext", "NttError", "SparseNetwork", "Task", "__version__"}
+WITHOUT_EXAMPLE = {"BenchReport", "EvaluateReport", "MethodContext", "NttError", "SparseNetwork", "Task", "__version__"}
 """Nobody makes one by hand."""
 
 
