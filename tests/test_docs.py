@@ -55,7 +55,7 @@ def test_the_commands_for_a_trained_network_run(ntt: Ntt, folder: Path) -> None:
     for arguments in commands_of("A trained network, no labels"):
         done = ntt(*arguments, *BUDGET[arguments[0]])
         assert done.code == 0, done.err
-    assert (folder / "sparse.report.safetensors").exists()
+    assert (folder / "pruned.report.safetensors").exists()
 
 
 def test_the_commands_for_a_sparse_network_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
