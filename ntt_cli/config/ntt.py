@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, Group, Options, ReadWhen, T
+from ntt_cli.config.fields import MOST_EPOCHS, MOST_STEPS, UNLESS_DEFAULT, Group, Options, ReadWhen, T
 from ntt_cli.config.options import TransferSteps
 
 PRUNES = ReadWhen(lambda config: config.sparsity != 0, "sparsity 0 prunes nothing and does not read it")
@@ -65,6 +65,12 @@ class NTTOptions(Options):
         "Weight of the kernel distance. Default: 1; 0 with --weights, where the outputs alone gave the more accurate"
         " network.",
         ge=0,
+    )
+    hidden: bool = _option(
+        False,
+        "Match what the network's blocks return, too, without a kernel term. It makes up for a lack of samples: with a"
+        " thousand images, not with ten thousand (docs/prune-trained.md).",
+        UNLESS_DEFAULT,
     )
     weight_penalty: float | None = _option(
         None,

@@ -87,7 +87,16 @@ class LayerwiseMethod(TransferMethod):
     allocation = "erk"
     kernel_term = False
     default_steps = 0
-    reads = frozenset({"steps", "epochs", "batches", "batch_size", "learning_rate", "compile", "checkpoint_every"})
+    reads = frozenset({
+        "steps",
+        "epochs",
+        "batches",
+        "batch_size",
+        "learning_rate",
+        "hidden",
+        "compile",
+        "checkpoint_every",
+    })
 
     def solve(self, layer: Layer) -> tuple[Bool[Tensor, "g o i"], Float[Tensor, "g o i"]]:
         """The layer's mask, and its new weights, of which pruned entries do not count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,12 @@ class FunctionalModel:
     def heads(self) -> Heads | None:
         """The outputs that count and their places in `[n, outputs]`; `None` before `check_forward` found them."""
         return self.select_outputs if isinstance(self.select_outputs, Heads) else None
+
+    @property
+    def without_hidden_heads(self) -> FunctionalModel:
+        """The network with its own heads alone (`hidden.py`)."""
+        own = None if self.heads is None else self.heads.own
+        return self if own is None else replace(self, select_outputs=own)
 
     def mask_of(self, x: Any, name: str, head: Tensor) -> Tensor | None:
         """Where a head counts, in a shape that can be broadcast to it; `None` if all of it does.

@@ -40,7 +40,7 @@ class LayerOutputs:
             if all(len(found[layer]) >= count for layer, count in self.calls.items()):
                 raise _Done
 
-        with _hooks(module, self.calls, note):
+        with hooks(module, self.calls, note):
             try:
                 run()
             except _Done:
@@ -125,13 +125,13 @@ def _prefixes(name: str) -> Iterator[str]:
 
 def _returned(module: nn.Module, names: list[str], run: Callable[[], Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    with _hooks(module, names, lambda name, value: found.setdefault(name, []).append(value)):
+    with hooks(module, names, lambda name, value: found.setdefault(name, []).append(value)):
         run()
     return found
 
 
 @contextmanager
-def _hooks(module: nn.Module, names: Mapping[str, int] | list[str], note: Hook) -> Generator[None]:
+def hooks(module: nn.Module, names: Mapping[str, int] | list[str], note: Hook) -> Generator[None]:
     def noting(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda layer, inputs, returned: note(name, returned)
 

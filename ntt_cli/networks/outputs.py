@@ -114,11 +114,13 @@ class Heads:
         select: what picks them, or a value that contains them, from what the network returns.
         shapes: of one sample's outputs, by name. A single tensor has the name `output`, or `logits` if it was picked.
         layers: gives what layers return, which `select` is then called with; `None`: what the network returns counts.
+        own: the network's own heads, which come first, if what its blocks return follows them (`hidden.py`).
     """
 
     select: SelectOutputs
     shapes: Mapping[str, tuple[int, ...]]
     layers: LayersOf | None = None
+    own: Heads | None = None
 
     def __call__(self, returned: Any) -> Any:
         """The one output, or several by name."""

@@ -28,6 +28,7 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
     distances = (
         Panel("Kernel distance to the teacher", "step", "relative, squared", _means(moved, "kernel_distance"), log="y"),
         Panel("Logit distance to the teacher", "step", "relative, squared", _means(moved, "logit_distance"), log="y"),
+        Panel("Hidden values to the teacher's", "step", "relative, squared", _means(moved, "hidden_distance"), log="y"),
         Panel("Alignment of the kernels", "step", "cosine", _means(moved, "alignment")),
         Panel("Distance on samples held out", "step", "relative, squared", held_out, log="y"),
     )

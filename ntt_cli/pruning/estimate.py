@@ -50,7 +50,7 @@ def estimate_run(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estim
     assert isinstance(job.method, TransferMethod)
     context, micro_batching = job.context(run), run.micro_batching
     with threads_for(job.teacher, job.inputs):
-        transfer = job.method.transfer_of(context)
+        transfer = job.method.transfer_of(context).with_hidden_heads()
         before = time.perf_counter() - begun
         student, choosing = _timed(lambda: first_student(transfer, micro_batching))
         there, execution = memory_bytes(job.inputs.device), transfer.execution()

@@ -42,7 +42,7 @@ class TransferMethod(Method):
         """
         assert context.inputs is not None
         with threads_for(context.teacher, context.inputs):
-            return run_transfer(self.transfer_of(context), context.run)
+            return run_transfer(self.transfer_of(context).with_hidden_heads(), context.run)
 
 
 @register_method("ntt")

@@ -1,4 +1,4 @@
-"""What the transfer minimises: `L = λ_K · D_K + D_f + (λ_2 / d) · ‖m ⊙ w‖²`.
+"""What the transfer minimises: `L = λ_K · D_K + D_f + D_h + (λ_2 / d) · ‖m ⊙ w‖²`.
 
 The objective function of Liu & Zenke 2020, arXiv 2006.08228. `D_K` is the distance between the kernels `K_s` and `K_t`
 of student and teacher, `D_f` the distance between their outputs `f_s` and `f_t`. There are two objectives:
@@ -9,6 +9,9 @@ of student and teacher, `D_f` the distance between their outputs `f_s` and `f_t`
 If a network has several heads, of different scales, `relative` takes each by itself and averages over heads:
 `D_f = mean_h ‖(f_s − f_t)_h‖² / ‖(f_t)_h‖²` and `D_K = mean_h ‖(K_s − K_t)_h‖²_F / ‖(K_t)_h‖²_F`, where `(K)_h` are the
 kernel's rows of the outputs of head `h`. `paper` is the mean over all outputs of all heads.
+
+`D_h` is the same mean as `D_f` over hidden heads, what the network's blocks return (`networks/hidden.py`). It is not in
+the paper, and 0 where there are no hidden heads.
 
 The kernels are never formed: with a Gaussian probe `v`, `‖K v‖²` estimates `‖K‖²_F` (`kernels/product.py`).
 """
@@ -44,6 +47,7 @@ class Objective:
         active: take the student's Jacobian with respect to kept entries alone. Otherwise it is with respect to all
             entries at the point `m ⊙ w`, pruned ones too, as in the authors' published code.
         heads: the number of outputs in each head, if there are several.
+        hidden: the number of hidden heads, which are the last ones.
         counted: the number of outputs that count in each half of the batch, if not all do; `paper` divides by it.
     """
 
@@ -52,6 +56,7 @@ class Objective:
     weight_penalty: float
     active: bool = False
     heads: tuple[int, ...] = ()
+    hidden: int = 0
     counted: tuple[int, int] | None = None
 
     def on(self, model: FunctionalModel, x1: Batch, x2: Batch) -> Objective:
@@ -73,6 +78,7 @@ class TransferLoss:
         weight_penalty: `‖m ⊙ w‖² / d`.
         alignment: the cosine between `K_s v` and `K_t v`, which estimates the cosine between the kernels. It is
             reported, not minimised. `None` without a kernel term.
+        hidden_distance: `D_h`; `None` without hidden heads.
     """
 
     total: Tensor
@@ -80,6 +86,7 @@ class TransferLoss:
     logit_distance: Tensor
     weight_penalty: Tensor
     alignment: Tensor | None
+    hidden_distance: Tensor | None = None
 
 
 def weight_penalty(params: Params, names: Iterable[str], density: float | Tensor) -> Float[Tensor, ""]:
@@ -122,6 +129,9 @@ def transfer_loss(
     sums = execution.all_reduce(sums)
     # If the teacher's outputs are all zero, the relative distance is large, but not NaN.
     ratios = {name: part / sums[name].clamp_min(torch.finfo(part.dtype).tiny) for name, part in numerators.items()}
+    if objective.hidden:
+        own, hidden = ratios["logits"].tensor_split([-objective.hidden])
+        ratios |= {"logits": own, "hidden": hidden}
     distances = {name: ratio.mean() if ratio.ndim else ratio for name, ratio in ratios.items()}
     if objective.name == "paper" and "kernel" in distances:
         # So far divided by the n·c entries of `K v`. Each of them sums over m·c columns of `K`: divide by these too.
@@ -132,12 +142,14 @@ def transfer_loss(
 def _weighted_sum(
     objective: Objective, distances: Mapping[str, Tensor], penalty: Tensor, alignment: Tensor | None
 ) -> TransferLoss:
-    """`L = λ_K · D_K + D_f + λ_2 · penalty`, with its terms."""
-    logits, kernel = distances["logits"], distances.get("kernel")
+    """`L = λ_K · D_K + D_f + D_h + λ_2 · penalty`, with its terms."""
+    logits, hidden, kernel = distances["logits"], distances.get("hidden"), distances.get("kernel")
     total = logits + objective.weight_penalty * penalty
+    if hidden is not None:
+        total = total + hidden
     if kernel is not None:
         total = total + objective.kernel_weight * kernel
-    return TransferLoss(total, kernel, logits, penalty, alignment)
+    return TransferLoss(total, kernel, logits, penalty, alignment, hidden)
 
 
 def _divisor(objective: Objective, teacher: Tensor, count: int) -> Tensor:
@@ -173,7 +185,6 @@ def outputs_gradient(
     loss = transfer_loss(objective, replace(student, **leaves), teacher, penalty, execution)
     gradients = torch.autograd.grad(loss.total, list(leaves.values()))
     outputs_gradients = replace(student, **dict(zip(leaves, gradients, strict=True)))
-    shares = {"logits": loss.logit_distance.detach()}
-    if loss.kernel_distance is not None:
-        shares["kernel"] = loss.kernel_distance.detach()
+    terms = {"logits": loss.logit_distance, "hidden": loss.hidden_distance, "kernel": loss.kernel_distance}
+    shares = {name: term.detach() for name, term in terms.items() if term is not None}
     return _weighted_sum(objective, execution.all_reduce(shares), penalty, loss.alignment), outputs_gradients

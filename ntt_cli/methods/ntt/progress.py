@@ -189,5 +189,7 @@ def _expected_history(step: int, settings: TransferSettings, found: Mapping[str,
     parts = [part.name for part in fields(TransferLoss)] if step else []
     if not settings.objective.kernel_weight:
         parts = [name for name in parts if name not in OF_KERNELS]
+    if not settings.objective.hidden:
+        parts = [name for name in parts if name != "hidden_distance"]
     floats = {name: value.dtype for name, value in found.items() if value.is_floating_point()}
     return {name: torch.empty(step, device="meta", dtype=floats.get(name, torch.float32)) for name in parts}

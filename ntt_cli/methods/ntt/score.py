@@ -182,13 +182,15 @@ def _correlations(transfer: Transfer, names: list[str], execution: Execution) ->
     """The correlations of inputs in the teacher: in the student they would depend on the masks before."""
     at_once = execution.micro_batch or transfer.settings.batch_size // 2
     batches = transfer.inputs.some(AFFINITY_SAMPLES).in_order(at_once) if names else []
-    return input_correlations(transfer.teacher.bind(), transfer.teacher.params, names, batches)
+    teacher = transfer.teacher.without_hidden_heads
+    return input_correlations(teacher.bind(), teacher.params, names, batches)
 
 
 def _sensitivities(context: ScoreContext, execution: Execution) -> Scores:
     """The sensitivities of the student's outputs, at its masked weights."""
     apply, batches, generator = _scored(context)
-    params, outputs = context.student.masked_params, context.transfer.outputs
+    params, heads = context.student.masked_params, context.transfer.teacher.without_hidden_heads.heads
+    outputs = context.transfer.outputs if heads is None else sum(heads.sizes)
     return logit_sensitivities(apply, params, batches, outputs=outputs, generator=generator, execution=execution)
 
 
@@ -196,7 +198,7 @@ def _scored(context: ScoreContext) -> tuple[Apply, Iterator[Batch], torch.Genera
     """The student as a function, the batches that it is scored on, and what draws their probes."""
     inputs, settings = context.transfer.inputs, context.transfer.settings
     generator = torch.Generator().manual_seed(settings.seed)  # the same batches at each update
-    teacher = context.transfer.teacher
+    teacher = context.transfer.teacher.without_hidden_heads
     batches = (
         teacher.sized(
             inputs.batch(inputs.draw(number, settings.batch_size, generator), (settings.seed, number)),
@@ -206,7 +208,8 @@ def _scored(context: ScoreContext) -> tuple[Apply, Iterator[Batch], torch.Genera
     some = torch.arange(min(len(inputs), settings.batch_size // 2))
     rows_of = lambda: teacher.bind()(teacher.params, inputs.batch(some))  # noqa: E731
     # By running statistics: those of a batch would divide a channel without kept weights by the square root of `eps`.
-    apply = with_equal_heads(replace(context.student.apply, batch_statistics=False), teacher.heads, rows_of)
+    student = replace(context.student.apply, model=teacher, batch_statistics=False)
+    apply = with_equal_heads(student, teacher.heads, rows_of)
     return apply, batches, generator
 
 

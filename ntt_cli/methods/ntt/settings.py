@@ -49,6 +49,7 @@ class TransferSettings:
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
         limited: the loss limits the length of steps (`step.py`).
+        hidden: the student matches what the network's blocks return, too (`networks/hidden.py`).
         affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
         compiled: steps are compiled where a batch goes through the network as a whole.
@@ -75,6 +76,7 @@ class TransferSettings:
     seed: int
     layer_density: dict[str, float]
     limited: bool = False
+    hidden: bool = False
     slices: Mapping[str, Slices] = field(default_factory=dict)
     channels: Channels | None = None
 
@@ -115,6 +117,11 @@ def settle(
     if not kernel_weight and config.gives("kernel_params"):
         what = "there is no kernel term to read it; --kernel-weight 1 adds one"
         raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
+    if config.hidden and (kernel_weight or config.objective == "paper"):
+        which = "a kernel term" if kernel_weight else "--objective paper"
+        raise UsageError(
+            "--hidden", f"matches hidden values relative to their norms, and not with {which}", hint=LEAVE_OUT
+        )
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
@@ -152,6 +159,7 @@ def settle(
         seed=config.seed,
         layer_density=_layer_density(config.layer_density, names),
         limited=trained and config.preset != "paper",  # a teacher without training is not worth keeping
+        hidden=config.hidden,
     )
 
 

@@ -102,6 +102,25 @@ class TwoHeads(nn.Module):
         return {"near": self.near(hidden), "far": 1000 * self.far(hidden)[:, 0]}
 
 
+def test_hidden_heads_have_a_mean_of_their_own() -> None:
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(5, 9, dtype=torch.float64, requires_grad=own) for own in (True, False))
+
+    def outputs(rows: Tensor) -> Outputs:
+        return Outputs(logits1=rows[:3], logits2=rows[3:])
+
+    objective = Objective("relative", kernel_weight=0.0, weight_penalty=0.0, heads=(2, 1, 3, 3), hidden=2)
+    loss, gradient = outputs_gradient(objective, outputs(student.detach()), outputs(teacher), student.new_zeros(()))
+    pairs = [(student[:, a:b], teacher[:, a:b]) for a, b in ((0, 2), (2, 3), (3, 6), (6, 9))]
+    each = [(s - t).square().sum() / t.square().sum() for s, t in pairs]
+    want = (each[0] + each[1]) / 2 + (each[2] + each[3]) / 2
+    torch.testing.assert_close(loss.logit_distance, ((each[0] + each[1]) / 2).detach())
+    torch.testing.assert_close(loss.hidden_distance, ((each[2] + each[3]) / 2).detach())
+    torch.testing.assert_close(loss.total, want.detach())
+    (by_torch,) = torch.autograd.grad(want, student)
+    torch.testing.assert_close(torch.cat([gradient.logits1, gradient.logits2]), by_torch)
+
+
 def test_two_heads_against_brute_force() -> None:
     """Exact kernels by one backward pass for each output of each sample, in float64."""
     x, probe = torch.randn(7, 5, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
