@@ -68,8 +68,7 @@ class NTTOptions(Options):
     )
     hidden: bool = _option(
         False,
-        "Match what the network's blocks return, too, without a kernel term. It makes up for a lack of samples: with a"
-        " thousand images, not with ten thousand (docs/prune-trained.md).",
+        "Match what the network's blocks return, too, which is better where samples are few. Without a kernel term.",
         UNLESS_DEFAULT,
     )
     weight_penalty: float | None = _option(
