@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ntt_cli.cli.app import main
 
 LIMIT_SECONDS = 120.0
 """Below the limit of a test in pyproject.toml, so that a process that hangs is what a failure names."""
@@ -61,3 +65,58 @@ def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedPr
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "ntt_cli.pruning.prune",
+    "ntt_cli.training.finetune",
+    "pytest",
+    "torch._decomp.decompositions_for_jvp",
+    "torch._dynamo",
+])
+"""Its processes are forks of one that has torch loaded, which takes seconds."""
+
+
+class Fork:
+    """A run of `ntt` in a process that has torch loaded, with environment variables of its own."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], streams: Path) -> None:
+        self._streams = streams / "out", streams / "err"
+        for path in self._streams:
+            path.touch()
+        process = FORKS.Process(target=_run_ntt, args=(arguments, os.environ | environment, self._streams))
+        process.start()
+        self.process = process
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def outcome(self) -> tuple[int, str, str]:
+        """Exit code (negative: a signal), stdout and stderr, once the process has ended."""
+        self.process.join(LIMIT_SECONDS)
+        out, err = (path.read_text() for path in self._streams)
+        if self.process.exitcode is None:
+            pytest.fail(f"did not end within {LIMIT_SECONDS:.0f} s: {err}")
+        return self.process.exitcode, out, err
+
+
+@contextlib.contextmanager
+def forked(arguments: Sequence[str], environment: Mapping[str, str]) -> Generator[Fork]:
+    """That run in the working folder, killed at the end of the block."""
+    with tempfile.TemporaryDirectory() as streams:
+        fork = Fork(arguments, environment, Path(streams))
+        try:
+            yield fork
+        finally:
+            fork.process.kill()
+            fork.process.join()
+
+
+def _run_ntt(arguments: Sequence[str], environment: Mapping[str, str], streams: Sequence[Path]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    main(list(arguments))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -24,7 +21,7 @@ from ntt_cli.runs.checkpointer import no_checkpoints
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup, this_process_group
 from ntt_cli.runtime.signals import Interrupted
 from tests.cli.conftest import Ntt, ntt  # noqa: F401
-from tests.processes import started
+from tests.processes import Fork, forked
 from tests.small_networks import write_network
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -35,23 +32,15 @@ TRAINING = ["--epochs", "2", "--limit", "60", "--batch-size", "10", "--validatio
 
 
 @contextlib.contextmanager
-def group(size: int, *arguments: str) -> Generator[list[subprocess.Popen[str]]]:
+def group(size: int, *arguments: str) -> Generator[list[Fork]]:
     """What `torchrun` starts on one node."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     own = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NO_COLOR": "1"}
-    command, pipe = [sys.executable, "-m", "ntt_cli", *arguments], subprocess.PIPE
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(
-                started(
-                    command,
-                    env=os.environ | own | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=pipe,
-                    stderr=pipe,
-                )
-            )
+            stack.enter_context(forked(arguments, own | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
             for rank in range(size)
         ]
 
@@ -61,16 +50,15 @@ def send_during_the_steps(rank: int, number: signal.Signals) -> list[tuple[int, 
     model = write_network("plain")
     with group(2, "prune", model, "-s", "0.5", "--steps", "1000000", "--checkpoint-every", "0") as processes:
         while not STATE.exists():
-            assert all(process.poll() is None for process in processes), outcome(processes)
+            assert all(each.process.is_alive() for each in processes), outcome(processes)
             time.sleep(0.05)
         processes[rank].send_signal(number)
         return outcome(processes)
 
 
-def outcome(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def outcome(processes: list[Fork]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
-    heard = [process.communicate() for process in processes]
-    return [(process.returncode, *words) for process, words in zip(processes, heard, strict=True)]
+    return [process.outcome() for process in processes]
 
 
 def run(size: int, *arguments: str) -> list[tuple[int, str, str]]:
