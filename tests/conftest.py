@@ -65,27 +65,33 @@ MATHEMATICS = [
 
 install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], "beartype.beartype")
 
-from ntt_cli.config import DataOptions, built_in_methods, methods  # noqa: E402
+from ntt_cli.config import DataOptions, built_in_methods, method_class, methods  # noqa: E402
 from ntt_cli.data.inputs import Inputs  # noqa: E402
 from ntt_cli.networks.normalisation import open_inputs  # noqa: E402
 from ntt_cli.runs.sources import AS_NAMED  # noqa: E402
 from tests.parts import CPU, loaded  # noqa: E402
+from tests.processes import FORKS  # noqa: E402
 
 WHOLE_RUNS = {
     "api",
     "cases",
     "cli",
     "comparison",
+    "data/test_several_inputs.py",
     "evaluation",
     "methods/test_base.py",
+    "methods/test_heads.py",
     "programs",
     "pruning",
     "reliability",
     "runs",
     "runtime",
     "sweep",
+    "tasks/test_tasks.py",
     "test_ci_example.py",
     "test_docs.py",
+    "timing",
+    "training/test_finetune.py",
 }
 """Tests of whole runs, two to three times as long with the checks of shapes, which the tests of the parts have."""
 
@@ -154,6 +160,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have methods of 100 rounds take 4, where any number shows the same; tests of the methods themselves take all."""
+    for name in built_in_methods():
+        method = method_class(name)
+        monkeypatch.setattr(method, "rounds", min(method.rounds, 4))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers of a comparison be forks of a process that has torch loaded; else each loads it anew."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_the_commands_for_a_sparse_network_run(ntt: Ntt, folder: Path) -> None: 
     assert (again.code, "sparse.safetensors is whole already" in again.err) == (0, True), again.err
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_commands_for_a_comparison_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
     (folder / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
     small = ["--limit", "60", "--epochs", "1", "--seeds", "1"]

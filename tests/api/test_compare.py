@@ -25,6 +25,7 @@ def compare(model: Any = None, data: Any = (X, Y), **options: Any) -> Any:
     return ntt.compare(network() if model is None else model, data, **{"test_data": TEST} | ONE | options)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_results_are_those_of_the_command(command: Ntt) -> None:
     model = write_network("plain")
     small = ("--methods", "magnitude", "--sparsities", "0.8", "--seeds", "1", "--epochs", "1", "--limit", "100")

@@ -46,6 +46,7 @@ def write(body: str, name: str = "net.py") -> str:
     return name
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_a_forward_pass_that_writes_into_its_input(ntt: Ntt) -> None:
     write("def forward(self, x):\n    x.mul_(2.0)\n    return super().forward(x)")
     assert ntt("finetune", "net.py", "--epochs", 1, "--limit", 64).code == 0

@@ -17,6 +17,8 @@ from ntt_cli.errors import NttError
 from ntt_cli.methods.base import Pruned
 from tests.cli.conftest import Ntt
 
+pytestmark = pytest.mark.usefixtures("few_rounds")
+
 NETWORK = """import torch
 from torch import nn
 

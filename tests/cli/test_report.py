@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from ntt_cli.cli.app import main
 from tests.cli.conftest import MODEL, SAMPLES, Ntt, content
+from tests.processes import FORKS
 
 pytestmark = pytest.mark.usefixtures("checkpoints")
 FIGURES = ["layers", "transfer", "masks", "spectra", "prediction"]
@@ -94,6 +96,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(SAMPLES / MODEL, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(multiprocessing, "get_context", lambda _: FORKS)
         arguments = ["--methods", "ntt,random,dense", "--sparsities", "0.8,0.9", "--seeds", "1,2", "--epochs", "2"]
         with pytest.raises(SystemExit) as exit:
             main(["compare", MODEL, *arguments, "--limit", "100", "--steps", "20", "-q"])

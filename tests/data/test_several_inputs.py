@@ -68,6 +68,7 @@ def test_transfer(inputs: Batch, micro_batch: int | None, trained: bool) -> None
 
 
 @every_kind
+@pytest.mark.usefixtures("few_rounds")
 @pytest.mark.parametrize("method", ["wanda", "snip", "grasp", "logit-snip", "synflow"])
 def test_masks_of_other_methods(inputs: Batch, method: str) -> None:
     one, two = networks()

@@ -24,17 +24,10 @@ from ntt_cli.tensors import Masks
 from tests.parts import nothing_of, read_of
 from tests.small_networks import write_network
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "few_rounds")
 METHODS = {name: method_class(name) for name in method_names()}
 every_method = pytest.mark.parametrize("method", METHODS)
 SIZES = {"fc1.weight": 1024, "fc2.weight": 160}
-
-
-@pytest.fixture(autouse=True)
-def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is shown here holds after any number; tests of the methods themselves take as many as these do."""
-    for method in METHODS.values():
-        monkeypatch.setattr(method, "rounds", min(method.rounds, 4))
 
 
 def config(name: str = "plain", **values: Any) -> PruneConfig:
@@ -122,12 +115,12 @@ def test_synflow_needs_a_shape() -> None:
 @pytest.mark.parametrize("mask", get_args(PruneConfig.model_fields["mask"].annotation)[1:])
 def test_a_mask_of_another_method_is_held_and_weights_are_moved(mask: str) -> None:
     chosen = run("convolutional", method=mask)
-    held = run("convolutional", mask=mask, steps=30, output="held.safetensors")
+    held = run("convolutional", mask=mask, steps=10, output="held.safetensors")
     alone, moved = load_file("sparse.safetensors"), load_file("held.safetensors")
     for name, own in masks_of().items():
         assert torch.equal(masks_of("held.safetensors")[name], own)
         assert not torch.equal(moved[name], alone[name])
-    assert (held.steps, held.kept) == (30, chosen.kept)
+    assert (held.steps, held.kept) == (10, chosen.kept)
     assert held.agreement is not None
     assert chosen.agreement is not None
     assert held.agreement.logit_distance < chosen.agreement.logit_distance

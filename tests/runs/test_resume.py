@@ -26,7 +26,7 @@ from ntt_cli.training import finetune
 from tests.parts import read_of
 from tests.small_networks import write_network
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "few_rounds")
 
 TORTURE = "NTT_TORTURE" in os.environ
 STATE = Path("x.resume.safetensors")

@@ -123,7 +123,7 @@ def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.Mon
     assert [len(panel.series[0].x) for panel in drawn.panels if "held out" in panel.title] == [len(looks)]
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "few_rounds")
 @pytest.mark.parametrize("options", [{"mask": "synflow"}, {"kernel_weight": 0}], ids=str)
 def test_other_transfers_end_too(options: dict[str, Any]) -> None:
     assert prune.run(config(**options), lambda _: None).steps >= 4
