@@ -32,10 +32,11 @@ mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results
 
-# Writes what the documents quote: the commands' --help, and a picture of the progress panel.
+# Writes what the documents quote: the commands' --help, schemas of their JSON, and a picture of the progress panel.
 docs: .venv/installed
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_schemas.py
 	$(BIN)/python docs/make_panel.py
 
 .venv/installed: pyproject.toml $(CONSTRAINTS)

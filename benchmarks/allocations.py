@@ -66,7 +66,7 @@ def measured_accuracy(network: ntt.SparseNetwork, folder: Path) -> float:
     """In %, on the images held out."""
     report = ntt.evaluate(network, folder / "data.npz", device="cpu")
     assert report.accuracy is not None
-    return 100 * report.accuracy.top1
+    return 100 * report.accuracy
 
 
 def accuracy(entry: str | ntt.Method, seed: int, options: argparse.Namespace, folder: Path) -> float:

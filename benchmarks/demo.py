@@ -43,11 +43,9 @@ def main() -> None:
     ntt("finetune", MODEL, "--epochs", "30", "--output", f"{FOLDER}/dense.safetensors")
     dense = ntt("evaluate", MODEL, "--checkpoint", f"{FOLDER}/dense.safetensors")
     table = Table("network", "weights", "labels to find it", "test accuracy", "FLOPs", title="digits_mlp on digits")
-    table.add_row(
-        "dense", f"{dense['parameters']:,}", "", f"{dense['accuracy']['top1']:.1%}", f"{dense['flops_dense']:,}"
-    )
+    table.add_row("dense", f"{dense['parameters']:,}", "", f"{dense['accuracy']:.1%}", f"{dense['flops_dense']:,}")
     for name, pruned, evaluated in rows:
-        accuracy = f"{evaluated['accuracy']['top1']:.1%}"
+        accuracy = f"{evaluated['accuracy']:.1%}"
         table.add_row(name, f"{pruned['kept']:,}", "none", accuracy, f"{evaluated['flops_sparse']:,}")
     Console().print(table)
 

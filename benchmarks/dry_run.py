@@ -34,7 +34,7 @@ found = prune(**options, dry_run=plan)
 taken = time.monotonic() - begun
 kilobyte = 1 if sys.platform == "darwin" else 1024
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
-print(json.dumps([found.seconds, found.peak_memory_bytes, taken] if plan else [taken, peak, taken]))
+print(json.dumps([found.estimated_seconds, found.peak_memory_bytes, taken] if plan else [taken, peak, taken]))
 """
 
 

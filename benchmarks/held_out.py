@@ -42,8 +42,8 @@ def measured(comparison: Mapping[str, Any], result: Result, folder: Path, data: 
     checkpoint = str(folder / f"tuned-{result['learning_rate']:g}.safetensors")
     accuracy = ntt.evaluate(**same, data=data, checkpoint=checkpoint, split="test", device="cpu").accuracy
     assert accuracy is not None
-    print(f"{folder.name} {accuracy.top1:.4f} (test set {result['accuracy']:.4f})", flush=True)
-    return result | {"accuracy": accuracy.top1}
+    print(f"{folder.name} {accuracy:.4f} (test set {result['accuracy']:.4f})", flush=True)
+    return result | {"accuracy": accuracy}
 
 
 def measure(comparison: Mapping[str, Any]) -> list[Result]:

@@ -35,7 +35,7 @@ def accuracy(network: ntt.SparseNetwork) -> float:
     """Test accuracy in %."""
     report = ntt.evaluate(network)
     assert report.accuracy is not None
-    return 100 * report.accuracy.top1
+    return 100 * report.accuracy
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def run(case: Case, seed: int, rate: float, out: Path) -> dict[str, Any]:
     trained = ntt.finetune(model, checkpoint=checkpoint, epochs=EPOCHS, learning_rate=rate, **same)
     evaluated = ntt.evaluate(trained)
     assert evaluated.accuracy is not None
-    result = {"validation": trained.report.accuracy, "test": evaluated.accuracy.top1, "kept": evaluated.kept}
+    result = {"validation": trained.report.accuracy, "test": evaluated.accuracy, "kept": evaluated.kept}
     record.write_text(json.dumps(result))
     return result
 

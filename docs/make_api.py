@@ -68,7 +68,6 @@ REPORTS: tuple[type[BaseModel], ...] = (
     results.EpochSummary,
     results.EvaluateReport,
     results.GateResult,
-    results.Accuracy,
     BenchReport,
     BenchFile,
     BenchComparison,
@@ -102,7 +101,8 @@ def page() -> str:
     parts += ["## Kernels\n", *(_function(name) for name in KERNELS)]
     parts += [
         "## Reports\n",
-        "Frozen pydantic models: `.model_dump()` is what `--json` prints.\n",
+        'Frozen pydantic models: `.model_dump(mode="json")` is what `--json` prints behind its first four keys'
+        " ([In continuous integration](ci.md#json)).\n",
         *map(_fields, REPORTS),
     ]
     return "\n".join(parts)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-
+from ntt_cli.documents import OMITTED, Document, Summary
 from ntt_cli.errors import listed
 
 OWN_WEIGHTS = "the factory's own weights"
@@ -25,12 +24,6 @@ def shown_metric(name: str, value: float) -> str:
     return f"{value:.2%}" if name in _OF_ALL else f"{value:.4g}"
 
 
-class Summary(BaseModel):
-    """Base of all results."""
-
-    model_config = ConfigDict(frozen=True)
-
-
 class Agreement(Summary):
     """How well the network agrees with its teacher; needs no labels.
 
@@ -45,7 +38,7 @@ class Agreement(Summary):
     logit_distance: float
     kernel_distance: float | None
     top1_agreement: float | None
-    heads: dict[str, float] | None = None
+    heads: Annotated[dict[str, float] | None, OMITTED] = None
     cosine: float | None = None
     relative_error: float | None = None
 
@@ -53,11 +46,6 @@ class Agreement(Summary):
     def metrics(self) -> dict[str, float]:
         """Those that were measured, by name."""
         return {name: value for name, value in self if isinstance(value, float)}
-
-    @model_serializer(mode="wrap")
-    def _without_heads(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `heads` where there is one output, so that files of such networks stay the same to the byte."""
-        return {name: value for name, value in written(self).items() if name != "heads" or value is not None}
 
 
 class KernelSummary(Summary):
@@ -145,7 +133,7 @@ class StructureSummary(Summary):
         return f"{kept:,} of {channels:,} channels kept, {share} ({self.flops:,} of {self.flops_dense:,} a sample)"
 
 
-class PruneReport(Summary):
+class PruneReport(Document):
     """What `ntt prune` did; `agreement` is with the teacher, on samples of the unlabelled data.
 
     `output` and `report` are the files; empty where nothing was written. `left_out` are the parameters of two or more
@@ -154,6 +142,8 @@ class PruneReport(Summary):
     weights that stay dense, with the reason; `sparsity` counts these. `structure` is what is left of the channels, if
     whole channels were removed.
     """
+
+    document = "prune"
 
     output: str
     report: str
@@ -171,10 +161,10 @@ class PruneReport(Summary):
     agreement: Agreement | None
     kernels: KernelSummary | None
     layers: list[LayerSummary]
-    left_out: dict[str, str] = {}
+    left_out: Annotated[dict[str, str], OMITTED] = {}
     sizes: Sizes | None = None
-    structure: StructureSummary | None = None
-    pattern: str | None = None
+    structure: Annotated[StructureSummary | None, OMITTED] = None
+    pattern: Annotated[str | None, OMITTED] = None
 
     @property
     def pattern_in_words(self) -> str:
@@ -182,20 +172,17 @@ class PruneReport(Summary):
         dense = [f"{layer.name} ({self.left_out[layer.name]})" for layer in self.layers if layer.name in self.left_out]
         return f"{self.pattern}" + (f"; dense: {listed(dense)}" if dense else "")
 
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what does not apply, so that files of such networks stay the same to the byte."""
-        optional = {"left_out", "structure", "pattern"}
-        return {name: value for name, value in written(self).items() if name not in optional or value}
 
-
-class PrunePlan(Summary):
+class PrunePlan(Document):
     """What `ntt prune --dry-run` reports; nothing is trained.
 
     Memory and time are for a whole run, estimated from doing each part of the work once. If memory will not suffice,
     `advice` says what to change; no full step was then taken, and there are no times. With `--steps auto`, steps and
-    seconds are upper limits.
+    seconds are upper limits. `run_sha256` is what the run's checkpoint will record of its options, model, weights and
+    data: a key for caches.
     """
+
+    document = "prune-dry-run"
 
     model: str
     parameters: int
@@ -204,11 +191,12 @@ class PrunePlan(Summary):
     steps: int
     auto: bool
     seconds_per_step: float | None
-    seconds: float | None
+    estimated_seconds: float | None
     peak_memory_bytes: int | None
     memory_bytes: int | None
     advice: str | None
     layers: list[LayerSummary]
+    run_sha256: str
 
 
 class EpochSummary(Summary):
@@ -220,13 +208,15 @@ class EpochSummary(Summary):
     value: float | None = None
 
 
-class FinetuneReport(Summary):
+class FinetuneReport(Document):
     """What `ntt finetune` did; `value` is that of the task's `metric`, the chosen epoch's on the validation split.
 
     For classification, `accuracy` is the same.
 
     `output` and `report` are the files; empty where nothing was written.
     """
+
+    document = "finetune"
 
     output: str
     report: str
@@ -244,15 +234,6 @@ class FinetuneReport(Summary):
     higher_is_better: bool = True
     value: float | None = None
     sizes: Sizes | None = None
-
-
-class Accuracy(Summary):
-    """How well the logits fit the labels; `top5` is `None` for five classes or fewer, where it would always be 1."""
-
-    top1: float
-    top5: float | None
-    loss: float
-    per_class: dict[str, float | None]
 
 
 class GateResult(Summary):
@@ -274,19 +255,27 @@ class GateResult(Summary):
         return f"{value} is {'below' if self.value < self.limit else 'above'} {self.gate}"
 
 
-class EvaluateReport(Summary):
+class EvaluateReport(Document):
     """What `ntt evaluate` measured. FLOPs are for one sample; sizes are in bytes. A dense network has no density.
+
+    `accuracy`, `top5` and `loss` are among the metrics too, where the task has them; `top5` is `None` for five classes
+    or fewer, where it would always be 1. `accuracy_by_class` is for classification; a class without samples has none.
 
     `metrics` has the task's metrics, and those of the agreement with a teacher; `metric` names the one that counts.
     `gates` are all gates, and `missed` those that were missed, in words; `passed` is `None` without a gate. `baseline`
     is the value of `metric` for the weights that `max_drop` compares with.
     """
 
+    document = "evaluate"
+
     checkpoint: str
     model: str
     data: str
     samples: int
-    accuracy: Accuracy | None
+    accuracy: float | None
+    top5: float | None
+    loss: float | None
+    accuracy_by_class: dict[str, float | None] | None
     agreement: Agreement | None
     parameters: int
     nonzero_parameters: int
@@ -308,8 +297,10 @@ class EvaluateReport(Summary):
     baseline: float | None = None
 
 
-class PageReport(Summary):
+class PageReport(Document):
     """What `ntt report` wrote."""
+
+    document = "report"
 
     output: str
     bytes: int
@@ -317,18 +308,20 @@ class PageReport(Summary):
     pictures: list[str]
 
 
-class ExportReport(Summary):
+class ExportReport(Document):
     """What `ntt export` wrote: `bytes` is its size on disk, `dense_bytes` that of the checkpoint's tensors in memory.
 
     `checkpoint_bytes` is the size of the checkpoint on disk; `None` for a network in memory. `sha256` is that of the
     output, as sha256sum prints it. `dtype` is that of the weights; `None` if they are of several.
     """
 
+    document = "export"
+
     output: str
     to: str
     checkpoint: str
     dtype: str | None
-    tensors: int
+    tensor_count: int
     bytes: int
     checkpoint_bytes: int | None
     dense_bytes: int
@@ -341,12 +334,16 @@ class ProgramReport(ExportReport):
     `difference` is the largest absolute difference between its outputs and those of the network in torch.
     """
 
+    document = "export-program"
+
     inputs: dict[str, str]
     outputs: dict[str, str]
     difference: float
 
 
-class ModelFile(Summary):
+class ModelFile(Document):
     """What `ntt init` wrote."""
+
+    document = "init"
 
     output: str

@@ -22,6 +22,7 @@ ROOMS = (
     "errors",
     "tensors",
     "config",
+    "documents",
     "results",
     "files",
     "runtime",
@@ -180,10 +181,12 @@ MEASURE_INTERNALS = {
     "benchmarks/steps.py": "times one step of the transfer, plain and compiled, without the run around it",
     "docs/make_api.py": "writes the page of the public names, their options and results from where these are defined",
     "docs/make_panel.py": "draws the progress panel of the command line",
+    "docs/make_schemas.py": "writes the schemas of what --json prints from where these are defined",
 }
 """Scripts that use more than public names, and why."""
 
 CLI_MAY_IMPORT = {
+    "documents",
     "errors",
     "pages.bounds",
     "results",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -53,6 +54,22 @@ def shell(script: str, folder: Path) -> CompletedProcess[str]:
         "PYTHONPATH": str(ROOT),
     }
     return run(["bash", "-e", "-c", script], cwd=folder, env=environment)  # as GitHub runs a step
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="there is no jq")
+def test_the_examples_of_jq_run(project: Path) -> None:
+    """Beside the same figures by Python's own JSON reader."""
+    gate, failing = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/ci.md").read_text(), re.DOTALL)
+    done = shell(gate, project)
+    assert done.returncode == 0, done.stderr
+    layers = json.loads(shell("ntt inspect sparse.safetensors --json", project).stdout)["layers"]
+    few = [f"{one['name']} keeps {one['kept']} of {one['size']}" for one in layers if one["kept"] < 0.1 * one["size"]]
+    assert done.stdout.splitlines() == ["true", *few]
+    assert few
+    stricter = gate.replace("> 0.5", "> 1")
+    assert stricter != gate
+    assert shell(stricter, project).returncode == 1
+    assert shell(failing, project).stdout == "2: missing.safetensors does not exist\n"
 
 
 def test_the_steps_run(project: Path) -> None:

@@ -147,7 +147,7 @@ def _report(
         to=to,
         checkpoint=str(checkpoint.path),
         dtype=kinds.pop() if len(kinds) == 1 else None,
-        tensors=len(tensors),
+        tensor_count=len(tensors),
         bytes=path.stat().st_size,
         checkpoint_bytes=checkpoint_bytes,
         dense_bytes=dense_bytes,

@@ -46,7 +46,7 @@ def verify(path: str | PathLike[str]) -> Verification:
         >>> import tempfile, torch, ntt_cli as ntt
         >>> path = tempfile.mkdtemp() + "/sparse.safetensors"
         >>> saved = ntt.prune(torch.nn.Linear(4, 8), sparsity=0.75, method="magnitude", output=path)
-        >>> ntt.verify(path).tensors
+        >>> ntt.verify(path).tensor_count
         2
     """
     return inspection.verify(Path(path))

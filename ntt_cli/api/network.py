@@ -14,13 +14,14 @@ from torch import nn
 from ntt_cli.api.calls import apart
 from ntt_cli.api.words import told_in_python
 from ntt_cli.config import ModelOptions, typed
+from ntt_cli.documents import Summary
 from ntt_cli.errors import OutputError, UsageError
 from ntt_cli.files.atomic import check_outputs
 from ntt_cli.files.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
 from ntt_cli.masks.masks import count_kept
 from ntt_cli.networks.functional import saved_tensors
 from ntt_cli.networks.loading.objects import sparse_copy
-from ntt_cli.results import FinetuneReport, PruneReport, Summary
+from ntt_cli.results import FinetuneReport, PruneReport
 from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.sources import OWN, Sources
 from ntt_cli.tensors import Masks

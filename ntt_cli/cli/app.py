@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except BAD_USAGE as error:
             from ntt_cli.cli.bad_usage import tell_bad_usage  # imports the options, which `ntt --help` does not need
 
-            code = tell_bad_usage(error, " ".join(["ntt", *_named(given)]))
+            code = tell_bad_usage(error, " ".join(["ntt", *_named(given)]), as_json="--json" in given)
         except SystemExit as exit:
             # Rich and typer exit so if the reader of the help closes its pipe. That is not a failure.
             code = exit.code if "_NTT_COMPLETE" in os.environ else 0

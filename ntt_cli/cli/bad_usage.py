@@ -6,6 +6,7 @@ import difflib
 import re
 from typing import Any
 
+from ntt_cli.cli.run import tell_error
 from ntt_cli.cli.streams import make_streams
 from ntt_cli.config import COMMANDS, advice, flag, typed
 from ntt_cli.errors import UsageError
@@ -14,13 +15,12 @@ NEAR = 0.85
 """How much alike an option of another command must be, by difflib's ratio, to be the one that was meant."""
 
 
-def tell_bad_usage(error: Any, command: str) -> int:
+def tell_bad_usage(error: Any, command: str, *, as_json: bool) -> int:
     """Print what is wrong with a line that begins with `command`, and return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-    else:
-        make_streams(as_json=False, quiet=False).error(_in_our_words(error, command))
-    return UsageError.exit_code
+        return UsageError.exit_code
+    return tell_error(make_streams(as_json=as_json, quiet=False), _in_our_words(error, command))
 
 
 def _nearest(option: str, known: list[str], context: Any) -> str | None:

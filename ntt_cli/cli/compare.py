@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -35,7 +34,7 @@ def compare(ctx: typer.Context, **values: Any) -> None:
     streams = make_streams(as_json=values["json"], quiet=values["quiet"])
     with guarded(streams, debug=values["debug"], again=command_line(ctx)):
         config = build_config(CompareConfig, ctx)
-        begun, given = time.monotonic(), config.given() | {"output": config.output}
+        given = config.given() | {"output": config.output}
         if values["plan"]:
             plan = call(streams, lambda on_event: ntt.compare(**given, progress=on_event, plan=True))
             streams.result(plan, human=_plan(plan), quiet=plan.output)
@@ -43,11 +42,11 @@ def compare(ctx: typer.Context, **values: Any) -> None:
         report = call(streams, lambda on_event: ntt.compare(**given, progress=on_event))
         streams.result(report, human=_summary(report), quiet=report.output)
         for failure in report.failed:
-            streams.fail(f"trial {failure.trial}: {failure.error}")
+            streams.fail(f"trial {failure.trial}: {failure.what}")
         if report.failed:
             streams.say("the same command runs the failed trials again, and no others")
             raise typer.Exit(max(failure.exit_code for failure in report.failed))
-        streams.say(f"done in {time.monotonic() - begun:.0f} s; see {report.page or report.output}")
+        streams.say(f"done in {streams.seconds:.0f} s; see {report.page or report.output}")
 
 
 def _summary(report: CompareReport) -> RenderableType:
@@ -73,5 +72,5 @@ def _plan(plan: ComparePlan) -> RenderableType:
     for trial in plan.trials:
         table.add_row(str(trial.number), Text(trial.trial), "done" if trial.done else "")
     left = sum(not trial.done for trial in plan.trials)
-    duration = timedelta(seconds=round(plan.seconds))
+    duration = timedelta(seconds=round(plan.estimated_seconds))
     return Group(table, Text(f"{left} of {len(plan.trials)} trials to do, about {duration} one after the other"))

@@ -40,8 +40,6 @@ def evaluate(ctx: typer.Context, **values: Any) -> None:
 
 
 def _main_figure(report: EvaluateReport) -> str:
-    if report.accuracy is not None:
-        return f"{report.accuracy.top1:.4f}"
     if report.metric is not None:
         return f"{report.metrics[report.metric]:.4f}"
     assert report.agreement is not None
@@ -51,11 +49,11 @@ def _main_figure(report: EvaluateReport) -> str:
 
 def _summary(report: EvaluateReport) -> RenderableType:
     table = Table.grid(padding=(0, 3))
-    if report.accuracy is not None:
-        table.add_row("accuracy", Text(f"{report.accuracy.top1:.2%}", style="bold"))
-        if report.accuracy.top5 is not None:
-            table.add_row("top-5", f"{report.accuracy.top5:.2%}")
-        table.add_row("loss", f"{report.accuracy.loss:.4f}")
+    if report.accuracy_by_class is not None:
+        table.add_row("accuracy", Text(f"{report.accuracy:.2%}", style="bold"))
+        if report.top5 is not None:
+            table.add_row("top-5", f"{report.top5:.2%}")
+        table.add_row("loss", f"{report.loss:.4f}")
     elif report.metric is not None:
         table.add_row("task", str(report.task))
         of_teacher = report.agreement.metrics if report.agreement else {}
@@ -78,8 +76,8 @@ def _summary(report: EvaluateReport) -> RenderableType:
     parts: list[RenderableType] = [Text(report.checkpoint, style="bold"), table]
     if report.agreement is not None:
         parts.append(agreement_line(report.agreement))
-    if report.accuracy is not None:
-        parts += [Text(), *_classes(report.accuracy.per_class)]
+    if report.accuracy_by_class is not None:
+        parts += [Text(), *_classes(report.accuracy_by_class)]
     return Group(*parts)
 
 

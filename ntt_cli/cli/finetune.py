@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import typer
@@ -29,12 +28,11 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
     streams = make_streams(as_json=values["json"], quiet=values["quiet"])
     with guarded(streams, debug=values["debug"], again=command_line(ctx, "--resume")) as stop:
         config = build_config(FinetuneConfig, ctx)
-        begun = time.monotonic()
         given = config.given() | {"output": config.named_output}
         report = call(streams, lambda on_event: ntt.finetune(**given, progress=on_event, stop=stop)).report
         streams.result(report, human=_summary(report), quiet=report.output)
         following = next_command("evaluate", config, report.output)
-        streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
+        streams.say(f"done in {streams.seconds:.0f} s; next: {following}")
 
 
 def _summary(report: FinetuneReport) -> RenderableType:

@@ -41,14 +41,14 @@ def inspect(
 def _summary(inspection: Inspection) -> RenderableType:
     head = Text.assemble((inspection.file, "bold"), f": {inspection.bytes:,} bytes, {len(inspection.tensors)} tensors")
     parts: list[RenderableType] = [head]
-    if inspection.packed is not None:
-        parts.append(Text(f"packed by ntt export from {inspection.packed.source}"))
+    if inspection.packed_record is not None:
+        parts.append(Text(f"packed by ntt export from {inspection.packed_record.source}"))
     record = inspection.record
     if record is None:
-        if inspection.packed is None:
+        if inspection.packed_record is None:
             parts.append(Text("a plain safetensors file, not written by ntt"))
     elif isinstance(record, CheckpointRecord):
-        parts += _checkpoint(record)
+        parts += _checkpoint(record, inspection.layers)
     elif isinstance(record, StateRecord):
         run = f"an unfinished run of {record.run.model.source}"
         parts.append(Text(f"the {record.kind} of {run}, at step {record.step:,}"))
@@ -64,10 +64,9 @@ def _summary(inspection: Inspection) -> RenderableType:
     return Group(*parts, Text(), tensors)
 
 
-def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
-    sizes = {name: math.prod(layer.shape) for name, layer in record.layers.items()}
-    weights = [name for name, layer in record.layers.items() if len(layer.shape) > 1]  # without biases, as in evaluate
-    kept, size = sum(record.layers[name].kept for name in weights), sum(sizes[name] for name in weights)
+def _checkpoint(record: CheckpointRecord, layers: list[LayerSummary]) -> list[RenderableType]:
+    weights = [layer for layer in layers if len(layer.shape) > 1]  # without biases, as in evaluate
+    kept, size = sum(layer.kept for layer in weights), sum(layer.size for layer in weights)
     model = Text(f"made by ntt {record.kind} from {record.model.source}")
     if record.model.sha256:
         model.append(f" (SHA-256 {record.model.sha256[:12]}…)")
@@ -79,11 +78,6 @@ def _checkpoint(record: CheckpointRecord) -> list[RenderableType]:
         head.append(Text(f"{len(record.class_names):,} classes: {', '.join(record.class_names[:MOST_NAMES])}{more}"))
     if not size:
         return [*head, Text("dense: nothing is pruned")]
-    layers = [
-        LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=sizes[name], density=layer.kept / sizes[name])
-        for name, layer in record.layers.items()
-        if name in weights or record.channels is None
-    ]
     kept_of_size = Text(f"{kept:,} of {size:,} prunable weights kept, {1 - kept / size:.2%} sparse")
     return [*head, kept_of_size, *_patterns(record), layer_table(layers), *_channels(record)]
 

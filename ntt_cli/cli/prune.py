@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import typer
@@ -35,7 +34,6 @@ def prune(ctx: typer.Context, **values: Any) -> None:
     again = None if values["dry_run"] else command_line(ctx, "--resume")
     with guarded(streams, debug=values["debug"], again=again) as stop:
         config = build_config(PruneConfig, ctx)
-        begun = time.monotonic()
         given = config.given() | {"output": config.output}
         if values["dry_run"]:
             plan = call(streams, lambda on_event: ntt.prune(**given, progress=on_event, dry_run=True))
@@ -45,7 +43,7 @@ def prune(ctx: typer.Context, **values: Any) -> None:
         streams.result(report, human=_summary(report), quiet=report.output)
         labelled = has_labels(config.data or report.data)
         following = next_command("finetune", config, report.output, labelled=labelled)
-        streams.say(f"done in {time.monotonic() - begun:.0f} s; next: {following}")
+        streams.say(f"done in {streams.seconds:.0f} s; next: {following}")
 
 
 def _summary(report: PruneReport) -> RenderableType:
@@ -72,8 +70,8 @@ def _plan(plan: PrunePlan) -> RenderableType:
     if plan.peak_memory_bytes is not None and plan.memory_bytes is not None:
         memory = f"peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB of {plan.memory_bytes / 2**20:,.0f}"
         parts.append(Text(f"{memory}, which will not fit: {plan.advice}" if plan.advice else memory))
-    if plan.seconds is not None and plan.seconds_per_step is not None:
+    if plan.estimated_seconds is not None and plan.seconds_per_step is not None:
         about = "at most" if plan.auto else "about"
         steps = f"with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms"
-        parts.append(Text(f"{about} {plan.seconds:,.0f} s, {steps}"))
+        parts.append(Text(f"{about} {plan.estimated_seconds:,.0f} s, {steps}"))
     return Group(*parts)

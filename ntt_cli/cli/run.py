@@ -69,29 +69,38 @@ def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | N
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
     if isinstance(error, NttError):
-        streams.error(error)
-        return error.exit_code
+        return tell_error(streams, error)
     return _tell_unexpected(streams, error)
 
 
 def _tell_interruption(streams: Streams, error: KeyboardInterrupt, again: str | None) -> int:
     interruption = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
     word = "terminated" if interruption.number == signal.SIGTERM else "interrupted"
-    streams.warn(f"{word}; {interruption.kept}")
-    if again is not None and not streams.speaker:
-        streams.hint(f"go on with: {again}")
-    return 128 + interruption.number
+    what, hint = f"{word}; {interruption.kept}", "" if again is None else f"go on with: {again}"
+    streams.warn(what)
+    if hint and not streams.speaker:
+        streams.hint(hint)
+    code = 128 + interruption.number
+    streams.ended(signal.Signals(interruption.number).name, what, hint=hint, exit_code=code)
+    return code
+
+
+def tell_error(streams: Streams, error: NttError) -> int:
+    """Report an error that the user can act on, and return its exit code."""
+    streams.error(error)
+    streams.ended(error.where, error.what, hint=error.hint, exit_code=error.exit_code)
+    return error.exit_code
 
 
 def _tell_unexpected(streams: Streams, error: BaseException) -> int:
     from ntt_cli.runtime.python_source import blame, said_by  # imports torch, which takes seconds
 
     if (blamed := blame(error)) is not None:
-        streams.error(blamed)
-        return blamed.exit_code
+        return tell_error(streams, blamed)
     what = f"internal error: {type(error).__name__}: {said_by(error)}"
-    hint = "hint: this is a bug in ntt; run again with --debug and report what it prints"
-    streams.err.print(f"{what}\n{hint}", markup=False, highlight=False, soft_wrap=True)
+    hint = "this is a bug in ntt; run again with --debug and report what it prints"
+    streams.err.print(f"{what}\nhint: {hint}", markup=False, highlight=False, soft_wrap=True)
+    streams.ended("ntt", what, hint=hint, exit_code=INTERNAL_ERROR)
     return INTERNAL_ERROR
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Literal, TextIO
 
-from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from ntt_cli import __version__
+from ntt_cli.documents import Document, ErrorDocument, ErrorSummary, Heading
 from ntt_cli.errors import NttError, OutputError
 from ntt_cli.pages.bounds import escaped
 
@@ -53,11 +56,11 @@ class TalkingConsole(SafeConsole):
         self.quiet = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Streams:
     """The two consoles and how the result is shown; `quiet` hides progress and advice in every mode.
 
-    `speaker` stands before the errors of one of several processes.
+    `speaker` stands before the errors of one of several processes. `printed` says whether stdout has its one document.
     """
 
     out: Console
@@ -65,8 +68,15 @@ class Streams:
     mode: Mode
     quiet: bool
     speaker: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    printed: bool = False
 
-    def result(self, report: BaseModel, *, human: RenderableType, quiet: str) -> None:
+    @property
+    def seconds(self) -> float:
+        """How long the command has run."""
+        return time.monotonic() - self.begun
+
+    def result(self, report: Document, *, human: RenderableType, quiet: str) -> None:
         """Print the result once, in the chosen form.
 
         Raises:
@@ -75,7 +85,7 @@ class Streams:
         """
         try:
             if self.mode == "json":
-                self.out.file.write(as_json_text(report))
+                self._document(report)
             elif self.mode == "quiet":
                 _write_name(self.out.file, quiet)
             else:
@@ -86,6 +96,10 @@ class Streams:
         except OSError as error:
             what = f"cannot be written to: {error.strerror}"
             raise OutputError("stdout", what, hint="redirect it to another place") from error
+
+    def _document(self, report: Document) -> None:
+        self.printed = True
+        self.out.file.write(as_json_text(report, seconds=self.seconds))
 
     def say(self, text: str) -> None:
         """A line for the user, such as what to do next."""
@@ -104,6 +118,14 @@ class Streams:
     def error(self, error: NttError) -> None:
         self._tell("error", "bold red", f"{self.speaker}{_in_a_line(error.where)}: {error.what}")
         self.hint(error.hint)
+
+    def ended(self, where: str, what: str, *, hint: str, exit_code: int) -> None:
+        """Print what ended the command as the JSON document, if that is asked for and there is no result."""
+        if self.mode == "json" and not self.printed:
+            error = ErrorSummary(where=where, what=what, hint=hint, exit_code=exit_code)
+            with contextlib.suppress(OSError):  # nobody reads it, or it cannot be written; stderr says what happened
+                self._document(ErrorDocument(error=error))
+                self.out.file.flush()
 
     def hint(self, text: str) -> None:
         self._tell("hint", "bold", text.replace("\n", "\\n"))
@@ -140,9 +162,10 @@ def _open(stream: TextIO | None) -> TextIO:
     return stream
 
 
-def as_json_text(report: BaseModel) -> str:
+def as_json_text(report: Document, *, seconds: float) -> str:
     """One JSON document in ASCII, so that every terminal and encoding takes it; what is not finite becomes null."""
-    plain = json.dumps(report.model_dump(mode="json"))
+    heading = Heading(document=report.document, ntt_version=__version__, seconds=round(seconds, 3))
+    plain = json.dumps(heading.model_dump(mode="json") | report.model_dump(mode="json"))
     return json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=2) + "\n"
 
 

@@ -28,6 +28,6 @@ def verify(
         gone = "" if found.channels is None else f"; {found.channels:,} channels are gone, each zero as a whole"
         held = "".join(f"; {pattern} in all of {count:,} groups" for pattern, count in found.groups.items())
         human = Text.assemble(
-            (found.file, "bold"), f": whole; {found.tensors} tensors, written by ntt {by}{gone}{held}"
+            (found.file, "bold"), f": whole; {found.tensor_count} tensors, written by ntt {by}{gone}{held}"
         )
         streams.result(found, human=human, quiet=str(file))

@@ -107,7 +107,7 @@ def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED
     # One measurement for each method that moves weights: its cost hardly depends on sparsity and seed.
     first = {trial.method: trial for trial in reversed(undone) if trial.transfers}
     transfers = {
-        method: prune.plan(pruning_of(config, trial), lambda _: None, sources).seconds or 0.0
+        method: prune.plan(pruning_of(config, trial), lambda _: None, sources).estimated_seconds or 0.0
         for method, trial in first.items()
     }
     rates = max(1, len(config.learning_rates))
@@ -122,7 +122,7 @@ def plan(config: CompareConfig, on_event: EventSink, sources: Sources = AS_NAMED
         PlannedTrial(number=number, trial=trial.name, done=trial not in undone)
         for number, trial in enumerate(trials, start=1)
     ]
-    return ComparePlan(output=config.output, trials=numbered, seconds=seconds)
+    return ComparePlan(output=config.output, trials=numbered, estimated_seconds=seconds)
 
 
 def _require_one_process() -> None:

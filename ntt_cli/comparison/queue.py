@@ -63,9 +63,9 @@ def failure_of(trial: Trial, error: BaseException) -> TrialFailure:
     known = error if isinstance(error, NttError) else blame(error)
     if known is None:
         whole = "".join(traceback.format_exception(error))
-        return TrialFailure(trial=trial.name, error=whole, exit_code=INTERNAL_ERROR)
+        return TrialFailure(trial=trial.name, what=whole, exit_code=INTERNAL_ERROR)
     what = f"{known.where}: {known.what}; {known.hint}"
-    return TrialFailure(trial=trial.name, error=what, exit_code=known.exit_code)
+    return TrialFailure(trial=trial.name, what=what, exit_code=known.exit_code)
 
 
 def run_trials_in_process(

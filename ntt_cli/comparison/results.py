@@ -11,9 +11,10 @@ from urllib.parse import quote
 from pydantic import ConfigDict, Field, model_validator
 
 from ntt_cli.config import method_of
+from ntt_cli.documents import Document, Summary
 from ntt_cli.files.atomic import sha256_of
 from ntt_cli.files.results import Result
-from ntt_cli.results import Summary, metric_words
+from ntt_cli.results import metric_words
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -94,10 +95,10 @@ class TrialResult(Summary, Result):
 
 
 class TrialFailure(Summary):
-    """A trial without a result; `exit_code` is that of a command that fails in the same way."""
+    """A trial without a result: what was wrong; `exit_code` is that of a command that fails in the same way."""
 
     trial: str
-    error: str
+    what: str
     exit_code: int
 
 
@@ -134,8 +135,10 @@ class CompareRow(Summary):
         return 1 if self.higher_is_better else -1
 
 
-class CompareReport(Summary):
+class CompareReport(Document):
     """What `ntt compare` found; `page` shows all of it, and is not written for a single trial."""
+
+    document = "compare"
 
     output: str
     page: str | None
@@ -152,12 +155,14 @@ class PlannedTrial(Summary):
     done: bool
 
 
-class ComparePlan(Summary):
-    """What `ntt compare --plan` says; `seconds` is for the trials not done, one after the other."""
+class ComparePlan(Document):
+    """What `ntt compare --plan` says; `estimated_seconds` is for the trials not done, one after the other."""
+
+    document = "compare-plan"
 
     output: str
     trials: list[PlannedTrial]
-    seconds: float
+    estimated_seconds: float
 
 
 def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:

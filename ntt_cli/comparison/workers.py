@@ -50,7 +50,7 @@ class _Worker:
         except EOFError:
             self.process.join()
             what = f"its process ended with exit code {self.process.exitcode}"
-            failure = TrialFailure(trial=trial.name, error=what, exit_code=NttError.exit_code)
+            failure = TrialFailure(trial=trial.name, what=what, exit_code=NttError.exit_code)
         return trial, failure
 
 

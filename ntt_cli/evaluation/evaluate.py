@@ -41,7 +41,7 @@ from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.outputs import Heads
 from ntt_cli.networks.prepare import to_functional
 from ntt_cli.networks.targets import call_to_measure
-from ntt_cli.results import Accuracy, Agreement, EvaluateReport
+from ntt_cli.results import Agreement, EvaluateReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import Evaluated, EventSink, Warned
 from ntt_cli.runtime.machine import pick_device
@@ -146,7 +146,7 @@ def run(
     job = prepare(config, on_event, class_names, sources)
     model, inputs = job.model, job.inputs
     agreement = _agreement(job, on_event)
-    accuracy, metrics = (None, {}) if job.task is None else _measure(job, job.task, on_event)
+    by_class, metrics = (None, {}) if job.task is None else _measure(job, job.task, on_event)
     masks = {name: mask.to(inputs.device) for name, mask in job.masks.items()}
     counted = without_biases(masks)
     kept, prunable = count_kept(counted), sum(m.numel() for m in counted.values())
@@ -166,7 +166,10 @@ def run(
         model=config.model,
         data=inputs.samples.spec,
         samples=len(inputs),
-        accuracy=accuracy,
+        accuracy=metrics.get("accuracy"),
+        top5=metrics.get("top5"),
+        loss=metrics.get("loss"),
+        accuracy_by_class=by_class,
         agreement=agreement,
         parameters=sum(p.numel() for p in model.params.values()),
         nonzero_parameters=sum(int(p.count_nonzero()) for p in model.params.values()),
@@ -284,8 +287,10 @@ def _compare_records(
         on_event(Warned(f"{both} learnt other classes, or in another order: their outputs are compared by number"))
 
 
-def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accuracy | None, dict[str, float]]:
-    """The task's metrics; for classification also by class."""
+def _measure(
+    job: EvaluateJob, task: Task, on_event: EventSink
+) -> tuple[dict[str, float | None] | None, dict[str, float]]:
+    """For classification the accuracy of each class, and the task's metrics."""
     inputs, measurement = job.inputs, Measurement(task)
     with torch.no_grad():
         for indices in inputs.indices(job.config.batch_size):
@@ -301,9 +306,7 @@ def _measure(job: EvaluateJob, task: Task, on_event: EventSink) -> tuple[Accurac
     labels, right = measurement.sums["labels"].tolist(), measurement.sums["right"].tolist()
     per_class = [hits / count if count else None for hits, count in zip(right, labels, strict=True)]
     names = inputs.samples.class_names or tuple(map(str, range(len(labels))))
-    by_name = dict(zip(names, per_class, strict=False))
-    accuracy = Accuracy(top1=metrics["accuracy"], top5=metrics.get("top5"), loss=metrics["loss"], per_class=by_name)
-    return accuracy, metrics
+    return dict(zip(names, per_class, strict=False)), metrics
 
 
 def _sparse_bytes(model: FunctionalModel, masks: Masks) -> int:

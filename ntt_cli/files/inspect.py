@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
+from ntt_cli.documents import Document
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.channels import check_channels
@@ -15,25 +14,29 @@ from ntt_cli.files.metadata import CheckpointRecord, PackedRecord, PlainRecord, 
 from ntt_cli.files.packed_index import open_packed
 from ntt_cli.files.safetensors_header import TensorRecord
 from ntt_cli.files.sizes import packed_sizes
-from ntt_cli.results import Sizes, Summary
+from ntt_cli.results import LayerSummary, Sizes
 
 
-class Inspection(Summary):
+class Inspection(Document):
     """A safetensors file: its tensors, and its record if ntt wrote the file.
 
-    Of a packed checkpoint these are the tensors and the record of the checkpoint, and `packed` is the file's own
-    record. `sizes` are those of a checkpoint; `None` for other files.
+    Of a packed checkpoint these are the tensors and the record of the checkpoint, and `packed_record` is the file's
+    own. `layers` are the pruned weights of a checkpoint, and `sizes` its own; other files have neither. A record is as
+    it stands in the file, with a `format_version` of its own.
     """
+
+    document = "inspect"
 
     file: str
     bytes: int
     tensors: dict[str, TensorRecord]
     record: PlainRecord | None
-    packed: PackedRecord | None = None
-    sizes: Sizes | None = None
+    layers: list[LayerSummary]
+    packed_record: PackedRecord | None
+    sizes: Sizes | None
 
 
-class Verification(Summary):
+class Verification(Document):
     """A file in which no bit has changed.
 
     `channels` is the number of channels that are gone, each checked to be zero as a whole, where channels were pruned.
@@ -42,23 +45,16 @@ class Verification(Summary):
     computed with zeros in its own place. `groups` is how many groups each pattern has, like 2:4; all were counted.
     """
 
+    document = "verify"
+
     file: str
     kind: str
     bytes: int
-    tensors: int
+    tensor_count: int
     sha256: str
     recorded_sha256: str
     channels: int | None = None
     groups: dict[str, int] = {}
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `channels` where single weights are pruned, and without `groups` where there is no pattern."""
-        return {
-            name: value
-            for name, value in written(self).items()
-            if not (name == "channels" and value is None) and not (name == "groups" and not value)
-        }
 
 
 def inspect(path: Path) -> Inspection:
@@ -82,8 +78,26 @@ def _inspection(
     packed: PackedRecord | None,
     sizes: Sizes | None,
 ) -> Inspection:
-    size = path.stat().st_size
-    return Inspection(file=str(path), bytes=size, tensors=tensors, record=record, packed=packed, sizes=sizes)
+    return Inspection(
+        file=str(path),
+        bytes=path.stat().st_size,
+        tensors=tensors,
+        record=record,
+        layers=_layers(record) if isinstance(record, CheckpointRecord) else [],
+        packed_record=packed,
+        sizes=sizes,
+    )
+
+
+def _layers(record: CheckpointRecord) -> list[LayerSummary]:
+    """The pruned weights; where whole channels are gone, the zeros of their biases are left out."""
+    found = []
+    for name, layer in record.layers.items():
+        if len(layer.shape) > 1 or record.channels is None:
+            size = math.prod(layer.shape)
+            density = layer.kept / size
+            found.append(LayerSummary(name=name, shape=layer.shape, kept=layer.kept, size=size, density=density))
+    return found
 
 
 def verify(path: Path) -> Verification:
@@ -98,7 +112,7 @@ def verify(path: Path) -> Verification:
         file=str(path),
         kind=header.record.kind,
         bytes=path.stat().st_size,
-        tensors=len(header.tensors if index is None else index.tensors),
+        tensor_count=len(header.tensors if index is None else index.tensors),
         sha256=file_sha256(path),
         recorded_sha256=header.record.file_sha256,
         channels=check_channels(path, record) if isinstance(record, CheckpointRecord) else None,

@@ -13,20 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
-    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from ntt_cli.config.pattern import Groups
+from ntt_cli.documents import OMITTED, Omitting
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.safetensors_header import RawHeader, TensorRecord, read_raw_header
 from ntt_cli.files.strict_json import parse_json
@@ -43,7 +41,7 @@ MOST_NUMBERS = 4
 """How many numbers of a mean or a deviation a line shows."""
 
 
-class Record(BaseModel):
+class Record(Omitting):
     """Base of all records in files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,12 +70,7 @@ class LayerRecord(Record):
     shape: tuple[PositiveInt, ...]
     kept: NonNegativeInt
     mask_sha256: str
-    groups: Groups | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_groups(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `groups` where there are none, so that files without a pattern stay the same to the byte."""
-        return {name: value for name, value in written(self).items() if name != "groups" or value is not None}
+    groups: Annotated[Groups | None, OMITTED] = None
 
     @model_validator(mode="after")
     def _keeps_what_there_is(self) -> Self:
@@ -190,12 +183,7 @@ class CheckpointRecord(FileRecord):
     weights: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     run_sha256: str | None = None
-    channels: dict[str, ChannelRecord] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_channels(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `channels` where single weights are pruned, so that such files stay the same to the byte."""
-        return {name: value for name, value in written(self).items() if name != "channels" or value is not None}
+    channels: Annotated[dict[str, ChannelRecord] | None, OMITTED] = None
 
 
 class ReportRecord(FileRecord):

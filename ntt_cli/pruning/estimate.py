@@ -38,7 +38,7 @@ class Estimate:
     """The time and memory of a whole run, as in `PrunePlan`; `None` for what is not known."""
 
     seconds_per_step: float | None = None
-    seconds: float | None = None
+    estimated_seconds: float | None = None
     peak_memory_bytes: int | None = None
     memory_bytes: int | None = None
     advice: str | None = None

@@ -116,6 +116,7 @@ def plan(
     """
     begun = time.perf_counter()
     job = prepare(config, on_event, sources, method)
+    record = _run_record(job)  # it reads the data, as a run does
     this = _run_of(job, no_checkpoints(), on_event)
     context, estimate = job.context(this), Estimate()
     if config.sparsity == 0:
@@ -133,6 +134,7 @@ def plan(
         auto=job.settings.auto,
         **vars(estimate),
         layers=_layers(masks, job),
+        run_sha256=record.sha256,
     )
 
 

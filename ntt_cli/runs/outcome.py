@@ -9,10 +9,10 @@ from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from ntt_cli.documents import Summary
 from ntt_cli.files.atomic import report_path
 from ntt_cli.files.checkpoint import Contents, write_checkpoint
 from ntt_cli.files.report import write_report
-from ntt_cli.results import Summary
 
 S = TypeVar("S", bound=Summary)
 

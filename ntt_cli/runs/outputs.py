@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ntt_cli.config import FinetuneConfig, PruneConfig, flag, name_of, recorded
 from ntt_cli.data import Samples, data_sha256
+from ntt_cli.documents import Summary
 from ntt_cli.errors import CheckpointError, OutputError, ResumeError
 from ntt_cli.files.atomic import (
     HOUR,
@@ -27,7 +28,6 @@ from ntt_cli.files.lock import locked
 from ntt_cli.files.metadata import AnyRecord, CheckpointRecord, ReportRecord, RunRecord, read_header
 from ntt_cli.files.state import Kind, read_state
 from ntt_cli.networks.loading.models import LoadedModel
-from ntt_cli.results import Summary
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.sources import Sources
 from ntt_cli.runtime.events import EventSink, Noted, Warned

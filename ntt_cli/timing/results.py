@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from ntt_cli.results import Summary
+from ntt_cli.documents import Document, Summary
 
 WIDE = 1.25
 """The quotient of an interval's ends from which on it says little."""
@@ -31,9 +31,9 @@ class BenchFile(Summary):
 class BenchComparison(Summary):
     """Times of one form beside the dense network's in the same runtime, taken in turns.
 
-    A pass has `samples` samples. `dense_seconds` and `seconds` are seconds of one pass, by pair, each the mean of
-    `passes` passes. `ratio` is the median of their quotients, dense over this form: 2 is twice as fast. `low` and
-    `high` are its 95% interval. `verdict` is "faster" if the whole interval is above 1.05, "slower" if it is below
+    A pass has `samples` samples. `dense_pass_seconds` and `pass_seconds` are seconds of one pass, by pair, each the
+    mean of `passes` passes. `ratio` is the median of their quotients, dense over this form: 2 is twice as fast. `low`
+    and `high` are its 95% interval. `verdict` is "faster" if the whole interval is above 1.05, "slower" if it is below
     1/1.05, and "not faster" otherwise.
     """
 
@@ -41,8 +41,8 @@ class BenchComparison(Summary):
     runtime: str
     samples: int
     passes: int
-    dense_seconds: list[float]
-    seconds: list[float]
+    dense_pass_seconds: list[float]
+    pass_seconds: list[float]
     ratio: float
     low: float
     high: float
@@ -56,15 +56,15 @@ class BenchComparison(Summary):
     @property
     def dense_median(self) -> float:
         """Seconds of a pass of the dense network."""
-        return statistics.median(self.dense_seconds)
+        return statistics.median(self.dense_pass_seconds)
 
     @property
     def median(self) -> float:
         """Seconds of a pass."""
-        return statistics.median(self.seconds)
+        return statistics.median(self.pass_seconds)
 
 
-class BenchReport(Summary):
+class BenchReport(Document):
     """What `ntt bench` measured.
 
     `density` is that of the prunable weights, `None` for a dense network. FLOPs are of one sample, counted and not
@@ -72,6 +72,8 @@ class BenchReport(Summary):
     tensors', and the packed ones those of `ntt export --to packed`, plain and with `--dtype float16`, which is `None`
     if a value is beyond float16. `machine` has versions, and what else times depend on.
     """
+
+    document = "bench"
 
     checkpoint: str
     model: str

@@ -70,7 +70,7 @@ def test_plan() -> None:
     plan = compare(methods=("ntt:steps=3", "random"), seeds=(1, 2), plan=True)
     assert len(plan.trials) == 4
     assert not any(trial.done for trial in plan.trials)
-    assert plan.seconds > 0
+    assert plan.estimated_seconds > 0
     assert not Path("comparison").exists()
 
 

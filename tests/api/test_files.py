@@ -20,14 +20,14 @@ def path(folder: Path) -> Path:
 def test_inspect(path: Path, command: Ntt) -> None:
     found = ntt.inspect(path)
     assert list(found.tensors["0.weight"].shape) == [8, 4]
-    assert found.model_dump(mode="json") == command("inspect", path, "--json").document
+    assert found.model_dump(mode="json") == command("inspect", path, "--json").report
     assert ntt.inspect("sparse.report.safetensors").record is not None
 
 
 def test_verify(path: Path, command: Ntt) -> None:
     found = ntt.verify(path)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.model_dump(mode="json") == command("verify", path, "--json").document
+    assert found.model_dump(mode="json") == command("verify", path, "--json").report
 
 
 def test_init(command: Ntt) -> None:

@@ -36,7 +36,7 @@ def test_the_result_is_what_the_command_writes(command: Ntt) -> None:
     result.save("saved.safetensors")
     assert Path("saved.safetensors").read_bytes() == Path("typed.safetensors").read_bytes()
     files = {"output": "typed.safetensors", "report": "typed.report.safetensors"}
-    assert result.report.model_copy(update=files).model_dump(mode="json") == typed.document
+    assert result.report.model_copy(update=files).model_dump(mode="json") == typed.report
     loaded = ntt.load("sparse.safetensors", model)
     assert equal(ntt.finetune(loaded, **options).model.state_dict(), result.model.state_dict())
 
@@ -83,7 +83,7 @@ def test_data_in_all_forms_gives_the_same() -> None:
 def test_the_network_learns() -> None:
     data = (X, (X[:, 0] > 0).long())
     tuned = finetune(nn.Linear(4, 2), data, epochs=20, learning_rate=0.1)
-    assert ntt.evaluate(tuned, data).accuracy.top1 > 0.9  # type: ignore[union-attr]
+    assert ntt.evaluate(tuned, data).accuracy > 0.9  # type: ignore[operator]
 
 
 def test_options_that_do_nothing() -> None:

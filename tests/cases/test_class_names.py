@@ -91,8 +91,8 @@ def refusal(error: type[NttError], work: Any) -> tuple[str, str]:
 
 def perfect(report: EvaluateReport) -> dict[str, float | None]:
     assert report.accuracy is not None
-    assert report.accuracy.top1 == 1.0
-    return report.accuracy.per_class
+    assert report.accuracy == 1.0
+    return report.accuracy_by_class
 
 
 def test_a_class_that_the_test_folder_lacks() -> None:
@@ -136,7 +136,7 @@ def test_labels_without_names_are_numbers_of_the_networks_classes() -> None:
     assert (list(perfect(report)), warned) == (list(CLASSES), [f"all.npz {count}"])
     report, (warning,) = evaluated(arrays("some.npz", "bear", "cat"))  # its 0 is a bear
     assert report.accuracy is not None
-    assert report.accuracy.top1 < 0.2
+    assert report.accuracy < 0.2
     assert warning == f"some.npz {count}; there is none of cat: accuracy is over the others"
     np.savez("more.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
     what, _ = refusal(DataError, lambda: evaluated("more.npz"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ntt_cli.cli.app import main
+from ntt_cli.documents import Heading
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 MODEL = "digits_mlp.py"
@@ -27,6 +28,11 @@ class Result:
     def document(self) -> Any:
         """The one JSON document on stdout."""
         return json.loads(self.out)
+
+    @property
+    def report(self) -> Any:
+        """The document without its heading: what the function of the same name returns."""
+        return {name: value for name, value in self.document.items() if name not in Heading.model_fields}
 
 
 Ntt = Callable[..., Result]

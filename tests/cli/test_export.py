@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -29,13 +30,13 @@ def test_for_people_scripts_and_pipes(ntt: Ntt) -> None:
     assert human.out == f"{PACKED}: {size:,} bytes, 1/{dense / size:.1f} of {dense:,} dense\nSHA-256 {digest}\n"
     assert size < dense / 6
     assert ntt(*PACK, "-q", "-o", "other.safetensors").out == "other.safetensors\n"
-    document = ntt(*PACK, "--json", "--force").document
-    assert document == {
+    report = ntt(*PACK, "--json", "--force").report
+    assert report == {
         "output": PACKED,
         "to": "packed",
         "checkpoint": "sparse.safetensors",
         "dtype": "float32",
-        "tensors": 6,
+        "tensor_count": 6,
         "bytes": size,
         "checkpoint_bytes": Path("sparse.safetensors").stat().st_size,
         "dense_bytes": dense,
@@ -72,9 +73,9 @@ def test_every_command_takes_it(ntt: Ntt) -> None:
     ):
         plain, packed = (ntt(*command, name, "--json") for name in ("sparse.safetensors", PACKED))
         assert (plain.code, packed.code) == (0, 0), packed.err
-        told = packed.out.replace(PACKED, "sparse.safetensors")
+        told = json.dumps(packed.report).replace(PACKED, "sparse.safetensors")
         size = str(Path(PACKED).stat().st_size), str(Path("sparse.safetensors").stat().st_size)
-        assert told.replace(*size) == plain.out
+        assert json.loads(told.replace(*size)) == plain.report
     found = []
     for name in ("sparse.safetensors", PACKED):
         tune = ("finetune", MODEL, "-c", name, "--epochs", "1", "--limit", "60", "-o", "t.safetensors", "--force")
@@ -146,7 +147,7 @@ def test_inspect_verify_and_report(ntt: Ntt) -> None:
     assert "\nbytes: 48,240 dense, packed about " in plain.out
     assert sorted(packed.out.splitlines()[2:]) == sorted(plain.out.splitlines()[1:])
     document = ntt("inspect", PACKED, "--json").document
-    assert document["packed"]["source_sha256"] == file_sha256(Path("sparse.safetensors"))
+    assert document["packed_record"]["source_sha256"] == file_sha256(Path("sparse.safetensors"))
     assert document["sizes"] == ntt("inspect", "sparse.safetensors", "--json").document["sizes"]
     whole = ntt("verify", PACKED)
     assert whole.out == f"{PACKED}: whole; 6 tensors, written by ntt export\n"

@@ -31,7 +31,7 @@ def test_a_script_gets_the_path_alone_or_json(ntt: Ntt) -> None:
     result = ntt("init", "quiet.py", "-q")
     assert (result.code, result.out, result.err) == (0, "quiet.py\n", "")
     result = ntt("init", "json.py", "--json")
-    assert (result.code, result.document) == (0, {"output": "json.py"})
+    assert (result.code, result.report) == (0, {"output": "json.py"})
 
 
 def test_a_traceback_with_debug_alone(ntt: Ntt) -> None:

@@ -48,7 +48,7 @@ def test_json(ntt: Ntt) -> None:
     assert "step 4/4" in result.err
     record = read_header(Path(report["report"])).record
     assert record is not None
-    assert record.summary == report
+    assert record.summary == result.report
 
 
 def test_quiet(ntt: Ntt) -> None:

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import re
 import sys
 
 import pytest
-from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
 from ntt_cli.cli.streams import NobodyReads, make_streams
+from ntt_cli.documents import Document
 from ntt_cli.errors import OutputError
 
 
-class Report(BaseModel):
+class Report(Document):
+    document = "test"
+
     output: str = "x.safetensors"
     accuracy: float = 0.5
 
@@ -35,8 +39,25 @@ class Broken(io.StringIO):
 def test_one_form_of_the_result(capsys: pytest.CaptureFixture[str]) -> None:
     for as_json, quiet in ((False, False), (True, False), (False, True), (True, True)):
         make_streams(as_json=as_json, quiet=quiet).result(Report(), human="for people", quiet="x.safetensors")
-    document = '{\n  "output": "x.safetensors",\n  "accuracy": 0.5\n}\n'
-    assert capsys.readouterr() == (f"for people\n{document}x.safetensors\n{document}", "")
+    out, err = capsys.readouterr()
+    out = re.sub(r'"seconds": [\d.]+', '"seconds": 0.0', out)
+    heading = '"schema_version": 1,\n  "document": "test",\n  "ntt_version": "0.1.0",\n  "seconds": 0.0'
+    document = f'{{\n  {heading},\n  "output": "x.safetensors",\n  "accuracy": 0.5\n}}\n'
+    assert (out, err) == (f"for people\n{document}x.safetensors\n{document}", "")
+
+
+def test_one_document_whatever_happens_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    streams = make_streams(as_json=True, quiet=False)
+    streams.result(Report(), human="", quiet="")
+    streams.ended("x", "is wrong", hint="mend it", exit_code=2)
+    assert json.loads(capsys.readouterr().out)["document"] == "test"
+    make_streams(as_json=False, quiet=False).ended("x", "is wrong", hint="mend it", exit_code=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    make_streams(as_json=True, quiet=False).ended("x", "is wrong", hint="mend it", exit_code=2)
 
 
 def test_words_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

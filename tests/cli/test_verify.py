@@ -28,7 +28,7 @@ def test_files_that_are_whole(ntt: Ntt) -> None:
     assert found["sha256"] == printed.split()[0]
     recorded = found["recorded_sha256"]
     assert recorded == sha256_of(data.replace(recorded.encode(), b"0" * 64))
-    assert (found["kind"], found["bytes"], found["tensors"]) == ("prune", len(data), 4)
+    assert (found["kind"], found["bytes"], found["tensor_count"]) == ("prune", len(data), 4)
     assert ntt("verify", "sparse.safetensors", "-q").out == "sparse.safetensors\n"
 
 

@@ -389,7 +389,7 @@ def test_a_plan_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run_trial(chosen, compare.prepare(chosen, print, write=True)[1])
     later = compare.plan(chosen, lambda _: None)
     assert [trial.done for trial in later.trials] == [False, True, False, False]
-    assert later.seconds < planned.seconds
+    assert later.estimated_seconds < planned.estimated_seconds
 
 
 def test_a_trial_goes_on_where_it_was_interrupted() -> None:
@@ -423,7 +423,7 @@ def test_processes_side_by_side_one_of_which_fails() -> None:
         compare.prepare(each, print, write=True)
     failed = run_trials(chosen, trials_of(chosen), events.append)
     assert {failure.trial for failure in failed} == {"magnitude-0.8-seed1", "ntt-0.8-seed1"}
-    assert all("the network's loss in evaluation is no longer finite" in failure.error for failure in failed)
+    assert all("the network's loss in evaluation is no longer finite" in failure.what for failure in failed)
     assert {failure.exit_code for failure in failed} == {3}
     assert run_trials(good, trials_of(good), events.append) == []
     assert result_of(good, trials_of(good)[0]) is not None
@@ -446,7 +446,7 @@ def test_a_process_that_is_killed_takes_no_other_trial_with_it() -> None:
     compare.prepare(config("kills its process", methods="random"), print, write=True)  # of seed 1, which lives
     failed = run_trials(chosen, trials_of(chosen), lambda _: None)
     what = "its process ended with exit code -9"
-    assert failed == [TrialFailure(trial="random-0.8-seed2", error=what, exit_code=2)]
+    assert failed == [TrialFailure(trial="random-0.8-seed2", what=what, exit_code=2)]
     assert [result_of(chosen, trial) is not None for trial in trials_of(chosen)] == [True, False, True]
     assert multiprocessing.active_children() == []
 

@@ -16,7 +16,7 @@ def queue_of(events: list[Event], *, rates: tuple[float, ...] = ()) -> TrialQueu
 
 
 def diverged(trial: Trial) -> TrialFailure:
-    return TrialFailure(trial=trial.name, error="diverged", exit_code=3)
+    return TrialFailure(trial=trial.name, what="diverged", exit_code=3)
 
 
 def name(trial: Trial | None) -> str | None:
@@ -64,7 +64,7 @@ def test_every_change_is_told() -> None:
 def test_failures() -> None:
     (trial, *_) = queue_of([]).waiting
     known = failure_of(trial, DivergedError("x", "is not finite", hint="lower the rate"))
-    assert known == TrialFailure(trial=trial.name, error="x: is not finite; lower the rate", exit_code=3)
+    assert known == TrialFailure(trial=trial.name, what="x: is not finite; lower the rate", exit_code=3)
     unknown = failure_of(trial, ZeroDivisionError("of ntt"))
     assert unknown.exit_code == 70
-    assert unknown.error.endswith("ZeroDivisionError: of ntt\n")
+    assert unknown.what.endswith("ZeroDivisionError: of ntt\n")

@@ -37,7 +37,7 @@ def test_a_step_that_does_not_fit_is_not_taken(there: int, advice: str | None, m
     plan = prune.plan(PruneConfig(model=model, sparsity=0.8, batch_size=128, device="cpu"), lambda _: None)
     assert plan.advice == advice
     assert (plan.peak_memory_bytes, plan.memory_bytes) == (1_640, there)
-    assert (plan.seconds is None) == (advice is not None)
+    assert (plan.estimated_seconds is None) == (advice is not None)
     assert max(sizes) == (32 if advice else 64)
 
 
@@ -46,4 +46,4 @@ def test_no_prediction_where_memory_cannot_be_told(monkeypatch: pytest.MonkeyPat
     model = write_network("plain", Path())
     plan = prune.plan(PruneConfig(model=model, sparsity=0.8, device="cpu"), lambda _: None)
     assert (plan.peak_memory_bytes, plan.advice) == (None, None)
-    assert plan.seconds is not None
+    assert plan.estimated_seconds is not None

@@ -128,7 +128,7 @@ class Walk:
             assert torch.equal(mask, before[name] != 0), f"{name}: other weights are kept"
         found = self.evaluate(tuned)
         if not self.pair.random:
-            self.check_accuracy(tuned, found["accuracy"]["top1"])
+            self.check_accuracy(tuned, found["accuracy"])
 
     def evaluate(self, path: Path) -> Any:
         """What `evaluate` finds, where the network is its own teacher."""

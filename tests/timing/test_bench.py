@@ -77,8 +77,8 @@ def test_each_form_is_compared_at_each_size(sparse: tuple[Path, Net]) -> None:
     path = str(sparse[0])
     assert [(each.file, each.samples) for each in report.comparisons] == [(path, 1), (path, 1), (path, 3), (path, 3)]
     for each in report.comparisons:
-        assert len(each.dense_seconds) == len(each.seconds) == 6
-        ratios = sorted(a / b for a, b in zip(each.dense_seconds, each.seconds, strict=True))
+        assert len(each.dense_pass_seconds) == len(each.pass_seconds) == 6
+        ratios = sorted(a / b for a, b in zip(each.dense_pass_seconds, each.pass_seconds, strict=True))
         assert (each.low, each.high) == (ratios[0], ratios[-1])
         assert each.ratio == pytest.approx((ratios[2] + ratios[3]) / 2)
     (single,) = {each.samples for each in bench(sparse, batch_size=1).comparisons}
@@ -277,6 +277,6 @@ def test_threads_are_as_before(sparse: tuple[Path, Net]) -> None:
     [(0.9, 1.3, "not faster", True), (0.98, 1.04, "not faster", False), (1.2, 2.0, "faster", False)],
 )
 def test_what_a_busy_machine_leaves_open(low: float, high: float, verdict: str, unclear: bool) -> None:
-    times = {"dense_seconds": [1.0], "seconds": [1.0], "passes": 1, "samples": 1, "ratio": 1.0}
+    times = {"dense_pass_seconds": [1.0], "pass_seconds": [1.0], "passes": 1, "samples": 1, "ratio": 1.0}
     made = BenchComparison(file="f", runtime="PyTorch", low=low, high=high, verdict=verdict, **times)  # type: ignore[arg-type]
     assert made.unclear == unclear
