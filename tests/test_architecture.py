@@ -128,7 +128,8 @@ def test_mathematics_knows_no_files_clock_or_global_randomness(path: Path) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["prune", "--help"], ["inspect", "--help"], ["verify", "--help"], ["report", "--help"]],
+    [["--help"], ["--version"], ["-V"], ["help", "prune"], ["prune", "--help"], ["inspect", "--help"]]
+    + [["verify", "--help"], ["report", "--help"]],
     ids=" ".join,
 )
 def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:

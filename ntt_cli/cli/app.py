@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit code, always.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = _with_help_as_an_option(sys.argv[1:] if arguments is None else list(arguments))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
     with leaving():
@@ -78,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # Rich and typer exit so if the reader of the help closes its pipe. That is not a failure.
             code = exit.code if "_NTT_COMPLETE" in os.environ else 0
     raise SystemExit(code or 0)
+
+
+def _with_help_as_an_option(arguments: list[str]) -> list[str]:
+    """`ntt help prune` is `ntt prune --help`, and `ntt help` is `ntt --help`."""
+    return [*arguments[1:], "--help"] if arguments[:1] == ["help"] else arguments
 
 
 def _named(arguments: Sequence[str]) -> list[str]:
@@ -97,7 +102,7 @@ def _print_version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of `ntt` without a command."""

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ntt_cli.config import Group, Options, method_names
+from ntt_cli.config import NAMED_DATA, Group, Options, method_names
 from ntt_cli.config.fields import UNREAD, kinds_of
 from ntt_cli.config.file import read_config_file
 from ntt_cli.config.words import BEHIND_METHOD, flag, in_a_file, problem_of, typed
@@ -133,6 +133,8 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     several, kinds = get_origin(field.annotation) is tuple, kinds_of(field.annotation)
     words = [kind for kind in kinds if isinstance(kind, str)]
     described = field.description
+    if name in {"data", "test_data"}:
+        words = list(NAMED_DATA)
     if name == "method":
         words = list(method_names())
         behind = ", ".join(one.replace("_", "-") for one in sorted(BEHIND_METHOD))

@@ -12,7 +12,7 @@ from ntt_cli.config.export import BATCH_SIZES, PROGRAMS, ExportConfig
 from ntt_cli.config.fields import Group, Options, ReadWhen, name_of, recorded
 from ntt_cli.config.methods import built_in_methods, method_class, method_names, readers_of, register_method
 from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions
-from ntt_cli.config.options import FACTORY, DataOptions, ModelOptions, Split, TaskOptions, WeightsOptions
+from ntt_cli.config.options import FACTORY, NAMED_DATA, DataOptions, ModelOptions, Split, TaskOptions, WeightsOptions
 from ntt_cli.config.prune import PruneConfig
 from ntt_cli.config.training import EvaluateConfig, FinetuneConfig, limit_of
 from ntt_cli.config.words import BEHIND_METHOD, LEAVE_OUT, advice, as_typed, flag, problem_of, typed

@@ -116,12 +116,16 @@ class WeightsOptions(Options):
     )
 
 
+NAMED_DATA = ("digits", "fashion-mnist", "mnist", "cifar10", "cifar100", "svhn")
+"""The data sets that ntt knows by name."""
+
+
 class DataOptions(Options):
     """Which samples, and how to make inputs of them."""
 
     data: str | None = Group.DATA.option(
         None,
-        "digits, fashion-mnist, mnist, cifar10, cifar100, svhn, a folder of images, a .npy, .npz or .safetensors file,"
+        f"{', '.join(NAMED_DATA)}, a folder of images, a .npy, .npz or .safetensors file,"
         " data.py:factory or noise:N. Default: DATA in model.py.",
         NAMED,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ntt_cli.config import LEAVE_OUT, DataOptions, Split, as_typed
+from ntt_cli.config import LEAVE_OUT, NAMED_DATA, DataOptions, Split, as_typed
 from ntt_cli.config.fields import PICKLES
 from ntt_cli.data import samples
 from ntt_cli.data.images import image_size
@@ -20,11 +20,11 @@ from ntt_cli.data.sources.arrays import from_arrays, read_npy, read_npz, read_sa
 from ntt_cli.data.sources.factory import DEFAULT_FACTORY, read_factory
 from ntt_cli.data.sources.folder import read_folder
 from ntt_cli.data.sources.image_files import SUFFIXES
-from ntt_cli.data.sources.named import NAMES, read_named
+from ntt_cli.data.sources.named import read_named
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import require_text
 
-KINDS = f"{', '.join(NAMES)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+KINDS = f"{', '.join(NAMED_DATA)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
 
 SOURCE_OPTIONS = {"data_root", "download", "input_shape", "workers"}
 """Options that only one kind of data reads."""
@@ -64,7 +64,7 @@ def load_samples(
 def _load(
     spec: str, options: DataOptions, split: Split, input_shape: tuple[int, ...] | None, seed: int, *, labelled: bool
 ) -> Samples:
-    if spec in NAMES:
+    if spec in NAMED_DATA:
         return read_named(spec, split=split, options=options)
     if _is_noise(spec):
         return _noise(spec, options, input_shape, seed)
@@ -76,7 +76,7 @@ def _load(
 
 def read_by(spec: str) -> set[str]:
     """The options that this data reads, among those that only some data reads."""
-    if spec in NAMES:
+    if spec in NAMED_DATA:
         return set() if spec == "digits" else {"data_root", "download"}
     if _is_noise(spec):
         return {"input_shape"}
@@ -108,7 +108,7 @@ def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, lab
 
 
 def _unknown(path: Path, spec: str) -> DataError:
-    near = difflib.get_close_matches(spec.lower(), NAMES, n=1)
+    near = difflib.get_close_matches(spec.lower(), NAMED_DATA, n=1)
     if not near and os.path.isdir(path.parent):
         neighbours = {entry.name: str(entry) for entry in path.parent.iterdir()}
         near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=1)]

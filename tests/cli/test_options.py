@@ -6,7 +6,8 @@ import pytest
 
 from ntt_cli import __version__
 from ntt_cli.cli.options import flag
-from ntt_cli.config import BEHIND_METHOD, COMMANDS
+from ntt_cli.config import BEHIND_METHOD, COMMANDS, NAMED_DATA
+from ntt_cli.data.sources.named import LAYOUTS
 from tests.cli.conftest import MODEL, Ntt
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -32,8 +33,41 @@ def test_every_command_is_listed(ntt: Ntt, arguments: list[str]) -> None:
         assert f" {command} " in result.out
 
 
-def test_version(ntt: Ntt) -> None:
-    assert ntt("--version").out == f"ntt {__version__}\n"
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(ntt: Ntt, option: str) -> None:
+    assert ntt(option).out == f"ntt {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["prune"], ["verify"]])
+def test_help_is_a_word_too(ntt: Ntt, command: list[str]) -> None:
+    result = ntt("help", *command)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == ntt(*command, "--help").out
+    assert f"Usage: {' '.join(['ntt', *command])} " in result.out
+
+
+BAD = [
+    ["help", "foo"],
+    ["foo"],
+    ["-x"],
+    ["prune"],
+    ["prune", "--steps"],
+    ["prune", MODEL, "b.py"],
+    ["prune", MODEL, "-s", "0.9q"],
+    ["verify"],
+    ["verify", "--json=3"],
+    ["inspect", "a", "b"],
+    ["init", "--from"],
+    ["compare", MODEL, "--jobs", "0"],
+]
+
+
+@pytest.mark.parametrize("words", BAD, ids=" ".join)
+def test_every_bad_line_gets_an_error_and_a_hint(ntt: Ntt, words: list[str]) -> None:
+    result = ntt(*words)
+    error, hint = result.err.splitlines()
+    assert (result.code, result.out) == (2, "")
+    assert (error.split(": ")[0], hint.split(": ")[0]) == ("error", "hint")
 
 
 def sparsity(ntt: Ntt, *arguments: str) -> float:
@@ -113,8 +147,17 @@ def test_a_wrong_option_is_not_blamed_on_the_file(ntt: Ntt) -> None:
     assert ntt("prune", MODEL, "--config", "ntt.toml", "-s", "3").err.startswith("error: --sparsity 3: should be")
 
 
-def test_words_of_an_option_can_be_completed(ntt: Ntt, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("typed", "words"), [("--method ntk", ["ntk-sap"]), ("--data cif", ["cifar10", "cifar100"]), ("-d di", ["digits"])]
+)
+def test_words_of_an_option_can_be_completed(
+    ntt: Ntt, monkeypatch: pytest.MonkeyPatch, typed: str, words: list[str]
+) -> None:
     monkeypatch.setenv("_NTT_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "ntt prune --method ntk")
+    monkeypatch.setenv("COMP_WORDS", f"ntt prune {typed}")
     monkeypatch.setenv("COMP_CWORD", "3")
-    assert ntt().out.split() == ["ntk-sap"]
+    assert ntt().out.split() == words
+
+
+def test_the_named_data_are_those_that_are_read() -> None:
+    assert ("digits", *LAYOUTS) == NAMED_DATA

@@ -55,7 +55,6 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "cifar100": (Layout(Path("cifar-100-python"), lambda folder, split: folder / split, read_cifar100),),
     "svhn": (Layout(Path("."), svhn_file, lambda folder, split: (*read_svhn(folder, split), DIGITS)),),
 }
-NAMES = ("digits", *LAYOUTS)
 
 
 def read_named(name: str, *, split: Split, options: DataOptions) -> Samples:
