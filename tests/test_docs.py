@@ -72,6 +72,19 @@ def test_the_commands_for_a_sparse_network_run(ntt: Ntt, folder: Path) -> None: 
     assert (again.code, "sparse.safetensors is whole already" in again.err) == (0, True), again.err
 
 
+def test_the_options_in_a_file_are_read(ntt: Ntt, folder: Path) -> None:  # noqa: F811
+    section = (ROOT / "docs/files.md").read_text().split("## Options in a file\n", 1)[1]
+    block = re.search(r"```toml\n(.*?)```", section, re.DOTALL)
+    assert block
+    (folder / "run.toml").write_text(block[1])
+    (folder / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())
+    for arguments in commands_of("Options in a file", "docs/files.md"):
+        done = ntt(*arguments, *BUDGET[arguments[0]], "--limit", "60")
+        assert done.code == 0, done.err
+    config = ntt_cli.inspect("tuned.safetensors").record.config  # type: ignore[union-attr]
+    assert (config["checkpoint"], config["seed"], config["data"]) == ("sparse.safetensors", 3, "digits")
+
+
 @pytest.mark.usefixtures("forked_workers")
 def test_the_commands_for_a_comparison_run(ntt: Ntt, folder: Path) -> None:  # noqa: F811
     (folder / "model.py").write_bytes((ROOT / "sample_models/digits_mlp.py").read_bytes())

@@ -16,7 +16,7 @@ import ntt_cli as ntt
 from ntt_cli.cli.render import layer_table, plain_table
 from ntt_cli.cli.run import guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.errors import listed
+from ntt_cli.errors import UsageError, listed
 from ntt_cli.files.inspect import Inspection
 from ntt_cli.files.metadata import CheckpointRecord, StateRecord, describe_inputs
 from ntt_cli.results import LayerSummary
@@ -24,18 +24,27 @@ from ntt_cli.results import LayerSummary
 MOST_NAMES = 10
 """The most classes that a line shows."""
 
-EXAMPLES = ("ntt inspect sparse.safetensors", "ntt inspect sparse.report.safetensors --json")
+EXAMPLES = (
+    "ntt inspect sparse.safetensors",
+    "ntt inspect sparse.safetensors --toml > run.toml && ntt prune --config run.toml",
+    "ntt inspect sparse.report.safetensors --json",
+)
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint or a report.")],
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print the options of a checkpoint's run, as a file for --config.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
 ) -> None:
-    streams = make_streams(as_json=as_json, quiet=False)
+    streams = make_streams(as_json=as_json, quiet=toml)
     with guarded(streams, debug=debug):
+        if toml and as_json:
+            raise UsageError("--toml", "is no form of --json", hint="leave one of them out")
         inspection = ntt.inspect(file)
-        streams.result(inspection, human=_summary(inspection), quiet=str(file))
+        streams.result(inspection, human=_summary(inspection), quiet=inspection.toml if toml else "")
 
 
 def _summary(inspection: Inspection) -> RenderableType:

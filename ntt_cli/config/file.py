@@ -39,6 +39,10 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        # It would name code to run, and may come from elsewhere: options in a file of text can be looked at first.
+        hint = f"look at its options first: ntt inspect {path} --toml > run.toml"
+        raise UsageError(path, "is no file of options", hint=hint)
     try:
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from ntt_cli.config.repeat import repeating
 from ntt_cli.documents import Document
 from ntt_cli.errors import CheckpointError
 from ntt_cli.files.atomic import file_sha256
@@ -34,6 +35,21 @@ class Inspection(Document):
     layers: list[LayerSummary]
     packed_record: PackedRecord | None
     sizes: Sizes | None
+
+    @property
+    def toml(self) -> str:
+        """A file for `--config` that repeats the run: the same bytes, from the same model, weights and data.
+
+        Raises:
+            CheckpointError: if it is no checkpoint of ntt's, or options of its run have no names on the command line.
+        """
+        if not isinstance(self.record, CheckpointRecord):
+            raise CheckpointError(self.file, "records no options", hint="name a checkpoint that ntt wrote")
+        try:
+            return repeating(self.record.kind, self.record.config)
+        except ValueError as error:
+            what = f"comes from no command line: {error}"
+            raise CheckpointError(self.file, what, hint="repeat it in Python") from error
 
 
 class Verification(Document):

@@ -76,3 +76,35 @@ def test_nothing_is_cut_off_in_a_pipe(ntt: Ntt, monkeypatch: pytest.MonkeyPatch)
 def test_no_code_of_the_user_runs(ntt: Ntt) -> None:
     Path(MODEL).write_text("raise SystemExit('inspecting must not run this')")
     assert ntt("inspect", "sparse.safetensors").code == 0
+
+
+RUNS = [
+    ["prune", MODEL, "-s", "0.8", "--method", "ntt:score=magnitude", "--steps", "3", "--limit", "20", "--seed", "5"],
+    ["prune", MODEL, "-s", "0.8", "--method", "wanda", "--weights", "dense.safetensors", "--exclude", "5.*"],
+    ["finetune", MODEL, "-c", "sparse.safetensors", "--epochs", "1", "--limit", "60", "--optimiser", "sgd"],
+]
+
+
+@pytest.mark.parametrize("words", RUNS, ids=" ".join)
+def test_the_printed_options_repeat_the_run(ntt: Ntt, words: list[str]) -> None:
+    assert ntt(*words, "-o", "first.safetensors", "-q").code == 0
+    printed = ntt("inspect", "first.safetensors", "--toml")
+    assert (printed.code, printed.err) == (0, "")
+    Path("run.toml").write_text(printed.out)
+    again = ntt(words[0], "--config", "run.toml", "-o", "again.safetensors", "-q")
+    assert again.code == 0, again.err
+    assert Path("again.safetensors").read_bytes() == Path("first.safetensors").read_bytes()
+    assert ntt("export", "first.safetensors", "--to", "packed").code == 0
+    assert ntt("inspect", "first.packed.safetensors", "--toml").out == printed.out
+
+
+def test_options_that_are_not_there(ntt: Ntt) -> None:
+    save_file({"encoder.weight": torch.zeros(2, 3)}, "x.safetensors")
+    for name in ("x", "sparse.report"):
+        refused = ntt("inspect", f"{name}.safetensors", "--toml")
+        assert (refused.code, refused.out) == (2, "")
+        assert f"error: {name}.safetensors: records no options\nhint: name a checkpoint" in refused.err
+    both = ntt("inspect", "sparse.safetensors", "--toml", "--json")
+    assert (both.code, both.document["error"]["where"]) == (2, "--toml")
+    named = ntt("prune", "--config", "sparse.safetensors")
+    assert (named.code, "ntt inspect sparse.safetensors --toml" in named.err) == (2, True)
