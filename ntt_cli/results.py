@@ -88,7 +88,9 @@ class Sizes(Summary):
 
     @property
     def in_words(self) -> str:
-        """All three, with what fraction of the dense bytes they are."""
+        """All three, with what fraction of the dense bytes they are; the first alone where packing saves none."""
+        if self.packed_float16 >= self.dense:
+            return f"{self.dense:,} dense, too few to pack"
         parts = f"{self.dense:,} dense, packed about {self._share(self.packed)}"
         return f"{parts}, as float16 about {self._share(self.packed_float16)}"
 

@@ -38,4 +38,6 @@ def test_by_hand() -> None:
 def test_in_words() -> None:
     words = Sizes(dense=1_000_000, packed=62_500, packed_float16=math.ceil(1e6 / 31)).in_words
     assert words == "1,000,000 dense, packed about 62,500 (1/16.0), as float16 about 32,259 (1/31.0)"
-    assert Sizes(dense=10, packed=90, packed_float16=80).in_words == "10 dense, packed about 90, as float16 about 80"
+    assert Sizes(dense=10, packed=90, packed_float16=80).in_words == "10 dense, too few to pack"
+    words = Sizes(dense=100, packed=110, packed_float16=80).in_words
+    assert words == "100 dense, packed about 110, as float16 about 80 (1/1.2)"
