@@ -45,6 +45,8 @@ class Panel(NamedTuple):
     lines: list[Line]
     lowest: float
     """Where the vertical axis begins."""
+    scale: str = "log"
+    """Of the horizontal axis."""
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -79,7 +81,7 @@ def draw(panels: Sequence[Panel], path: Path, *, columns: int, x_label: str, y_l
 
 def draw_panel(panel: Panel, ax: Axes, highest: float) -> None:
     ax.set_title(panel.title)
-    ax.set_xscale("log")
+    ax.set_xscale(panel.scale)
     ax.set_ylim(panel.lowest, highest)
     for line in panel.lines:
         y, spread = np.array(line.y), np.array(line.spread)

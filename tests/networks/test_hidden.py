@@ -224,8 +224,8 @@ def test_the_report_has_the_distance_of_hidden_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"kernel_weight": 1}, "not with a kernel term"),
-        ({"objective": "paper"}, "not with objective=paper"),
+        ({"kernel_weight": 1}, "no part in a kernel term"),
+        ({"objective": "paper"}, "not as objective=paper does"),
         ({"structure": "channels"}, "of which channels would be gone"),
         ({"output_mask": lambda x: torch.ones(len(x), 1, dtype=torch.bool)}, "output_mask is of outputs alone"),
         ({"method": "magnitude"}, "hidden"),

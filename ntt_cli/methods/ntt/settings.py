@@ -117,11 +117,12 @@ def settle(
     if not kernel_weight and config.gives("kernel_params"):
         what = "there is no kernel term to read it; --kernel-weight 1 adds one"
         raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
-    if config.hidden and (kernel_weight or config.objective == "paper"):
-        which = "a kernel term" if kernel_weight else "--objective paper"
-        raise UsageError(
-            "--hidden", f"matches hidden values relative to their norms, and not with {which}", hint=LEAVE_OUT
-        )
+    if config.hidden and kernel_weight:
+        hint = "leave it out, or give --kernel-weight 0"
+        raise UsageError("--hidden", "matches hidden values, which have no part in a kernel term", hint=hint)
+    if config.hidden and config.objective == "paper":
+        what = "matches hidden values relative to their norms, not as --objective paper does"
+        raise UsageError("--hidden", what, hint=LEAVE_OUT)
     steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
     batch_size = config.batch_size or batch_size
     auto = config.steps == "auto"
