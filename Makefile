@@ -10,7 +10,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py
 
-test: lint types tests
+# mypy uses one core: it runs beside the tests.
+test: lint
+	$(MAKE) --jobs=2 types tests
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -19,7 +21,9 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# Compiled first: where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would compile the package anew.
 tests: .venv/installed
+	$(BIN)/python -m compileall -q ntt_cli
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The long form of the reliability tests.
