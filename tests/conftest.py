@@ -67,6 +67,7 @@ install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], "beartype.beart
 
 from ntt_cli.config import DataOptions, built_in_methods, method_class, methods  # noqa: E402
 from ntt_cli.data.inputs import Inputs  # noqa: E402
+from ntt_cli.methods.ntt import plan, settings  # noqa: E402
 from ntt_cli.networks.normalisation import open_inputs  # noqa: E402
 from ntt_cli.runs.sources import AS_NAMED  # noqa: E402
 from tests.parts import CPU, loaded  # noqa: E402
@@ -168,6 +169,13 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in built_in_methods():
         method = method_class(name)
         monkeypatch.setattr(method, "rounds", min(method.rounds, 4))
+
+
+@pytest.fixture
+def short_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--steps auto` masks reach their density in 10 steps, not 500, and 60 are the most, not 3,000."""
+    monkeypatch.setattr(plan, "AUTO_HORIZON", 20)
+    monkeypatch.setattr(settings, "STEPS", 60)
 
 
 @pytest.fixture

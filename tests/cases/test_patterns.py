@@ -91,6 +91,7 @@ def test_one_shot_magnitude_keeps_the_largest_of_each_group() -> None:
     assert torch.equal(pruned(method="magnitude", pattern="3:4").masks["3.weight"], expected)
 
 
+@pytest.mark.usefixtures("short_auto")
 @pytest.mark.parametrize(
     "options",
     [{"mask": "wanda", "mask_update_every": None}, {"schedule": "constant"}, {"preset": "paper"}, {"steps": "auto"}],

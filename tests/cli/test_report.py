@@ -26,9 +26,9 @@ def test_a_run(ntt: Ntt) -> None:
 
 
 def test_the_same_report_is_the_same_page_wherever_it_is(ntt: Ntt) -> None:
-    assert ntt("report", "sparse.safetensors", "-q").out == "sparse.report.html\n"
-    assert ntt("report", "sparse.report.safetensors", "-o", "other.html", "-q").out == "other.html\n"
-    assert Path("other.html").read_bytes() == Path("sparse.report.html").read_bytes()
+    assert ntt("report", "tuned.safetensors", "-q").out == "tuned.report.html\n"
+    assert ntt("report", "tuned.report.safetensors", "-o", "other.html", "-q").out == "other.html\n"
+    assert Path("other.html").read_bytes() == Path("tuned.report.html").read_bytes()
 
 
 def test_pictures(ntt: Ntt) -> None:
@@ -44,13 +44,13 @@ def test_pictures(ntt: Ntt) -> None:
 
 def test_a_page_is_written_anew_and_nothing_else_is(ntt: Ntt) -> None:
     for _ in range(2):
-        assert ntt("report", "sparse.safetensors", "-o", "page.html").code == 0
+        assert ntt("report", "tuned.safetensors", "-o", "page.html").code == 0
     Path("page.html").write_text("<!doctype html><p>mine</p>")
-    result = ntt("report", "sparse.safetensors", "-o", "page.html")
+    result = ntt("report", "tuned.safetensors", "-o", "page.html")
     assert result.code == 2
     assert "error: page.html: exists already" in result.err
     assert Path("page.html").read_text().endswith("mine</p>")
-    assert ntt("report", "sparse.safetensors", "-o", "page.html", "--force").code == 0
+    assert ntt("report", "tuned.safetensors", "-o", "page.html", "--force").code == 0
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError
 from ntt_cli.files.report_reader import read_report
 from ntt_cli.kernels.exact import exact_kernel
-from ntt_cli.methods.ntt import loop, settings
-from ntt_cli.methods.ntt import plan as plan
+from ntt_cli.methods.ntt import loop
 from ntt_cli.methods.ntt.batches import Batches
 from ntt_cli.methods.ntt.step import start_student
 from ntt_cli.methods.ntt.transfer import Transfer
@@ -86,14 +85,7 @@ def test_the_distance_is_that_of_exact_kernels(kernel_weight: float) -> None:
     assert validation_distance(student, validation, Execution(3)) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks reach their density in 10 steps, and 60 are the most."""
-    monkeypatch.setattr(plan, "AUTO_HORIZON", 20)
-    monkeypatch.setattr(settings, "STEPS", 60)
-
-
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short_auto")
 def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -123,8 +115,8 @@ def test_a_transfer_ends_when_the_distance_has_flattened(monkeypatch: pytest.Mon
     assert [len(panel.series[0].x) for panel in drawn.panels if "held out" in panel.title] == [len(looks)]
 
 
-@pytest.mark.usefixtures("short", "few_rounds")
-@pytest.mark.parametrize("options", [{"mask": "synflow"}, {"kernel_weight": 0}], ids=str)
+@pytest.mark.usefixtures("short_auto", "few_rounds")
+@pytest.mark.parametrize("options", [{"mask": "synflow"}, {"kernel_weight": 0, "mask_update_every": 5}], ids=str)
 def test_other_transfers_end_too(options: dict[str, Any]) -> None:
     assert prune.run(config(**options), lambda _: None).steps >= 4
 
