@@ -150,6 +150,8 @@ def cells(options: argparse.Namespace, rows: Rows, images: Images) -> Iterator[K
 
 def fill(rows: Rows, options: argparse.Namespace) -> None:
     """Do the trainings that are not there, and write each as it ends."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     images, folder = Images(options.data), options.results.with_suffix("")
     start, now = None, None
     for key in cells(options, rows, images):
@@ -180,8 +182,6 @@ def main() -> None:
     options = parser.parse_args()
     if not options.show and not (options.network and options.data):
         parser.error("give a network and --data, or --show")
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     rows = read(options.results)
     if not options.show:
         fill(rows, options)

@@ -110,7 +110,7 @@ def figures(rows: Rows, subject: Subject, rate: float, after: int, *, iterations
 def subjects(rows: Rows, network: str) -> dict[Subject, float]:
     """Those of a network whose rates were tried, in the order of `METHODS`, with their best rates."""
     of_network = {key.subject for key in rows if key.network == network}
-    ordered = sorted(of_network, key=lambda subject: (list(METHODS).index(subject.method), subject.transfer))
+    ordered = sorted(of_network, key=lambda subject: (list(METHODS).index(subject.method), -subject.transfer))
     rates = {subject: best_rate(rows, subject) for subject in ordered}
     return {subject: rate for subject, rate in rates.items() if rate is not None}
 
@@ -143,7 +143,7 @@ def show_ends(rows: Rows) -> None:
 
 
 def panel(rows: Rows, network: str, names: Mapping[str, str], rate: float | None) -> Panel:
-    """The curves of some methods at one rate, or each at its best; of several transfers, that with most seeds."""
+    """The curves of some methods at one rate, or each at its best; of several transfers, the longest of those with most seeds."""
     lines = []
     for method, name in names.items():
         own = {subject: rate or best for subject, best in subjects(rows, network).items() if subject.method == method}
@@ -153,7 +153,7 @@ def panel(rows: Rows, network: str, names: Mapping[str, str], rate: float | None
             spread = [statistics.stdev(numbers) if len(numbers) > 1 else 0.0 for numbers in curve]
             lines.append(Line(name, COLOURS[method], POINTS, list(map(statistics.fmean, curve)), spread))
     title = f"{NETWORKS[network]}, " + (f"rate {rate:g}" if rate else "each method's best rate")
-    return Panel(title, lines, lowest=20 if rate else 60)
+    return Panel(title, lines, lowest=20 if rate else 70)
 
 
 def draw_picture(rows: Rows, path: Path) -> None:

@@ -167,7 +167,7 @@ def _kept(pattern: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kept", files, ids=lambda path: path.stem)
 
 
-@_kept(r".*(?<!_held_out)")
+@_kept(r"(?!convergence).*(?<!_held_out)")
 def test_tables_of_comparisons_are_those_of_the_kept_results(
     kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +176,16 @@ def test_tables_of_comparisons_are_those_of_the_kept_results(
     printed = _printed("grid", *options, monkeypatch=monkeypatch, capsys=capsys)
     assert printed.count("\n") > 6
     assert printed in (ROOT / "docs/results.md").read_text()
+
+
+def test_the_tables_of_convergence_are_those_of_the_kept_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ROOT / "benchmarks/results/convergence.jsonl"
+    printed = _printed("convergence", "--show", "--results", str(kept), monkeypatch=monkeypatch, capsys=capsys)
+    tables = printed.strip().split("\n\n")
+    assert min(table.count("\n") for table in tables) > 1
+    assert [table for table in tables if table not in (ROOT / "docs/results.md").read_text()] == []
 
 
 def test_the_table_of_networks_that_others_trained_is_that_of_the_kept_results() -> None:
