@@ -128,7 +128,16 @@ def test_mathematics_knows_no_files_clock_or_global_randomness(path: Path) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["-V"], ["help", "prune"], ["prune", "--help"], ["inspect", "--help"]]
+    [
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["-V"],
+        ["prune", "-h"],
+        ["help", "prune"],
+        ["prune", "--help"],
+        ["inspect", "--help"],
+    ]
     + [["verify", "--help"], ["report", "--help"]],
     ids=" ".join,
 )

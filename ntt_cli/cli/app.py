@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ntt_cli import __version__
+from ntt_cli.cli.help import Command, Group
 from ntt_cli.runtime.signals import leaving
 
 BAD_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
@@ -39,6 +40,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     """The application for these arguments. Only the command that they name has its options; others have only names."""
     app = typer.Typer(
         name="ntt",
+        cls=Group,
         help="Make neural networks sparse without labels, by Neural Tangent Transfer.",
         epilog="Start with: ntt init && ntt prune model.py --sparsity 0.9",
         no_args_is_help=True,
@@ -51,8 +53,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     for name, summary in COMMANDS.items():
         if name in named or completing:
             module = import_module(f"ntt_cli.cli.{name}")
-            examples = "".join(f"\n\n  {example}" for example in module.EXAMPLES)
-            app.command(name, help=f"{summary}\n\nExamples:{examples}")(getattr(module, name))
+            app.command(name, cls=Command, help=summary)(getattr(module, name))
         else:
             app.command(name, help=summary)(_not_loaded)
     return app

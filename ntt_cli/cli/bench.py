@@ -22,6 +22,7 @@ EXAMPLES = (
     "ntt bench sparse.safetensors sparse.packed.safetensors sparse.onnx --model model.py",
     "ntt bench small.safetensors small.onnx small.pt2 --model model.py --threads 1 --json",
 )
+MOST_USED = ("model", "data", "seconds", "threads", "json")
 
 STYLES = {"faster": "bold green", "slower": "red", "not faster": ""}
 

@@ -23,6 +23,7 @@ EXAMPLES = (
     "ntt compare model.py --learning-rates 1e-3,3e-3,1e-2 --seeds 1,2,3,4,5 --plan",
     "ntt compare model.py --trial $SLURM_ARRAY_TASK_ID -o results/",
 )
+MOST_USED = ("weights", "data", "methods", "sparsities", "seeds", "epochs", "jobs", "output", "plan")
 
 PLAN = own_flag(
     "--plan", help="Show the trials, and how long those not done will take, from a few measured steps; train nothing."

@@ -25,6 +25,7 @@ EXAMPLES = (
     "ntt evaluate model.py -c sparse.safetensors -d images/ --teacher dense.safetensors",
     "ntt evaluate model.py -c sparse.safetensors --max-drop 0.01 --baseline dense.safetensors --junit gates.xml",
 )
+MOST_USED = ("checkpoint", "data", "teacher", "min_accuracy", "json")
 
 
 @with_options(EvaluateConfig)

@@ -21,6 +21,7 @@ EXAMPLES = (
     "ntt export tuned.safetensors --to pt2 --model model.py",
     "ntt export tuned.safetensors --to onnx --model model.py --data images/",
 )
+MOST_USED = ("model", "data", "to", "output", "dtype")
 
 
 @with_options(ExportConfig)

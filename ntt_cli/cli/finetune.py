@@ -21,6 +21,7 @@ EXAMPLES = (
     "ntt finetune model.py -c sparse.safetensors -d train/ --epochs 30 --optimiser sgd",
     "ntt finetune model.py --output dense.safetensors",
 )
+MOST_USED = ("checkpoint", "data", "epochs", "learning_rate", "device", "output")
 
 
 @with_options(FinetuneConfig)

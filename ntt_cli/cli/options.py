@@ -29,14 +29,19 @@ def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def own_flag(*names: str, kind: Any = bool, help: str) -> inspect.Parameter:
+def own_flag(*names: str, kind: Any = bool, metavar: str | None = None, help: str) -> inspect.Parameter:
     """A flag, or another option, of the command line itself: it is not in the configuration."""
-    info = typer.Option(*names, help=help, rich_help_panel=Group.OUTPUT, show_default=False)
+    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=Group.OUTPUT, show_default=False)
     return _parameter(names[0].strip("-").replace("-", "_"), kind, False if kind is bool else None, info)
 
 
 COMMON = [
-    own_flag("--config", kind=Path | None, help="TOML file that sets these options by name; the command line wins."),
+    own_flag(
+        "--config",
+        kind=Path | None,
+        metavar="<path>",
+        help="TOML file that sets these options by name; the command line wins.",
+    ),
     own_flag("--json", help="Print the result as one JSON document."),
     own_flag("--quiet", "-q", help="No progress; print only the output path, or the main figure."),
     own_flag("--debug", help="Show a traceback with every error."),
@@ -63,15 +68,6 @@ def with_options(config: type[Options], *flags: inspect.Parameter) -> Callable[[
         return command
 
     return give
-
-
-def with_common(command: Command) -> Command:
-    """Give a command that takes `json`, `quiet` and `debug` as `**values` the options of all commands for them."""
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    parameters = [p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD] + COMMON[1:]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # as above
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
 
 
 def _rank(field: FieldInfo) -> tuple[int, bool]:
@@ -112,11 +108,16 @@ def build_config(config: type[C], context: typer.Context) -> C:
         raise UsageError(where, problem.what, hint=problem.hint) from error
 
 
+LONGEST_METAVAR = 24
+"""Letters of the words that an option takes; more stand in its help."""
+
+
 def _metavar(kinds: list[Any]) -> str:
-    """`<float>`, `<a|b>`, or `<int>|auto`."""
+    """`<float>`, `<a|b>`, or `<int>|auto`; `<word>` for many words."""
     words = [kind for kind in kinds if isinstance(kind, str)]
     types = [f"<{kind.__name__}>" for kind in kinds if not isinstance(kind, str)]
-    return "|".join([*types, *words]) if types else f"<{'|'.join(words)}>"
+    named = "|".join([*types, *words]) if types else f"<{'|'.join(words)}>"
+    return named if len(named) <= LONGEST_METAVAR else "<word>"
 
 
 def _argument(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -139,12 +140,14 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         words = list(method_names())
         behind = ", ".join(one.replace("_", "-") for one in sorted(BEHIND_METHOD))
         described = f"{described} Methods: {', '.join(words)}. Only behind ntt: {behind}."
+    if _metavar(kinds) == "<word>":
+        described = f"{described} One of {', '.join(words)}."
     kind: Any
     default: Any
     if field.annotation is bool:
         kind, default, metavar = bool, shown, None
     elif several:
-        kind, default, metavar = list[str], list(map(str, shown)), None
+        kind, default, metavar = list[str], list(map(str, shown)), _metavar(kinds)
     else:
         # A required option may come from the file, so only the configuration knows whether it is missing.
         kind, default, metavar = str | None, None if required or shown is None else str(shown), _metavar(kinds)

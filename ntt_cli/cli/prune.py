@@ -22,6 +22,7 @@ EXAMPLES = (
     "ntt prune model.py -s 0.95 --weights dense.safetensors --data images/",
     "ntt prune torchvision:resnet18 -s 0.9 -d images/ --image-size 224 --exclude conv1.weight",
 )
+MOST_USED = ("sparsity", "weights", "data", "method", "steps", "device", "output", "dry_run")
 
 DRY_RUN = own_flag(
     "--dry-run", help="Show the layers, and time and memory of a run by one measured probe of each part; train nothing."

@@ -20,7 +20,12 @@ def report(
     path: Annotated[Path, typer.Argument(help="A comparison's folder, a report, or the checkpoint beside it.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The page. Default: report.html in the folder, or beside the report."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="<path>",
+            help="The page. Default: report.html in the folder, or beside the report.",
+        ),
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="Write each figure as a picture too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is not such a page.")] = False,

@@ -71,7 +71,7 @@ def kinds_of(annotation: Any) -> list[Any]:
         return list(get_args(annotation))
     if parts := get_args(annotation):
         return [kind for part in parts for kind in kinds_of(part)]
-    return [] if annotation is type(None) else [annotation]
+    return [] if annotation in {type(None), ...} else [annotation]
 
 
 class Options(BaseModel):
