@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 from ntt_cli.api.words import told_in_python
+from ntt_cli.config import ModelOptions
+from ntt_cli.errors import UsageError
 from ntt_cli.files import inspect as inspection
 from ntt_cli.files import template
 from ntt_cli.files.inspect import Inspection, Verification
@@ -53,17 +55,24 @@ def verify(path: str | PathLike[str]) -> Verification:
 
 
 @told_in_python()
-def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> ModelFile:
+def init(
+    path: str | PathLike[str] = "model.py", *, source: str | PathLike[str] | None = None, force: bool = False
+) -> ModelFile:
     """Write a commented model file that every command takes as it is.
 
     Args:
         path: of the file, which ends in `.py`.
+        source: `torchvision:NAME`, whose network the file builds; or a `.safetensors` file, whose names and shapes it
+            lists for you to write the network by. Default: a small network on `digits`.
         force: overwrite a file that is there.
 
     Returns:
         what was written: `.output` is its path.
 
     Raises:
+        UsageError: if the source is neither of these.
+        ModelError: if torchvision has no such classifier.
+        CheckpointError: if the `.safetensors` file cannot be read.
         OutputError: if the file is there already and `force` is not set, or cannot be written.
 
     Example:
@@ -72,4 +81,18 @@ def init(path: str | PathLike[str] = "model.py", *, force: bool = False) -> Mode
         >>> round(ntt.prune(path, sparsity=0.9, method="magnitude").report.sparsity, 3)
         0.9
     """
-    return template.run(Path(path), force=force)
+    return template.run(Path(path), None if source is None else _text_of(Path(path), fspath(source)), force=force)
+
+
+def _text_of(path: Path, source: str) -> str:
+    """The text of a model file for a network of torchvision or a file of weights."""
+    if source.startswith("torchvision:"):
+        from ntt_cli.networks.loading.models import load_model  # imports torch, which no other source needs
+
+        shape = load_model(ModelOptions(model=source), seed=0).input_shape
+        assert shape is not None
+        return template.of_torchvision(path, source.partition(":")[2], shape)
+    if Path(source).suffix == ".safetensors":
+        return template.of_weights(path, Path(source))
+    hint = "other networks need no new file: every command takes model.py:factory, package.module:factory and timm:NAME"
+    raise UsageError(f"--from {source}", "is neither torchvision:NAME nor a .safetensors file", hint=hint)

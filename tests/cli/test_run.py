@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import warnings
@@ -82,6 +83,20 @@ def test_termination() -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert run(lambda: os.kill(os.getpid(), signal.SIGTERM)) == (143, "warning: terminated; no file is half-written\n")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_termination_has_a_document() -> None:
+    out, nowhere = Console(file=io.StringIO()), Console(file=io.StringIO())
+    streams = Streams(out=out, err=nowhere, mode="json", quiet=False)
+    with pytest.raises(typer.Exit) as exit, guarded(streams, debug=False, again="ntt prune model.py --resume"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert exit.value.exit_code == 143
+    assert json.loads(out.file.getvalue())["error"] == {  # type: ignore[attr-defined]
+        "where": "SIGTERM",
+        "what": "terminated; no file is half-written",
+        "hint": "go on with: ntt prune model.py --resume",
+        "exit_code": 143,
+    }
 
 
 def test_termination_is_not_taken_for_an_error_of_user_code() -> None:
