@@ -10,6 +10,12 @@ from pathlib import Path
 
 COMMANDS = ("", "prune", "finetune", "evaluate", "compare", "report", "inspect", "verify", "export", "bench", "init")
 PAGE = Path(__file__).parent / "commands.md"
+HEAD = """# Commands
+
+Written by `make docs`; a test compares it with what the commands print. `ntt COMMAND -h` shows only the options that
+are used most.
+
+"""
 
 
 def help_of(command: str) -> str:
@@ -23,9 +29,7 @@ def help_of(command: str) -> str:
 def page() -> str:
     """The whole page."""
     blocks = [f"## ntt {command}".rstrip() + f"\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS]
-    return "# Commands\n\nWritten by `make docs`; a test compares it with what the commands print.\n\n" + "\n".join(
-        blocks
-    )
+    return HEAD + "\n".join(blocks)
 
 
 def words(text: str) -> set[str]:
