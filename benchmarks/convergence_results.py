@@ -143,7 +143,10 @@ def show_ends(rows: Rows) -> None:
 
 
 def panel(rows: Rows, network: str, names: Mapping[str, str], rate: float | None) -> Panel:
-    """The curves of some methods at one rate, or each at its best; of several transfers, the longest of those with most seeds."""
+    """The curves of some methods at one rate, or each at its best.
+
+    Of several transfers, they are of the longest of those with most seeds.
+    """
     lines = []
     for method, name in names.items():
         own = {subject: rate or best for subject, best in subjects(rows, network).items() if subject.method == method}
