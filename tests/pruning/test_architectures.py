@@ -50,12 +50,12 @@ def convnext():
 class Decoder(nn.Module):
     """Tied embeddings, a causal mask, and a row of logits for each position, in a dict as transformers returns them."""
 
-    def __init__(self):
+    def __init__(self, layers=2):
         super().__init__()
         self.embedding = nn.Embedding(11, 8)
         self.position = nn.Parameter(0.02 * torch.randn(6, 8))
         layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(8, 11, bias=False)
         self.head.weight = self.embedding.weight
 
@@ -65,16 +65,17 @@ class Decoder(nn.Module):
         return {"hidden": hidden, "logits": self.head(hidden)}
 
 class Recurrent(nn.Module):
-    def __init__(self, kind):
+    def __init__(self, kind, layers=2):
         super().__init__()
-        self.recurrent = getattr(nn, kind)(5, 8, num_layers=2, dropout=0.1, bidirectional=True, batch_first=True)
-        self.head = nn.Linear(16, 4)
+        deep = layers > 1
+        self.recurrent = getattr(nn, kind)(5, 8, layers, dropout=0.1 * deep, bidirectional=deep, batch_first=True)
+        self.head = nn.Linear(16 if deep else 8, 4)
 
     def forward(self, x):
         return self.head(self.recurrent(x)[0][:, -1])
 
-def lstm():
-    return Recurrent("LSTM")
+def lstm(layers=2):
+    return Recurrent("LSTM", layers)
 
 def gru():
     return Recurrent("GRU")
@@ -158,17 +159,19 @@ def test_prune_finetune_evaluate(name: str, data: str) -> None:
     assert 0 < result.flops_sparse < result.flops_dense
 
 
-TRACED = [case for case in ZOO if case[0] in {"resnet", "Decoder", "lstm"}]
-"""A kind of layer each: tracing one network takes half a minute."""
+TRACED = [("vgg_bn", IMAGES, ()), ("Decoder", TOKENS, ("layers=1",)), ("lstm", SEQUENCES, ("layers=1",))]
+"""A kind of layer each, and few of them: tracing takes seconds for each layer."""
 
 
-@pytest.mark.parametrize(("name", "data"), TRACED)
-def test_steps_are_traced_as_they_are_taken(name: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "data", "arguments"), TRACED)
+def test_steps_are_traced_as_they_are_taken(
+    name: str, data: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What `--compile` compiles, run as it is."""
     monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
     found = []
     for compiled in (False, True):
-        config = settings(name, data, sparsity=0.6, steps=3, compile=compiled)
+        config = settings(name, data, sparsity=0.6, steps=3, compile=compiled, model_arg=arguments)
         pruned = prune.run(PruneConfig(**config, output=f"{compiled}.safetensors"), lambda _: None)
         found.append(read_checkpoint(Path(pruned.output)).tensors)
     for key, value in found[0].items():
