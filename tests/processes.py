@@ -96,9 +96,13 @@ class Fork:
     def outcome(self) -> tuple[int, str, str]:
         """Exit code (negative: a signal), stdout and stderr, once the process has ended."""
         self.process.join(LIMIT_SECONDS)
+        if late := self.process.is_alive():
+            self.send_signal(signal.SIGABRT)  # on which Python's fault handler writes the stacks of all threads
+            self.process.join(1)
         out, err = (path.read_text() for path in self._streams)
-        if self.process.exitcode is None:
+        if late:
             pytest.fail(f"did not end within {LIMIT_SECONDS:.0f} s: {err}")
+        assert self.process.exitcode is not None
         return self.process.exitcode, out, err
 
 
