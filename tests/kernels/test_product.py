@@ -47,9 +47,7 @@ def outputs_alone(*arguments: Any, **options: Any) -> Outputs:
 
 
 both_ways = pytest.mark.parametrize("ask", [compute_outputs, outputs_alone], ids=["alone", "with pullback"])
-in_micro_batches = pytest.mark.parametrize(
-    "micro_batch", [None, 2, 1], ids=["whole", "micro-batches of two", "one by one"]
-)
+in_micro_batches = pytest.mark.parametrize("micro_batch", [None, 2], ids=["whole", "two and one"])
 
 
 @every_model
@@ -58,7 +56,7 @@ in_micro_batches = pytest.mark.parametrize(
 def test_outputs_without_a_probe_are_the_logits(
     case: ModelCase, ask: Callable[..., Outputs], micro_batch: int | None
 ) -> None:
-    module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
+    module, model, x1, x2 = case.module(), case.functional(), case.inputs(3, seed=1), case.inputs(3, seed=2)
     result = ask(model.bind(), model.params, x1, x2, None, execution=Execution(micro_batch))
     assert not isinstance(result, OutputsAndProduct)
     for logits, x in ((result.logits1, x1), (result.logits2, x2)):
@@ -73,7 +71,7 @@ def test_outputs_without_a_probe_are_the_logits(
 def test_equals_brute_force(
     case: ModelCase, restricted: bool, ask: Callable[..., Outputs], micro_batch: int | None
 ) -> None:
-    module, model, x1, x2 = case.module(), case.functional(), case.inputs(2, seed=1), case.inputs(3, seed=2)
+    module, model, x1, x2 = case.module(), case.functional(), case.inputs(3, seed=1), case.inputs(3, seed=2)
     masks = random_masks(model.params) if restricted else None
     kernel = brute_force_kernel(module, x1, x2, active=masks)
     probe = probe_for(kernel)
@@ -94,7 +92,7 @@ def test_gradient_of_the_kernel_distance_equals_brute_force(
 ) -> None:
     """`∂/∂θ ‖(K_s − K_t) v‖²`, through the matrix-free product and through whole Jacobians."""
     module, model, teacher = case.module(), case.functional(), case.functional(seed=7)
-    x1, x2 = case.inputs(2, seed=1), case.inputs(3, seed=2)
+    x1, x2 = case.inputs(3, seed=1), case.inputs(3, seed=2)
     masks = random_masks(model.params) if restricted else None
     target = brute_force_kernel(case.module(seed=7), x1, x2)
     probe = probe_for(target)
