@@ -134,8 +134,9 @@ def show_curves(rows: Rows, network: str) -> None:
 
 def show_ends(rows: Rows) -> None:
     """Print the table of the trainings that were asked for with `--epochs`."""
-    print("| network | method | seeds | iterations | accuracy | the authors |\n|---|---|---|---|---|---|")
     long = [key for key in rows if key.on == "test" and key.iterations != POINTS[-1]]
+    if long:
+        print("| network | method | seeds | iterations | accuracy | the authors |\n|---|---|---|---|---|---|")
     for subject, iterations in dict.fromkeys((key.subject, key.iterations) for key in long):
         found = figures(rows, subject, PAPER_RATE, iterations, iterations=iterations)
         cells = f"{len(found)} | {iterations:,} | {in_words(found)} | {AUTHORS.get(subject[:2], '')}"
@@ -145,7 +146,7 @@ def show_ends(rows: Rows) -> None:
 def panel(rows: Rows, network: str, names: Mapping[str, str], rate: float | None) -> Panel:
     """The curves of some methods at one rate, or each at its best.
 
-    Of several transfers, they are of the longest of those with most seeds.
+    Of several transfers it has the longest of those with most seeds.
     """
     lines = []
     for method, name in names.items():

@@ -86,7 +86,7 @@ def draw_panel(panel: Panel, ax: Axes, highest: float) -> None:
     for line in panel.lines:
         y, spread = np.array(line.y), np.array(line.spread)
         ax.plot(line.x, y, color=line.colour, marker="o", markersize=3, linewidth=1.6)
-        ax.fill_between(line.x, y - spread, y + spread, color=line.colour, alpha=0.18, linewidth=0)
+        ax.fill_between(line.x, y - spread, y + spread, color=line.colour, alpha=0.12, linewidth=0)
     points = panel.lines[0].x
     ax.set_xticks(points, [f"{point:g}" for point in points])
     ax.xaxis.set_minor_locator(NullLocator())
