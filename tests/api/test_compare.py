@@ -100,7 +100,7 @@ def test_a_trial_that_fails_ends_no_others() -> None:
     report = compare(methods=("mine", "random"))
     assert [row.method for row in report.rows] == ["random"]
     (failed,) = report.failed
-    assert "scores() of method mine: lacks 0.weight, 4.weight" in failed.error
+    assert "scores() of method mine: lacks 0.weight, 4.weight" in failed.what
 
 
 def test_an_interrupt_ends_all() -> None:

@@ -481,4 +481,4 @@ def test_whatever_a_network_raises_late_is_told_of_its_trial() -> None:
     said = ["called sys.exit(0)", "raised EOFError", "raised KeyboardInterrupt", "raised ValueError: x"]
     assert [failure.exit_code for failure in failed] == [2, 2, 2, 2]
     for failure, what in zip(failed, said, strict=True):
-        assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failure.error)
+        assert re.search(rf"{chosen.model}: {re.escape(what)} \(line \d+\); ", failure.what)

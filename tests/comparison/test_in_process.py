@@ -69,7 +69,7 @@ def test_a_trial_that_fails_does_not_end_the_others(failure: str, what: str) -> 
     compare.prepare(chosen, lambda _: None, write=True)
     (failed,) = run_trials_in_process(chosen, trials_of(chosen), lambda _: None)
     assert (failed.trial, failed.exit_code) == ("random-0.8-seed2", 2)
-    assert what in failed.error
+    assert what in failed.what
     assert [result_of(chosen, trial) is not None for trial in trials_of(chosen)] == [True, False, True]
 
 
@@ -78,7 +78,7 @@ def test_trials_whose_learning_rate_source_failed() -> None:
     report = compare.run(chosen, lambda _: None, in_process=True)
     first, second = report.failed
     assert (first.trial, first.exit_code) == ("random-0.8-seed1", 3)
-    assert "random-0.8-seed2: takes its learning rate from random-0.8-seed1, which has no result" in second.error
+    assert "random-0.8-seed2: takes its learning rate from random-0.8-seed1, which has no result" in second.what
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), Interrupted(15)])
