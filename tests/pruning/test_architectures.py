@@ -193,7 +193,7 @@ def test_positions_without_a_label_count_for_nothing() -> None:
     labels = y[:, 1:].reshape(-1)
     assert result.accuracy is not None
     assert result.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
-    assert result.accuracy.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert result.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_a_function_of_the_model_file_picks_the_logits() -> None:
