@@ -98,7 +98,7 @@ def test_lists(ntt: Ntt) -> None:
 
 @pytest.mark.usefixtures("forked_workers")
 def test_killed_and_started_again_it_writes_the_same_table(ntt: Ntt) -> None:
-    command = [*COMMAND, "--methods", "random"]
+    command = ["compare", MODEL, "--methods", "random", *GRID[2:], "--device", "cpu"]
     finish("whole", methods=("random",))
     assert ntt(*command, "-o", "whole", "-q").code == 0  # the table of the trials that are done
     with started([sys.executable, "-m", "ntt_cli", *command], stderr=subprocess.DEVNULL) as killed:
