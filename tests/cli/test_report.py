@@ -32,8 +32,7 @@ def test_the_same_report_is_the_same_page_wherever_it_is(ntt: Ntt) -> None:
 
 
 def test_pictures(ntt: Ntt) -> None:
-    document = ntt("report", "tuned.safetensors", "--png", "--json").document
-    assert document == {
+    assert ntt("report", "tuned.safetensors", "--png", "--json").report == {
         "output": "tuned.report.html",
         "bytes": Path("tuned.report.html").stat().st_size,
         "figures": ["training"],
