@@ -246,7 +246,7 @@ def test_what_is_recorded_does_not_say_where_it_goes() -> None:
     assert recorded(first)["exclude"] == ["fc*"]
     assert recorded(first)["sparsity"] == 0.9
     here = {"output", "force", "resume", "checkpoint_every", "allow_mismatch", "data_root", "download", "workers"}
-    if_given = {"weights_prefix", "ignore_extra", "outputs", "structure", "target_flops", "pattern"}
+    if_given = {"weights_prefix", "ignore_extra", "outputs", "structure", "target_flops", "pattern", "hidden"}
     assert recorded(first).keys() == PruneConfig.model_fields.keys() - here - if_given
     assert recorded(prune(weights="x.safetensors", ignore_extra=True))["ignore_extra"] is True
     finetune = FinetuneConfig(model="net.py", output="a.safetensors")

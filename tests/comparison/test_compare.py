@@ -376,7 +376,7 @@ def test_test_data_of_its_own() -> None:
 
 def test_a_plan_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare.finetune_job, "seconds_per_step", lambda _: 1.0)
-    monkeypatch.setattr(compare.prune, "plan", lambda *_: SimpleNamespace(seconds=1000.0))
+    monkeypatch.setattr(compare.prune, "plan", lambda *_: SimpleNamespace(estimated_seconds=1000.0))
     chosen = config(methods="ntt,random", seeds=(1, 2), learning_rates=(1e-3, 1e-2))
     planned = compare.plan(chosen, lambda _: None)
     assert not Path("comparison").exists()
@@ -462,8 +462,8 @@ class Late(Net):
         self.failure = failure
 
     def forward(self, x):
-        self.calls += self.training
-        if self.calls == 2:
+        Late.calls += self.training
+        if Late.calls == 2:
             raise self.failure
         return super().forward(x)
 
