@@ -229,6 +229,7 @@ def test_the_report_has_the_distance_of_hidden_values(tmp_path: Path) -> None:
         ({"structure": "channels"}, "of which channels would be gone"),
         ({"output_mask": lambda x: torch.ones(len(x), 1, dtype=torch.bool)}, "output_mask is of outputs alone"),
         ({"method": "magnitude"}, "hidden"),
+        ({"method": "obc"}, "hidden.*is of steps, and obc takes none unless it is told"),
     ],
 )
 def test_where_it_cannot_be_it_is_refused(options: dict[str, Any], what: str) -> None:

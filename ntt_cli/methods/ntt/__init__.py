@@ -9,7 +9,7 @@ The paper's symbols. The teacher is the dense network, the student the sparse on
 
 The paper:
 
-1. `objective.py`: what is minimised, `L = λ_K · D_K + D_f + (λ_2 / d) · ‖m ⊙ w‖²`. The kernel: `kernels/product.py`.
+1. `objective.py`: what is minimised, `L`, and what we add to the paper's. The kernel: `kernels/product.py`.
 2. `step.py`: the gradient of `L` at the masked weights, and one step of Adam.
 3. `transfer.py`: what a transfer is given: the teacher, the inputs, the prunable weights, the settings.
 4. `loop.py`: the transfer from its first step to its last, with a mask update every so many steps.

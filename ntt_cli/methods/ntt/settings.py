@@ -32,6 +32,9 @@ AUTO_HORIZON = 1000
 LONGEST_AUTO_WINDOW = AUTO_HORIZON // 10
 """With `--steps auto`, the largest number of steps between two mask updates."""
 
+OF_STEPS = ("batches", "learning_rate", "hidden", "compile")
+"""Options that do nothing where no steps are taken."""
+
 LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
 """The defaults without a kernel term. There a step costs a third, and more steps gave a more accurate network
 (docs/notebook/01-trained-weights.md)."""
@@ -135,6 +138,9 @@ def settle(
         steps = method.default_steps
     if config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * samples / batch_size))
+    if not steps and (idle := next(filter(config.gives, OF_STEPS), None)) is not None:
+        what = f"is of steps, and {config.method} takes none unless it is told"
+        raise UsageError(as_typed(config, idle), what, hint="give --steps, or leave it out")
     return TransferSettings(
         steps=steps,
         auto=auto,
