@@ -7,8 +7,7 @@ added share their channels. `networks/channels.py` finds the groups.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,8 +16,12 @@ from torch import Tensor
 
 from ntt_cli.tensors import Masks, Params
 
-LEAST_SHARE = 0.1
-"""The least share of a group's channels that stay, so that no layer becomes the bottleneck of all others."""
+BLOCK_SIZES = (8, 4, 2, 1)
+"""Channels are removed in blocks of eight, or fewer where the limit cannot be met otherwise.
+
+Runtimes hold activations in blocks of eight channels or more, and calculate a part of a block as a whole one.
+`benchmarks/channel_blocks.py` measures what that is worth.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,6 @@ class ChannelGroup:
                 own = part.channel >= 0
                 total.index_add_(0, part.channel[own], of_slices[own])
         return total
-
-    @property
-    def least(self) -> int:
-        """The number of channels that always stay."""
-        return max(1, math.ceil(LEAST_SHARE * self.size))
 
     @property
     def outputs(self) -> int:
@@ -179,35 +177,78 @@ class Channels:
 def keep_channels(
     channels: Channels, scores: Sequence[Float[Tensor, " channels"]], *, limit: float
 ) -> list[Bool[Tensor, " channels"]]:
-    """Remove the channels with the lowest scores over all groups, as few as bring the cost to `limit` or below it.
+    """Remove the channels with the lowest scores, until the cost is at `limit` or below it.
 
-    The best channels of each group stay, as many as its `least`. Of equal scores the last channel goes first.
+    The channels of a group are ordered by score, and go in blocks (`BLOCK_SIZES`; at most half of a group), the lowest
+    mean over all groups first. The first block of each group stays. Blocks that went come back, highest mean first,
+    where the limit allows it. Of equal scores the last channel goes first.
 
     Raises:
-        ValueError: if a score is NaN, or the cost is above `limit` with the fewest channels.
+        ValueError: if a score is NaN, or the cost is above `limit` with one channel in each group.
     """
     if any(score.isnan().any() for score in scores):
         raise ValueError("a score is NaN")
-    sizes = [len(score) for score in scores]
-    flat = torch.cat([score.double() for score in scores])
-    may_go = torch.ones(len(flat), dtype=torch.bool)
-    for score, stays, group in zip(scores, may_go.split(sizes), channels.groups, strict=True):
-        stays[score.argsort(descending=True, stable=True)[: group.least]] = False
-    last_first = may_go.nonzero().flatten().flip(0)
-    order = last_first[flat[last_first].argsort(stable=True)]
+    for size in BLOCK_SIZES:
+        blocks = _Blocks.of(scores, size)
+        if channels.cost(blocks.kept(blocks.first)) <= limit:
+            return blocks.kept(_best(channels, blocks, limit))
+    lowest = channels.cost(blocks.kept(blocks.first))
+    raise ValueError(f"{lowest:.4g} is left with the fewest channels")
 
-    def without(number: int) -> list[Tensor]:
-        stays = torch.ones(len(flat), dtype=torch.bool)
-        stays[order[:number]] = False
-        return list(stays.split(sizes))
 
-    few, many = 0, len(order)
-    if (lowest := channels.cost(without(many))) > limit:
-        raise ValueError(f"{lowest:.4g} is left with the fewest channels")
+@dataclass(frozen=True)
+class _Blocks:
+    """The channels of each group by score, highest first, in blocks that are numbered over all groups.
+
+    Attributes:
+        of_channel: by group, the block that each channel is in.
+        means: the mean score of each block.
+        first: the first block of each group.
+    """
+
+    of_channel: list[Int64[Tensor, " channels"]]
+    means: Float[Tensor, " blocks"]
+    first: set[int]
+
+    @classmethod
+    def of(cls, scores: Sequence[Tensor], most: int) -> _Blocks:
+        """Blocks of `most` channels, fewer in small groups."""
+        of_channel: list[Tensor] = []
+        means: list[float] = []
+        first: set[int] = set()
+        for score in scores:
+            order = score.argsort(descending=True, stable=True)
+            size = next(size for size in BLOCK_SIZES if size <= most and (2 * size <= len(order) or size == 1))
+            parts = score[order].double().split(size)
+            numbers = torch.arange(len(order)) // size + len(means)
+            first.add(len(means))
+            means += [float(part.mean()) for part in parts]
+            of_channel.append(torch.empty_like(order).index_copy_(0, order, numbers))
+        return cls(of_channel, torch.tensor(means, dtype=torch.float64), first)
+
+    def kept(self, blocks: Collection[int]) -> list[Tensor]:
+        """The channels of these blocks."""
+        stays = torch.zeros(len(self.means), dtype=torch.bool)
+        stays[sorted(blocks)] = True
+        return [stays[numbers] for numbers in self.of_channel]
+
+
+def _best(channels: Channels, blocks: _Blocks, limit: float) -> set[int]:
+    """The blocks with the highest means that the limit allows."""
+    number = len(blocks.means)
+    last_first = torch.arange(number).flip(0)
+    order = last_first[blocks.means[last_first].argsort(stable=True)].tolist()
+    may_go = [block for block in order if block not in blocks.first]
+    few, many = 0, len(may_go)
     while few < many:
         middle = (few + many) // 2
-        if channels.cost(without(middle)) <= limit:
+        if channels.cost(blocks.kept({*blocks.first, *may_go[middle:]})) <= limit:
             many = middle
         else:
             few = middle + 1
-    return without(many)
+    found = {*blocks.first, *may_go[many:]}
+    for block in reversed(may_go[:many]):
+        follows = block - 1 in found  # the blocks of a group before it
+        if follows and channels.cost(blocks.kept({*found, block})) <= limit:
+            found.add(block)
+    return found

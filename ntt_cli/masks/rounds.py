@@ -69,7 +69,7 @@ def prune_channels_in_rounds(
         scores = score(masks)
         of_channels = channel_norms(channels, scores) if norms else [group.sums(scores) for group in channels.groups]
         kept = keep_channels(channels, of_channels, limit=density ** (r / rounds))
-        masks = channels.masks(kept, masks)
+        masks = {name: mask & masks[name] for name, mask in channels.masks(kept, masks).items()}
     return masks
 
 

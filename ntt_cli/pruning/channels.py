@@ -68,7 +68,7 @@ def open_channels(
 
 
 def _require_limit(config: PruneConfig, channels: Channels) -> None:
-    lowest = channels.cost([torch.arange(group.size) < group.least for group in channels.groups])
+    lowest = channels.cost([torch.arange(group.size) < 1 for group in channels.groups])
     if lowest <= config.density:
         return
     if config.target_flops is not None:

@@ -73,21 +73,74 @@ def test_each_channel_costs_what_makes_and_what_uses_it() -> None:
     assert second.tolist() == pytest.approx([14] * 4)
 
 
-@pytest.mark.parametrize("limit", [0.95, 0.7, 0.5, 0.4])
+def blocks_of(scores: Tensor, size: int) -> list[list[int]]:
+    order = sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def one_by_one(channels: Channels, scores: list[Tensor], sizes: list[int], limit: float) -> list[list[bool]]:
+    """What is left when blocks go one by one, without the first of each group, and come back while they fit."""
+    blocks = {
+        (float(scores[g][block].mean()), -g, -n): (g, block)
+        for g, size in enumerate(sizes)
+        for n, block in enumerate(blocks_of(scores[g], size))
+    }
+    stays = [torch.ones(len(of_group), dtype=torch.bool) for of_group in scores]
+    gone = []
+    for key in sorted(key for key in blocks if key[2] < 0):
+        if channels.cost(stays) <= limit:
+            break
+        g, block = blocks[key]
+        stays[g][block] = False
+        gone.append(key)
+    for key in reversed(gone):
+        g, block = blocks[key]
+        before = [blocks[other][1] for other in blocks if other[1] == key[1] and other[2] == key[2] + 1]
+        if not stays[g][before[0]].all():
+            continue
+        stays[g][block] = True
+        if channels.cost(stays) > limit:
+            stays[g][block] = False
+    return [of_group.tolist() for of_group in stays]
+
+
+@pytest.mark.parametrize("limit", [0.95, 0.7, 0.5])
 @pytest.mark.parametrize("by_flops", [False, True])
 def test_the_lowest_scores_go_and_no_more_than_must(limit: float, by_flops: bool) -> None:
     channels = chain(by_flops=by_flops)
     scores = [torch.tensor([0.5, 0.1, 0.9]), torch.tensor([0.3, 0.2, 0.8, 0.4])]
-    flat = {(g, i): float(s) for g, of_group in enumerate(scores) for i, s in enumerate(of_group)}
-    stays = [torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool)]
-    for g, i in sorted(flat, key=lambda key: flat[key]):  # one by one, without the best of each group
-        if channels.cost(stays) <= limit:
-            break
-        if flat[g, i] < float(scores[g].max()):
-            stays[g][i] = False
     found = keep_channels(channels, scores, limit=limit)
-    assert [of_group.tolist() for of_group in found] == [of_group.tolist() for of_group in stays]
+    # Of three channels one goes at a time, of four two: at most half of them.
+    assert [of_group.tolist() for of_group in found] == one_by_one(channels, scores, [1, 2], limit)
     assert channels.cost(found) <= limit
+
+
+@pytest.mark.parametrize(("limit", "size"), [(0.9, 8), (0.5, 8), (0.2, 8), (0.08, 4), (0.03, 2), (0.012, 1)])
+def test_channels_go_in_blocks_of_eight_or_fewer_where_they_must(limit: float, size: int) -> None:
+    shapes = {"a.weight": torch.Size((20, 5)), "b.weight": torch.Size((50, 20)), "c.weight": torch.Size((3, 50))}
+    channels = Channels(
+        (group("a", 20, "b"), group("b", 50, "c")), shapes, dict.fromkeys(shapes, 1.0), 0.0, by_flops=False
+    )
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.rand(count, generator=generator) for count in (20, 50)]
+    found = keep_channels(channels, scores, limit=limit)
+    assert [of_group.tolist() for of_group in found] == one_by_one(channels, scores, [size, size], limit)
+    assert channels.cost(found) <= limit
+    for of_group in found:
+        kept = int(of_group.sum())
+        assert kept % size == 0 or kept == len(of_group)
+
+
+def test_a_block_that_fits_comes_back() -> None:
+    """The lowest block alone is too little; the next is so large that the lowest fits again."""
+    shapes = {"a.weight": torch.Size((16, 1)), "b.weight": torch.Size((2, 16)), "d.weight": torch.Size((16, 100))}
+    shapes["e.weight"] = torch.Size((2, 16))
+    channels = Channels(
+        (group("a", 16, "b"), group("d", 16, "e")), shapes, dict.fromkeys(shapes, 1.0), 0.0, by_flops=False
+    )
+    scores = [torch.tensor([4.0] * 8 + [1.0] * 8), torch.tensor([4.0] * 8 + [2.0] * 8)]
+    found = keep_channels(channels, scores, limit=0.6)
+    assert [int(of_group.sum()) for of_group in found] == [16, 8]
 
 
 def test_of_equal_scores_the_last_channels_go_first() -> None:

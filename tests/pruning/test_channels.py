@@ -58,7 +58,7 @@ def test_every_method_leaves_a_network_that_is_smaller(method: str) -> None:
 
 
 def test_of_dead_channels_all_is_zero_and_the_record_says_which() -> None:
-    result = pruned()
+    result = pruned(sparsity=0.7)
     state, channels = result.checkpoint.tensors, result.checkpoint.record.channels
     assert channels.keys() == {"0", "4"}
     assert all(found.removed for found in channels.values())
