@@ -343,6 +343,14 @@ class ProgramReport(ExportReport):
     difference: float
 
 
+class HubReport(ExportReport):
+    """What `ntt export --to hub-folder` wrote: the bytes of each file. `sha256` is that of the weights' file."""
+
+    document = "export-hub"
+
+    files: dict[str, int]
+
+
 class ModelFile(Document):
     """What `ntt init` wrote."""
 

@@ -12,14 +12,17 @@ from torch import nn
 from ntt_cli.api.calls import Progress, apart, configured
 from ntt_cli.api.network import SparseNetwork, data_of, network_of
 from ntt_cli.api.words import told_in_python
-from ntt_cli.config import LEAVE_OUT, PROGRAMS, ExportConfig, typed
+from ntt_cli.config import HUB_FOLDER, LEAVE_OUT, PROGRAMS, ExportConfig, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.files.export import FORMATS, Exported, check_export, convert, default_output
+from ntt_cli.files.hub import WEIGHTS, Code, write_hub_folder
 from ntt_cli.files.shards import find_weights
+from ntt_cli.networks.loading.code import code_of, unknown_code
+from ntt_cli.networks.loading.open import open_weights
 from ntt_cli.programs import export as programs
-from ntt_cli.results import ExportReport, ProgramReport
+from ntt_cli.results import ExportReport, HubReport, ProgramReport
 from ntt_cli.runs.sources import OWN, Sources
 from ntt_cli.runtime.events import EventSink, Warned
 
@@ -44,11 +47,14 @@ def export(
     number of samples. They take what the network takes, normalised inputs where it was made with them, and are compared
     with it on a few samples before they are kept.
 
+    `hub-folder` is a folder with `model.safetensors`, a model card and, if `model` is a Python file, that file and what
+    it imports from beside it. `huggingface_hub.upload_folder` takes it as it is; nothing is uploaded.
+
     Args:
         checkpoint: a file of weights, as `load` takes it, or what `prune`, `finetune` or `load` returned.
-        to: the form: `packed`, `torch`, `pt2` or `onnx`.
-        output: the file to write; by default `sparse.packed.safetensors` or `sparse.pt2` beside `sparse.safetensors`. A
-            network in memory has no default.
+        to: the form: `packed`, `torch`, `pt2`, `onnx` or `hub-folder`.
+        output: the file or folder to write; by default `sparse.packed.safetensors`, `sparse.pt2` or `sparse-hub` beside
+            `sparse.safetensors`. A network in memory has no default.
         model: for a program, the network that the weights in a file belong to; an object, or a name as on the command
             line.
         data: for a program, inputs to trace and compare it on, as `evaluate` takes them; labels are not read.
@@ -57,7 +63,7 @@ def export(
             floating-point tensors are rounded.
 
     Returns:
-        what was written, with its sizes in bytes; a `ProgramReport` for a program.
+        what was written, with its sizes in bytes; a `ProgramReport` for a program, a `HubReport` for a folder.
 
     Raises:
         UsageError: if an option is wrong, or has no effect.
@@ -93,11 +99,28 @@ def export(
         if config.dtype is not None:
             exported = _converted(exported, config.dtype, on_event)
         if to in PROGRAMS:
-            written = programs.run(config, path, exported, sources, on_event)
-        else:
-            FORMATS[to](path, exported)
-    report = _report(path, to, exported.checkpoint, size, dense)
-    return report if to not in PROGRAMS else ProgramReport(**report.model_dump(), **written._asdict())
+            program = programs.run(config, path, exported, sources, on_event)
+            report = _report(path, to, exported.checkpoint, size, dense)
+            return ProgramReport(**report.model_dump(), **program._asdict())
+        if to == HUB_FOLDER:
+            code = _code(config, exported, sources, on_event)
+            files = write_hub_folder(path, exported.checkpoint, code, config.license)
+            report = _report(path / WEIGHTS, to, exported.checkpoint, size, dense)
+            changes = {"output": str(path), "bytes": sum(files.values()), "files": files}
+            return HubReport(**report.model_dump() | changes)
+        FORMATS[to](path, exported)
+        return _report(path, to, exported.checkpoint, size, dense)
+
+
+def _code(config: ExportConfig, exported: Exported, sources: Sources, on_event: EventSink) -> Code:
+    """How the network of a checkpoint is built; one that is named must take the checkpoint's weights."""
+    if config.model:
+        loaded = sources.load_model(config, seed=0)
+        open_weights(exported.checkpoint, loaded, on_event, options=config)
+        if sources.model is None:
+            return code_of(config, on_event)
+    record = exported.checkpoint.record
+    return unknown_code("the network" if record is None else record.model.source)
 
 
 @told_in_python()

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ntt_cli.config import LEAVE_OUT
+from ntt_cli.config import HUB_FOLDER, LEAVE_OUT
 from ntt_cli.errors import CheckpointError, OutputError, UsageError
 from ntt_cli.files.atomic import check_writable, write_atomically
 from ntt_cli.files.checkpoint import Checkpoint
+from ntt_cli.files.hub import check_folder
 from ntt_cli.files.packed import write_packed
 
 SUFFIXES = {"packed": ".packed.safetensors", "torch": ".torch.safetensors", "pt2": ".pt2", "onnx": ".onnx"}
@@ -52,9 +53,9 @@ FORMATS: dict[str, Callable[[Path, Exported], None]] = {"packed": _packed, "torc
 
 
 def default_output(checkpoint: Path, to: str) -> Path:
-    """`sparse.packed.safetensors` beside `sparse.safetensors`."""
+    """`sparse.packed.safetensors` beside `sparse.safetensors`; for a hub the folder `sparse-hub`."""
     stem = checkpoint.name.removesuffix(checkpoint.suffix) if checkpoint.suffix else checkpoint.name
-    return checkpoint.with_name(f"{stem}{SUFFIXES[to]}")
+    return checkpoint.with_name(f"{stem}-hub" if to == HUB_FOLDER else f"{stem}{SUFFIXES[to]}")
 
 
 def check_export(output: Path, to: str, checkpoint: Path | None, *, force: bool) -> None:
@@ -63,6 +64,9 @@ def check_export(output: Path, to: str, checkpoint: Path | None, *, force: bool)
     Raises:
         OutputError: if it is the checkpoint itself, cannot be written, or exists and `force` is not set.
     """
+    if to == HUB_FOLDER:
+        check_folder(output, force=force)
+        return
     suffix = f".{SUFFIXES[to].rpartition('.')[2]}"
     if output.suffix != suffix:
         what = f"is not named {suffix}, which is what is written"

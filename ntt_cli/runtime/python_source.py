@@ -76,6 +76,12 @@ def local_modules(path: Path) -> dict[str, str]:
     return dict(sorted(_BROUGHT.get(path.resolve(), {}).items()))
 
 
+def local_files(path: Path) -> dict[str, Path]:
+    """The files of these modules."""
+    files = {name: _local_file(name) for name in local_modules(path) if name in sys.modules}
+    return {name: file for name, file in files.items() if file is not None}
+
+
 @contextmanager
 def user_code(path: Path, error: type[NttError]) -> Generator[None]:
     """A context that runs code of this file: it can import files beside it, and its output goes to stderr.

@@ -96,7 +96,7 @@ def load_model(options: ModelOptions, *, seed: int, first_batch: FirstBatch = la
     """
     for name in (options.model, *options.model_arg):
         require_text(name, ModelError)
-    loaded = _load(options.model, _parse_arguments(options.model_arg), first_batch, seed=seed)
+    loaded = _load(options.model, parse_arguments(options.model_arg), first_batch, seed=seed)
     chosen = chosen_by(options)
     return loaded if chosen is None else replace(loaded, select_outputs=chosen)
 
@@ -181,7 +181,12 @@ def _from_timm(source: str, name: str, arguments: Mapping[str, object]) -> Loade
     return LoadedModel(built, source, input_shape=shape and tuple(shape), trained=trained, mean_std=mean_std)
 
 
-def _parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
+def parse_arguments(given: tuple[str, ...]) -> dict[str, object]:
+    """What `--model-arg` passes to a factory.
+
+    Raises:
+        ModelError: if one is not KEY=VALUE, or given twice.
+    """
     arguments: dict[str, object] = {}
     for item in given:
         name, equals, text = item.partition("=")
