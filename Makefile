@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests torture mutants docs clean
+.PHONY: demo test lint types tests torture mutants docs site clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py
@@ -43,10 +43,14 @@ docs: .venv/installed
 	$(BIN)/python docs/make_schemas.py
 	$(BIN)/python docs/make_panel.py
 
+# The documents as pages, at build/site/index.html. A dead link, or a page that nothing leads to, is an error.
+site: .venv/installed
+	$(BIN)/sphinx-build -q -W --keep-going -n -E -b html -c docs . build/site
+
 .venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build

@@ -25,7 +25,7 @@ WIDTH = 100
 """Of a signature in one line."""
 
 PAGE = Path(__file__).parent / "api.md"
-HEAD = """# Python
+HEAD = """# Python reference
 
 Written by `make docs`; tests compare it with the docstrings, and run their examples.
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,50 @@ def test_the_commands_for_a_comparison_run(ntt: Ntt, folder: Path) -> None:  # n
     result = ntt(*done, *small)
     assert result.code == 0, result.err
     assert (folder / "comparison/results.csv").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_first_steps_lead_where_they_say(ntt: Ntt) -> None:  # noqa: F811
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "docs/first-steps.md").read_text(), re.DOTALL)
+    lines, shown = "".join(blocks).splitlines(), []
+    for line in lines:
+        if line.startswith("$ ntt "):
+            done = ntt(*shlex.split(line)[2:])
+            assert done.code == 0, done.err
+        else:
+            said, found = (float(re.search(r"accuracy +(.*)%", text)[1]) for text in (line, done.out))  # type: ignore[index]
+            assert found == pytest.approx(said, abs=4), line
+            shown.append(found)
+    dense, sparse, magnitude = shown
+    assert dense - sparse < 8 < sparse - magnitude
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """No dead link, missing anchor or page without a place. `-n` and `-W` make any of these an error."""
+    missing = [name for name in ("sphinx", "myst_parser", "furo") if find_spec(name) is None]
+    if missing:
+        message = f"{', '.join(missing)} not found: pip install -e '.[docs]'"
+        if os.environ.get("NTT_REQUIRE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)  # never in CI, which sets the variable
+    make = re.search(r"^site:.*\n\t\$\(BIN\)/(sphinx-build .*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert make
+    command = [str(tmp_path) if word == "build/site" else word for word in shlex.split(make[1])]
+    done = run([sys.executable, "-m", "sphinx", *command[1:]], cwd=ROOT, limit=240)
+    assert done.returncode == 0, done.stderr
+    front = (tmp_path / "index.html").read_text()
+    for kind in ("Tutorials", "How-to guides", "Reference", "Explanation"):
+        assert kind in front
+    for page in sorted(tmp_path.rglob("*.html")):
+        outside = re.findall(r"<(?:img|script|link)\b[^>]*(?:src|href)=\"(?:https?:)?//[^\"]*", page.read_text())
+        assert not outside, page
+
+
+def test_an_entry_of_the_changelog_is_a_line() -> None:
+    released = (ROOT / "CHANGELOG.md").read_text().split("## [Unreleased]\n")[1]
+    lines = [line for line in released.splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if len(line) > 130] == []
+    assert [line for line in lines if not line.startswith("- ")] == ["The first release."]
 
 
 def test_the_reference_is_what_help_prints() -> None:
