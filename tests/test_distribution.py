@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import ntt_cli
 from tests import processes
 
 ROOT = Path(__file__).parent.parent
@@ -23,9 +26,16 @@ PACKAGE = {
     for path in (ROOT / "ntt_cli").rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
-NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "mutants", "shared")
+BESIDE = (".github", "benchmarks", "constraints", "docs", "sample_models", "tests")
+"""Folders that the sdist holds whole."""
+NOT_SOURCES = shutil.ignore_patterns(
+    ".[!g]*", ".git", "__pycache__", "*.egg-info", "build", "dist", "mutants", "shared"
+)
 OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 """The environment without the tree, so that a new installation finds its own package alone."""
+
+
+REPOSITORY = "https://forge.example/someone/ntt"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -36,11 +46,17 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that is built from it."""
+    """A folder with the sdist, and the wheel that is built from it, as `.github/workflows/release.yml` makes them."""
     tree = tmp_path_factory.mktemp("tree") / "ntt"
     shutil.copytree(ROOT, tree, ignore=NOT_SOURCES)
     out = tree.parent / "dist"
-    run(sys.executable, "-m", "build", "--outdir", out, tree, cwd=tree.parent)
+    release = ("--repository", REPOSITORY, "--tag", f"v{ntt_cli.__version__}")
+    run(sys.executable, "docs/make_release.py", *release, cwd=tree)
+    compiling = {name: value for name, value in OUTSIDE.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    build = [sys.executable, "-m", "build", "--outdir", out, tree]
+    done = processes.run(build, cwd=tree.parent, env=compiling, stderr=subprocess.STDOUT, limit=240)
+    assert done.returncode == 0, done.stdout
+    assert [line for line in done.stdout.splitlines() if "warning" in line.lower()] == []
     return out
 
 
@@ -55,10 +71,35 @@ def test_the_sdist_holds_what_the_tests_need(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    beside = {
+        path.relative_to(ROOT).as_posix()
+        for folder in BESIDE
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     pages = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
-    assert PACKAGE | tests | pages <= held
+    assert PACKAGE | beside | pages <= held
     assert not [name for name in held if "__pycache__" in name]
+
+
+def test_the_page_on_pypi_leads_to_the_repository(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    urls = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    assert urls["Source"] == REPOSITORY
+    assert urls["Paper"] == "https://arxiv.org/abs/2006.08228"
+    at = f"v{ntt_cli.__version__}"
+    for target in ("Documentation", "Changelog"):
+        path = urls[target].removeprefix(f"{REPOSITORY}/blob/{at}/").partition("#")[0]
+        assert (ROOT / path).is_file()
+    description = metadata.get_payload()
+    assert isinstance(description, str)
+    assert f"({REPOSITORY}/raw/{at}/docs/trained.svg)" in description
+    assert f"({REPOSITORY}/blob/{at}/docs/results.md)" in description
+    text = re.sub(r"```.*?```|`[^`]*`", "", description, flags=re.DOTALL)
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", text) == []
 
 
 def test_the_wheel_works_in_a_new_environment(dist: Path, tmp_path: Path) -> None:
