@@ -18,8 +18,8 @@ import ntt_cli
 
 ROOT = Path(__file__).parent.parent
 FRONT = "README"
-SHORT = 16
-"""Letters of a table cell that is never broken: two figures, or a mean and its deviation."""
+SHORT = 20
+"""Letters of what is never broken: a mean and its deviation in a table, an option with its value."""
 
 NAVIGATION = {
     "Tutorials": ["first-steps", "python"],
@@ -75,11 +75,12 @@ def add_navigation(_app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += toctree(["[0-9]*"], ":glob:")
 
 
-def mark_short_cells(_app: Sphinx, document: nodes.document) -> None:
-    """Give table cells of few letters a class, so that figures such as `86.79 ± 0.24` stay in one line."""
-    for cell in document.findall(nodes.entry):
-        if len(cell.astext()) <= SHORT:
-            cell["classes"].append("short")
+def mark_short(_app: Sphinx, document: nodes.document) -> None:
+    """Give table cells and code of few letters a class, so that they stay in one line."""
+    for kind in (nodes.entry, nodes.literal):
+        for node in document.findall(kind):
+            if len(node.astext()) <= SHORT:
+                node["classes"].append("short")
 
 
 class Site(StandaloneHTMLBuilder):
@@ -104,4 +105,4 @@ def setup(app: Sphinx) -> None:
     app.add_builder(Site, override=True)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", add_navigation)
-    app.connect("doctree-read", mark_short_cells)
+    app.connect("doctree-read", mark_short)
