@@ -31,6 +31,7 @@ NAVIGATION = {
         "tasks",
         "methods",
         "patterns",
+        "channels",
         "files",
         "formats",
         "bench",
