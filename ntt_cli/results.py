@@ -10,6 +10,9 @@ from ntt_cli.errors import listed
 OWN_WEIGHTS = "the factory's own weights"
 """The teacher of a network whose model file says `TRAINED = True`."""
 
+RANDOM_WEIGHTS = "random weights"
+"""Begins the name of a teacher without training."""
+
 
 _OF_ALL = {"accuracy", "top5", "exact_match", "pixel_accuracy", "token_accuracy"}
 
@@ -167,6 +170,11 @@ class PruneReport(Document):
     sizes: Sizes | None = None
     structure: Annotated[StructureSummary | None, OMITTED] = None
     pattern: Annotated[str | None, OMITTED] = None
+
+    @property
+    def has_trained_teacher(self) -> bool:
+        """Whether the weights were trained before pruning."""
+        return not self.teacher.startswith(RANDOM_WEIGHTS)
 
     @property
     def pattern_in_words(self) -> str:

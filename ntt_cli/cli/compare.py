@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from ntt_cli.cli.options import build_config, own_flag, with_options
 from ntt_cli.cli.render import plain_table
 from ntt_cli.cli.run import call, command_line, guarded
 from ntt_cli.cli.streams import make_streams
-from ntt_cli.comparison.results import ComparePlan, CompareReport, columns_of, lines_of, metric_of
+from ntt_cli.comparison.results import ComparePlan, CompareReport, CompareRow, columns_of, lines_of, metric_of, rows_of
 from ntt_cli.config import CompareConfig
 
 EXAMPLES = (
@@ -54,15 +55,22 @@ def _summary(report: CompareReport) -> RenderableType:
     folder = Text(report.output, style="bold")
     if not report.rows:  # every trial failed
         return folder
-    table = plain_table(["method", "labels before training"], columns_of(report.rows).values())
-    for method, labels, rows in lines_of(report.rows, dict.fromkeys(row.method for row in report.rows)):
-        cells = (Text(row.in_words, style="bold" if row.best else "") if row else "" for row in rows)
+    if not any(result.trained for result in report.results):
+        return Group(folder, *_table(report, report.rows, ""))
+    before = _table(report, rows_of(report.results, as_pruned=True), " as pruned")
+    return Group(folder, *before, *_table(report, report.rows, " after fine-tuning"))
+
+
+def _table(report: CompareReport, rows: Sequence[CompareRow], when: str) -> list[RenderableType]:
+    """A table under its heading."""
+    table = plain_table(["method", "labels before training"], columns_of(rows).values())
+    for method, labels, own in lines_of(rows, dict.fromkeys(row.method for row in rows)):
+        cells = (Text(row.in_words, style="bold" if row.best else "") if row else "" for row in own)
         table.add_row(method, labels, *cells)
     count = len({result.seed for result in report.results})
-    name, unit = metric_of(report.rows)
-    what = f"test {name}" + " in %" * bool(unit)
-    head = Text(f"{what}, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim")
-    return Group(folder, head, table)
+    name, unit = metric_of(rows)
+    what = f"test {name}{' in %' if unit else ''}{when}"
+    return [Text(f"{what}, mean ± standard deviation over {count} seed{'s' * (count != 1)}", style="dim"), table]
 
 
 def _plan(plan: ComparePlan) -> RenderableType:

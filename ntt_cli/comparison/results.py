@@ -38,6 +38,7 @@ class TrialResult(Summary, Result):
     Accuracies are fractions. `accuracy` is on the test data after fine-tuning, `accuracy_as_pruned` on the test data
     before it. `validation_accuracy` is on the validation samples, which choose the epoch, and on the first seed the
     learning rate. Tasks without accuracy have another `metric`, and its values in `metrics` and `metrics_as_pruned`.
+    `trained` says that the network had trained weights before it was pruned.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -61,6 +62,7 @@ class TrialResult(Summary, Result):
     higher_is_better: bool = True
     metrics: dict[str, float] = {}
     metrics_as_pruned: dict[str, float] = {}
+    trained: bool = False
 
     @property
     def value(self) -> float:
@@ -165,14 +167,14 @@ class ComparePlan(Document):
     estimated_seconds: float
 
 
-def rows_of(results: Sequence[TrialResult]) -> list[CompareRow]:
-    """One row for each method and sparsity, in the order of the results."""
+def rows_of(results: Sequence[TrialResult], *, as_pruned: bool = False) -> list[CompareRow]:
+    """One row for each method and sparsity, in the order of the results; `as_pruned`, of before fine-tuning."""
     groups: dict[tuple[str, float | None], list[TrialResult]] = {}
     for result in results:
         groups.setdefault((result.method, result.sparsity), []).append(result)
     rows = []
     for (method, sparsity), group in groups.items():
-        values = [result.value for result in group]
+        values = [result.value_as_pruned if as_pruned else result.value for result in group]
         rows.append(
             CompareRow(
                 method=method,

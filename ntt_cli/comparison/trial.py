@@ -28,7 +28,7 @@ from ntt_cli.evaluation import evaluate
 from ntt_cli.files.atomic import HOUR, remove_orphans
 from ntt_cli.files.results import RESULT, TRIALS, read_result, write_result
 from ntt_cli.pruning import prune
-from ntt_cli.results import EvaluateReport, FinetuneReport
+from ntt_cli.results import EvaluateReport, FinetuneReport, PruneReport
 from ntt_cli.runs.sources import AS_NAMED, Sources
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.signals import Stop
@@ -119,7 +119,8 @@ def run_trial(
             raise UsageError(f"trial {trial.name}", what, hint="run that trial first")
         rates = (chosen.learning_rate,)
     require_unchanged(config, trial.method, sources)  # now, and not only after the work
-    sparse = _sparse_checkpoint(config, trial, folder, stop, sources)
+    pruned = _pruned(config, trial, folder, stop, sources)
+    sparse = pruned.output
     tuned = [_finetune(config, trial, Path(sparse), rate, stop, sources) for rate in rates]
     best = max(tuned, key=lambda report: (1 if report.higher_is_better else -1) * (report.value or 0.0))
     # Random weights know no classes yet: their outputs stand for the classes that fine-tuning teaches them.
@@ -147,6 +148,7 @@ def run_trial(
         kept=tested.kept,
         prunable=tested.prunable,
         flops_sparse=tested.flops_sparse,
+        trained=method_of(trial.method)[0] != "trained-magnitude" and pruned.has_trained_teacher,
         seconds=time.monotonic() - begun,
     )
     require_unchanged(config, trial.method, sources)
@@ -176,13 +178,13 @@ def pruning_of(config: CompareConfig, trial: Trial) -> PruneConfig:
     return PruneConfig(**(given_of(config, SHARED) | common | own), method=method)
 
 
-def _sparse_checkpoint(config: CompareConfig, trial: Trial, folder: Path, stop: Stop, sources: Sources) -> str:
+def _pruned(config: CompareConfig, trial: Trial, folder: Path, stop: Stop, sources: Sources) -> PruneReport:
     name, _ = method_of(trial.method)
     if name == "trained-magnitude":
         dense = _training_of(config, trial, output=str(folder / DENSE))
         _resumed_or_anew(finetune.finetune, dense, stop, sources)
     pruning = pruning_of(config, trial).model_copy(update=_resuming(config))
-    return _resumed_or_anew(prune.prune, pruning, stop, sources).report.output
+    return _resumed_or_anew(prune.prune, pruning, stop, sources).report
 
 
 def _finetune(

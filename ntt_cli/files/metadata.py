@@ -187,11 +187,18 @@ class CheckpointRecord(FileRecord):
 
 
 class ReportRecord(FileRecord):
-    """Everything under the key `ntt` of a report; `summary` is what the command printed with `--json`."""
+    """Everything under the key `ntt` of a report.
+
+    Attributes:
+        summary: what the command printed with `--json`.
+        run_sha256: of the run that wrote the file.
+        config: the options that the checkpoint records, too; `None` in older files.
+    """
 
     kind: Literal["prune report", "finetune report"]
     summary: dict[str, Any]
     run_sha256: str | None = None
+    config: Annotated[dict[str, Any] | None, OMITTED] = None
 
 
 class RunRecord(Record):

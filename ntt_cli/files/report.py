@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel
@@ -33,8 +33,13 @@ def write_report(
     kind: Literal["prune report", "finetune report"],
     summary: BaseModel,
     run_sha256: str | None = None,
+    config: dict[str, Any] | None = None,
 ) -> None:
     record = ReportRecord(
-        kind=kind, summary=summary.model_dump(mode="json"), run_sha256=run_sha256, tensors=tensor_hashes(tensors)
+        kind=kind,
+        summary=summary.model_dump(mode="json"),
+        run_sha256=run_sha256,
+        config=config,
+        tensors=tensor_hashes(tensors),
     )
     write_hashed(path, tensors, record)

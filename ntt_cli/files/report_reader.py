@@ -23,11 +23,15 @@ DTYPES = frozenset({"BOOL", "U8", "I32", "I64", "F16", "F32", "F64"})
 
 @dataclass(frozen=True)
 class Report:
-    """A report file: its record, and its tensors except the masks, by name, in double precision."""
+    """A report file: its record, and its tensors except the masks, by name, in double precision.
+
+    `config` are the options of the run; `None` in older files.
+    """
 
     path: Path
     kind: str
     summary: dict[str, Any]
+    config: dict[str, Any] | None
     numbers: dict[str, Numbers]
 
     def history(self, name: str) -> Numbers | None:
@@ -57,4 +61,4 @@ def read_report(path: Path) -> Report:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"cannot be read: {error}", hint=AGAIN) from error
     numbers = {name: np.asarray(value, np.float64) for name, value in tensors.items() if not name.startswith("mask.")}
-    return Report(path=path, kind=record.kind, summary=record.summary, numbers=numbers)
+    return Report(path, record.kind, record.summary, record.config, numbers)

@@ -7,6 +7,9 @@ from unicodedata import category
 MOST_LETTERS = 160
 """Of a name."""
 
+MOST_LETTERS_OF_TEXT = 4_000
+"""Of a sentence or a command, which hold several names."""
+
 MOST_ROWS = 200
 """Of a table or a plot: nobody reads more, and to draw more takes minutes."""
 

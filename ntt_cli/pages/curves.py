@@ -19,8 +19,8 @@ def averaged(values: Numbers) -> tuple[Numbers, Numbers]:
     return np.array([part.mean() + 1 for part in parts]), np.array([values[part].mean() for part in parts])
 
 
-def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
-    """What the transfers did, step by step: one series a run."""
+def transfer_figures(runs: Mapping[str, Report], of: str = "", number: int = 1) -> list[Figure]:
+    """What the transfers did, step by step: one series a run. `of` is their method, the page's `number`-th."""
     moved = {label: run for label, run in runs.items() if run.history("logit_distance") is not None}
     if not moved:
         return []
@@ -37,18 +37,19 @@ def transfer_figures(runs: Mapping[str, Report]) -> list[Figure]:
         Panel("Density", "step", "kept, %", density, log="y"),
         Panel("Changes of the masks", "step", "entries kept or pruned anew", changes, log="y"),
     )
+    nth, whose = f"-{number}" if number > 1 else "", f" of {of}" if of else ""
     return [
         Figure(
-            "transfer",
-            "Transfer",
+            f"transfer{nth}",
+            f"Transfer{whose}",
             "How far the student is from its teacher at each step, on the step's own samples; means of some steps."
             " Alignment is the cosine between the two kernels' products with the step's probe. On samples held out for"
             " --steps auto, both distances are added up as in the loss.",
             tuple(panel for panel in distances if panel.series),
         ),
         Figure(
-            "masks",
-            "Masks over the transfer",
+            f"masks{nth}",
+            f"Masks over the transfer{whose}",
             "The density falls by the schedule; what changes after that is the mask making up its mind.",
             masks,
         ),

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntt_cli.pages.bounds import MOST_ROWS, and_more, shown
+from ntt_cli.pages.bounds import MOST_LETTERS_OF_TEXT, MOST_ROWS, and_more, shown
 
 Numbers = NDArray[np.float64]
-Form = Literal["line", "marked", "dots", "bars"]
+Form = Literal["line", "marked", "dots", "layers"]
 
-TICK_LETTERS = 60
-"""The most letters of a name in a plot, which needs room for the curves."""
+TICK_LETTERS = 28
+"""The most letters of a name in a plot, which needs room for the curves on a phone too."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values `[k]` under one label, which has one colour in the whole figure.
+    """Values `[k]` under one label, which has one colour in the whole figure, and is written at the line's end.
 
     `spread` is half the height of a band around `y`.
     """
@@ -36,8 +36,9 @@ class Panel:
     """One coordinate system.
 
     Attributes:
-        form: `line`; `marked`, a line with a marker at every value; `dots` and `bars`, one row for each name in
-            `ticks`, counted from above, with the values along `x`.
+        form: `line`; `marked`, a line with a marker at every value; `dots`, one row for each name in `ticks`, counted
+            from above, with the values along `x`; `layers`, such rows of two series: the entries of each layer, and
+            how many of them are kept.
         ticks: positions and names on the axis of names, `x` for lines and `y` for dots and bars.
         floor: where the `y` axis begins; what is below leaves the frame.
     """
@@ -52,6 +53,16 @@ class Panel:
     reversed: bool = False
     floor: float | None = None
 
+    @property
+    def description(self) -> str:
+        """Where each series begins and ends, for those who do not see it."""
+        parts = [_course(series, self) for series in self.series if series.y.size]
+        if self.form == "layers":
+            size, kept = self.series
+            rows = zip(dict(self.ticks).values(), kept.x, size.x, strict=True)
+            parts = [f"{name} keeps {some:,.0f} of {of:,.0f}" for name, some, of in rows]
+        return f"{self.title}: {'; '.join(parts)}."
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -65,11 +76,7 @@ class Figure:
     @property
     def description(self) -> str:
         """Where each series of each panel begins and ends, for those who do not see it."""
-        sentences = []
-        for panel in self.panels:
-            parts = [_course(series, panel) for series in panel.series if series.y.size]
-            sentences.append(f"{panel.title}: {'; '.join(parts)}.")
-        return " ".join(sentences)
+        return " ".join(panel.description for panel in self.panels)
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,33 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: a few facts, tables and figures; `labels` have the same colours in all of its figures."""
+    """A page: what it is of, what was found, in words and one figure; the rest is folded below.
+
+    Attributes:
+        facts: what it is of, by name.
+        findings: a sentence for each thing that was looked at, such as a sparsity.
+        note: how to read the findings.
+        lead: the figure beside the findings.
+        tables: folded, each under its caption.
+        rest: further figures, each folded under its title.
+        command: what makes the same again, as it would be typed.
+        labels: those that have the same colours in all figures. Where a figure has some of them, others are grey.
+    """
 
     title: str
     facts: dict[str, str]
+    findings: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    lead: Figure | None = None
     tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    rest: tuple[Figure, ...] = ()
+    command: str = ""
     labels: tuple[str, ...] = ()
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All figures, in the order of the page."""
+        return (*((self.lead,) if self.lead else ()), *self.rest)
 
 
 def bounded(page: Page) -> Page:
@@ -99,10 +126,18 @@ def bounded(page: Page) -> Page:
         page,
         title=shown(page.title),
         facts={shown(name): shown(value) for name, value in page.facts.items()},
+        findings={shown(name): shown(text, MOST_LETTERS_OF_TEXT) for name, text in page.findings.items()},
+        note=shown(page.note, MOST_LETTERS_OF_TEXT),
+        command=shown(page.command, MOST_LETTERS_OF_TEXT),
+        lead=_short_figure(page.lead) if page.lead else None,
         tables=tuple(map(_short_table, page.tables)),
-        figures=tuple(replace(figure, panels=tuple(map(_short_panel, figure.panels))) for figure in page.figures),
+        rest=tuple(map(_short_figure, page.rest)),
         labels=tuple(shown(label, TICK_LETTERS) for label in page.labels),
     )
+
+
+def _short_figure(figure: Figure) -> Figure:
+    return replace(figure, panels=tuple(map(_short_panel, figure.panels)))
 
 
 def _short_table(table: Table) -> Table:
@@ -124,13 +159,13 @@ def _short_panel(panel: Panel) -> Panel:
 
 
 def _at_places(series: Series, places: list[float], form: Form) -> Series:
-    kept = np.isin(series.y if form in {"dots", "bars"} else series.x, places)
+    kept = np.isin(series.y if form in {"dots", "layers"} else series.x, places)
     spread = None if series.spread is None else series.spread[kept]
     return replace(series, x=series.x[kept], y=series.y[kept], spread=spread)
 
 
 def _course(series: Series, panel: Panel) -> str:
-    if panel.form in {"dots", "bars"}:
+    if panel.form == "dots":
         names = dict(panel.ticks)
         rows = zip(series.x, series.y, strict=True)
         return ", ".join(f"{names.get(float(y), series.label)} {x:.4g}" for x, y in rows)

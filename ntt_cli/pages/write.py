@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ntt_cli import __version__
 from ntt_cli.files.atomic import check_writable, write_atomically
 from ntt_cli.pages.figures import Page, bounded
-from ntt_cli.pages.plots import draw_png, draw_svg
+from ntt_cli.pages.plots import draw_png, draw_svgs
 from ntt_cli.results import PageReport
 
 MARK = '<meta name="generator" content="ntt '
@@ -40,7 +40,7 @@ def write_page(whole: Page, output: Path, *, png: bool = False, force: bool = Fa
 def _html(page: Page) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(files("ntt_cli").joinpath("resources/page.html").read_text(encoding="utf-8"))
-    drawn = {figure.name: Markup(draw_svg(figure, page.labels)) for figure in page.figures}  # noqa: S704, our own drawing
+    drawn = {figure.name: [Markup(svg) for svg in draw_svgs(figure, page.labels)] for figure in page.figures}  # noqa: S704, our own drawing
     return template.render(page=page, drawn=drawn, version=__version__) + "\n"
 
 

@@ -23,7 +23,7 @@ from ntt_cli.pruning.estimate import Estimate, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.pruning.pattern import require_pattern
-from ntt_cli.results import OWN_WEIGHTS, LayerSummary, PrunePlan, PruneReport, Sizes
+from ntt_cli.results import OWN_WEIGHTS, RANDOM_WEIGHTS, LayerSummary, PrunePlan, PruneReport, Sizes
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outcome import Outcome
 from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
@@ -208,7 +208,7 @@ def _report(job: PruneJob, pruned: Pruned, measures: Measures, sizes: Sizes | No
 def _teacher(job: PruneJob) -> str:
     if job.weights.origin == "factory":
         return OWN_WEIGHTS
-    return job.config.weights or f"random weights, seed {job.config.seed}"
+    return job.config.weights or f"{RANDOM_WEIGHTS}, seed {job.config.seed}"
 
 
 def _layers(masks: Masks, job: PruneJob) -> list[LayerSummary]:

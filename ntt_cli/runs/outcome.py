@@ -40,8 +40,14 @@ class Outcome(Generic[S]):
             OutputError: if the file system refuses.
         """
         assert self.contents is not None
-        kind, run = REPORTS[self.contents.kind], self.contents.run_sha256
-        write_report(report_path(output), self.tensors, kind=kind, summary=self.report, run_sha256=run)
+        write_report(
+            report_path(output),
+            self.tensors,
+            kind=REPORTS[self.contents.kind],
+            summary=self.report,
+            run_sha256=self.contents.run_sha256,
+            config=self.contents.config,
+        )
 
     def write(self, output: Path) -> None:
         """Write the checkpoint and then the report.
