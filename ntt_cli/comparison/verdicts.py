@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ntt_cli.comparison.results import CompareRow, columns_of, metric_of, percent
-from ntt_cli.config import REFERENCES, method_of
+from ntt_cli.config import REFERENCES
 from ntt_cli.pages.bounds import shown
 from ntt_cli.pages.plots import COLOURS
 
@@ -60,7 +60,7 @@ def findings_of(rows: Sequence[CompareRow], ranked: Sequence[str]) -> dict[float
     free = {row.method for row in rows if not row.labels_before_training}
     candidates = [method for method in ranked if method not in REFERENCES]
     subjects = sorted(
-        candidates, key=lambda method: (method != "ntt", method_of(method)[0] != "ntt", method not in free)
+        candidates, key=lambda method: (method != "ntt", method.partition(":")[0] != "ntt", method not in free)
     )
     found = {}
     for level in (level for level in columns_of(rows) if level is not None):
@@ -115,10 +115,9 @@ def note_on(rows: Sequence[CompareRow], seeds: Sequence[int]) -> str:
     if not unit:
         what += ", higher is better" if rows[0].higher_is_better else ", lower is better"
     if len(seeds) == 1:
-        return f"{what}, of one seed: without more seeds nobody knows the spread."
-    fewer = sorted({
-        f"{row.method} {percent(row.sparsity or 0)} ({row.seeds})" for row in rows if row.seeds < len(seeds)
-    })
+        return f"{what}, of one seed, so that the spread is not known."
+    lacking = (row for row in rows if row.seeds < len(seeds))
+    fewer = [f"{shown(row.method)}{_at(row)} ({row.seeds})" for row in lacking]
     note = f"{what}, mean ± standard deviation over {len(seeds)} seeds. {RULE}"
     return f"{note} Fewer seeds: {', '.join(fewer)}." if fewer else note
 

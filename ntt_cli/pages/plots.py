@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from ntt_cli.pages.figures import Figure, Numbers, Panel, Series
 from ntt_cli.pages.labels import LineEnd, name_lines
 
-COLOURS = ("#0072b2", "#c24e00", "#00795a", "#a8487f", "#8f6400")
+COLOURS = ("#0072b2", "#b54700", "#00795a", "#a8487f", "#8f6400")
 """Okabe and Ito's blue, vermilion, green, purple and orange, dark enough on white for names of lines to be read.
 
 On the page they are the variables `--line-1` to `--line-5`, which are lighter in the dark.

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,7 @@ def results(folder: Path, method: str, sparsity: float | None) -> list[TrialResu
 def test_every_figure_is_there_and_described(page: Page) -> None:
     names = ["accuracy", "methods", "training", "layers", "transfer", "masks", "spectra", "prediction"]
     assert [figure.name for figure in page.figures] == names
+    assert page.lead is page.figures[0]
     for figure in page.figures:
         assert figure.description
         assert all(series.y.size for panel in figure.panels for series in panel.series)
@@ -72,6 +75,40 @@ def test_every_figure_is_there_and_described(page: Page) -> None:
 def test_facts(page: Page) -> None:
     assert page.facts["data"] == "digits"  # named by the model
     assert page.facts["rates"].startswith("0.001, 0.01: by method and sparsity")
+    assert page.facts["training"] == "2 epochs of adamw, the same for every method"
+    assert page.command == (
+        f"ntt compare {page.facts['model']} --limit 200 --methods dense,ntt,random,snip,trained-magnitude"
+        " --sparsities 0.8,0.9 --seeds 1,2 --steps 20 --epochs 2 --learning-rates 0.001,0.01 --device cpu"
+    )
+
+
+def test_a_sentence_for_each_sparsity(compared: Path, page: Page) -> None:
+    assert list(page.findings) == ["Dense", "At 80%", "At 90%"]
+    both = {
+        method: [100 * result.accuracy for result in results(compared, method, 0.9) if result.accuracy is not None]
+        for method in ("ntt", "random")
+    }
+    words = [f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" for values in both.values()]
+    assert page.findings["At 90%"].startswith(
+        f"ntt reaches {words[0]}; the other label-free method, random, {words[1]}: "
+    )
+    assert page.labels == ("ntt", "random", "snip")
+
+
+def test_networks_that_were_trained_before_count_as_pruned(compared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trained"
+    shutil.copytree(compared, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    for path in folder.glob("trials/*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"trained": True}))
+    page = comparison_page(folder)
+    assert page.findings["At 90%"].startswith("as pruned, ntt reaches ")
+    assert [panel.title for panel in shown(page, "accuracy").panels] == ["As pruned", "After fine-tuning"]
+    assert [figure.name for figure in page.figures] == ["accuracy", "methods-as-pruned", "methods"]
+    before, after = page.tables
+    (row,) = [row for row in before.rows if row[0] == "ntt"]
+    values = [100 * result.accuracy_as_pruned for result in results(compared, "ntt", 0.9)]
+    assert row[4] == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert row not in after.rows
 
 
 def test_data_of_one_method_are_not_those_of_the_comparison(compared: Path, tmp_path: Path) -> None:
@@ -163,7 +200,8 @@ def test_layers_are_those_of_the_masks(compared: Path, page: Page) -> None:
 def test_transfers_and_kernels(compared: Path, page: Page) -> None:
     transfer = shown(page, "transfer").panels
     assert [panel.title for panel in transfer][2] == "Alignment of the kernels"
-    assert {series.label for series in transfer[0].series} == {"ntt, 80%", "ntt, 90%"}
+    assert shown(page, "transfer").title == "Transfer of ntt"
+    assert {series.label for series in transfer[0].series} == {"80%", "90%"}
     report = read_report(compared / "trials" / "ntt-0.8-seed1" / "sparse.safetensors")
     assert transfer[2].series[0].y == pytest.approx(report.numbers["history.alignment"])
     assert (np.abs(transfer[2].series[0].y) < 1.0001).all()
@@ -190,7 +228,9 @@ def test_one_sparsity_one_seed_and_what_is_missing(compared: Path, tmp_path: Pat
     for large in folder.rglob("*.safetensors"):
         large.unlink()
     page = comparison_page(folder)
-    assert [figure.name for figure in page.figures] == ["methods"]
+    assert [figure.name for figure in page.figures] == ["accuracy"]
+    assert shown(page, "accuracy").panels[0].form == "dots"
+    assert "by chance" in page.findings["At 80%"]
     assert page.facts["data"] == "that of the model"
     assert "±" not in "".join("".join(row) for row in page.tables[0].rows)
     shutil.rmtree(folder / "trials")
@@ -202,11 +242,31 @@ def test_a_run_of_prune(compared: Path) -> None:
     report = read_report(compared / "trials" / "ntt-0.9-seed1" / "sparse.report.safetensors")
     page = run_page(report)
     assert [figure.name for figure in page.figures] == ["layers", "transfer", "masks", "spectra", "prediction"]
-    (bars,) = shown(page, "layers").panels[0].series
-    assert bars.x == pytest.approx([100 * layer["density"] for layer in report.summary["layers"]])
-    assert page.facts["kept"] == "118 of 1,184 prunable weights, 90.03% sparse"
+    (panel,) = shown(page, "layers").panels
+    sizes, kept = panel.series
+    layers = report.summary["layers"]
+    assert kept.x / sizes.x == pytest.approx([layer["density"] for layer in layers])
+    assert [name for _, name in panel.ticks] == ["fc1", "fc2"]
+    assert page.findings["Kept"] == "118 of 1,184 prunable weights, 90.03% sparse."
+    most = max(layers, key=lambda layer: layer["density"])
+    assert page.findings["Densest"] == f"{most['name']} with {most['density']:.2%} of its weights."
     one_shot = run_page(read_report(compared / "trials" / "random-0.9-seed1" / "sparse.safetensors"))
     assert [figure.name for figure in one_shot.figures] == ["layers"]
+
+
+def test_a_run_says_how_and_when_it_was_made(compared: Path) -> None:
+    report = read_report(compared / "trials" / "random-0.9-seed1" / "sparse.safetensors")
+    os.utime(report.path, (0, 951_782_400))
+    page = run_page(report)
+    assert page.facts["written"] == "2000-02-29 00:00 UTC, by the time stamp of sparse.report.safetensors"
+    assert page.command.startswith("ntt prune ")
+    assert "--method random" in page.command
+    options = dict(page.tables[1].rows)
+    assert (options["seed"], options["limit"], options["exclude"]) == ("1", "200", "–")
+    older = run_page(replace(report, config=None))
+    assert (older.command, len(older.tables)) == ("", 1)
+    in_python = run_page(replace(report, config={**(report.config or {}), "model": "torch.nn.Linear"}))
+    assert (in_python.command, len(in_python.tables)) == ("", 2)
 
 
 def test_a_run_of_finetune(compared: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,7 +20,9 @@ COMMAND = ["compare", MODEL, *GRID, "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "snip")) -> None:
+def finish(
+    output: str = "comparison", methods: tuple[str, ...] = ("random", "snip"), weights: str | None = None
+) -> None:
     """The grid's trials, in this process."""
     config = CompareConfig(
         model=MODEL,
@@ -30,6 +33,7 @@ def finish(output: str = "comparison", methods: tuple[str, ...] = ("random", "sn
         limit=100,
         device="cpu",
         output=output,
+        **({"weights": weights} if weights else {}),
     )
     for trial in compare.prepare(config, print, write=True):
         run_trial(config, trial)
@@ -57,6 +61,24 @@ def test_the_dense_network_has_a_column_where_it_takes_part(ntt: Ntt) -> None:
     assert head.split() == ["method", "labels", "before", "training", "dense", "90%"]
     dense = next(row for row in rows if row.startswith("dense"))
     assert len(dense.rstrip()) == head.index("dense") + len("dense")  # the last number stands below its heading
+
+
+def test_networks_that_were_trained_before_are_shown_as_pruned_too(ntt: Ntt) -> None:
+    assert ntt("finetune", MODEL, "--epochs", "1", "--limit", "100", "-o", "dense.safetensors").code == 0
+    finish(methods=("random", "magnitude"), weights="dense.safetensors")
+    command = [*COMMAND, "--methods", "random,magnitude", "--weights", "dense.safetensors"]
+    results = ntt(*command, "--json").document["results"]
+    assert [result["trained"] for result in results] == [True] * 4
+    lines = ntt(*command).out.splitlines()
+    heads = [line for line in lines if line.startswith("test ")]
+    assert [head.partition(",")[0] for head in heads] == [
+        "test accuracy in % as pruned",
+        "test accuracy in % after fine-tuning",
+    ]
+    for head, field in zip(heads, ("accuracy_as_pruned", "accuracy"), strict=True):
+        values = [100 * result[field] for result in results if result["method"] == "random"]
+        cells = next(line for line in lines[lines.index(head) :] if line.startswith("random")).split()[2:]
+        assert cells == [f"{statistics.mean(values):.2f}", "±", f"{statistics.stdev(values):.2f}"]
 
 
 def test_the_plan(ntt: Ntt) -> None:

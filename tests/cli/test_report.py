@@ -4,12 +4,17 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from ntt_cli.api.report import report
 from ntt_cli.cli.app import main
+from ntt_cli.pages.figures import Figure, Page, Panel, Series, Table
+from ntt_cli.pages.write import write_page
 from tests.cli.conftest import MODEL, SAMPLES, Ntt, content
 from tests.processes import FORKS
 
@@ -103,6 +108,27 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "comparison" / "report.html"
 
 
+@pytest.fixture(scope="module")
+def pages(comparison: Path, _made: Path) -> list[Path]:
+    """A comparison, a run, a fine-tuning, and a page with sixty layers and long names."""
+    names = [f"encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight" for i in range(60)]
+    places = np.arange(60.0)
+    series = Series("weights", 1000 + 90_000 * places, places), Series("kept", 500 + 0 * places, places)
+    panel = Panel("Where", "", "", series, form="layers", ticks=tuple(enumerate(names)))
+    table = Table(("layer", *"abcdef"), tuple((name, *["1,234,567"] * 6) for name in names), "A wide table")
+    lines = tuple(Series(name, places + 1, places + i) for i, name in enumerate(names[:7]))
+    curves = Figure("curves", "Curves", "", (Panel("Curves", "step", "", lines),) * 3)
+    command = "ntt prune " + "a_long_name_without_any_space_in_it_" * 3 + ".py --data " + "x" * 60
+    long = Page(
+        "/a/long/path/" * 9, {"model": names[0] * 2}, {"Kept": "all. " * 50}, "", Figure("layers", "", "", (panel,))
+    )
+    folder = comparison.parent
+    made = [write_page(replace(long, tables=(table,), rest=(curves,), command=command), folder / "long.html").output]
+    for name in ("sparse", "tuned"):
+        made.append(report(_made / f"{name}.safetensors", output=folder / f"{name}.html").output)
+    return [comparison, *map(Path, made)]
+
+
 def test_a_comparison_in_a_browser(comparison: Path, browser: Browser) -> None:
     assert comparison.stat().st_size < 3_000_000
     inks = {}
@@ -116,8 +142,11 @@ def test_a_comparison_in_a_browser(comparison: Path, browser: Browser) -> None:
         page.goto(comparison.resolve().as_uri())
         assert complaints == []
         assert [url for url in requests if not url.startswith("data:")] == [comparison.resolve().as_uri()]
+        assert page.locator("details[open]").count() == 0
+        page.evaluate(OPEN)
+        assert page.locator("figure").count() == 8
         plots = page.locator("figure [role=img]").all()
-        assert len(plots) == 8
+        assert len(plots) == 16  # panels
         for plot in plots:
             assert len(plot.get_attribute("aria-label") or "") > 20
             box = plot.locator("svg").bounding_box()
@@ -135,8 +164,40 @@ def test_a_comparison_in_a_browser(comparison: Path, browser: Browser) -> None:
     assert inks["light"] != inks["dark"]
 
 
-def test_a_comparison_on_a_phone(comparison: Path, browser: Browser) -> None:
-    page = browser.new_page(viewport={"width": 360, "height": 700})
-    page.goto(comparison.resolve().as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+OPEN = "document.querySelectorAll('details').forEach(part => part.open = true)"
+CUT = """() => [...document.querySelectorAll('body *')].filter(element => {
+    const scrolls = element.closest('.scroll');
+    const box = (scrolls && element !== scrolls ? scrolls : element).getBoundingClientRect();
+    return !element.closest('svg *') && (box.right > innerWidth || box.left < 0);
+}).map(element => element.outerHTML.slice(0, 99))"""
+"""Elements that leave the window; those within a box that scrolls are that box's."""
+
+
+def test_nothing_is_cut_on_a_phone(pages: list[Path], browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    for path in pages:
+        page.goto(path.resolve().as_uri())
+        page.evaluate(OPEN)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(CUT) == []
+        sizes = page.locator("figure svg text").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().height)"
+        )
+        assert min(sizes) >= 8  # pixels of a line of text, upright or turned
+    page.close()
+
+
+def test_a_printed_page_is_dark_on_white_and_open(pages: list[Path], browser: Browser) -> None:
+    page = browser.new_page(color_scheme="dark")
+    for path in pages:
+        page.goto(path.resolve().as_uri())
+        folded = page.locator("details > :not(summary)").all()
+        assert folded
+        assert not any(part.evaluate("part => part.checkVisibility({contentVisibilityAuto: true})") for part in folded)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+        page.emulate_media(media="print", color_scheme="dark")
+        assert all((part.bounding_box() or {"height": 0})["height"] > 10 for part in folded)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 31, 35)"
+        page.emulate_media(media="screen", color_scheme="dark")
     page.close()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ntt_cli.config import FinetuneConfig, Options, PruneConfig, recorded
+import ntt_cli
+from ntt_cli.cli.app import main
+from ntt_cli.config import COMMANDS, CompareConfig, FinetuneConfig, Options, PruneConfig, recorded
 from ntt_cli.config.file import read_config_file
-from ntt_cli.config.repeat import repeating
+from ntt_cli.config.repeat import command_of, repeating
+from ntt_cli.errors import UsageError
 
 PRUNE = {"model": "net.py", "sparsity": 0.9}
 CONFIGS = [
@@ -66,3 +70,33 @@ def test_what_may_hold_a_pickle_is_left_to_the_command_line() -> None:
 def test_what_no_command_line_says(changed: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         repeating("prune", recorded(PruneConfig(**PRUNE)) | changed)
+    with pytest.raises(ValueError, match=why):
+        command_of("prune", recorded(PruneConfig(**PRUNE)) | changed)
+
+
+COMPARE = {"model": "net.py", "methods": ("ntt", "snip"), "sparsities": (0.8, 0.9), "learning_rates": (0.01, 0.1)}
+
+
+@pytest.mark.parametrize(
+    "config", [*CONFIGS, CompareConfig(**COMPARE), PruneConfig(**PRUNE | {"model": "-x.py"})], ids=str
+)
+def test_the_command_is_the_same_run(config: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line takes it, and calls its function with the same options."""
+    command = next(name for name, kind in COMMANDS.items() if kind is type(config))
+    words = shlex.split(command_of(command, recorded(config)))
+    assert words[:2] == ["ntt", command]
+    given: dict[str, Any] = {}
+
+    def take(**options: Any) -> None:
+        given.update({name: options[name] for name in type(config).model_fields if name in options})
+        raise UsageError("here", "the test ends")
+
+    monkeypatch.setattr(ntt_cli, command, take, raising=False)
+    with pytest.raises(SystemExit):
+        main(words[1:])
+    assert recorded(type(config)(**given)) == recorded(config)
+
+
+def test_lists_of_a_comparison_are_one_word() -> None:
+    command = command_of("compare", recorded(CompareConfig(**COMPARE)))
+    assert command == "ntt compare net.py --methods ntt,snip --sparsities 0.8,0.9 --learning-rates 0.01,0.1"

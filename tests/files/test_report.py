@@ -50,6 +50,15 @@ def test_write(tmp_path: Path) -> None:
     assert record.tensors == {"matrix": sha256_of(struct.pack("<6f", 0, 3, 1, 4, 2, 5))}
 
 
+def test_options_are_recorded_if_they_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "x.report.safetensors"
+    write_report(path, {}, kind="prune report", summary=Summary(), config={"steps": 3})
+    assert read_report(path).config == {"steps": 3}
+    write_report(path, {}, kind="prune report", summary=Summary())
+    assert read_report(path).config is None
+    assert b"config" not in path.read_bytes()  # as older versions wrote it
+
+
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "x.report.safetensors"
     write_report(path, {"loss": torch.arange(3.0)}, kind="prune report", summary=Summary())

@@ -19,3 +19,10 @@ def test_dots_are_told_by_their_names() -> None:
     dots = Series("", np.array([84.125, 83.0]), np.array([0.0, 1.0]))
     panel = Panel("99%", "%", "", (dots,), form="dots", ticks=((0.0, "ntt"), (1.0, "random")))
     assert describe((panel, panel)) == "99%: ntt 84.12, random 83. 99%: ntt 84.12, random 83."
+
+
+def test_layers_are_told_by_their_counts() -> None:
+    places = np.array([0.0, 1.0])
+    series = Series("weights", np.array([1000.0, 20.0]), places), Series("kept", np.array([10.0, 5.0]), places)
+    panel = Panel("Where", "", "", series, form="layers", ticks=((0.0, "fc1"), (1.0, "fc2")))
+    assert describe((panel,)) == "Where: fc1 keeps 10 of 1,000; fc2 keeps 5 of 20."
