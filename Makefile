@@ -5,7 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests torture mutants docs site clean
+.PHONY: demo test lint types tests torture mutants docs pictures site clean
 
 demo: .venv/installed
 	$(BIN)/python benchmarks/demo.py
@@ -46,6 +46,10 @@ docs: .venv/installed
 # The documents as pages, at build/site/index.html. A dead link, or a page that nothing leads to, is an error.
 site: .venv/installed
 	$(BIN)/sphinx-build -q -W --keep-going -n -E -b html -c docs . build/site
+
+# Takes pictures of the pages of `ntt report`; it needs Chromium.
+pictures: .venv/installed
+	$(BIN)/python docs/make_pictures.py
 
 .venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv

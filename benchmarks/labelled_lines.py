@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -12,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+
+from ntt_cli.pages.labels import BETWEEN_NAMES, apart
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -26,8 +27,6 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
 }
 PANEL_INCHES = (4.4, 2.7)
-BETWEEN_NAMES = 0.075
-"""Of a panel's height: the least distance of two lines of text."""
 
 
 class Line(NamedTuple):
@@ -47,22 +46,6 @@ class Panel(NamedTuple):
     """Where the vertical axis begins."""
     scale: str = "log"
     """Of the horizontal axis."""
-
-
-def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights nearest to these, by least squares, that are `gap` apart and in the same order.
-
-    Less the gaps below them, they must not fall: pool adjacent violators (Barlow et al. 1972).
-    """
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    pools: list[list[float]] = []
-    for rank, i in enumerate(order):
-        pools.append([heights[i] - rank * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    levels = [fmean(pool) for pool in pools for _ in pool]
-    moved = {i: level + rank * gap for rank, (i, level) in enumerate(zip(order, levels, strict=True))}
-    return [moved[i] for i in range(len(heights))]
 
 
 def draw(panels: Sequence[Panel], path: Path, *, columns: int, x_label: str, y_label: str, highest: float) -> None:

@@ -189,6 +189,7 @@ MEASURE_INTERNALS = {
     "benchmarks/ablations.py": "tries SynFlow's flow as NTT's score, which no option offers",
     "benchmarks/channels.py": "times the smaller network as a module; ntt export writes it as a program",
     "benchmarks/kernel_alternatives.py": "times the gradient of the kernel term; kernel_vector_product has no gradient",
+    "benchmarks/labelled_lines.py": "places the names of lines as the pages' plots do",
     "benchmarks/steps.py": "times one step of the transfer, plain and compiled, without the run around it",
     "docs/make_api.py": "writes the page of the public names, their options and results from where these are defined",
     "docs/make_panel.py": "draws the progress panel of the command line",
