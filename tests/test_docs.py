@@ -216,8 +216,8 @@ def _kept(pattern: str) -> pytest.MarkDecorator:
 def test_tables_of_comparisons_are_those_of_the_kept_results(
     kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = kept.stem.removesuffix("_pretrained")
-    options = [network, "--show", "--out", str(kept), *(["--pretrained"] if network != kept.stem else [])]
+    network = kept.stem.removesuffix("_pretrained").removesuffix("_mnist")
+    options = [network, "--show", "--out", str(kept), *(["--pretrained"] if "_pretrained" in kept.stem else [])]
     printed = _printed("grid", *options, monkeypatch=monkeypatch, capsys=capsys)
     assert printed.count("\n") > 6
     assert printed in (ROOT / "docs/results.md").read_text()
@@ -251,6 +251,20 @@ def test_the_table_of_patterns_is_that_of_the_kept_results() -> None:
         line = next(line for line in lines if line.startswith(f"| {row['network']} "))
         seconds = f" ({row['seconds']:.0f})" if "seconds" in row else ""
         assert f"{100 * row['accuracy']:.2f}{seconds}" in line.replace("*", "")
+
+
+def test_the_table_of_channels_is_that_of_the_kept_results() -> None:
+    table = (ROOT / "docs/results.md").read_text().split("### Half of the operations\n")[1].split("\n###")[0]
+    kept = (ROOT / "benchmarks/results/others/channels.jsonl").read_text().splitlines()
+    assert len(kept) == 4
+    for row in map(json.loads, kept):
+        ratios = [
+            f"{of_batch['ratio']:.2f} ({of_batch['low']:.2f} to {of_batch['high']:.2f})"
+            for of_batch in row["latency"].values()
+        ]
+        cells = [f"{row['flops']:.1%}", f"{100 * row['accuracy']:.2f}", *ratios, f"{row['seconds']:.0f}"]
+        assert f"| {' | '.join(cells)} |\n" in table
+        assert f"dense {100 * row['dense']:.2f} |" in table
 
 
 @pytest.mark.parametrize(
