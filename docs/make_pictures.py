@@ -1,7 +1,7 @@
 """Write `docs/pictures`: the pages of a comparison and of a run, as the machine's own Chromium shows them.
 
-The comparison is that of LeNet-300-100 in `benchmarks/results`; the run prunes ResNet-20 on the digits that ship with
-ntt, in a few steps. `make pictures` does it; it needs Chromium.
+The comparison is that of LeNet-300-100 in `benchmarks/results`; the run prunes a perceptron of seven layers on the
+digits that ship with ntt. `make pictures` does it; it needs Chromium.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def comparison(folder: Path) -> Path:
 def run(folder: Path) -> Path:
     """The page of a run."""
     output = folder / "sparse.safetensors"
-    model = "sample_models/resnet20.py"
-    ntt.prune(model, "digits", model_arg=("channels=1",), sparsity=0.9, steps=10, batch_size=8, seed=1, output=output)
+    hidden = f"hidden={[200, 150, 100, 80, 60, 50]}"
+    ntt.prune("sample_models/digits_mlp.py", model_arg=(hidden,), sparsity=0.9, steps=50, seed=1, output=output)
     return Path(ntt.report(output).output)
 
 
