@@ -6,6 +6,7 @@ digits that ship with ntt. `make pictures` does it; it needs Chromium.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -35,8 +36,8 @@ SETTINGS = {
 VIEWS = {"desktop": (1100, 860, "light"), "dark": (1100, 860, "dark"), "phone": (390, 1100, "light")}
 """Width, height and colour scheme."""
 
-COLOURS = 64
-"""Of each picture, which has few and is a quarter as large so."""
+COLOURS = 256
+"""Of each picture, so that it is less than half as large."""
 
 
 def comparison(folder: Path) -> Path:
@@ -54,10 +55,11 @@ def comparison(folder: Path) -> Path:
 
 def run(folder: Path) -> Path:
     """The page of a run."""
-    output = folder / "sparse.safetensors"
+    shutil.copy(HERE.parent / "sample_models/digits_mlp.py", folder)
     hidden = f"hidden={[200, 150, 100, 80, 60, 50]}"
-    ntt.prune("sample_models/digits_mlp.py", model_arg=(hidden,), sparsity=0.9, steps=50, seed=1, output=output)
-    return Path(ntt.report(output).output)
+    with contextlib.chdir(folder):
+        ntt.prune("digits_mlp.py", model_arg=(hidden,), sparsity=0.9, steps=50, seed=1, output="sparse.safetensors")
+        return Path(ntt.report("sparse.safetensors").output).resolve()
 
 
 def photograph(browser: Browser, page: Path, name: str) -> None:
@@ -66,7 +68,7 @@ def photograph(browser: Browser, page: Path, name: str) -> None:
         tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         tab.goto(page.resolve().as_uri())
         with Image.open(io.BytesIO(tab.screenshot())) as picture:
-            few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            few = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             few.save(HERE / "pictures" / f"{name}-{view}.png", optimize=True)
         tab.close()
 
