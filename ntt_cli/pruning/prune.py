@@ -26,7 +26,7 @@ from ntt_cli.pruning.pattern import require_pattern
 from ntt_cli.results import OWN_WEIGHTS, RANDOM_WEIGHTS, LayerSummary, PrunePlan, PruneReport, Sizes
 from ntt_cli.runs.checkpointer import RunCheckpointer, no_checkpoints
 from ntt_cli.runs.outcome import Outcome
-from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
+from ntt_cli.runs.outputs import announce, finished, open_checkpointer, output_lock, run_record
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -74,6 +74,7 @@ def prune(
             if done := finished(output, config, record, PruneReport, on_event):
                 return Outcome(done, None)
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
+            announce(_work(job), output, on_event)
         tensors = same_run(group, record, job.teacher.params | job.teacher.buffers, checkpointer.found)
         job = replace(job, teacher=_with_values(job.teacher, tensors))
         this = _run_of(job, checkpointer, on_event)
@@ -136,6 +137,17 @@ def plan(
         layers=_layers(masks, job),
         run_sha256=record.sha256,
     )
+
+
+def _work(job: PruneJob) -> str:
+    """What there is to do, in words."""
+    config = job.config
+    goal = f"{100 * (1 - config.density):.6g}% zeros"
+    if config.target_flops is not None:
+        goal = f"{100 * config.target_flops:.6g}% of the operations"
+    most = "at most " if job.settings.auto else ""
+    steps = f", in {most}{job.steps:,} steps" if job.steps else ""
+    return f"{goal} by {config.method}{steps}"
 
 
 def _run_of(job: PruneJob, checkpointer: RunCheckpointer, on_event: EventSink) -> Run:

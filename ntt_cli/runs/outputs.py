@@ -146,6 +146,12 @@ def open_checkpointer(
     return replace(checkpointer, found=state)
 
 
+def announce(work: str, output: Path | None, on_event: EventSink) -> None:
+    """Say what a run will do and write."""
+    if output is not None:
+        on_event(Noted(f"to do: {work}; then {output} and {report_path(output)} are written"))
+
+
 def _how_other(output: Path, run: RunRecord) -> str:
     """How the run that wrote a checkpoint differs, as far as its record tells; it has no hash of weights or data."""
     record = _record_of(output)

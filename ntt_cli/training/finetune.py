@@ -24,7 +24,7 @@ from ntt_cli.results import EpochSummary, FinetuneReport
 from ntt_cli.runs.checkpointer import RunCheckpointer
 from ntt_cli.runs.finite_checks import CHECK_EVERY, check_losses
 from ntt_cli.runs.outcome import Outcome
-from ntt_cli.runs.outputs import finished, open_checkpointer, output_lock, run_record
+from ntt_cli.runs.outputs import announce, finished, open_checkpointer, output_lock, run_record
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
@@ -69,6 +69,7 @@ def finetune(
             if done := finished(output, config, record, FinetuneReport, on_event):
                 return Outcome(done, None)
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
+            announce(f"{config.epochs:,} epochs of {division(job)[1]:,} steps", output, on_event)
         # Training takes whole batches: there are no micro-batches to make smaller.
         this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:

@@ -17,6 +17,8 @@ def test_for_people(ntt: Ntt) -> None:
     result = ntt(*FINETUNE, "--checkpoint", "sparse.safetensors", "--force")
     assert result.code == 0
     assert result.out.count("\n") == 1
+    files = "tuned.safetensors and tuned.report.safetensors are written"
+    assert f"to do: 2 epochs of 4 steps; then {files}" in result.err.splitlines()
     assert result.out.startswith("tuned.safetensors: density 10.00%, epoch ")
     assert "of 2, " in result.out
     assert "on the validation split (adamw, rate " in result.out

@@ -39,6 +39,16 @@ def test_for_people(ntt: Ntt) -> None:
     )
 
 
+def test_it_says_first_what_it_will_do(ntt: Ntt) -> None:
+    written = "then sparse.safetensors and sparse.report.safetensors are written"
+    assert f"to do: 90% zeros by ntt, in 4 steps; {written}" in ntt(*PRUNE).err.splitlines()
+    magnitude = ntt(*PRUNE[:4], "--method", "magnitude", "-o", "m.safetensors")
+    assert "to do: 90% zeros by magnitude; then m.safetensors and m.report.safetensors are written" in magnitude.err
+    again = ntt(*PRUNE, "--resume")
+    assert "nothing to do" in again.err
+    assert "to do: " not in again.err
+
+
 def test_json(ntt: Ntt) -> None:
     result = ntt(*PRUNE, "--json")
     report = result.document
