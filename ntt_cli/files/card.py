@@ -43,6 +43,8 @@ def card_of(weights: Path, *, title: str, license: str | None, build: str, files
         layers=found.layers,
         kept=sum(layer.kept for layer in found.layers),
         prunable=sum(layer.size for layer in found.layers),
+        image_size=_pixels(record.config.get("image_size")),
+        grayscale=record.config.get("grayscale"),
         inputs=None if record.standardisation_source is None else describe_inputs(record.standardisation),
         classes=None if record.class_names is None else listed([_code(n) for n in record.class_names], MOST_CLASSES),
         sizes=found.sizes.in_words,
@@ -63,6 +65,11 @@ def _command(record: CheckpointRecord) -> str | None:
     except ValueError:
         return None
     return command if command.isprintable() and "```" not in command else None
+
+
+def _pixels(size: str | None) -> str | None:
+    """`--image-size` in words: `32` and `32x40` are 32×32 and 32×40."""
+    return None if size is None else "×".join((size.split("x") * 2)[:2])
 
 
 def _code(text: str) -> str:

@@ -59,7 +59,7 @@ def run(config: ExportConfig, path: Path, exported: Exported, sources: Sources, 
     """
     for package in NEEDS.get(config.to, ()):
         if find_spec(package) is None:
-            hint = f"pip install 'ntt-cli[{config.to}]'"
+            hint = f"pip install {' '.join(NEEDS[config.to])}"
             raise UsageError(f"--to {config.to}", f"needs {package}, which is not installed", hint=hint)
     seed_as_users_do(0)
     program = prepare(config, exported, sources, on_event)
@@ -115,12 +115,20 @@ def _inputs(
     """Samples as the network takes them: those of the data, or noise where nothing but their shape is known."""
     shape_known = config.input_shape is not None or (sources.model is None and loaded.input_shape is not None)
     if config.data is None and not sources.has_data and shape_known and (loaded.data is None or config.input_shape):
-        config = config.model_copy(update={"data": f"noise:{max(BATCH_SIZES)}"})
+        config = config.model_copy(update={"data": f"noise:{max(BATCH_SIZES)}"} | _size_of(exported, config))
     known = known_normalisation(config, loaded, exported.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split="train", labelled=False)
     inputs = open_inputs(samples, device=torch.device("cpu"), known=known, on_event=on_event, labelled=False)
     require_samples(inputs, 1)
     return inputs
+
+
+def _size_of(exported: Exported, config: ExportConfig) -> dict[str, object]:
+    """The size of images that the checkpoint was made with, for noise in their place, unless an option says another."""
+    record = exported.checkpoint.record
+    recorded = {} if record is None or config.input_shape else record.config
+    names = [name for name in ("image_size", "grayscale") if recorded.get(name) and not config.gives(name)]
+    return {name: recorded[name] for name in names}
 
 
 def _rows(x: Batch, n: int) -> Batch:

@@ -30,7 +30,7 @@ from ntt_cli.runs.outputs import announce, finished, open_checkpointer, output_l
 from ntt_cli.runs.run import Run
 from ntt_cli.runs.same_run import same_run
 from ntt_cli.runs.sources import AS_NAMED, Sources
-from ntt_cli.runtime.events import EventSink, Warned
+from ntt_cli.runtime.events import EventSink, Noted, Warned
 from ntt_cli.runtime.machine import pick_device
 from ntt_cli.runtime.micro_batching import MicroBatching
 from ntt_cli.runtime.process_group import SINGLE, this_process_group
@@ -120,6 +120,8 @@ def plan(
     record = _run_record(job)  # it reads the data, as a run does
     this = _run_of(job, no_checkpoints(), on_event)
     context, estimate = job.context(this), Estimate()
+    if job.steps:
+        on_event(Noted("measuring a step and each other part of the work"))
     if config.sparsity == 0:
         masks = context.dense()
     elif job.method.moves_weights and job.settings.steps:

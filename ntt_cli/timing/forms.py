@@ -21,7 +21,7 @@ from ntt_cli.networks.outputs import ONLY, tensors_in
 
 PYTORCH, PROGRAM, ONNX = "PyTorch", "torch.export", "onnxruntime"
 
-INSTALL = "pip install 'ntt-cli[onnx]'"
+INSTALL = "pip install onnx onnxscript onnxruntime"
 AGAIN = "write it again with ntt export, or leave it out"
 
 COMPILED = ("data/aotinductor/", "custom_obj_", "opaque_obj_")
@@ -191,7 +191,7 @@ def first_pass(form: Form, part: Any) -> dict[str, Tensor]:
         raise
     except Exception as error:  # runtimes have classes of their own
         what = f"{form.runtime} cannot run it on inputs of {described(part)}: {first_line(error)}"
-        hint = "export it with a batch axis of any size, as ntt export does, or measure with --batch-size 1"
+        hint = "export it again for such inputs, with the same --data or --image-size; a fixed batch needs --batch-size"
         raise CheckpointError(form.file, what, hint=hint) from error
 
 

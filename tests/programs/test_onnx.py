@@ -112,7 +112,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ntt.export(sparse, to="onnx", data=noise(9, 60), output=tmp_path / "x.onnx")
     assert (caught.value.what, caught.value.hint, caught.value.exit_code) == (
         "needs onnxruntime, which is not installed",
-        "pip install 'ntt-cli[onnx]'",
+        "pip install onnx onnxscript onnxruntime",
         2,
     )
 

@@ -155,7 +155,7 @@ def test_onnxruntime_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match="needs onnxruntime, which is not installed") as caught:
         open_onnx(str(path), 1)
-    assert caught.value.hint == "pip install 'ntt-cli[onnx]'"
+    assert caught.value.hint == "pip install onnx onnxscript onnxruntime"
 
 
 class Evil:
