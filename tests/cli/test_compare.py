@@ -68,7 +68,7 @@ def test_networks_that_were_trained_before_are_shown_as_pruned_too(ntt: Ntt) -> 
     finish(methods=("random", "magnitude"), weights="dense.safetensors")
     command = [*COMMAND, "--methods", "random,magnitude", "--weights", "dense.safetensors"]
     results = ntt(*command, "--json").document["results"]
-    assert [result["trained"] for result in results] == [True] * 4
+    assert all(result["trained"] for result in results)
     lines = ntt(*command).out.splitlines()
     heads = [line for line in lines if line.startswith("test ")]
     assert [head.partition(",")[0] for head in heads] == [
