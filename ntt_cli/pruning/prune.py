@@ -74,7 +74,7 @@ def prune(
             if done := finished(output, config, record, PruneReport, on_event):
                 return Outcome(done, None)
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
-            announce(_work(job), output, on_event)
+            announce(_work(job), output, checkpointer, on_event)
         tensors = same_run(group, record, job.teacher.params | job.teacher.buffers, checkpointer.found)
         job = replace(job, teacher=_with_values(job.teacher, tensors))
         this = _run_of(job, checkpointer, on_event)

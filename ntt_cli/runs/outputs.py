@@ -146,9 +146,9 @@ def open_checkpointer(
     return replace(checkpointer, found=state)
 
 
-def announce(work: str, output: Path | None, on_event: EventSink) -> None:
-    """Say what a run will do and write."""
-    if output is not None:
+def announce(work: str, output: Path | None, checkpointer: RunCheckpointer, on_event: EventSink) -> None:
+    """Say what a run will do and write; one that goes on has said from where."""
+    if output is not None and checkpointer.found is None:
         on_event(Noted(f"to do: {work}; then {output} and {report_path(output)} are written"))
 
 

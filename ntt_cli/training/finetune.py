@@ -69,7 +69,7 @@ def finetune(
             if done := finished(output, config, record, FinetuneReport, on_event):
                 return Outcome(done, None)
             checkpointer = open_checkpointer(output, config, record, stop, group, on_event)
-            announce(f"{config.epochs:,} epochs of {division(job)[1]:,} steps", output, on_event)
+            announce(f"{config.epochs:,} epochs of {division(job)[1]:,} steps", output, checkpointer, on_event)
         # Training takes whole batches: there are no micro-batches to make smaller.
         this = Run(on_event, checkpointer, MicroBatching(None, config.batch_size, on_event, fixed=True))
         if group.size > 1:

@@ -91,7 +91,8 @@ def resumed(config: PruneConfig | FinetuneConfig, **changes: Any) -> list[Event]
 def messages(events: list[Event]) -> list[str]:
     """All that is told, but for what is told before any run."""
     told = [event.message for event in events if isinstance(event, Noted | Warned)]
-    return [message for message in told if not message.startswith(("data: ", "inputs: ", "prunable: ", "weights: "))]
+    before = ("data: ", "inputs: ", "prunable: ", "weights: ", "to do: ")
+    return [message for message in told if not message.startswith(before)]
 
 
 def two_convolutions() -> str:
