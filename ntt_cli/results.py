@@ -356,7 +356,7 @@ class HubReport(ExportReport):
 
     document = "export-hub"
 
-    files: dict[str, int]
+    bytes_by_file: dict[str, int]
 
 
 class ModelFile(Document):

@@ -106,7 +106,7 @@ def export(
             code = _code(config, exported, sources, on_event)
             files = write_hub_folder(path, exported.checkpoint, code, config.license)
             report = _report(path / WEIGHTS, to, exported.checkpoint, size, dense)
-            changes = {"output": str(path), "bytes": sum(files.values()), "files": files}
+            changes = {"output": str(path), "bytes": sum(files.values()), "bytes_by_file": files}
             return HubReport(**report.model_dump() | changes)
         FORMATS[to](path, exported)
         return _report(path, to, exported.checkpoint, size, dense)

@@ -43,6 +43,6 @@ def _summary(report: ExportReport) -> Text:
         sizes = " and ".join(map(str, BATCH_SIZES))
         lines.append(f"differs from torch by at most {report.difference:.1e}, on batches of {sizes}")
     if isinstance(report, HubReport):
-        lines += [f"  {name}: {size:,} bytes" for name, size in report.files.items()]
+        lines += [f"  {name}: {size:,} bytes" for name, size in report.bytes_by_file.items()]
         lines.append(f"huggingface_hub.upload_folder(repo_id=..., folder_path={report.output!r}) uploads it")
     return Text.assemble((report.output, "bold"), "\n".join([*lines, f"SHA-256 {report.sha256}"]))

@@ -66,8 +66,8 @@ def test_the_card_says_what_the_file_holds(ntt: Ntt) -> None:
 
 def test_without_a_model_and_a_licence_it_says_neither(ntt: Ntt) -> None:
     found = ntt("export", "tuned.safetensors", "--to", "hub-folder", "-o", "x", "--json").report
-    assert names("x") == ["README.md", "model.safetensors"] == sorted(found["files"])
-    assert found["bytes"] == sum(Path("x", name).stat().st_size for name in found["files"])
+    assert names("x") == ["README.md", "model.safetensors"] == sorted(found["bytes_by_file"])
+    assert found["bytes"] == sum(Path("x", name).stat().st_size for name in found["bytes_by_file"])
     card = Path("x/README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name")
     assert "icence" not in card
