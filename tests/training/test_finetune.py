@@ -189,8 +189,8 @@ def test_the_report_repeats_the_run() -> None:
     assert tensors["history.accuracy"].tolist() == pytest.approx([epoch.accuracy for epoch in report.epochs])
     assert {name for name in tensors if name.startswith("mask.")} == {"mask.fc1.weight", "mask.fc2.weight"}
     assert events[0] == Noted("weights: sparse.safetensors (by ntt prune): 4 tensors")
-    assert [type(event) for event in events[1:3]] == [Noted, Noted]  # of the data
-    assert events[3] == TrainingStarted(epochs=3, steps_per_epoch=3)  # 180 samples, the short batch dropped
+    assert [type(event) for event in events[1:4]] == [Noted, Noted, Noted]  # of the data, and of what there is to do
+    assert events[4] == TrainingStarted(epochs=3, steps_per_epoch=3)  # 180 samples, the short batch dropped
     assert [event for event in events if isinstance(event, EpochDone)] == [
         EpochDone(epoch.epoch, epoch.train_loss, epoch.accuracy) for epoch in report.epochs
     ]
