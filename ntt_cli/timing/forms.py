@@ -191,7 +191,7 @@ def first_pass(form: Form, part: Any) -> dict[str, Tensor]:
         raise
     except Exception as error:  # runtimes have classes of their own
         what = f"{form.runtime} cannot run it on inputs of {described(part)}: {first_line(error)}"
-        hint = "export it again with the same --data or --image-size; if its batch is fixed, measure with --batch-size 1"
+        hint = "export it again with the same --data or --image-size; if its batch is fixed, use --batch-size 1"
         raise CheckpointError(form.file, what, hint=hint) from error
 
 
