@@ -223,7 +223,8 @@ class FinetuneReport(Document):
 
     For classification, `accuracy` is the same.
 
-    `output` and `report` are the files; empty where nothing was written.
+    `output` and `report` are the files; empty where nothing was written. `divided` says whether the data has test
+    samples of its own, apart from those that were trained on.
     """
 
     document = "finetune"
@@ -244,6 +245,7 @@ class FinetuneReport(Document):
     higher_is_better: bool = True
     value: float | None = None
     sizes: Sizes | None = None
+    divided: bool = True
 
 
 class GateResult(Summary):

@@ -32,7 +32,7 @@ def finetune(ctx: typer.Context, **values: Any) -> None:
         given = config.given() | {"output": config.named_output}
         report = call(streams, lambda on_event: ntt.finetune(**given, progress=on_event, stop=stop)).report
         streams.result(report, human=_summary(report), quiet=report.output)
-        following = next_command("evaluate", config, report.output)
+        following = next_command("evaluate", config, report.output, labelled=report.divided)
         streams.say(f"done in {streams.seconds:.0f} s; next: {following}")
 
 

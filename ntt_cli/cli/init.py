@@ -42,6 +42,8 @@ def init(
         written = ntt.init(path, source=source, force=force)
         streams.result(written, human=Text(written.output), quiet=written.output)
         following = shlex.join(["ntt", "prune", written.output, "--sparsity", "0.9"])
-        if source is not None and not source.startswith("torchvision:"):
-            following = f"write build_model() in it, then {following} {shlex.join(['--weights', source])}"
+        if source is not None and source.startswith("torchvision:"):
+            following += " --data IMAGES --weights WEIGHTS"
+        elif source is not None:
+            following = f"write build_model() in it, then {following} --data INPUTS {shlex.join(['--weights', source])}"
         streams.say(f"next: {following}")

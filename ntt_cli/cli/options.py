@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from ntt_cli.cli.named_files import require_named_files
 from ntt_cli.config import NAMED_DATA, Group, Options, method_names
 from ntt_cli.config.fields import UNREAD, kinds_of
 from ntt_cli.config.file import read_config_file
@@ -83,7 +84,12 @@ EXCLUSIVE = {"steps": "epochs", "epochs": "steps"}
 
 
 def build_config(config: type[C], context: typer.Context) -> C:
-    """The configuration. Given options come before those of the file, and these before the defaults."""
+    """The configuration. Given options come before those of the file, and these before the defaults.
+
+    Raises:
+        UsageError: if an option is wrong.
+        NttError: if a file that an option names is not there.
+    """
     file: Path | None = context.params["config"]
     given = {
         name: context.params[name]
@@ -93,7 +99,7 @@ def build_config(config: type[C], context: typer.Context) -> C:
     filed = read_config_file(file, context.info_name or "") if file else {}
     filed = {name: value for name, value in filed.items() if EXCLUSIVE.get(name) not in given}
     try:
-        return config.model_validate(filed | given)
+        built = config.model_validate(filed | given)
     except ValidationError as error:
         problem = problem_of(error, config)
         name, details = problem.name, problem.details
@@ -106,6 +112,8 @@ def build_config(config: type[C], context: typer.Context) -> C:
             between = "=" if name in BEHIND_METHOD and not of_file else " "
             where = f"{where}{between}{in_a_file(value) if of_file else typed(value)}".rstrip()
         raise UsageError(where, problem.what, hint=problem.hint) from error
+    require_named_files(built)
+    return built
 
 
 LONGEST_METAVAR = 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -100,8 +101,16 @@ def problem_of(error: ValidationError, config: type[BaseModel]) -> Problem:
     first, place = problems[0], problems[0]["loc"][:1]
     name = str(place[0]) if place else ""
     known = config.model_fields[name].description if name in config.model_fields else None
-    hint = LEAVE_OUT if first["type"] == UNREAD else known or "leave one of them out"
+    hint = LEAVE_OUT if first["type"] == UNREAD else _fraction_meant(first) or known or "leave one of them out"
     return Problem(name, _in_words([problem for problem in problems if problem["loc"][:1] == place]), hint, first)
+
+
+def _fraction_meant(problem: ErrorDetails) -> str:
+    """The hint for a percentage, 90 or 5%, where a fraction is asked for; empty for anything else."""
+    bounds, text = problem.get("ctx", {}), str(problem["input"])
+    percentage = re.fullmatch(r"(\d{1,2}(?:\.\d*)?)%|([1-9]\d(?:\.\d*)?)", text)
+    of_fraction = problem["type"] == "float_parsing" or 1 in (bounds.get("lt"), bounds.get("le"))
+    return f"did you mean {float(text.rstrip('%')) / 100:g}?" if percentage and of_fraction else ""
 
 
 def _in_words(problems: Sequence[ErrorDetails]) -> str:

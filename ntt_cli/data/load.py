@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -23,8 +22,7 @@ from ntt_cli.data.sources.image_files import SUFFIXES
 from ntt_cli.data.sources.named import read_named
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.atomic import require_text
-
-KINDS = f"{', '.join(NAMED_DATA)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+from ntt_cli.files.named import KINDS, is_noise, python_file, require_data
 
 SOURCE_OPTIONS = {"data_root", "download", "input_shape", "workers"}
 """Options that only one kind of data reads."""
@@ -52,8 +50,8 @@ def load_samples(
     if spec is None:
         hint = 'name it with --data, like --data digits, or write DATA = "digits" in model.py'
         raise DataError("data", "none is named", hint=hint)
-    for text in (spec, options.data_root):
-        require_text(text, DataError)
+    require_text(options.data_root, DataError)
+    require_data(spec)
     for name in sorted(SOURCE_OPTIONS - read_by(spec)):
         if options.gives(name):
             raise UsageError(as_typed(options, name), f"the data {spec} does not read it", hint=LEAVE_OUT)
@@ -66,11 +64,13 @@ def _load(
 ) -> Samples:
     if spec in NAMED_DATA:
         return read_named(spec, split=split, options=options)
-    if _is_noise(spec):
+    if is_noise(spec):
         return _noise(spec, options, input_shape, seed)
-    if python := re.fullmatch(r"(.+\.py)(?::(\w+))?", spec):
-        path, name = Path(python[1]).expanduser(), python[2] or DEFAULT_FACTORY
-        return read_factory(path, name, spec=spec, split=split, options=options, labelled=labelled)
+    if (python := python_file(spec)) is not None:
+        path, name = python
+        return read_factory(
+            path.expanduser(), name or DEFAULT_FACTORY, spec=spec, split=split, options=options, labelled=labelled
+        )
     return _read_path(Path(spec).expanduser(), spec, split, options, labelled=labelled)
 
 
@@ -78,19 +78,13 @@ def read_by(spec: str) -> set[str]:
     """The options that this data reads, among those that only some data reads."""
     if spec in NAMED_DATA:
         return set() if spec == "digits" else {"data_root", "download"}
-    if _is_noise(spec):
+    if is_noise(spec):
         return {"input_shape"}
     return {"workers"} if re.search(r"\.py(:\w+)?$", spec) or os.path.isdir(os.path.expanduser(spec)) else set()
 
 
-def _is_noise(spec: str) -> bool:
-    return spec == "noise" or spec.startswith("noise:")
-
-
 def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, labelled: bool) -> Samples:
     suffix = path.suffix.lower()
-    if not spec or not os.path.exists(path):  # `Path.exists` raises if the name is too long
-        raise _unknown(path, spec)
     if path.is_dir():
         return read_folder(path, spec=spec, split=split, options=options)
     if suffix == ".npy":
@@ -105,17 +99,6 @@ def _read_path(path: Path, spec: str, split: Split, options: DataOptions, *, lab
     if suffix in SUFFIXES:
         raise DataError(spec, "is a single image", hint=f"name its folder: {path.parent}")
     raise DataError(spec, "is not a kind of file that can be read as data", hint=f"name {KINDS}")
-
-
-def _unknown(path: Path, spec: str) -> DataError:
-    near = difflib.get_close_matches(spec.lower(), NAMED_DATA, n=1)
-    if not near and os.path.isdir(path.parent):
-        neighbours = {entry.name: str(entry) for entry in path.parent.iterdir()}
-        near = [neighbours[name] for name in difflib.get_close_matches(path.name, neighbours, n=1)]
-    hint = f"did you mean {near[0]}?" if near else f"name {KINDS}"
-    if path.suffix or path.name != spec:
-        return DataError(spec, "there is no such file or folder", hint=hint)
-    return DataError(spec or "data", "is no data set, file or folder", hint=hint)
 
 
 def _noise(spec: str, options: DataOptions, declared: tuple[int, ...] | None, seed: int) -> Samples:

@@ -29,9 +29,9 @@ DATA = "noise:64"
 INPUT_SHAPE = {shape}
 
 
-# `--model-arg classes=10` sets an argument. No weights are downloaded: --weights names a file of them.
-def build_model(classes: int = 1000) -> nn.Module:
-    return get_model("{name}", weights=None, num_classes=classes)
+# `--model-arg num_classes=10` sets an argument. No weights are downloaded: --weights names a file of them.
+def build_model(num_classes: int = 1000) -> nn.Module:
+    return get_model("{name}", weights=None, num_classes=num_classes)
 '''
 
 OF_WEIGHTS = '''"""The network of some weights, which `ntt` makes sparse. Everything in this file is yours to change."""

@@ -5,7 +5,6 @@ Naming a file is consent to run it. Only this module starts a user's code.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import linecache
 import os
@@ -25,7 +24,8 @@ import torch
 from torch import nn
 
 from ntt_cli.errors import ModelError, NttError
-from ntt_cli.files.atomic import file_sha256, require_text
+from ntt_cli.files.atomic import file_sha256
+from ntt_cli.files.named import require_python_file
 
 _INSTALLED = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
 _OWN = Path(__file__).resolve().parents[1]
@@ -44,10 +44,7 @@ def load_python(path: Path, error: type[NttError], *, otherwise: str = "check th
     and two files `model.py` in different folders stay apart. Raises `error` if there is no such file or if executing it
     fails. If its folder has no Python files, the hint is `otherwise`.
     """
-    require_text(path, error)
-    if not os.path.isfile(path):  # `Path.is_file` raises if the name is too long
-        what, hint = _why_missing(path, otherwise)
-        raise error(path, what, hint=hint)
+    require_python_file(path, error, otherwise=otherwise)
     _forget_edited()
     name = ".".join([*_package_of(path)[1], _own_name(path)])  # `from .layers import Block` needs this name
     loader = SourceFileLoader(name, str(path))
@@ -238,17 +235,6 @@ def said_by(failure: BaseException) -> str:
 def shortened(text: str) -> str:
     """The text, or its beginning and its end if it is long."""
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS // 2]}…{text[-MOST_LETTERS // 2 :]}"
-
-
-def _why_missing(path: Path, otherwise: str) -> tuple[str, str]:
-    if os.path.isdir(path):
-        return "is a folder, not a Python file", "name a .py file"
-    if not os.path.isdir(path.parent):
-        return f"there is no folder {path.parent}", "check the path"
-    names = sorted(entry.name for entry in path.parent.glob("*.py"))
-    near = difflib.get_close_matches(path.name, names, n=1)
-    hint = f"did you mean {path.with_name(near[0])}?" if near else f"Python files there: {', '.join(names)}"
-    return "there is no such file", hint if names else otherwise
 
 
 def _why_failed(path: Path, failure: BaseException) -> tuple[str, str]:

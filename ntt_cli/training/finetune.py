@@ -125,6 +125,7 @@ def _outcome(
         higher_is_better=job.task.higher_is_better,
         value=epochs[best.epoch - 1].value,
         sizes=sizes_of(contents),
+        divided=job.training.samples.split is not None,
     )
     return Outcome(report, contents, mask_tensors(job.masks) | history_tensors(history))
 

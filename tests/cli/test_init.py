@@ -28,13 +28,13 @@ def test_a_network_of_torchvision(ntt: Ntt) -> None:
     """Beside torchvision's own."""
     result = ntt("init", "--from", "torchvision:squeezenet1_1")
     assert (result.code, result.out) == (0, "model.py\n")
-    assert result.err == "next: ntt prune model.py --sparsity 0.9\n"
+    assert result.err == "next: ntt prune model.py --sparsity 0.9 --data IMAGES --weights WEIGHTS\n"
     own = torchvision.models.squeezenet1_1(weights=None).state_dict()
     built = runpy.run_path("model.py")["build_model"]()
     assert {name: value.shape for name, value in built.state_dict().items()} == {
         name: value.shape for name, value in own.items()
     }
-    done = ntt("prune", "model.py", "-s", "0.9", "--method", "magnitude", "--model-arg", "classes=10", "-q")
+    done = ntt("prune", "model.py", "-s", "0.9", "--method", "magnitude", "--model-arg", "num_classes=10", "-q")
     assert done.code == 0, done.err
 
 
@@ -48,7 +48,9 @@ def test_the_names_and_shapes_of_weights(ntt: Ntt) -> None:
     save_file(tensors | {hostile: torch.zeros(1)}, "w.safetensors")
     result = ntt("init", "net.py", "--from", "w.safetensors")
     assert (result.code, result.out) == (0, "net.py\n")
-    written = "next: write build_model() in it, then ntt prune net.py --sparsity 0.9 --weights w.safetensors\n"
+    written = (
+        "next: write build_model() in it, then ntt prune net.py --sparsity 0.9 --data INPUTS --weights w.safetensors\n"
+    )
     assert result.err == written
     text = Path("net.py").read_text()
     for line in ("fc.weight F32 [3, 4]", "fc.bias F16 [3]", "model.pyr F32 [2]", f"{hostile!r} F32 [1]"):

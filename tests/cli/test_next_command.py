@@ -62,6 +62,16 @@ def test_what_was_pruned_without_labels_needs_some(ntt: Ntt) -> None:
     assert following(ntt(*common, "-d", "x.npy"))[-2:] == ["--data", "LABELLED"]
 
 
+def test_training_images_are_no_test(ntt: Ntt) -> None:
+    common = ("-a", "width=7", "-d", "my images/train", "--image-size", "4", "--grayscale")
+    pruned = ntt("prune", "net.py", "-s", "0.5", *common, "--method", "magnitude", "--json")
+    assert pruned.code == 0, pruned.err
+    tuned = ntt("finetune", "net.py", "-c", "sparse.safetensors", *common, *LEARN)
+    evaluate = following(tuned)
+    assert evaluate[-2:] == ["--data", "LABELLED"]
+    assert "my images/train" not in evaluate
+
+
 def test_a_file_of_options_is_written_out(ntt: Ntt) -> None:
     Path("ntt.toml").write_text('[prune]\nmodel_arg = ["width=5"]\ndata = "digits"\nsparsity = 0.5\n')
     Path("net.py").write_text(NET.replace("16", "64"))

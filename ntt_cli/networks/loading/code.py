@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ntt_cli.config import ModelOptions
 from ntt_cli.files.hub import Code
+from ntt_cli.files.named import python_file
 from ntt_cli.networks.loading.models import DEFAULT_FACTORY, parse_arguments
 from ntt_cli.runtime.events import EventSink, Warned
 from ntt_cli.runtime.python_source import local_files
@@ -19,9 +19,8 @@ def code_of(options: ModelOptions, on_event: EventSink) -> Code:
     """
     arguments = ", ".join(f"{name}={value!r}" for name, value in parse_arguments(options.model_arg).items())
     target, _, name = options.model.rpartition(":")
-    python = re.fullmatch(r"(.+\.py)(?::(\w+))?", options.model)
-    if python:
-        file, factory = Path(python[1]), python[2] or DEFAULT_FACTORY
+    if (python := python_file(options.model)) is not None:
+        file, factory = python[0], python[1] or DEFAULT_FACTORY
         lines = (
             f"from {file.stem} import {factory}\n\nnetwork = {factory}({arguments})"
             if file.stem.isidentifier()

@@ -6,7 +6,6 @@ import ast
 import difflib
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from ntt_cli.data.batch import Batch
 from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import file_sha256, require_text
 from ntt_cli.files.metadata import MeanStd, ModelRecord
+from ntt_cli.files.named import python_file, write_one
 from ntt_cli.networks.loading.checks import check_kind, check_network
 from ntt_cli.networks.loading.declared import declared_in
 from ntt_cli.networks.loading.lazy import has_lazy, make_lazy
@@ -109,13 +109,12 @@ def chosen_by(options: ModelOptions) -> SelectOutputs | None:
 
 
 def _load(source: str, arguments: Mapping[str, object], first_batch: FirstBatch, *, seed: int) -> LoadedModel:
-    # Split at the last colon after .py: folders may have a colon in their names, and Windows paths do.
-    python = re.fullmatch(r"(.+\.py)(?::(\w+))?", source)
+    python = python_file(source)
     target, _, name = source.rpartition(":")
     with global_draws_apart():
         seed_as_users_do(seed)
         if python:
-            return _from_file(Path(python[1]), python[2] or "", arguments, first_batch)
+            return _from_file(*python, arguments, first_batch)
         if target == "torchvision":
             return _from_torchvision(source, name, arguments)
         if target == "timm":
@@ -127,7 +126,7 @@ def _load(source: str, arguments: Mapping[str, object], first_batch: FirstBatch,
 
 
 def _from_file(path: Path, name: str, arguments: Mapping[str, object], first_batch: FirstBatch) -> LoadedModel:
-    module = load_python(path, ModelError, otherwise=f"ntt init {path} writes one")
+    module = load_python(path, ModelError, otherwise=write_one(path))
     declared = declared_in(module, path)
     if not name and not hasattr(module, DEFAULT_FACTORY):
         # Never guess: once the file has a second candidate, the same command would change its meaning.
