@@ -86,10 +86,11 @@ class Subject:
         self.network: nn.Module = ntt.load(
             sources.weights / f"resnet{depth}.safetensors", f"sample_models/resnet_cifar.py:resnet{depth}"
         ).model
-        images, labels = pictures(sources, "train", SEEN + JUDGED)
+        drawn = max(count, SEEN)
+        images, labels = pictures(sources, "train", drawn + JUDGED)
         self.inputs = images[:count]
         self.fitting: dict[Key, int] = {}
-        shown, self.labels = images[SEEN:], labels[SEEN:]
+        shown, self.labels = images[drawn:], labels[drawn:]
         if on == "test":
             shown, self.labels = pictures(sources, "test", JUDGED)
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))

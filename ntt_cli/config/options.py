@@ -26,7 +26,7 @@ TransferSteps = Annotated[
     Annotated[int, Field(ge=1, le=MOST_STEPS)] | Literal["auto"] | None,
     Field(
         description="Transfer steps, or auto: masks reach their density in 500 steps, and the transfer ends once the"
-        " distance to the teacher on validation samples stops falling. Default, and the most for auto: 3000; 9000"
+        " distance to the teacher on validation samples stops falling. Default, and the most for auto: 3000; 6000"
         " without a kernel term. asr, obc, reconstruct and sparsegpt take none unless told."
     ),
 ]

@@ -92,7 +92,7 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     )
     batch_size: int | None = Group.METHOD.option(
         None,
-        "Samples a step, halved into the kernel's two sides. Default: 64; 128 without a kernel term.",
+        "Samples a step, halved into the kernel's two sides. Default: 64.",
         PRUNES,
         BY_METHOD,
         ge=2,

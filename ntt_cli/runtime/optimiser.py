@@ -18,6 +18,12 @@ def advance(optimiser: torch.optim.Optimizer) -> None:
         raise FloatingPointError("the learning rate is beyond the range of the numbers") from error
 
 
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Let all parameters learn at this rate from the next step on."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state of each parameter, such as Adam's moments, as `INDEX.NAME`; not copied."""
     return {

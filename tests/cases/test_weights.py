@@ -126,7 +126,7 @@ def test_all_commands_read_published_weights_and_say_how(form: str) -> None:
     assert report.agreement is not None
     assert (report.agreement.top1_agreement, report.agreement.logit_distance) == (1.0, 0.0)
     task = prepare(PruneConfig(model="model.py", sparsity=0.5, weights=path, limit=20, device="cpu"), Events().append)
-    assert (task.weights.origin, task.settings.affinity, task.settings.steps) == ("foreign", False, 9000)
+    assert (task.weights.origin, task.settings.affinity, task.settings.steps) == ("foreign", False, 6000)
     for name, value in task.teacher.buffers.items():  # trained statistics, not those of the 20 samples
         if "running" in name:
             assert torch.equal(value, state()[name])
@@ -349,7 +349,7 @@ def test_a_factory_that_brings_trained_weights() -> None:
     task, warned = prepared()
     assert (task.weights.origin, warned) == ("factory", [])
     settings = task.settings
-    assert (settings.objective.kernel_weight, settings.affinity, settings.steps) == (0, False, 9000)
+    assert (settings.objective.kernel_weight, settings.affinity, settings.steps) == (0, False, 6000)
     assert (
         prune.run(task.config.model_copy(update={"steps": 2}), Events().append).teacher == "the factory's own weights"
     )
@@ -494,7 +494,7 @@ def test_weights_of_the_factory() -> None:
     assert any("give --weights factory" in message for message in events.of(Warned))
     events = Events()
     job = prepare(PruneConfig(**options, weights="factory"), events.append)
-    assert (job.weights.origin, job.settings.affinity, job.settings.steps) == ("factory", False, 9000)
+    assert (job.weights.origin, job.settings.affinity, job.settings.steps) == ("factory", False, 6000)
     assert events.of(Warned) == []
     assert torch.equal(job.teacher.params["4.weight"], state()["4.weight"])
     common = {"model": "own.py", "limit": 50, "device": "cpu"}

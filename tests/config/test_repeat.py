@@ -38,7 +38,7 @@ def test_what_is_read_again_is_the_same_run(config: Options, tmp_path: Path) -> 
 
 def test_what_the_run_did_not_read_is_left_out() -> None:
     """A method that only scores records NTT's settings, too."""
-    settled = {"steps": 9000, "epochs": None, "batch_size": 128, "kernel_weight": 0.0, "weight_penalty": 0.0}
+    settled = {"steps": 6000, "epochs": None, "batch_size": 64, "kernel_weight": 0.0, "weight_penalty": 0.0}
     found = recorded(PruneConfig(**PRUNE, method="magnitude")) | settled
     assert tomllib.loads(repeating("prune", found)) == {"prune": PRUNE | {"method": "magnitude"}}
     layerwise = recorded(PruneConfig(**PRUNE, method="asr")) | {"steps": 0}

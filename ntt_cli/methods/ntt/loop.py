@@ -39,6 +39,7 @@ from ntt_cli.runtime.events import MasksUpdated, Noted, StepsDone, TransferStart
 from ntt_cli.runtime.execution import Execution
 from ntt_cli.runtime.memory import give_back_free_memory
 from ntt_cli.runtime.micro_batching import MicroBatching
+from ntt_cli.runtime.optimiser import set_rate
 from ntt_cli.runtime.process_group import SINGLE, ProcessGroup
 from ntt_cli.runtime.seeding import global_draws_apart, seed_global_draws
 from ntt_cli.tensors import Masks, Params
@@ -84,6 +85,7 @@ def run_transfer(transfer: Transfer, run: Run) -> Pruned:
                 run.on_event(Validated(step, distance, None if plan.undecided else plan.steps))
             if step in plan.updates:
                 run.on_event(_update(progress, on_training_samples, plan, run))
+            set_rate(progress.student.optimiser, settings.learning_rate * plan.rate(step))
             _advance(progress, batches, run, execution, steps=plan.steps)
             run.checkpointer.maybe_save(state)
         _check_finite(progress.student.params, plan.steps, run.checkpointer)
@@ -150,7 +152,7 @@ def _start(transfer: Transfer) -> Student:
         transfer.names,
         learning_rate=settings.learning_rate,
         batch_statistics=has_batch_norm(teacher) and not settings.objective.kernel_weight,
-        limited=settings.limited,
+        limited=settings.trained,
         compiled=compiled,
     )
 

@@ -23,8 +23,12 @@ from ntt_cli.masks.schedule import Schedule
 from ntt_cli.methods.ntt.objective import Objective
 from ntt_cli.networks.functional import FunctionalModel
 
-STEPS, BATCH_SIZE = 3000, 64
-"""The defaults with a kernel term (docs/notebook/12-transfer-length.md)."""
+STEPS, OUTPUT_STEPS = 3000, 6000
+"""The defaults with a kernel term (docs/notebook/12-transfer-length.md) and without one, where a step costs a third and
+more steps gave a more accurate network (docs/notebook/32-falling-rate.md)."""
+
+BATCH_SIZE = 64
+"""The default; half of it is each side of the kernel."""
 
 AUTO_HORIZON = 1000
 """With `--steps auto` the density falls as in a run of so many steps: over the first half of them."""
@@ -34,10 +38,6 @@ LONGEST_AUTO_WINDOW = AUTO_HORIZON // 10
 
 OF_STEPS = ("batches", "learning_rate", "hidden", "compile")
 """Options that do nothing where no steps are taken."""
-
-LOGIT_STEPS, LOGIT_BATCH_SIZE = 9000, 128
-"""The defaults without a kernel term. There a step costs a third, and more steps gave a more accurate network
-(docs/notebook/01-trained-weights.md)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class TransferSettings:
         objective: the distances, and the factors of the loss's terms.
         mask: `learned`, or the method whose masks stay fixed.
         score: a name or a `Score`. In the same way, `allocation` and `schedule` are a name or a function.
-        limited: the loss limits the length of steps (`step.py`).
+        trained: the teacher is worth keeping: the loss limits the length of steps (`step.py`), and the learning rate
+            falls (`plan.py`).
         hidden: the student matches what the network's blocks return, too (`networks/hidden.py`).
         affinity: the score `saliency` is multiplied by the affinity (`affinity.py`).
         batches: the batches of the first so many steps come again in turn; `None`: each step draws new ones.
@@ -78,7 +79,7 @@ class TransferSettings:
     compiled: bool
     seed: int
     layer_density: dict[str, float]
-    limited: bool = False
+    trained: bool = False
     hidden: bool = False
     slices: Mapping[str, Slices] = field(default_factory=dict)
     channels: Channels | None = None
@@ -112,38 +113,13 @@ def settle(
     Raises:
         UsageError: if `--layer-density` cannot be read or names no prunable weight, or an option would do nothing.
     """
-    if method.takes_mask and config.gives("mask") and config.mask == "learned":
-        what = f"{config.method} learns no mask; it takes that of another method, magnitude by default"
-        raise UsageError(as_typed(config, "mask"), what, hint="name a method, or leave it out")
     usual = float(method.kernel_term and not trained)
     kernel_weight = usual if config.kernel_weight is None else config.kernel_weight
-    if not kernel_weight and config.gives("kernel_params"):
-        what = "there is no kernel term to read it; --kernel-weight 1 adds one"
-        raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
-    if config.hidden and kernel_weight:
-        hint = "leave it out, or give --kernel-weight 0"
-        raise UsageError("--hidden", "matches hidden values, which have no part in a kernel term", hint=hint)
-    if config.hidden and config.objective == "paper":
-        what = "matches hidden values relative to their norms, not as --objective paper does"
-        raise UsageError("--hidden", what, hint=LEAVE_OUT)
-    steps, batch_size = (STEPS, BATCH_SIZE) if kernel_weight else (LOGIT_STEPS, LOGIT_BATCH_SIZE)
-    batch_size = config.batch_size or batch_size
-    auto = config.steps == "auto"
-    if auto and config.mask_update_every > LONGEST_AUTO_WINDOW:
-        what = f"with --steps auto masks change every {LONGEST_AUTO_WINDOW} steps at least"
-        raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {LONGEST_AUTO_WINDOW} or less")
-    if isinstance(config.steps, int):
-        steps = config.steps
-    elif not auto and method.default_steps is not None:
-        steps = method.default_steps
-    if config.epochs is not None:
-        steps = max(1, math.ceil(config.epochs * samples / batch_size))
-    if not steps and (idle := next(filter(config.gives, OF_STEPS), None)) is not None:
-        what = f"is of steps, and {config.method} takes none unless it is told"
-        raise UsageError(as_typed(config, idle), what, hint="give --steps, or leave it out")
+    _refuse_idle(config, method, kernel_weight)
+    steps, batch_size = _length(config, method, samples, kernel_weight)
     return TransferSettings(
         steps=steps,
-        auto=auto,
+        auto=config.steps == "auto",
         density=config.density,
         objective=Objective(
             config.objective,
@@ -165,9 +141,45 @@ def settle(
         compiled=config.compile,
         seed=config.seed,
         layer_density=_layer_density(config.layer_density, names),
-        limited=trained and config.preset != "paper",  # a teacher without training is not worth keeping
+        trained=trained and config.preset != "paper",
         hidden=config.hidden,
     )
+
+
+def _refuse_idle(config: PruneConfig, method: MethodType, kernel_weight: float) -> None:
+    """Refuse options that would do nothing with this kernel term, or this method."""
+    if method.takes_mask and config.gives("mask") and config.mask == "learned":
+        what = f"{config.method} learns no mask; it takes that of another method, magnitude by default"
+        raise UsageError(as_typed(config, "mask"), what, hint="name a method, or leave it out")
+    if not kernel_weight and config.gives("kernel_params"):
+        what = "there is no kernel term to read it; --kernel-weight 1 adds one"
+        raise UsageError(as_typed(config, "kernel_params"), what, hint=LEAVE_OUT)
+    if config.hidden and kernel_weight:
+        hint = "leave it out, or give --kernel-weight 0"
+        raise UsageError("--hidden", "matches hidden values, which have no part in a kernel term", hint=hint)
+    if config.hidden and config.objective == "paper":
+        what = "matches hidden values relative to their norms, not as --objective paper does"
+        raise UsageError("--hidden", what, hint=LEAVE_OUT)
+
+
+def _length(config: PruneConfig, method: MethodType, samples: int, kernel_weight: float) -> tuple[int, int]:
+    """The number of steps, with `auto` the largest possible, and the samples of each."""
+    steps = STEPS if kernel_weight else OUTPUT_STEPS
+    batch_size = config.batch_size or BATCH_SIZE
+    if config.steps == "auto":
+        if config.mask_update_every > LONGEST_AUTO_WINDOW:
+            what = f"with --steps auto masks change every {LONGEST_AUTO_WINDOW} steps at least"
+            raise UsageError(as_typed(config, "mask_update_every"), what, hint=f"give {LONGEST_AUTO_WINDOW} or less")
+    elif isinstance(config.steps, int):
+        steps = config.steps
+    elif method.default_steps is not None:
+        steps = method.default_steps
+    if config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * samples / batch_size))
+    if not steps and (idle := next(filter(config.gives, OF_STEPS), None)) is not None:
+        what = f"is of steps, and {config.method} takes none unless it is told"
+        raise UsageError(as_typed(config, idle), what, hint="give --steps, or leave it out")
+    return steps, batch_size
 
 
 def _weight_penalty(config: PruneConfig, teacher: FunctionalModel, *, trained: bool) -> float:
