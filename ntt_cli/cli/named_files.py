@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ntt_cli.config import Options
 from ntt_cli.config.fields import PICKLES
-from ntt_cli.errors import ModelError
+from ntt_cli.errors import CheckpointError, ModelError
+from ntt_cli.files.atomic import require_text
 from ntt_cli.files.named import python_file, require_data, require_python_file, write_one
 
 WEIGHTS = ("checkpoint", "weights", "teacher", "baseline")
@@ -30,7 +31,10 @@ def require_named_files(config: Options) -> None:
 
 
 def _require_weights(named: str | None) -> None:
-    if named is None or Path(named).suffix.lower() not in {".safetensors", *PICKLES} or os.path.exists(named):
+    if named is None:
+        return
+    require_text(named, CheckpointError)
+    if Path(named).suffix.lower() not in {".safetensors", *PICKLES} or os.path.exists(named):
         return
     from ntt_cli.files.safetensors_header import require_file
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ({"kernel_weight": 0}, {"steps": 6000, "batch_size": 64}),
         ({"kernel_weight": 0, "steps": 7, "batch_size": 6}, {"steps": 7, "batch_size": 6}),
         ({"epochs": 2.5, "batch_size": 16}, {"steps": 16, "epochs": None}),
-        ({"epochs": 2.5, "kernel_weight": 0}, {"steps": 2}),
+        ({"epochs": 2.5, "kernel_weight": 0}, {"steps": 4}),
         ({"epochs": 0.001}, {"steps": 1}),
         ({"method": "gmp"}, {"kernel_weight": 0, "steps": 6000, "batch_size": 64, "allocation": "erk"}),
         ({"method": "obc"}, {"kernel_weight": 0, "steps": 0, "allocation": "erk"}),
