@@ -200,6 +200,7 @@ MEASURE_INTERNALS = {
 CLI_MAY_IMPORT = {
     "documents",
     "errors",
+    "files.named",
     "pages.bounds",
     "results",
     "runtime.events",

@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert dense.report.accuracy is not None
     weights = str(folder / "dense.safetensors")
     ntt_cli.prune(
-        model, "digits", weights=weights, sparsity=0.9, steps=150, output=folder / "sparse.safetensors", seed=1
+        model, "digits", weights=weights, sparsity=0.9, steps=300, output=folder / "sparse.safetensors", seed=1
     )
     return folder
 

@@ -11,12 +11,12 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ntt_cli.cli.named_files import require_named_files
 from ntt_cli.config import NAMED_DATA, Group, Options, method_names
 from ntt_cli.config.fields import UNREAD, kinds_of
 from ntt_cli.config.file import read_config_file
 from ntt_cli.config.words import BEHIND_METHOD, flag, in_a_file, problem_of, typed
 from ntt_cli.errors import UsageError
+from ntt_cli.files.named import require_named_files
 
 Command = TypeVar("Command", bound=Callable[..., None])
 C = TypeVar("C", bound=Options)

@@ -1,4 +1,7 @@
-"""Files that the user named and that are not there. Nothing here imports torch, so that a typo costs no seconds."""
+"""Files that the user named and that are not there. Nothing here imports torch, so that a typo costs no seconds.
+
+The command line calls `require_named_files` before the work, which makes the same checks again.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,41 @@ import os
 import re
 from pathlib import Path
 
-from ntt_cli.config import NAMED_DATA
-from ntt_cli.errors import DataError, NttError
+from ntt_cli.config import NAMED_DATA, Options
+from ntt_cli.config.fields import PICKLES
+from ntt_cli.errors import CheckpointError, DataError, ModelError, NttError
 from ntt_cli.files.atomic import require_text
 
 KINDS = f"{', '.join(NAMED_DATA)}, a folder of images, a .npy, .npz or .safetensors file, data.py:factory or noise:N"
+
+WEIGHTS = ("checkpoint", "weights", "teacher", "baseline")
+"""Options that name weights, which may also be a folder, an index or a word."""
+
+
+def require_named_files(config: Options) -> None:
+    """Refuse a model file, weights or data that do not exist, in the words of the work itself.
+
+    Raises:
+        NttError: of the kind that the work would raise.
+    """
+    if (python := python_file(getattr(config, "model", None) or "")) is not None:
+        require_python_file(python[0], ModelError, otherwise=write_one(python[0]))
+    for name in WEIGHTS:
+        _require_weights(getattr(config, name, None))
+    for name in ("data", "test_data"):
+        if (spec := getattr(config, name, None)) is not None:
+            require_data(spec)
+
+
+def _require_weights(named: str | None) -> None:
+    if named is None:
+        return
+    require_text(named, CheckpointError)
+    if Path(named).suffix.lower() not in {".safetensors", *PICKLES} or os.path.exists(named):
+        return
+    from ntt_cli.files.safetensors_header import require_file  # which safetensors' import would slow down for all
+
+    require_file(Path(named))
 
 
 def python_file(named: str) -> tuple[Path, str] | None:

@@ -249,7 +249,8 @@ def test_files_that_cannot_be_inspected(ntt: Ntt, name: str) -> None:
 def test_sparsities(ntt: Ntt, sparsity: str, error: str) -> None:
     found = refused(ntt, "prune", MODEL, "--sparsity", sparsity)
     assert found[0].startswith(error)
-    assert found[1].startswith("use at most 0.99" if sparsity == "0.9999" else "Fraction of the prunable weights")
+    hints = {"0.9999": "use at most 0.99", "95": "did you mean 0.95?"}
+    assert found[1].startswith(hints.get(sparsity, "Fraction of the prunable weights"))
 
 
 @pytest.mark.parametrize(

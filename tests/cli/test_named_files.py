@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ntt_cli.cli.named_files import require_named_files
 from ntt_cli.config import EvaluateConfig, PruneConfig
 from ntt_cli.data.load import load_samples
 from ntt_cli.errors import NttError
+from ntt_cli.files.named import require_named_files
 from ntt_cli.networks.loading.models import load_model
 from tests.processes import run
 

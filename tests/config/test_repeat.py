@@ -92,6 +92,7 @@ def test_the_command_is_the_same_run(config: Options, monkeypatch: pytest.Monkey
         raise UsageError("here", "the test ends")
 
     monkeypatch.setattr(ntt_cli, command, take, raising=False)
+    monkeypatch.setattr("ntt_cli.cli.options.require_named_files", lambda config: None)
     with pytest.raises(SystemExit):
         main(words[1:])
     assert recorded(type(config)(**given)) == recorded(config)

@@ -44,7 +44,12 @@ def test_the_option_wins_over_the_model_file() -> None:
         ("x.npy", {"input_shape": "64"}, "--input-shape 64"),
     ],
 )
-def test_options_of_other_data(spec: str, given: dict[str, Any], option: str) -> None:
+def test_options_of_other_data(
+    spec: str, given: dict[str, Any], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("data.py", "x.npy"):
+        Path(name).touch()
     with pytest.raises(UsageError) as caught:
         load_samples(DataOptions(data=spec, **given), split="train", input_shape=(64,))
     assert str(caught.value) == f"{option}: the data {spec} does not read it"

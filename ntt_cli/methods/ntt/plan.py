@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from ntt_cli.masks.schedule import density_at, has_flattened, mask_update_steps
 from ntt_cli.methods.ntt.settings import AUTO_HORIZON, TransferSettings
 
-FALLING = 1 / 5
-"""The part of the steps, at their end, over which the learning rate falls with a trained teacher."""
-
 
 @dataclass(frozen=True)
 class TransferPlan:
@@ -37,13 +34,10 @@ class TransferPlan:
     def rate(self, step: int) -> float:
         """The learning rate of a step over `settings.learning_rate`.
 
-        With a trained teacher it falls to 0 in a straight line at the end: over the last fifth of the steps, or over
-        the last window of `--steps auto` (docs/notebook/32-falling-rate.md). Otherwise it is constant.
+        With a trained teacher it falls to 0 in a straight line over the last window, in which masks no longer change
+        (docs/notebook/32-falling-rate.md). Otherwise it is constant.
         """
-        if not self.settings.trained:
-            return 1.0
-        length = self.window if self.settings.auto else self.steps * FALLING
-        return min(1.0, (self.steps - step) / length)
+        return min(1.0, (self.steps - step) / self.window) if self.settings.trained else 1.0
 
     def is_validation_step(self, step: int) -> bool:
         """Whether the validation distance is measured before a step.
