@@ -42,7 +42,7 @@ def _require_weights(named: str | None) -> None:
     require_text(named, CheckpointError)
     if Path(named).suffix.lower() not in {".safetensors", *PICKLES} or os.path.exists(named):
         return
-    from ntt_cli.files.safetensors_header import require_file  # which safetensors' import would slow down for all
+    from ntt_cli.files.safetensors_header import require_file  # imports safetensors, which --help need not wait for
 
     require_file(Path(named))
 
