@@ -20,6 +20,8 @@ import torch  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 
+from tests.shapes import checked  # noqa: E402
+
 MATHEMATICS = [
     "data.normalise",
     "kernels.backward",
@@ -63,7 +65,7 @@ MATHEMATICS = [
 ]
 """Modules that know no files, clock or global randomness."""
 
-install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], "beartype.beartype")
+install_import_hook([f"ntt_cli.{name}" for name in MATHEMATICS], f"{checked.__module__}.{checked.__name__}")
 
 from ntt_cli.config import DataOptions, built_in_methods, method_class, methods  # noqa: E402
 from ntt_cli.data.inputs import Inputs  # noqa: E402

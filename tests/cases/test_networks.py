@@ -36,7 +36,7 @@ class Net(nn.Module):
         return self.b(torch.relu(self.a(x.flatten(1))))
 
 """
-PRUNE = ("--sparsity", "0.8", "--steps", "3", "--batch-size", "8", "--force")
+PRUNE = ("--sparsity", "0.8", "--steps", "3", "--batch-size", "8", "--limit", "64", "--force")
 
 
 def write(body: str, name: str = "net.py") -> str:

@@ -58,10 +58,10 @@ def test_small_perturbations_measure_the_trace_of_the_kernel() -> None:
     model = functional_model(nn.Sequential(nn.Linear(3, 2, bias=False)).double())
     masks = {"0.weight": torch.ones(2, 3, dtype=torch.bool)}
     x = torch.randn(4, 3, generator=seeded()).double()
-    draws = [(model.params, x)] * 4000
+    draws = [(model.params, x)] * 1000
     scores = ntk_sap_scores(model.bind(), masks, draws, perturbation=1e-3, generator=seeded())
     trace = jacobian(model.module, x)["0.weight"].square().sum() / len(x)
-    assert abs(float(scores["0.weight"].sum()) / 4000 / 1e-6 / (2 * float(trace)) - 1) < 0.05
+    assert abs(float(scores["0.weight"].sum()) / 1000 / 1e-6 / (2 * float(trace)) - 1) < 0.1
 
 
 def test_pruned_entries_do_not_return() -> None:

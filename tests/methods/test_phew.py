@@ -46,7 +46,7 @@ def test_one_walk_is_one_path_from_the_unit_where_it_starts(forwards: bool) -> N
 @pytest.mark.parametrize("forwards", [False, True])
 def test_steps_are_in_proportion_to_the_weights(forwards: bool) -> None:
     """A choice of four weights from one unit, many times, each walk with a copy of the layer to count them apart."""
-    weights, copies = torch.tensor([1.0, -2.0, 0.0, 7.0]), 2000
+    weights, copies = torch.tensor([1.0, -2.0, 0.0, 7.0]), 500
     layer = nn.Linear(4, 1, bias=False) if not forwards else nn.Linear(1, 4, bias=False)
     layer.weight.data = weights.view_as(layer.weight)
     counts = torch.zeros(4)
