@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ntt_cli.data.batch import Batch, batch_size, split
+from ntt_cli.data.batch import Batch, split
 from ntt_cli.methods.snip import leaves_of
 from ntt_cli.networks.layer_calls import RecordedPass, record_calls
 from ntt_cli.tensors import Apply, Params
@@ -79,20 +79,19 @@ def input_correlations(
 
 
 def _passes(apply: Apply, params: Params, names: Sequence[str], batches: Iterable[Batch]) -> Iterator[RecordedPass]:
-    """Forward passes over all batches, recorded. The first, of one sample, shows how many samples fit into memory.
+    """Forward passes over all batches, recorded. One of one sample shows before how many samples fit into memory.
 
     Yields:
         what each pass recorded.
     """
-    leaves = leaves_of(params)
-    at_once = 1
+    leaves, at_once = leaves_of(params), 0
     for x in batches:
+        if not at_once:
+            calls = record_calls(apply, leaves, split(x, 1)[0]).calls
+            numbers = (params[name][0].numel() * call.positions for name in names for call in calls.get(name, []))
+            at_once = max(1, NUMBERS_AT_ONCE // max(numbers, default=1))
         for part in split(x, at_once):
-            recorded = record_calls(apply, leaves, part)
-            yield recorded
-        calls = ((params[name][0].numel(), call) for name in names for call in recorded.calls.get(name, []))
-        sizes = [size * call.positions // batch_size(part) for size, call in calls]
-        at_once = max(1, NUMBERS_AT_ONCE // max(sizes, default=NUMBERS_AT_ONCE))
+            yield record_calls(apply, leaves, part)
 
 
 class _Moments:

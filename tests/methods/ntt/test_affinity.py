@@ -124,4 +124,4 @@ def test_few_samples_go_through_at_a_time(network: Network, monkeypatch: pytest.
         return model.bind()(params, x)
 
     input_correlations(apply, model.params, ["conv.weight", "last.weight"], inputs(21).split([3, 18]))
-    assert sizes == [1, 1, 1, 8, 8, 2]
+    assert sizes == [1, 3, 8, 8, 2]
