@@ -5,6 +5,7 @@ Naming a file is consent to run it. Only this module starts a user's code.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import linecache
 import os
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import packages_distributions
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from traceback import walk_tb
@@ -253,5 +255,8 @@ def _what_raised(failure: BaseException, message: str) -> tuple[str, str]:
         return f"called sys.exit({code!r})", "let the file return or raise instead of exiting"
     hint = "correct the file; --debug shows the traceback"
     if isinstance(failure, ModuleNotFoundError) and failure.name is not None:
-        hint = f"install {failure.name.partition('.')[0]} for {sys.executable}, or correct the import"
+        name = failure.name.partition(".")[0]
+        near = difflib.get_close_matches(name, packages_distributions(), n=1)
+        hint = f"install {name} for {sys.executable}, or correct the import"
+        hint = f"did you mean {near[0]}? If not, {hint}" if near else hint
     return f"raised {type(failure).__name__}{f': {message}' if message else ''}", hint

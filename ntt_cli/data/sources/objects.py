@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import PurePath
 
 import torch
 from torch import Tensor
@@ -55,9 +56,16 @@ def _read(data: object, options: DataOptions, *, labelled: bool) -> Samples:
         refuse_workers(options, "data", "tensors are in memory already")
         found = _read_pair(inputs, labels, options, labelled=labelled)
         return replace(found, labels_name=labels_name)
-    raise DataError(
-        "data", f"is {kind_of(data)}", hint=f"{TAKEN}; {SEVERAL}" if isinstance(data, tuple | Mapping) else TAKEN
-    )
+    raise DataError("data", f"is {kind_of(data)}", hint=_what_to_give(data))
+
+
+def _what_to_give(data: object) -> str:
+    if isinstance(data, tuple | Mapping):
+        return f"{TAKEN}; {SEVERAL}"
+    first = data[0] if isinstance(data, list) and data else None
+    if isinstance(first, str | PurePath):
+        return "of images, give the name of their folder; of arrays, of one file (.npz, .npy, .safetensors)"
+    return TAKEN
 
 
 def _read_pair(inputs: Raw, labels: object, options: DataOptions, *, labelled: bool) -> Samples:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -387,6 +388,9 @@ class Dictionaries(Items):
         ({"x": "X"}, "data: is a dict of x", "names of forward's arguments"),
         ((X, Y, Y), "data: is a tuple of 3, the first a Tensor", "((x1, x2), labels or None)"),
         (((X, 1), Y), "data: is a tuple of 2, the first a tuple", "((x1, x2), labels or None)"),
+        (["a.png", "b.png"], "data: is a list of 2, the first a str", "give the name of their folder"),
+        ([Path("a.npy")], "data: is a list of 1, the first a PosixPath", "of one file"),
+        ([3], "data: is a list of 1, the first a int", "a torch Dataset"),
         (iter(X), "data: is a ", "a torch Dataset"),
         (
             X[:, 0],
