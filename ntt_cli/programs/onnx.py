@@ -17,6 +17,7 @@ from ntt_cli.errors import ModelError
 from ntt_cli.files.atomic import write_atomically
 from ntt_cli.networks.precision import HALF
 from ntt_cli.programs.program import Program
+from ntt_cli.runtime.logs import without_logs
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights in one ONNX file, whose format ends at 2 GiB."""
@@ -35,7 +36,7 @@ def write_onnx(path: Path, program: Program) -> float:
     if sum(value.nbytes for value in program.traced.state_dict.values()) > LARGEST:
         raise ModelError(program.where, "is larger than 2 GiB, where one ONNX file ends", hint="use --to pt2")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_logs():
             warnings.simplefilter("ignore")  # of torch's own parts and onnxscript's
             made = torch.onnx.export(
                 program.traced,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -18,6 +17,7 @@ from ntt_cli.data.batch import arguments, described, named_tensors
 from ntt_cli.errors import CheckpointError, UsageError
 from ntt_cli.files.safetensors_header import require_file
 from ntt_cli.networks.outputs import ONLY, tensors_in
+from ntt_cli.runtime.logs import without_logs
 
 PYTORCH, PROGRAM, ONNX = "PyTorch", "torch.export", "onnxruntime"
 
@@ -102,13 +102,12 @@ def open_program(file: str, device: torch.device) -> Form:
 def _tensors_alone() -> Generator[None]:
     """While it is active, `torch.load` unpickles tensors and nothing else, and torch logs nothing."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before, logs = os.environ.get(name), logging.root.manager.disable
+    before = os.environ.get(name)
     os.environ[name] = "1"
-    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with without_logs():
+            yield
     finally:
-        logging.disable(logs)
         if before is None:
             del os.environ[name]
         else:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -102,6 +104,23 @@ def test_rounded(to: str, dtype: str, tmp_path: Path) -> None:
             net.state_dict(), kind
         )
     torch.testing.assert_close(found, rounded(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_exporter_logs_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    export = torch.onnx.export
+
+    def logging_export(*args: Any, **options: Any) -> Any:
+        logging.getLogger("onnxscript.optimizer").warning("Evaluation failed: cannot reshape array")
+        return export(*args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", logging_export)
+    sparse = ntt.prune(small(), noise(9, 60), sparsity=0.5, method="magnitude")
+    ntt.export(sparse, to="onnx", data=noise(9, 60), output=tmp_path / "net.onnx")
+    logging.getLogger("onnxscript.optimizer").warning("afterwards")
+    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warned == ["afterwards"]
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
