@@ -44,6 +44,7 @@ from convergence_results import (
     read,
     show_curves,
     show_ends,
+    show_leads,
 )
 from networks import build
 from pretrained_subjects import outputs_of
@@ -186,8 +187,9 @@ def main() -> None:
     if not options.show:
         fill(rows, options)
     for network in dict.fromkeys(key.network for key in rows):
-        show_curves(rows, network)
-        print()
+        for show in (show_curves, show_leads):
+            show(rows, network)
+            print()
     show_ends(rows)
     if options.picture:
         draw_picture(rows, options.picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,11 @@ AUTHORS = {
     ("lenet5_caffe", "layerwise"): 96.7,
 }
 """Accuracy after 50 epochs, in %, in the notebooks of the authors' code."""
+
+LEADS = {"ntt": ("dense", "random", "magnitude", "synflow"), "paper": ("layerwise",)}
+"""Whom each of NTT's two forms is to be compared with, and after how many iterations."""
+
+LEADS_AFTER = (100, 200)
 
 PAPER_LINES = {"dense": "dense", "paper": "NTT, --preset paper", "layerwise": "random, layerwise"}
 BEST_LINES = {"dense": "dense", "ntt": "NTT", "random": "random, ERK", "synflow": "SynFlow"}
@@ -100,11 +106,16 @@ def best_rate(rows: Rows, subject: Subject) -> float | None:
     return max(found, key=found.__getitem__) if len(found) == len(RATES) else None
 
 
-def figures(rows: Rows, subject: Subject, rate: float, after: int, *, iterations: int = POINTS[-1]) -> list[float]:
-    """Test accuracies of all seeds, in %."""
+def by_seed(rows: Rows, subject: Subject, rate: float, after: int, *, iterations: int = POINTS[-1]) -> dict[int, float]:
+    """Test accuracies in %."""
     wanted = (subject, rate, iterations, "test")
-    own = [row for key, row in rows.items() if (key.subject, key.rate, key.iterations, key.on) == wanted]
-    return [100 * row["accuracy"][str(after)] for row in own]
+    own = {key: row for key, row in rows.items() if (key.subject, key.rate, key.iterations, key.on) == wanted}
+    return {key.seed: 100 * row["accuracy"][str(after)] for key, row in own.items()}
+
+
+def figures(rows: Rows, subject: Subject, rate: float, after: int, *, iterations: int = POINTS[-1]) -> list[float]:
+    """Those of all seeds."""
+    return list(by_seed(rows, subject, rate, after, iterations=iterations).values())
 
 
 def subjects(rows: Rows, network: str) -> dict[Subject, float]:
@@ -130,6 +141,31 @@ def show_curves(rows: Rows, network: str) -> None:
         found = [[figures(rows, subject, rate, point) for point in SHOWN] for rate in (PAPER_RATE, best)]
         first, second = (" | ".join(map(in_words, numbers)) for numbers in found)
         print(f"| {subject.label} | {len(found[1][0])} | {first} | {best:g} | {second} |")
+
+
+def show_leads(rows: Rows, network: str) -> None:
+    """Print by how many points NTT is ahead of others, seed by seed, with the standard error of that mean."""
+    points = " | ".join(f"{point}" for point in LEADS_AFTER)
+    print(f"| {NETWORKS[network]} | is ahead of | at 1e-3: {points} | at each one's best rate: {points} |")
+    print("|" + "---|" * (2 + 2 * len(LEADS_AFTER)))
+    found = subjects(rows, network)
+    for leader in found:
+        for other in found:
+            if other.method in LEADS.get(leader.method, ()):
+                pairs = [(PAPER_RATE, PAPER_RATE), (found[leader], found[other])]
+                cells = [
+                    lead(by_seed(rows, leader, own, point), by_seed(rows, other, its, point))
+                    for own, its in pairs
+                    for point in LEADS_AFTER
+                ]
+                print(f"| {leader.label} | {other.label} | {' | '.join(cells)} |")
+
+
+def lead(first: Mapping[int, float], second: Mapping[int, float]) -> str:
+    """Over the seeds that both have."""
+    apart = [first[seed] - second[seed] for seed in first if seed in second]
+    said = f"{statistics.fmean(apart):+.1f}"
+    return said + (f" ± {statistics.stdev(apart) / math.sqrt(len(apart)):.1f}" if len(apart) > 1 else "")
 
 
 def show_ends(rows: Rows) -> None:

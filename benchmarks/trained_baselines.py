@@ -3,11 +3,12 @@
     python benchmarks/trained_baselines.py --data DIR --weights DIR [--results FILE] [--depth 20]
         [--only obc] [--sparsity 0.9] [--seeds 3] [--steps 400 | --seconds 360] [--batch-size 64] [--images 1000]
         [--on validation]
+    python benchmarks/trained_baselines.py --show --results benchmarks/results/others/trained_baselines.jsonl
 
 `--data` has the folders `train` and `test` of CIFAR-10 images, one folder a class; `--weights` has
 `resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). Methods see 10,000 training
-images, or as many as `--images` says, without labels. The figure is the accuracy on 2,000 test images. For choices,
-`--on validation` measures it on 2,000 other training images.
+images, or as many as `--images` says, without labels. The figure is the accuracy on all 10,000 test images. For
+choices, `--on validation` measures it on 2,000 other training images.
 
 `+ steps` is a method followed by distillation on the outputs under its mask. All lines with steps take as many, of the
 same batches, at the same rate. With `--seconds` each takes what fits into that time, the method before the steps and
@@ -41,7 +42,7 @@ from torch import Tensor, nn
 import ntt_cli as ntt
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SEEN, JUDGED = 10_000, 2_000
+SEEN, JUDGED = 10_000, {"test": 10_000, "validation": 2_000}
 TIMED = 200
 """Steps of the run that tells what a step takes."""
 
@@ -87,12 +88,12 @@ class Subject:
             sources.weights / f"resnet{depth}.safetensors", f"sample_models/resnet_cifar.py:resnet{depth}"
         ).model
         drawn = max(count, SEEN)
-        images, labels = pictures(sources, "train", drawn + JUDGED)
+        images, labels = pictures(sources, "train", drawn + JUDGED["validation"])
         self.inputs = images[:count]
         self.fitting: dict[Key, int] = {}
         shown, self.labels = images[drawn:], labels[drawn:]
         if on == "test":
-            shown, self.labels = pictures(sources, "test", JUDGED)
+            shown, self.labels = pictures(sources, "test", JUDGED[on])
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
         self.shown: Tensor = (shown.float() / 255 - mean) / std
 
@@ -154,7 +155,7 @@ def keys_of(options: argparse.Namespace) -> Iterator[Key]:
         for sparsity in options.sparsity:
             for line in options.only or LINES:
                 takes = LINES[line][1]
-                at, drawn = (0.0, 0) if line == "dense" else (sparsity, seed)
+                at, drawn, images = (0.0, 0, 0) if line == "dense" else (sparsity, seed, options.images)
                 yield Key(
                     options.depth,
                     line,
@@ -163,7 +164,7 @@ def keys_of(options: argparse.Namespace) -> Iterator[Key]:
                     length * takes,
                     options.batch_size * takes,
                     options.on,
-                    options.images,
+                    images,
                 )
 
 
@@ -172,17 +173,21 @@ def read(path: Path | None) -> dict[Key, Row]:
     return {Key(*(row[part] for part in Key._fields)): row for row in map(json.loads, lines)}
 
 
-def table(rows: dict[Key, Row], keys: list[Key]) -> Table:
-    """A line a method, with accuracies in percent and the most seconds that a cell took."""
-    levels = sorted({key.sparsity for key in keys})
-    drawn = Table("method", *(f"{level:.0%}" if level else "dense" for level in levels), "steps", "s", box=box.MARKDOWN)
-    for line in dict.fromkeys(key.line for key in keys):
-        of_line = {key: rows[key] for key in keys if key.line == line and key in rows}
+def table(rows: dict[Key, Row]) -> Table:
+    """A line a method and what it was given, with accuracies in percent and the most seconds that a cell took."""
+    levels = sorted({key.sparsity for key in rows})
+    heads = [f"{level:.0%}" if level else "dense" for level in levels]
+    drawn = Table("network", "method", "images", "given", *heads, "steps", "s", box=box.MARKDOWN)
+    order = sorted(rows, key=lambda key: (key.depth, bool(key.length), key.images, list(LINES).index(key.line)))
+    for kind in dict.fromkeys((key.depth, key.line, key.images, key.length) for key in order):
+        of_line = {key: row for key, row in rows.items() if (key.depth, key.line, key.images, key.length) == kind}
         cells = [in_words([row for key, row in of_line.items() if key.sparsity == level]) for level in levels]
         counts = [row["steps"] for row in of_line.values() if row.get("steps")]
         taken = max((row["seconds"] for row in of_line.values() if "seconds" in row), default=0.0)
-        steps = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
-        drawn.add_row(line, *cells, steps, f"{taken:.0f}")
+        steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else ""
+        depth, line, images, length = kind
+        seen = "" if line == "dense" else f"{images:,}"
+        drawn.add_row(f"ResNet-{depth}", line, seen, length, *cells, steps, f"{taken:,.0f}" if taken else "")
     return drawn
 
 
@@ -195,8 +200,8 @@ def in_words(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--results", type=Path, help="file of JSON lines to go on with")
     parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
     parser.add_argument("--only", choices=LINES, action="append", help="a line of the table alone; repeatable")
@@ -207,7 +212,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--images", type=int, default=SEEN, help="without labels, that methods see")
     parser.add_argument("--on", choices=("test", "validation"), default="test")
+    parser.add_argument("--show", action="store_true", help="print the table of what is in --results alone")
     options = parser.parse_args()
+    if options.show:
+        Console(width=160).print(table(read(options.results)))
+        return
     options.sparsity = options.sparsity or [0.8, 0.9, 0.95]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -221,7 +230,7 @@ def main() -> None:
         if options.results:
             with options.results.open("a") as file:
                 file.write(json.dumps(rows[key]) + "\n")
-    Console(width=160).print(table(rows, keys))
+    Console(width=160).print(table({key: rows[key] for key in keys}))
 
 
 if __name__ == "__main__":

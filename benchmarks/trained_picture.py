@@ -2,8 +2,8 @@
 
     python benchmarks/trained_picture.py docs/trained.svg
 
-It draws what `pretrained_networks.py` and `trained_baselines.py` have measured on the same 2,000 test images, from the
-results that are kept in `benchmarks/results/others`: one seed, as pruned.
+It draws what `trained_baselines.py` has measured, from the results that are kept in `benchmarks/results/others`: as
+pruned, seed 1.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from labelled_lines import Line, Panel, draw
 
 KEPT = Path(__file__).parent / "results/others"
 LINES = {
-    "dense": ("dense", "#999999"),
-    "ntt": ("ntt prune", "#0072b2"),
-    "obc": ("OBC", "#d55e00"),
-    "magnitude": ("magnitude", "#555555"),
-    "sparsegpt": ("SparseGPT", "#009e73"),
+    ("dense", ""): ("dense", "#999999"),
+    ("ntt", "6000 steps"): ("ntt prune", "#0072b2"),
+    ("ntt", "360 s"): ("ntt prune, 6 minutes", "#56b4e9"),
+    ("obc + steps", "360 s"): ("OBC, distilled, 6 minutes", "#d55e00"),
+    ("obc", ""): ("OBC", "#e69f00"),
+    ("magnitude", ""): ("magnitude", "#555555"),
 }
-"""The name and the colour of each method, colours of Okabe and Ito, which colour-blind readers tell apart."""
+"""Method and what it was given: its name and its colour, of Okabe and Ito, which colour-blind readers tell apart."""
 
 
-def accuracies() -> dict[str, dict[float, float]]:
-    """In %, by method and sparsity in %."""
-    found: dict[str, dict[float, float]] = {}
-    for row in map(json.loads, (KEPT / "pretrained_networks.jsonl").read_text().splitlines()):
-        if row["network"] == "resnet20":
-            found.setdefault(row["method"], {})[100 * row["sparsity"]] = 100 * row["figures"]["accuracy"]
+def accuracies() -> dict[tuple[str, str], dict[float, float]]:
+    """In %, by line and sparsity in %."""
+    found: dict[tuple[str, str], dict[float, float]] = {}
     for row in map(json.loads, (KEPT / "trained_baselines.jsonl").read_text().splitlines()):
-        if row["line"] in {"obc", "sparsegpt"}:
-            found.setdefault(row["line"], {})[100 * row["sparsity"]] = 100 * row["accuracy"]
-    return found
+        if row["seed"] < 2 and row["depth"] == 20:
+            line = found.setdefault((row["line"], row["length"]), {})
+            line[100 * row["sparsity"]] = 100 * row["accuracy"]
+    return {line: dict(sorted(points.items())) for line, points in found.items()}
 
 
 def main() -> None:
@@ -42,10 +41,10 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     options = parser.parse_args()
     found = accuracies()
-    found["dense"] = dict.fromkeys(found["ntt"], found["dense"][0])
+    found["dense", ""] = dict.fromkeys(found["obc", ""], found["dense", ""][0])
     lines = [
-        Line(name, colour, list(found[method]), list(found[method].values()), [0] * len(found[method]))
-        for method, (name, colour) in LINES.items()
+        Line(name, colour, list(found[line]), list(found[line].values()), [0] * len(found[line]))
+        for line, (name, colour) in LINES.items()
     ]
     panel = Panel("A trained ResNet-20 on CIFAR-10, pruned without labels", lines, 0, "linear")
     draw([panel], options.picture, columns=1, x_label="sparsity, %", y_label="test accuracy, %", highest=90)
