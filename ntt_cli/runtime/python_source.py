@@ -255,8 +255,14 @@ def _what_raised(failure: BaseException, message: str) -> tuple[str, str]:
         return f"called sys.exit({code!r})", "let the file return or raise instead of exiting"
     hint = "correct the file; --debug shows the traceback"
     if isinstance(failure, ModuleNotFoundError) and failure.name is not None:
-        name = failure.name.partition(".")[0]
-        near = difflib.get_close_matches(name, packages_distributions(), n=1)
-        hint = f"install {name} for {sys.executable}, or correct the import"
-        hint = f"did you mean {near[0]}? If not, {hint}" if near else hint
+        hint = _what_is_missing(failure.name.partition(".")[0])
     return f"raised {type(failure).__name__}{f': {message}' if message else ''}", hint
+
+
+def _what_is_missing(name: str) -> str:
+    installed = packages_distributions()
+    if name in installed:  # so that a part of it is missing
+        return f"correct the import; {name} is installed, and has no such module in this version"
+    near = difflib.get_close_matches(name, installed, n=1)
+    otherwise = f"install {name} for {sys.executable}, or correct the import"
+    return f"did you mean {near[0]}? If not, {otherwise}" if near else otherwise

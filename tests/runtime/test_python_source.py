@@ -115,6 +115,7 @@ def null_bytes_error() -> str:
         ("import sys\nsys.exit('bye')\n", "called sys.exit('bye') (line 2)", "instead of exiting"),
         ("import ntt_absent.part\n", "raised ModuleNotFoundError: No module named 'ntt_absent'", "install ntt_absent"),
         ("import torchvison\n", "raised ModuleNotFoundError", "did you mean torchvision? If not, install torchvison"),
+        ("import torch.absent\n", "raised ModuleNotFoundError", "correct the import; torch is installed"),
         (
             "x = '\0'\n",
             f"raised {null_bytes_error()}: source code string cannot contain null bytes",
