@@ -263,6 +263,6 @@ def _what_is_missing(name: str) -> str:
     installed = packages_distributions()
     if name in installed:  # so that a part of it is missing
         return f"correct the import; {name} is installed, and has no such module in this version"
-    near = difflib.get_close_matches(name, installed, n=1)
+    near = difflib.get_close_matches(name, installed, n=1, cutoff=0.8)  # torchcrepe is no typo of torch
     otherwise = f"install {name} for {sys.executable}, or correct the import"
     return f"did you mean {near[0]}? If not, {otherwise}" if near else otherwise

@@ -134,6 +134,12 @@ def test_failures_name_the_type_the_message_and_the_line(tmp_path: Path, text: s
     assert not {name for name in set(sys.modules) - names if name.startswith("model_")}
 
 
+def test_another_package_is_no_typo(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_python(write(tmp_path / "model.py", "import torchcrep\n"), ModelError)
+    assert caught.value.hint.startswith("install torchcrep for ")
+
+
 def test_a_failure_in_a_neighbour_is_placed_at_the_import(tmp_path: Path) -> None:
     write(tmp_path / "ntt_test_broken.py", "\n\n\nraise ValueError('deep')\n")
     path = write(tmp_path / "data.py", "x = 1\nimport ntt_test_broken\n")
