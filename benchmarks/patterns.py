@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import mnist
 import torch
 from pretrained_subjects import Sources, outputs_of, pictures
 from rich import box
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import ntt_cli as ntt
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SEEN, JUDGED, EPOCHS = 10_000, 2_000, 10
+SEEN, JUDGED = 10_000, 2_000
 
 LINES: dict[str, dict[str, Any]] = {
     "ntt": {},
@@ -63,23 +63,12 @@ def judged_by(images: Tensor, labels: Tensor) -> Callable[[nn.Module], float]:
 
 
 def lenet(options: argparse.Namespace) -> Subject:
-    found = {name: torch.from_numpy(values) for name, values in np.load(options.mnist).items()}
-    images, labels = found["x_train"].float() / 255, found["y_train"].long()
-    held_back = len(images) - JUDGED
-    trained = ntt.finetune(
-        "sample_models/lenet_300_100.py",
-        (images[:held_back], labels[:held_back]),
-        epochs=EPOCHS,
-        mean=0.1307,
-        std=0.3081,
-        seed=1,
-        device="cpu",
-    )
-    shown, of_them = images[held_back:], labels[held_back:]
+    images, labels = mnist.images_of(options.mnist, "train")
+    network = mnist.trained("lenet_300_100", images[:-JUDGED], labels[:-JUDGED])
+    shown, classes = (images[-JUDGED:], labels[-JUDGED:])
     if options.on == "test":
-        shown, of_them = found["x_test"].float() / 255, found["y_test"].long()
-    normalised = {"mean": 0.1307, "std": 0.3081}
-    return Subject(trained.model, images[:SEEN], normalised, judged_by((shown - 0.1307) / 0.3081, of_them))
+        shown, classes = mnist.images_of(options.mnist, "test")
+    return Subject(network, images[:SEEN], mnist.NORMALISED, judged_by(mnist.normalised(shown), classes))
 
 
 def resnet(options: argparse.Namespace) -> Subject:

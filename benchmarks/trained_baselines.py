@@ -1,14 +1,16 @@
-"""A trained ResNet pruned without labels, as pruned: NTT beside what one would use instead.
+"""A trained network pruned without labels, as pruned: NTT beside what one would use instead.
 
-    python benchmarks/trained_baselines.py --data DIR --weights DIR [--results FILE] [--depth 20]
+    python benchmarks/trained_baselines.py --data DIR --weights DIR [--network resnet20] [--results FILE]
         [--only obc] [--sparsity 0.9] [--seeds 3] [--steps 400 | --seconds 360] [--batch-size 64] [--images 1000]
         [--on validation]
+    python benchmarks/trained_baselines.py --mnist FILE --network lenet_300_100 [--results FILE] …
     python benchmarks/trained_baselines.py --show --results benchmarks/results/others/trained_baselines.jsonl
 
 `--data` has the folders `train` and `test` of CIFAR-10 images, one folder a class; `--weights` has
-`resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). Methods see 10,000 training
-images, or as many as `--images` says, without labels. The figure is the accuracy on all 10,000 test images. For
-choices, `--on validation` measures it on 2,000 other training images.
+`resnet20.safetensors` and `resnet56.safetensors` (akamaster/pytorch_resnet_cifar10). `--mnist` is an .npz file with
+`x_train`, `y_train`, `x_test` and `y_test`: LeNets are trained on it, 10 epochs. Methods see 10,000 training images, or
+as many as `--images` says, without labels. The figure is the accuracy on all 10,000 test images. For choices, `--on
+validation` measures it on 2,000 other training images, which no LeNet was trained on.
 
 `+ steps` is a method followed by distillation on the outputs under its mask. All lines with steps take as many, of the
 same batches, at the same rate. With `--seconds` each takes what fits into that time, the method before the steps and
@@ -32,6 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mnist
 import torch
 from pretrained_subjects import Sources, outputs_of, pictures
 from rich import box
@@ -41,7 +44,13 @@ from torch import Tensor, nn
 
 import ntt_cli as ntt
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NAMES = {
+    "resnet20": "ResNet-20",
+    "resnet56": "ResNet-56",
+    "lenet_300_100": "LeNet-300-100 (MNIST)",
+    "lenet5_caffe": "LeNet-5 (MNIST)",
+}
 SEEN, JUDGED = 10_000, {"test": 10_000, "validation": 2_000}
 TIMED = 200
 """Steps of the run that tells what a step takes."""
@@ -69,7 +78,7 @@ Progress = Callable[[object], None]
 class Key(NamedTuple):
     """What a row is of. `length` is `400 steps` or `180 s`, and empty for a line without steps."""
 
-    depth: int
+    network: str
     line: str
     sparsity: float
     seed: int
@@ -82,20 +91,10 @@ class Key(NamedTuple):
 class Subject:
     """A trained network, what it is pruned on and judged by."""
 
-    def __init__(self, sources: Sources, depth: int, on: str, count: int) -> None:
-        assert sources.weights
-        self.network: nn.Module = ntt.load(
-            sources.weights / f"resnet{depth}.safetensors", f"sample_models/resnet_cifar.py:resnet{depth}"
-        ).model
-        drawn = max(count, SEEN)
-        images, labels = pictures(sources, "train", drawn + JUDGED["validation"])
-        self.inputs = images[:count]
+    def __init__(self, network: nn.Module, inputs: Tensor, normalised: dict[str, Any], judged: tuple[Tensor, Tensor]):
+        self.network, self.inputs, self.normalised = network, inputs, normalised
+        self.shown, self.labels = judged
         self.fitting: dict[Key, int] = {}
-        shown, self.labels = images[drawn:], labels[drawn:]
-        if on == "test":
-            shown, self.labels = pictures(sources, "test", JUDGED[on])
-        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
-        self.shown: Tensor = (shown.float() / 255 - mean) / std
 
     def accuracy(self, network: nn.Module) -> float:
         return (outputs_of(network, self.shown).argmax(1) == self.labels).float().mean().item()
@@ -112,10 +111,9 @@ class Subject:
             sparsity=key.sparsity,
             method=LINES[key.line][0],
             seed=key.seed,
-            mean=MEAN,
-            std=STD,
             device="cpu",
             progress=progress,
+            **self.normalised,
             **options,
         )
         return result.model, time.process_time() - begun
@@ -148,6 +146,26 @@ class Subject:
         return self.fitting[line]
 
 
+def resnet(name: str, sources: Sources, on: str, count: int) -> Subject:
+    assert sources.weights
+    network = ntt.load(sources.weights / f"{name}.safetensors", f"sample_models/resnet_cifar.py:{name}").model
+    drawn = max(count, SEEN)
+    images, labels = pictures(sources, "train", drawn + JUDGED["validation"])
+    shown, classes = images[drawn:], labels[drawn:]
+    if on == "test":
+        shown, classes = pictures(sources, "test", JUDGED[on])
+    mean, std = (torch.tensor(CIFAR[numbers])[:, None, None] for numbers in ("mean", "std"))
+    return Subject(network, images[:count], CIFAR, ((shown.float() / 255 - mean) / std, classes))
+
+
+def lenet(name: str, path: Path, on: str, count: int) -> Subject:
+    images, labels = mnist.images_of(path, "train")
+    held = JUDGED["validation"]
+    network = mnist.trained(name, images[:-held], labels[:-held])
+    shown, classes = mnist.images_of(path, "test") if on == "test" else (images[-held:], labels[-held:])
+    return Subject(network, images[:-held][:count], mnist.NORMALISED, (mnist.normalised(shown), classes))
+
+
 def keys_of(options: argparse.Namespace) -> Iterator[Key]:
     """The cells, all lines of the first seed first."""
     length = f"{options.seconds:g} s" if options.seconds else f"{options.steps} steps"
@@ -157,7 +175,7 @@ def keys_of(options: argparse.Namespace) -> Iterator[Key]:
                 takes = LINES[line][1]
                 at, drawn, images = (0.0, 0, 0) if line == "dense" else (sparsity, seed, options.images)
                 yield Key(
-                    options.depth,
+                    options.network,
                     line,
                     at,
                     drawn,
@@ -178,16 +196,19 @@ def table(rows: dict[Key, Row]) -> Table:
     levels = sorted({key.sparsity for key in rows})
     heads = [f"{level:.0%}" if level else "dense" for level in levels]
     drawn = Table("network", "method", "images", "given", *heads, "steps", "s", box=box.MARKDOWN)
-    order = sorted(rows, key=lambda key: (key.depth, bool(key.length), key.images, list(LINES).index(key.line)))
-    for kind in dict.fromkeys((key.depth, key.line, key.images, key.length) for key in order):
-        of_line = {key: row for key, row in rows.items() if (key.depth, key.line, key.images, key.length) == kind}
+    networks, lines = list(NAMES), list(LINES)
+    order = sorted(
+        rows, key=lambda key: (networks.index(key.network), bool(key.length), key.images, lines.index(key.line))
+    )
+    for kind in dict.fromkeys((key.network, key.line, key.images, key.length) for key in order):
+        of_line = {key: row for key, row in rows.items() if (key.network, key.line, key.images, key.length) == kind}
         cells = [in_words([row for key, row in of_line.items() if key.sparsity == level]) for level in levels]
         counts = [row["steps"] for row in of_line.values() if row.get("steps")]
         taken = max((row["seconds"] for row in of_line.values() if "seconds" in row), default=0.0)
         steps = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else ""
-        depth, line, images, length = kind
+        network, line, images, length = kind
         seen = "" if line == "dense" else f"{images:,}"
-        drawn.add_row(f"ResNet-{depth}", line, seen, length, *cells, steps, f"{taken:,.0f}" if taken else "")
+        drawn.add_row(NAMES[network], line, seen, length, *cells, steps, f"{taken:,.0f}" if taken else "")
     return drawn
 
 
@@ -203,7 +224,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--results", type=Path, help="file of JSON lines to go on with")
-    parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--network", choices=NAMES, default="resnet20")
     parser.add_argument("--only", choices=LINES, action="append", help="a line of the table alone; repeatable")
     parser.add_argument("--sparsity", type=float, action="append", help="default: 0.8, 0.9 and 0.95")
     parser.add_argument("--seeds", type=int, default=3)
@@ -222,7 +244,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows, keys = read(options.results), list(dict.fromkeys(keys_of(options)))
     if missing := [key for key in keys if key not in rows]:
-        subject = Subject(Sources(options.data, options.weights), options.depth, options.on, options.images)
+        if options.network.startswith("lenet"):
+            subject = lenet(options.network, options.mnist, options.on, options.images)
+        else:
+            sources = Sources(options.data, options.weights)
+            subject = resnet(options.network, sources, options.on, options.images)
         subject.fitting = {key._replace(seed=0): row["steps"] for key, row in rows.items() if row.get("steps")}
     for key in missing:
         rows[key] = key._asdict() | subject.row(key, options.steps, options.seconds) | {"torch": torch.__version__}

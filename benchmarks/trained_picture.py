@@ -30,7 +30,7 @@ def accuracies() -> dict[tuple[str, str], dict[float, float]]:
     """In %, by line and sparsity in %."""
     found: dict[tuple[str, str], dict[float, float]] = {}
     for row in map(json.loads, (KEPT / "trained_baselines.jsonl").read_text().splitlines()):
-        if row["seed"] < 2 and row["depth"] == 20:
+        if row["seed"] < 2 and row["network"] == "resnet20":
             line = found.setdefault((row["line"], row["length"]), {})
             line[100 * row["sparsity"]] = 100 * row["accuracy"]
     return {line: dict(sorted(points.items())) for line, points in found.items()}
