@@ -82,6 +82,7 @@ REPORTS: tuple[type[BaseModel], ...] = (
     results.PageReport,
     results.ExportReport,
     results.ProgramReport,
+    results.PackageReport,
     results.HubReport,
     results.Sizes,
     results.ModelFile,

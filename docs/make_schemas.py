@@ -29,6 +29,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Verification,
     results.ExportReport,
     results.ProgramReport,
+    results.PackageReport,
     results.HubReport,
     BenchReport,
     results.ModelFile,

@@ -343,14 +343,23 @@ class ExportReport(Document):
 class ProgramReport(ExportReport):
     """What `ntt export` wrote where the form is a program: types and shapes of its inputs and its outputs by name.
 
-    `difference` is the largest absolute difference between its outputs and those of the network in torch.
+    `difference` is the largest absolute difference between its outputs and those of the network in torch; `None` for
+    Core ML in float16, or on other systems than macOS, which cannot run it.
     """
 
     document = "export-program"
 
     inputs: dict[str, str]
     outputs: dict[str, str]
-    difference: float
+    difference: float | None
+
+
+class PackageReport(ProgramReport):
+    """What `ntt export --to coreml` wrote: the bytes of each file. `sha256` is that of the weights' file."""
+
+    document = "export-package"
+
+    bytes_by_file: dict[str, int]
 
 
 class HubReport(ExportReport):

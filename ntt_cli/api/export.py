@@ -12,17 +12,19 @@ from torch import nn
 from ntt_cli.api.calls import Progress, apart, configured
 from ntt_cli.api.network import SparseNetwork, data_of, network_of
 from ntt_cli.api.words import told_in_python
-from ntt_cli.config import HUB_FOLDER, LEAVE_OUT, PROGRAMS, ExportConfig, typed
+from ntt_cli.config import COREML, HUB_FOLDER, LEAVE_OUT, PROGRAMS, ExportConfig, typed
 from ntt_cli.errors import UsageError
 from ntt_cli.files.atomic import file_sha256
 from ntt_cli.files.checkpoint import Checkpoint, read_checkpoint
 from ntt_cli.files.export import FORMATS, Exported, check_export, convert, default_output
+from ntt_cli.files.folder import files_of
 from ntt_cli.files.hub import WEIGHTS, Code, write_hub_folder
+from ntt_cli.files.package import main_file
 from ntt_cli.files.shards import find_weights
 from ntt_cli.networks.loading.code import code_of, unknown_code
 from ntt_cli.networks.loading.open import open_weights
 from ntt_cli.programs import export as programs
-from ntt_cli.results import ExportReport, HubReport, ProgramReport
+from ntt_cli.results import ExportReport, HubReport, PackageReport, ProgramReport
 from ntt_cli.runs.sources import OWN, Sources
 from ntt_cli.runtime.events import EventSink, Warned
 
@@ -45,14 +47,15 @@ def export(
 
     `pt2` is a program of `torch.export`, and `onnx` one for onnxruntime (`pip install 'ntt-cli[onnx]'`). Both take any
     number of samples. They take what the network takes, normalised inputs where it was made with them, and are compared
-    with it on a few samples before they are kept.
+    with it on a few samples before they are kept. `coreml` is a program for Apple's systems (`pip install
+    'ntt-cli[coreml]'`), a folder in which a zero takes one bit. It is compared on macOS alone, in float32.
 
     `hub-folder` is a folder with `model.safetensors`, a model card and, if `model` is a Python file, that file and what
     it imports from beside it. `huggingface_hub.upload_folder` takes it as it is; nothing is uploaded.
 
     Args:
         checkpoint: a file of weights, as `load` takes it, or what `prune`, `finetune` or `load` returned.
-        to: the form: `packed`, `torch`, `pt2`, `onnx` or `hub-folder`.
+        to: the form: `packed`, `torch`, `pt2`, `onnx`, `coreml` or `hub-folder`.
         output: the file or folder to write; by default `sparse.packed.safetensors`, `sparse.pt2` or `sparse-hub` beside
             `sparse.safetensors`. A network in memory has no default.
         model: for a program, the network that the weights in a file belong to; an object, or a name as on the command
@@ -63,7 +66,8 @@ def export(
             floating-point tensors are rounded.
 
     Returns:
-        what was written, with its sizes in bytes; a `ProgramReport` for a program, a `HubReport` for a folder.
+        what was written, with its sizes in bytes; a `ProgramReport` for a program, a `PackageReport` for Core ML, a
+        `HubReport` for a folder.
 
     Raises:
         UsageError: if an option is wrong, or has no effect.
@@ -100,16 +104,23 @@ def export(
             exported = _converted(exported, config.dtype, on_event)
         if to in PROGRAMS:
             program = programs.run(config, path, exported, sources, on_event)
+            if to == COREML:
+                report = _report(main_file(path), to, exported.checkpoint, size, dense)
+                changes = program._asdict() | _of_folder(path, files_of(path))
+                return PackageReport(**report.model_dump() | changes)
             report = _report(path, to, exported.checkpoint, size, dense)
             return ProgramReport(**report.model_dump(), **program._asdict())
         if to == HUB_FOLDER:
             code = _code(config, exported, sources, on_event)
             files = write_hub_folder(path, exported.checkpoint, code, config.license)
             report = _report(path / WEIGHTS, to, exported.checkpoint, size, dense)
-            changes = {"output": str(path), "bytes": sum(files.values()), "bytes_by_file": files}
-            return HubReport(**report.model_dump() | changes)
+            return HubReport(**report.model_dump() | _of_folder(path, files))
         FORMATS[to](path, exported)
         return _report(path, to, exported.checkpoint, size, dense)
+
+
+def _of_folder(path: Path, files: dict[str, int]) -> dict[str, Any]:
+    return {"output": str(path), "bytes": sum(files.values()), "bytes_by_file": files}
 
 
 def _code(config: ExportConfig, exported: Exported, sources: Sources, on_event: EventSink) -> Code:

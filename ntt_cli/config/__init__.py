@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ntt_cli.config.bench import BenchConfig
 from ntt_cli.config.compare import REFERENCES, CompareConfig, method_of
-from ntt_cli.config.export import BATCH_SIZES, HUB_FOLDER, PROGRAMS, ExportConfig
+from ntt_cli.config.export import BATCH_SIZES, COREML, HUB_FOLDER, PROGRAMS, ExportConfig
 from ntt_cli.config.fields import Group, Options, ReadWhen, name_of, recorded
 from ntt_cli.config.methods import built_in_methods, method_class, method_names, readers_of, register_method
 from ntt_cli.config.ntt import PAPER_PRESET, NTTOptions

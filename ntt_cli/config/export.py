@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from ntt_cli.config.fields import NAMED, Group, ReadWhen, unread
 from ntt_cli.config.options import DataOptions, ModelOptions, WeightsOptions
 
-PROGRAMS = ("pt2", "onnx")
+PROGRAMS = ("pt2", "onnx", "coreml")
 """The forms that hold the computation too, not the weights alone."""
 
 HUB_FOLDER = "hub-folder"
+COREML = "coreml"
 
 BATCH_SIZES = (1, 7)
 """The numbers of samples on which a written program is compared with the network."""
@@ -29,16 +30,17 @@ class ExportConfig(ModelOptions, WeightsOptions, DataOptions):
     model: str = Group.MODEL.option(
         "",
         "The network of the checkpoint: model.py, model.py:factory, package.module:factory, torchvision:NAME or"
-        " timm:NAME. Required for pt2 and onnx; for hub-folder, a model.py is copied.",
+        " timm:NAME. Required for pt2, onnx and coreml; for hub-folder, a model.py is copied.",
         NAMED,
     )
     to: Annotated[
-        Literal["packed", "torch", "pt2", "onnx", "hub-folder"],
+        Literal["packed", "torch", "pt2", "onnx", "coreml", "hub-folder"],
         Field(
             description="packed: mask bits and kept values, compressed; every command takes it as it is."
             " torch: NAME_orig and NAME_mask, as torch.nn.utils.prune has them."
             " pt2: a program of torch.export, which runs without the code of the model."
             " onnx: the same for onnxruntime and others; needs ntt-cli[onnx]."
+            " coreml: the same for Apple's systems, without its zeros; needs ntt-cli[coreml]."
             " hub-folder: weights, a model card and model.py, ready for huggingface_hub.upload_folder."
         ),
         Group.OUTPUT,
@@ -63,6 +65,8 @@ class ExportConfig(ModelOptions, WeightsOptions, DataOptions):
     def _what_the_form_reads(self) -> Self:
         if self.to == HUB_FOLDER and self.dtype:
             raise unread(self, "dtype", f"--to {self.to} writes the weights as they are")
+        if self.to == COREML and self.dtype == "bfloat16":
+            raise unread(self, "dtype", "Core ML has no such type")
         if self.to not in PROGRAMS:
             of_network = ModelOptions.model_fields | WeightsOptions.model_fields | DataOptions.model_fields
             builds = {"model", "model_arg"} if self.to == HUB_FOLDER else set()

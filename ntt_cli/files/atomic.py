@@ -43,7 +43,7 @@ def check_writable(path: Path, *, force: bool, resumable: bool = False) -> None:
     if os.path.isdir(path):  # `Path.is_dir` raises if the name is too long
         raise OutputError(path, "is a folder", hint=f"name a file, for example {path / 'sparse.safetensors'}")
     try:
-        _temporary(path).lstat()
+        temporary_beside(path).lstat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise OutputError(f"{path!s:.99}…", "is too long a name", hint="name a shorter --output") from error
@@ -157,7 +157,7 @@ def create_atomically(path: Path, content: bytes) -> bool:
 def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Generator[Path]:
     # A temporary file with this content, flushed to disk; it is removed afterwards unless it was renamed. What the file
     # system refuses in the body of the `with` becomes an `OutputError` too.
-    temporary = _temporary(path)
+    temporary = temporary_beside(path)
     try:
         with os_error_as(OutputError, path, "cannot be written", hint=f"free some space or {ELSEWHERE}"):
             with temporary.open("xb") as file:  # "x" follows no link
@@ -172,7 +172,8 @@ def _written(path: Path, start: bytes, rest: Iterable[memoryview] = ()) -> Gener
             temporary.unlink()
 
 
-def _temporary(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A name for a temporary file or folder, which no other has."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 

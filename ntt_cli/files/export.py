@@ -10,14 +10,21 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ntt_cli.config import HUB_FOLDER, LEAVE_OUT
+from ntt_cli.config import COREML, HUB_FOLDER, LEAVE_OUT
 from ntt_cli.errors import CheckpointError, OutputError, UsageError
 from ntt_cli.files.atomic import check_writable, write_atomically
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.hub import check_folder
+from ntt_cli.files.package import check_package
 from ntt_cli.files.packed import write_packed
 
-SUFFIXES = {"packed": ".packed.safetensors", "torch": ".torch.safetensors", "pt2": ".pt2", "onnx": ".onnx"}
+SUFFIXES = {
+    "packed": ".packed.safetensors",
+    "torch": ".torch.safetensors",
+    "pt2": ".pt2",
+    "onnx": ".onnx",
+    COREML: ".mlpackage",
+}
 """What the name of each form ends in by default; the last part of it is required."""
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -71,6 +78,9 @@ def check_export(output: Path, to: str, checkpoint: Path | None, *, force: bool)
     if output.suffix != suffix:
         what = f"is not named {suffix}, which is what is written"
         raise OutputError(output, what, hint=f"name it {output.with_suffix(suffix)}")
+    if to == COREML:
+        check_package(output, force=force)
+        return
     if checkpoint is not None and output.exists() and checkpoint.exists() and output.samefile(checkpoint):
         raise OutputError(output, "is the checkpoint itself", hint="name another with --output")
     check_writable(output, force=force)

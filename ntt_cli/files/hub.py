@@ -5,19 +5,16 @@ Nothing is uploaded: `huggingface_hub.upload_folder(folder_path=...)` takes it a
 
 from __future__ import annotations
 
-import glob
-import os
-import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt_cli.errors import OutputError, UsageError, os_error_as
-from ntt_cli.files.atomic import HOUR, check_writable, is_temporary, require_plain, require_text
+from ntt_cli.errors import OutputError, UsageError
+from ntt_cli.files.atomic import check_writable, require_plain, require_text
 from ntt_cli.files.card import card_of
 from ntt_cli.files.checkpoint import Checkpoint, masked_state
+from ntt_cli.files.folder import temporary_folder
 from ntt_cli.files.hashed import tensor_hashes, write_hashed
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
@@ -65,23 +62,17 @@ def write_hub_folder(path: Path, checkpoint: Checkpoint, code: Code, license: st
     if checkpoint.record is None:
         what = f"does nothing: {checkpoint.path} does not say how it was made"
         raise UsageError("--to hub-folder", what, hint="export what ntt prune or ntt finetune wrote")
-    _remove_abandoned(path)
-    made = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os_error_as(OutputError, path, "cannot be written", hint="name a folder elsewhere with --output"):
-            made.mkdir()
-            tensors = masked_state(checkpoint.tensors, checkpoint.masks)
-            record = checkpoint.record.model_copy(update={"tensors": tensor_hashes(tensors)})
-            write_hashed(made / WEIGHTS, tensors, record)
-            for place, file in code.files.items():
-                (made / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, made / place)
-            card = card_of(made / WEIGHTS, title=path.name, license=license, build=code.lines, files=code.files)
-            (made / CARD).write_text(card, encoding="utf-8")
-            sizes = {place: (made / place).stat().st_size for place in (WEIGHTS, *code.files, CARD)}
-            _put(made, path, sizes)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    with temporary_folder(path) as made:
+        tensors = masked_state(checkpoint.tensors, checkpoint.masks)
+        record = checkpoint.record.model_copy(update={"tensors": tensor_hashes(tensors)})
+        write_hashed(made / WEIGHTS, tensors, record)
+        for place, file in code.files.items():
+            (made / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, made / place)
+        card = card_of(made / WEIGHTS, title=path.name, license=license, build=code.lines, files=code.files)
+        (made / CARD).write_text(card, encoding="utf-8")
+        sizes = {place: (made / place).stat().st_size for place in (WEIGHTS, *code.files, CARD)}
+        _put(made, path, sizes)
     return sizes
 
 
@@ -95,10 +86,3 @@ def _put(made: Path, path: Path, files: Mapping[str, int]) -> None:
     for place in files:
         (path / place).parent.mkdir(parents=True, exist_ok=True)
         (made / place).replace(path / place)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed exports left beside the folder."""
-    for entry in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if is_temporary(entry, path) and entry.is_dir() and time.time() - entry.stat().st_mtime >= HOUR:
-            shutil.rmtree(entry, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ntt_cli.config import BATCH_SIZES, ExportConfig
+from ntt_cli.config import BATCH_SIZES, COREML, ExportConfig
 from ntt_cli.data.batch import Batch, batch_size, rebuilt, select, tensors_of
 from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.inputs import Inputs
@@ -23,6 +23,7 @@ from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import open_weights
 from ntt_cli.networks.normalisation import known_normalisation, open_inputs
 from ntt_cli.networks.prepare import to_functional
+from ntt_cli.programs.coreml import as_core_ml_says, write_coreml
 from ntt_cli.programs.described import Described, describe, facts_of, in_words
 from ntt_cli.programs.onnx import write_onnx
 from ntt_cli.programs.program import Program
@@ -33,20 +34,23 @@ from ntt_cli.runs.sources import Sources
 from ntt_cli.runtime.events import EventSink
 from ntt_cli.runtime.seeding import global_draws_apart, seed_as_users_do
 
-WRITERS: dict[str, Callable[[Path, Program], float]] = {"pt2": write_pt2, "onnx": write_onnx}
-"""What writes each form, and returns by how much the written program differs from the network."""
+WRITERS: dict[str, Callable[[Path, Program], float | None]] = {
+    "pt2": write_pt2,
+    "onnx": write_onnx,
+    COREML: write_coreml,
+}
+"""What writes each form, and returns by how much the written program differs from the network, if it can be run."""
 
-
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), COREML: ("coremltools",)}
 """The packages that a form needs beyond those of ntt: an extra of the form's name brings them."""
 
 
 class Written(NamedTuple):
-    """What was written: types and shapes of inputs and outputs, and the largest difference from the network."""
+    """Types and shapes of a program's inputs and outputs, and its largest difference from the network, if known."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
-    difference: float
+    difference: float | None
 
 
 @global_draws_apart()
@@ -93,6 +97,8 @@ def prepare(config: ExportConfig, exported: Exported, sources: Sources, on_event
         stored = stored_in(module, half_of(exported.checkpoint))
         traced = trace(stored, _rows(x, TRACED), where=config.model)
         found = describe(traced, heads)
+        if config.to == COREML:
+            found = as_core_ml_says(found)
         batches = [_rows(x, BATCH_SIZES[0]), _rows(_shorter(x, found), BATCH_SIZES[1])]
         expected = [(batch, outputs_of(module, batch)) for batch in batches]
     facts = facts_of(weights, inputs.normalisation, model=loaded.source, sha256=exported.sha256)

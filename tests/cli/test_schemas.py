@@ -41,6 +41,7 @@ RUNS: list[tuple[str, ...]] = [
     ("verify", "verify", "sparse.safetensors"),
     ("export", "export", "sparse.safetensors", "--to", "packed"),
     ("export-program", "export", "sparse.safetensors", "--to", "pt2", "--model", MODEL),
+    ("export-package", "export", "sparse.safetensors", "--to", "coreml", "--model", MODEL),
     ("export-hub", "export", "sparse.safetensors", "--to", "hub-folder", "--model", MODEL, "--license", "mit"),
     ("bench", "bench", "sparse.safetensors", "--model", MODEL, "--seconds", "0.001", "--batch-size", "2"),
     ("init", "init"),
