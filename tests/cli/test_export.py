@@ -225,7 +225,7 @@ def test_what_a_type_cannot_hold(ntt: Ntt) -> None:
     ("arguments", "message"),
     [
         (["sparse.safetensors"], "error: --to: is required\nhint: "),
-        (["sparse.safetensors", "--to", "pt3"], "torch, pt2, onnx, coreml, hub-folder; did you mean pt2?\nhint: packed: "),
+        (["sparse.safetensors", "--to", "pt3"], "onnx, coreml, hub-folder; did you mean pt2?\nhint: packed: "),
         (["sparse.safetensors", "--to", "zip"], "error: --to zip: is not one of packed, torch, pt2, onnx"),
         (
             [*PACK[1:], "--dtype", "float8"],
