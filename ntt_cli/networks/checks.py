@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,14 +60,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
         ModelError: if the model cannot take the inputs, makes parameters in its first pass, or does not return finite
             floating outputs `[n, ...]`.
     """
-    kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
-    hint = (
-        f"inputs are float32, and some weights {' and '.join(sorted(kinds))}: return network.float() from its factory"
-        if kinds
-        else "name other data with --data, change the images with --image-size or --grayscale, or the model"
-    )
-    if (name := inputs.samples.labels_name) is not None:
-        hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
+    hint = _hint_for(model, inputs)
     spec, x = inputs.samples.spec, inputs.batch(torch.arange(min(2, len(inputs))))
     x = x.parts[0] if isinstance(x, Bundle) else x
     n = None if inputs.samples.bundled else batch_size(x)
@@ -110,12 +103,7 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                         " batch?), so that figures change with --batch-size and --micro-batch"
                     )
                 )
-    if any(model.mask_of(x, name, head) is not None for name, head in outputs.items()):
-        by = "attention_mask is 0" if model.output_mask is None else "output_mask(batch) is False"
-        on_event(Noted(f"outputs: those at padding, where {by}, count for nothing"))
-    elif model.output_mask is not None:
-        hint = f"name outputs in the dict that it returns: {', '.join(outputs)}"
-        raise ModelError("output_mask(batch)", "gives no mask for any output", hint=hint)
+    _say_what_counts(model, x, outputs, on_event)
     if made := [name for name, _ in model.module.named_parameters() if name not in model.params | model.buffers]:
         raise ModelError(
             where,
@@ -125,7 +113,34 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
     heads = Heads(select, {name: tuple(head.shape[1:]) for name, head in outputs.items()}, layers)
     if outputs.keys() != {ONLY}:
         on_event(Noted(f"outputs: {heads}"))
-    logits = next(iter(outputs.values()))
+    _warn_of_probabilities(heads, next(iter(outputs.values())), on_event, where=where)
+    return heads
+
+
+def _hint_for(model: FunctionalModel, inputs: Inputs) -> str:
+    """What to do if the model cannot take the inputs."""
+    kinds = {_dtype(value) for value in model.params.values()} - {"float32"}
+    hint = (
+        f"inputs are float32, and some weights {' and '.join(sorted(kinds))}: return network.float() from its factory"
+        if kinds
+        else "name other data with --data, change the images with --image-size or --grayscale, or the model"
+    )
+    if (name := inputs.samples.labels_name) is not None:
+        hint += f"; if {name} is an input and no label, return (inputs, None) in the place of the dict"
+    return hint
+
+
+def _say_what_counts(model: FunctionalModel, x: Batch, outputs: Mapping[str, Tensor], on_event: EventSink) -> None:
+    """Note that outputs at padding do not count; refuse an `output_mask` that is for none of them."""
+    if any(model.mask_of(x, name, head) is not None for name, head in outputs.items()):
+        by = "attention_mask is 0" if model.output_mask is None else "output_mask(batch) is False"
+        on_event(Noted(f"outputs: those at padding, where {by}, count for nothing"))
+    elif model.output_mask is not None:
+        hint = f"name outputs in the dict that it returns: {', '.join(outputs)}"
+        raise ModelError("output_mask(batch)", "gives no mask for any output", hint=hint)
+
+
+def _warn_of_probabilities(heads: Heads, logits: Tensor, on_event: EventSink, *, where: str) -> None:
     may_be_logits = heads.may_be_logits and logits.ndim > 1 and logits.shape[-1] > 1
     if may_be_logits and (logits >= 0).all() and (logits.sum(-1) - 1).abs().max() < SAME:
         on_event(
@@ -134,7 +149,6 @@ def check_forward(model: FunctionalModel, inputs: Inputs, on_event: EventSink, *
                 " leave out the Softmax at its end, or pick what stands before it by logits(outputs) in model.py"
             )
         )
-    return heads
 
 
 def check_training(

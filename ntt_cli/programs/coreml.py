@@ -30,8 +30,8 @@ from ntt_cli.runtime.logs import without_logs
 LEAST_ZEROS = 1 / 32
 """From this fraction of zeros on, a bit for each weight takes less than the zeros of float32 that it saves."""
 
-
-_NARROW = {"int64": "int32", "float64": "float32"}
+NARROW = {"int64": "int32", "float64": "float32"}
+"""The types that Core ML has in place of others."""
 
 
 def as_core_ml_says(found: Described) -> Described:
@@ -40,7 +40,7 @@ def as_core_ml_says(found: Described) -> Described:
     def said(part: dict[str, Any]) -> dict[str, Any]:
         return {
             re.sub(r"\W", "_", name if name[:1].isalpha() else f"output_{name}"): of
-            | {"dtype": _NARROW.get(of["dtype"], of["dtype"])}
+            | {"dtype": NARROW.get(of["dtype"], of["dtype"])}
             for name, of in part.items()
         }
 
