@@ -1,11 +1,13 @@
 """What is each part of NTT's score worth, from random weights? Accuracy on training images that were held out.
 
     python benchmarks/ablations.py --data fashion-mnist --data mnist.npz --data CIFAR-10 [--results FILE]
-        [--network lenet5_caffe] [--sparsity 0.97] [--seeds 3] [--steps 1000] [--only "no affinity"] [--show]
+        [--network lenet5_caffe] [--sparsity 0.97] [--seeds 3] [--steps 1000] [--only "no affinity"]
+    python benchmarks/ablations.py --show --results benchmarks/results/others/ablations.jsonl
 
-`--data` is `fashion-mnist`, an `.npz` file with `x_train` and `y_train`, or a folder with the folder `train` of images,
-one folder a class. Each network is pruned and trained on 10,000 training images, 10 epochs of AdamW at 1e-2, and
-measured on 10,000 others. The test set is not touched, so that a default can be chosen by what this prints.
+`--data` is `fashion-mnist`, an `.npz` file of MNIST with `x_train` and `y_train`, or a folder of CIFAR-10 with the
+folder `train` of images, one folder a class. Each network is pruned and trained on 10,000 training images, 10 epochs of
+AdamW at 1e-2, and measured on 10,000 others. The test set is not touched, so that a default can be chosen by what this
+prints.
 
 Each variant changes one thing of `ntt` as it is. A cell is a JSON line in `--results`, and what is there is not run
 again.
@@ -33,6 +35,7 @@ from ntt_cli.methods.ntt.score import MaskScores, ScoreContext
 from ntt_cli.methods.synflow import synflow_scores
 
 TRAINING, HELD_OUT = 10_000, 10_000
+NAMES = {"lenet_300_100": "LeNet-300-100", "lenet5_caffe": "LeNet-5"}
 NETWORKS = {"lenet_300_100": (0.97, 0.99), "lenet5_caffe": (0.97, 0.99)}
 
 
@@ -96,6 +99,12 @@ class Key(NamedTuple):
     steps: int
 
 
+def named(data: str) -> str:
+    if data == "fashion-mnist":
+        return "Fashion-MNIST"
+    return "MNIST" if data.endswith(".npz") else "CIFAR-10"
+
+
 def arrays(data: str) -> tuple[np.ndarray, np.ndarray]:
     """Training images, uint8 `[n, channels, height, width]`, and labels."""
     if data == "fashion-mnist":
@@ -152,7 +161,7 @@ def keys_of(options: argparse.Namespace) -> Iterator[Key]:
                 for variant in options.only or VARIANTS:
                     for data in options.data:
                         steps = 0 if variant in STEPLESS else options.steps
-                        yield Key(Path(data).name, network, sparsity, variant, seed, steps)
+                        yield Key(named(data), network, sparsity, variant, seed, steps)
 
 
 def read(path: Path | None) -> dict[Key, float]:
@@ -163,7 +172,8 @@ def read(path: Path | None) -> dict[Key, float]:
 def show(rows: dict[Key, float]) -> None:
     """Print the accuracies of `ntt`, and by how much each variant differs from it on the same seeds, as Markdown."""
     columns = sorted({(key.network, key.sparsity, key.data) for key in rows}, reverse=True)
-    print("| variant | " + " | ".join(f"{n}, {s:.0%}, {d}" for n, s, d in columns) + " | mean difference |")
+    heads = [f"{NAMES[network]}, {sparsity:.0%}, {data}" for network, sparsity, data in columns]
+    print("| variant | " + " | ".join(heads) + " | mean |")
     print("|---|" + "---|" * (len(columns) + 1))
     for variant in VARIANTS:
         cells, means = [], []
@@ -194,7 +204,7 @@ def show(rows: dict[Key, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", action="append", required=True)
+    parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--results", type=Path)
     parser.add_argument("--network", action="append", choices=NETWORKS)
     parser.add_argument("--sparsity", type=float, action="append")
@@ -208,9 +218,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folders: dict[str, tuple[Path, tuple[int, ...]]] = {}
         for data in () if options.show else options.data:
-            folder = Path(name) / Path(data).name
+            folder = Path(name) / named(data)
             folder.mkdir()
-            folders[Path(data).name] = folder, write_data(data, folder / "data.npz")
+            folders[named(data)] = folder, write_data(data, folder / "data.npz")
         for key in () if options.show else keys_of(options):
             if key in rows:
                 continue
