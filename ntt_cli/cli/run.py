@@ -62,9 +62,6 @@ def _tell(streams: Streams, error: BaseException, *, debug: bool, again: str | N
     if isinstance(error, KeyboardInterrupt):
         return _tell_interruption(streams, error, again)
     if isinstance(error, NobodyReads):
-        # Python flushes stdout again when it ends, and would report the closed pipe.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.close()
         return 128 + signal.SIGPIPE  # as a shell reports a program that a closed pipe ended
     if debug:
         streams.err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)

@@ -91,9 +91,11 @@ class Streams:
             else:
                 self.out.print(human)
             self.out.file.flush()
-        except BrokenPipeError as error:
-            raise NobodyReads from error
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self.out.file.close()  # or Python writes the rest again when it ends, and ends with another exit code
+            if isinstance(error, BrokenPipeError):
+                raise NobodyReads from error
             what = f"cannot be written to: {error.strerror}"
             raise OutputError("stdout", what, hint="redirect it to another place") from error
 

@@ -247,7 +247,8 @@ def test_what_picks_the_logits_may_fail(digits: Inputs) -> None:
 )
 def test_inputs_that_do_not_fit(folder: object, x: Tensor, what: str) -> None:
     error = refusal(ModelError, check_forward, apart("plain"), inputs_of(x), print, where="net.py")
-    assert str(error).startswith(f"net.py: {what}: RuntimeError: mat1 and mat2 ")
+    assert str(error).startswith(f"net.py: {what}: RuntimeError: ")
+    assert "mat1 and mat2 " in str(error)  # in the words of torch, which change
     assert error.hint == OTHER_DATA
 
 

@@ -250,7 +250,7 @@ def test_lazy_layers_of_a_copy_are_made_by_the_first_batch() -> None:
     assert torch.equal(copied[0].weight, nn.Linear(5, 3).weight)
     assert (copied[1].running_mean.tolist(), copied[1].training) == ([0, 0, 0], True)
     assert has_lazy(module)
-    with refusal("Sequential: cannot take inputs of [2, 3]: mat1", hint="one batch through it", error=ModelError):
+    with refusal("Sequential: cannot take inputs of [2, 3]: ", hint="one batch through it", error=ModelError):
         loaded_from(
             nn.Sequential(nn.LazyLinear(3), nn.Linear(4, 1)), trained=False, first_batch=lambda _: torch.ones(2, 3)
         )
