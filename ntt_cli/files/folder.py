@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ntt_cli.errors import OutputError, os_error_as
-from ntt_cli.files.atomic import HOUR, is_temporary, temporary_beside
+from ntt_cli.files.atomic import HOUR, check_writable, is_temporary, temporary_beside
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a name that no folder can be written under, before any work is done for it."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(path, "exists already, and is no folder", hint="name another with --output")
+    check_writable(path, force=False)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ntt_cli.errors import OutputError, UsageError
 from ntt_cli.files.atomic import check_writable, require_plain, require_text
 from ntt_cli.files.card import card_of
 from ntt_cli.files.checkpoint import Checkpoint, masked_state
-from ntt_cli.files.folder import temporary_folder
+from ntt_cli.files.folder import check_new_folder, temporary_folder
 from ntt_cli.files.hashed import tensor_hashes, write_hashed
 
 CARD, WEIGHTS = "README.md", "model.safetensors"
@@ -42,7 +42,7 @@ def check_folder(path: Path, *, force: bool) -> None:
     """
     require_text(path, OutputError)
     if path.is_symlink() or not path.is_dir():
-        check_writable(path, force=False)
+        check_new_folder(path)
         return
     if any(path.iterdir()) and not force:
         raise OutputError(path, "is not empty", hint="name another with --output, or write into it with --force")

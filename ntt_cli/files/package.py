@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ntt_cli.errors import OutputError
 from ntt_cli.files.atomic import check_writable, temporary_beside
+from ntt_cli.files.folder import check_new_folder
 
 MANIFEST = "Manifest.json"
 MODEL, WEIGHTS = (f"Data/com.apple.CoreML/{name}" for name in ("model.mlmodel", "weights/weight.bin"))
@@ -18,7 +19,7 @@ def check_package(path: Path, *, force: bool) -> None:
         OutputError: if it is unusable, or another kind of folder.
     """
     if path.is_symlink() or not path.is_dir():
-        check_writable(path, force=False)
+        check_new_folder(path)
         return
     if not force:
         raise OutputError(path, "exists already", hint="name another with --output, or overwrite it with --force")

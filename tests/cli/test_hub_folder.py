@@ -108,7 +108,8 @@ def test_imports_from_beside_the_model_come_with_it(ntt: Ntt, tmp_path: Path) ->
         (["--model-arg", "a=1"], "no network is named"),
         (["--model", "other.py"], "belongs to another model"),
         (["-o", "no/such"], "its folder does not exist"),
-        (["-o", MODEL], "exists already"),
+        (["-o", MODEL], "exists already, and is no folder\nhint: name another with --output\n"),
+        (["-o", MODEL, "--force"], "exists already, and is no folder\nhint: name another with --output\n"),
     ],
     ids=str,
 )

@@ -105,6 +105,9 @@ def test_a_package_that_is_there(tmp_path: Path) -> None:
     assert not (path / "notes.txt").exists()
     torch.testing.assert_close(run_package(path, {"input": x})["output"], expected_of(second.model, x)[0])
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.mlpackage"]
+    (tmp_path / "file.mlpackage").touch()
+    with pytest.raises(ntt.NttError, match="exists already, and is no folder"):
+        ntt.export(second, to="coreml", data=x, output=tmp_path / "file.mlpackage", force=True)
     (tmp_path / "mine.mlpackage").mkdir()
     with pytest.raises(ntt.NttError, match=r"is a folder without a Manifest\.json, so it is no package"):
         ntt.export(second, to="coreml", data=x, output=tmp_path / "mine.mlpackage", force=True)
