@@ -39,7 +39,8 @@ def _data(module: ModuleType, path: Path) -> str | None:
     if data is None:
         return None
     if not isinstance(data, str) or not data:
-        raise ModelError(path, f"DATA is {data!r}, not a string", hint='name data as --data does, like DATA = "digits"')
+        what = f"DATA is {data!r:.99}, not a string"
+        raise ModelError(path, what, hint='name data as --data does, like DATA = "digits"')
     beside = path.parent / data.partition(":")[0]
     is_path = "/" in data or "." in data
     return str(path.parent / data) if is_path and beside.exists() else data

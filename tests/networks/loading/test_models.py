@@ -186,11 +186,11 @@ def test_absolute_data(tmp_path: Path) -> None:
     assert load(str(tmp_path / "model.py")).data == str(tmp_path)
 
 
-@pytest.mark.parametrize("data", ["3", "''", "['digits']"])
+@pytest.mark.parametrize("data", ["3", "''", "['digits']", f"[{', '.join(['0'] * 500)}]"])
 def test_bad_data(folder: Path, data: str) -> None:
     Path("model.py").write_text(MODEL + f"DATA = {data}\n")
     error = failure("model.py")
-    assert str(error) == f"model.py: DATA is {data}, not a string"
+    assert str(error) == f"model.py: DATA is {data:.99}, not a string"
     assert 'DATA = "digits"' in error.hint
 
 
