@@ -32,7 +32,7 @@ import ntt_cli as ntt
 
 EVERY = (
     "ntt,synflow,synflow:allocation=erk,ntk-sap,px,phew,cts-kl,eoi,logit-snip,random,random:allocation=layerwise,"
-    "random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,grasp,trained-magnitude,dense"
+    "random-rescaled,magnitude,wanda,ntt-shuffled,ntt-fresh,snip,iterative-snip,grasp,imp:steps=1570,trained-magnitude,dense"
 )
 EXCLUSIVE = "ntt,synflow,ntk-sap,logit-snip,random,random-rescaled,magnitude,snip,iterative-snip,grasp,dense"
 FEW = "ntt,synflow,snip,magnitude,random,dense"

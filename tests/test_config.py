@@ -217,7 +217,7 @@ def test_which_methods_read_what() -> None:
     ours, layerwise = ["ntt", "gmp", "ntt-fresh", "ntt-shuffled"], ["asr", "obc", "reconstruct", "sparsegpt"]
     assert set(moving) == {*ours, *layerwise}
     assert moving == readers_of("checkpoint_every")
-    assert {*moving, "cts-kl"} == set(readers_of("steps"))
+    assert {*moving, "cts-kl", "imp"} == set(readers_of("steps"))
     assert [name for name in moving if method_class(name).default_steps is None] == ours
     without_batches = {"eoi", "lamp", "magnitude", "phew", "random", "random-rescaled", "synflow"}
     assert set(method_names()) - without_batches == set(readers_of("batch_size"))

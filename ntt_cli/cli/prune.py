@@ -71,8 +71,9 @@ def _plan(plan: PrunePlan) -> RenderableType:
     if plan.peak_memory_bytes is not None and plan.memory_bytes is not None:
         memory = f"peak memory {plan.peak_memory_bytes / 2**20:,.0f} MiB of {plan.memory_bytes / 2**20:,.0f}"
         parts.append(Text(f"{memory}, which will not fit: {plan.advice}" if plan.advice else memory))
-    if plan.estimated_seconds is not None and plan.seconds_per_step is not None:
-        about = "at most" if plan.auto else "about"
-        steps = f"with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms"
-        parts.append(Text(f"{about} {plan.estimated_seconds:,.0f} s, {steps}"))
+    if plan.estimated_seconds is not None:
+        took = f"{'at most' if plan.auto else 'about'} {plan.estimated_seconds:,.0f} s"
+        if plan.seconds_per_step is not None:
+            took += f", with {plan.steps:,} steps of {plan.seconds_per_step * 1e3:.1f} ms"
+        parts.append(Text(took))
     return Group(*parts)

@@ -206,7 +206,7 @@ class Method:
     name: ClassVar[str] = ""
     needs: ClassVar[Needs] = "inputs"
     allocation: ClassVar[str | None] = "global"
-    rounds: ClassVar[int] = 1
+    rounds: int = 1
     rescaled: ClassVar[bool] = False
     moves_weights: ClassVar[bool] = False
     kernel_term: ClassVar[bool] = True

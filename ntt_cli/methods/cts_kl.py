@@ -13,7 +13,7 @@ from ntt_cli.errors import UsageError
 from ntt_cli.masks.schedule import cubic_density
 from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.networks.prepare import estimate_buffers
-from ntt_cli.runtime.events import StepsDone, TransferStarted
+from ntt_cli.runtime.events import TrainingStarted, TrainingStepsDone
 from ntt_cli.runtime.seeding import seeded
 from ntt_cli.tensors import Masks, Params
 
@@ -33,9 +33,13 @@ class CTSKL(Method):
 
     reads = frozenset({"batch_size", "steps"})
 
+    def masks(self, context: MethodContext) -> Masks:
+        """As any method."""
+        self._losses: list[Tensor] = []
+        return super().masks(context)
+
     def prune(self, context: MethodContext) -> Pruned:
         """As any method, with the divergence of each step."""
-        self._losses: list[Tensor] = []
         return replace(super().prune(context), history={"total": torch.stack(self._losses)})
 
     def scores(self, context: MethodContext, masks: Masks) -> dict[str, Tensor]:
@@ -57,7 +61,7 @@ class CTSKL(Method):
         teacher, steps, density = context.teacher, context.settings.steps, context.settings.density
         logits = {name: torch.zeros_like(weight, requires_grad=True) for name, weight in context.weights.items()}
         optimiser = torch.optim.Adam(logits.values(), lr=RATE)
-        context.run.on_event(TransferStarted(steps, {name: p.numel() for name, p in context.weights.items()}))
+        context.run.on_event(TrainingStarted(1, steps))
         student = teacher.bind()
         for step in range(steps):
             generator = seeded(context.settings.seed, step)
@@ -75,7 +79,7 @@ class CTSKL(Method):
                 value.grad = slope
             optimiser.step()
             self._losses.append(loss.detach())
-            context.run.on_event(StepsDone(step + 1, None, float(loss.detach())))
+            context.run.on_event(TrainingStepsDone(step + 1, float(loss.detach())))
         lowest = min(float(value.detach().min()) for value in logits.values())
         return {name: value.detach() - lowest for name, value in logits.items()}
 

@@ -70,6 +70,16 @@ def estimate_run(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estim
     return student.masks, Estimate(one, seconds, peak_memory_bytes(job.inputs.device), there)
 
 
+def estimate_choice(job: PruneJob, run: Run, *, begun: float) -> tuple[Masks, Estimate]:
+    """Choose masks in a few of the steps in which a method does so, and measure; the run began at `begun`."""
+    steps = job.settings.steps
+    few = min(PROBE_STEPS, steps)
+    context = replace(job, settings=replace(job.settings, steps=few)).context(replace(run, on_event=lambda _: None))
+    before = time.perf_counter() - begun
+    masks, choosing = _timed(lambda: job.method.masks(context))
+    return masks, Estimate(estimated_seconds=before + choosing * steps / few)
+
+
 def _predict_step(
     transfer: Transfer, student: Student, micro_batching: MicroBatching, execution: Execution, there: int | None
 ) -> tuple[int | None, str | None]:

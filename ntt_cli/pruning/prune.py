@@ -19,7 +19,7 @@ from ntt_cli.methods.base import Method, Pruned
 from ntt_cli.networks.functional import FunctionalModel
 from ntt_cli.networks.precision import rounded
 from ntt_cli.pruning.channels import channel_records, summary_of, without_channels
-from ntt_cli.pruning.estimate import Estimate, estimate_run
+from ntt_cli.pruning.estimate import Estimate, estimate_choice, estimate_run
 from ntt_cli.pruning.job import PruneJob, prepare
 from ntt_cli.pruning.measures import Measures, check_outputs, measure
 from ntt_cli.pruning.pattern import require_pattern
@@ -126,6 +126,8 @@ def plan(
         masks = context.dense()
     elif job.method.moves_weights and job.settings.steps:
         masks, estimate = estimate_run(job, this, begun=begun)
+    elif "steps" in job.method.reads and job.settings.steps:
+        masks, estimate = estimate_choice(job, this, begun=begun)
     else:
         masks = job.method.masks(context)
     return PrunePlan(

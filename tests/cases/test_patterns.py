@@ -76,7 +76,7 @@ def test_every_method_keeps_two_of_four(method: str) -> None:
     assert report.sparsity == 1 - 568 / 920
 
 
-@pytest.mark.parametrize("method", ["snip", "iterative-snip", "grasp"])
+@pytest.mark.parametrize("method", ["snip", "iterative-snip", "grasp", "imp"])
 def test_so_do_methods_that_see_labels(method: str) -> None:
     result = pruned((inputs(), torch.arange(32) % 4), method=method)
     assert kept_of(result.masks["3.weight"]) == kept_of(result.masks["6.weight"]) == {2}

@@ -115,6 +115,18 @@ def test_dry_run(ntt: Ntt) -> None:
     assert content() == before
 
 
+@pytest.mark.parametrize("method", ["cts-kl", "imp"])
+def test_dry_run_of_a_method_whose_steps_choose_the_masks(ntt: Ntt, method: str) -> None:
+    """It takes a few of its steps, and not the whole run."""
+    result = ntt(*PRUNE[:4], "--dry-run", "--method", method, "--steps", "1000000")
+    assert result.code == 0
+    assert "would keep 1,190 of 11,900 weights" in result.out
+    seconds = re.search(r"^about ([\d,]+) s$", result.out, re.MULTILINE)
+    assert seconds is not None
+    assert int(seconds[1].replace(",", "")) > 100
+    assert not list(Path().glob("*.safetensors"))
+
+
 def test_dry_run_beside_existing_files(ntt: Ntt) -> None:
     Path("sparse.safetensors").write_text("mine")
     assert ntt(*PRUNE, "--dry-run").code == 0
