@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ntt_cli as ntt
-from ntt_cli.networks.channels import shrink
+from ntt_cli.networks.channels import removed_by, shrink
 from ntt_cli.networks.functional import functional_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -67,7 +67,7 @@ def by_ntt(network: nn.Module, images: Tensor, target: float, **options: Any) ->
     )
     assert result.checkpoint.record is not None
     assert result.checkpoint.record.channels is not None
-    removed = {layer: found.removed for layer, found in result.checkpoint.record.channels.items()}
+    removed = removed_by(result.checkpoint.record.channels)
     return shrink(functional_model(result.model), removed, SMALL, where="ResNet")
 
 

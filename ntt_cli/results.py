@@ -112,11 +112,15 @@ class LayerSummary(Summary):
 
 
 class ChannelSummary(Summary):
-    """Channels that share their layers, by a layer that makes them: how many are kept of how many."""
+    """Channels that share their layers, by a layer that makes them: how many are kept of how many.
+
+    With `heads`, they are the heads of an attention.
+    """
 
     layer: str
     kept: int
     channels: int
+    heads: bool = False
 
 
 class StructureSummary(Summary):
@@ -133,9 +137,13 @@ class StructureSummary(Summary):
     @property
     def in_words(self) -> str:
         """How many channels are kept, and what the smaller network costs."""
-        kept, channels = sum(group.kept for group in self.channels), sum(group.channels for group in self.channels)
+        parts = []
+        for of, name in ((False, "channels"), (True, "heads")):
+            groups = [group for group in self.channels if group.heads is of]
+            kept, found = sum(group.kept for group in groups), sum(group.channels for group in groups)
+            parts += [f"{kept:,} of {found:,} {name}"] * bool(groups)
         share = f"{self.flops / self.flops_dense:.1%} of the operations" if self.flops_dense else "no operations"
-        return f"{kept:,} of {channels:,} channels kept, {share} ({self.flops:,} of {self.flops_dense:,} a sample)"
+        return f"{' and '.join(parts)} kept, {share} ({self.flops:,} of {self.flops_dense:,} a sample)"
 
 
 class PruneReport(Document):

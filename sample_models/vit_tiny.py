@@ -17,16 +17,16 @@ INPUT_SHAPE = (1, 28, 28)
 class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_dim = heads, dim // heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [n, heads, tokens, dim / heads]
+        n, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [n, heads, tokens, head_dim]
         mixed = F.scaled_dot_product_attention(q, k, v)
-        projected: Tensor = self.out(mixed.transpose(1, 2).reshape(n, tokens, dim))
+        projected: Tensor = self.out(mixed.transpose(1, 2).reshape(n, tokens, -1))
         return projected
 
 

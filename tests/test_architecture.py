@@ -83,6 +83,7 @@ MOST_PARAMETERS = 7
 """More are a dataclass that nobody has named yet."""
 
 LIKE_TORCH = {
+    "networks/attention.py": {"forward"},
     "networks/layer_calls.py": {"_conv2d", "_embedding"},
     "networks/layer_inputs.py": {"_convolution"},
     "networks/second_order.py": {"_attention", "_batch_norm", "_instance_norm"},

@@ -97,7 +97,11 @@ def _channels(record: CheckpointRecord) -> list[RenderableType]:
         return []
     table = plain_table(["channels of"], ["kept", "of"])
     for layer, found in record.channels.items():
-        table.add_row(Text(layer), f"{found.outputs - len(found.removed):,}", f"{found.outputs:,}")
+        heads = found.heads
+        if heads is None:
+            table.add_row(Text(layer), f"{found.outputs - len(found.removed):,}", f"{found.outputs:,}")
+        else:
+            table.add_row(Text(f"{layer}, heads"), f"{heads.kept:,}", f"{heads.heads:,}")
     return [table]
 
 

@@ -69,8 +69,8 @@ class PruneConfig(NTTOptions, ModelOptions, WeightsOptions, DataOptions, Machine
     )
     structure: Literal["weights", "channels"] = Group.METHOD.option(
         "weights",
-        "What is removed: single weights, or whole channels (filters, hidden units) with all that depends on them. ntt"
-        " export then writes a smaller network.",
+        "What is removed: single weights, or whole channels (filters, hidden units, heads) with all that depends on"
+        " them. ntt export then writes a smaller network.",
         UNLESS_DEFAULT,
         PRUNES,
     )

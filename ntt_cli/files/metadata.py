@@ -87,6 +87,20 @@ class SliceRecord(Record):
     removed: tuple[NonNegativeInt, ...]
 
 
+class HeadsRecord(Record):
+    """The heads of an attention: how many it had, how many are kept, and how many values each returns."""
+
+    heads: PositiveInt
+    kept: PositiveInt
+    width: PositiveInt
+
+    @model_validator(mode="after")
+    def _keeps_some_of_what_there_was(self) -> Self:
+        if self.kept > self.heads:
+            raise ValueError("keeps more heads than there were")
+        return self
+
+
 class ChannelRecord(Record):
     """Outputs of a layer, such as filters, that are gone as a whole.
 
@@ -94,11 +108,13 @@ class ChannelRecord(Record):
         outputs: how many the layer had.
         removed: those that are gone.
         slices: of all tensors, what made and what used them, which is zero.
+        heads: of an attention, whose outputs go head by head.
     """
 
     outputs: PositiveInt
     removed: tuple[NonNegativeInt, ...]
     slices: tuple[SliceRecord, ...]
+    heads: Annotated[HeadsRecord | None, OMITTED] = None
 
     @model_validator(mode="after")
     def _removes_some_of_what_there_is(self) -> Self:
@@ -184,6 +200,11 @@ class CheckpointRecord(FileRecord):
     versions: dict[str, str] = Field(default_factory=dict)
     run_sha256: str | None = None
     channels: Annotated[dict[str, ChannelRecord] | None, OMITTED] = None
+
+    @property
+    def image_size(self) -> dict[str, Any]:
+        """The options that say how images were read, where they were given."""
+        return {name: self.config[name] for name in ("image_size", "grayscale") if self.config.get(name)}
 
 
 class ReportRecord(FileRecord):

@@ -55,11 +55,13 @@ class ChannelGroup:
         layer: a layer that makes them, by which the group is known.
         roots: by channel, its outputs of that layer: one, or several that are tied, as in a gated unit.
         slices: what dies with each channel.
+        head_width: where each channel is a head of an attention, the number of values that it returns.
     """
 
     layer: str
     roots: tuple[tuple[int, ...], ...]
     slices: tuple[Slices, ...]
+    head_width: int | None = None
 
     @property
     def size(self) -> int:
@@ -180,8 +182,8 @@ def keep_channels(
     """Remove the channels with the lowest scores, until the cost is at `limit` or below it.
 
     The channels of a group are ordered by score, and go in blocks (`BLOCK_SIZES`; at most half of a group), the lowest
-    mean over all groups first. The first block of each group stays. Blocks that went come back, highest mean first,
-    where the limit allows it. Of equal scores the last channel goes first.
+    mean over all groups first. Heads go one by one. The first block of each group stays. Blocks that went come back,
+    highest mean first, where the limit allows it. Of equal scores the last channel goes first.
 
     Raises:
         ValueError: if a score is NaN, or the cost is above `limit` with one channel in each group.
@@ -189,7 +191,7 @@ def keep_channels(
     if any(score.isnan().any() for score in scores):
         raise ValueError("a score is NaN")
     for size in BLOCK_SIZES:
-        blocks = _Blocks.of(scores, size)
+        blocks = _Blocks.of(scores, [size if group.head_width is None else 1 for group in channels.groups])
         if channels.cost(blocks.kept(blocks.first)) <= limit:
             return blocks.kept(_best(channels, blocks, limit))
     lowest = channels.cost(blocks.kept(blocks.first))
@@ -211,14 +213,14 @@ class _Blocks:
     first: set[int]
 
     @classmethod
-    def of(cls, scores: Sequence[Tensor], most: int) -> _Blocks:
-        """Blocks of `most` channels, fewer in small groups."""
+    def of(cls, scores: Sequence[Tensor], most: Sequence[int]) -> _Blocks:
+        """Blocks of so many channels by group, fewer in small groups."""
         of_channel: list[Tensor] = []
         means: list[float] = []
         first: set[int] = set()
-        for score in scores:
+        for score, largest in zip(scores, most, strict=True):
             order = score.argsort(descending=True, stable=True)
-            size = next(size for size in BLOCK_SIZES if size <= most and (2 * size <= len(order) or size == 1))
+            size = next(size for size in BLOCK_SIZES if size <= largest and (2 * size <= len(order) or size == 1))
             parts = score[order].double().split(size)
             numbers = torch.arange(len(order)) // size + len(means)
             first.add(len(means))

@@ -2,8 +2,8 @@
 
 Torch-Pruning finds which layers depend on each other, and cuts them (Fang et al. 2023, arXiv 2301.12900). It takes an
 operation that it does not know for one that acts on each channel alone. So each group is tried: with random weights,
-the network with every second channel set to zero must equal the smaller network. Groups that fail are left out. Such
-are channels that a LayerNorm divides by all of, and those of an attention that was told its number of heads.
+the network with every second channel set to zero must equal the smaller network. Groups that fail are tried as heads of
+an attention (`attention.py`), and left out if that fails, too. Such are channels that a LayerNorm divides by all of.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any
 
 import torch
 import torch_pruning
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE
 
 from ntt_cli.data.batch import Batch, arguments, parts_of
 from ntt_cli.data.bundle import map_tensors
 from ntt_cli.errors import ModelError
+from ntt_cli.files.metadata import ChannelRecord
 from ntt_cli.masks.channels import ChannelGroup, Slices
+from ntt_cli.networks.attention import attention_groups, grouped_by_heads, remove_heads, tell_heads
 from ntt_cli.networks.copying import copy_module
 from ntt_cli.networks.functional import FunctionalModel, without_fast_path
 from ntt_cli.networks.outputs import tensors_in
@@ -41,10 +44,11 @@ _CUT = {OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.LINEAR, OPTYPE.BN, OPTYPE.IN,
 _REASONS = {
     OPTYPE.LN: "a LayerNorm divides by all of its channels",
     OPTYPE.GN: "a GroupNorm divides by several of its channels",
-    OPTYPE.MHA: "an attention layer is told its number of heads",
+    OPTYPE.MHA: "an attention layer has as many outputs as inputs",
     OPTYPE.LSTM: "a recurrent layer returns its channels to itself",
 }
 _NOT_THE_SAME = "a smaller network would not give the same outputs"
+_NO_FEWER_HEADS = "the code of its attention takes no fewer heads"
 
 _PRECISIONS = ((torch.float64, 1e-8), (torch.float32, 1e-4))
 """The types in which groups are tried, with the error allowed. Some networks run in single precision alone."""
@@ -52,8 +56,23 @@ _PRECISIONS = ((torch.float64, 1e-8), (torch.float32, 1e-4))
 _ROUNDING = 1e-4
 """How far the outputs of a smaller network may differ at its own values."""
 
-Removed = Mapping[str, Sequence[int]]
-"""By layer, which of its outputs are removed with all that depends on them."""
+
+@dataclass(frozen=True)
+class Removed:
+    """Outputs of a layer that are removed with all that depends on them.
+
+    Attributes:
+        outputs: their indices.
+        heads: of an attention, how many heads it has, and how many of them are left; otherwise `None`.
+        head_width: how many values a head returns.
+    """
+
+    outputs: Sequence[int]
+    heads: tuple[int, int] | None = None
+    head_width: int = 0
+
+
+RemovedByLayer = Mapping[str, Removed]
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,8 @@ def find_channels(
         ModelError: if Torch-Pruning cannot trace the network, or nothing can be removed.
     """
     trial = _Trial.of(model, x, where)
-    graph = trial.graph(trial.network(), where)
+    module = trial.network()
+    graph = trial.graph(module, where)
     groups: list[ChannelGroup] = []
     left_out: dict[str, str] = {}
     for group in graph.get_all_groups():
@@ -102,7 +122,15 @@ def find_channels(
         elif isinstance(found, ChannelGroup) and found.size > 1:
             groups.append(found)
     exact = trial.exact_ones(groups)
-    left_out |= {group.layer: _NOT_THE_SAME for group in groups if group not in exact}
+    exact += trial.exact_ones([group for group in attention_groups(module) if not _not_prunable(group, names, whole)])
+    for group in groups:
+        if group in exact:
+            continue
+        by_heads = list(grouped_by_heads(module, group))
+        if same := list(itertools.islice((heads for heads in by_heads if trial.exact_ones([heads])), 1)):
+            exact += same
+        else:
+            left_out[group.layer] = _NO_FEWER_HEADS if by_heads else _NOT_THE_SAME
     if not exact:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in itertools.islice(left_out.items(), 3))
         what = f"has no channels that can be removed ({reasons or 'all are outputs'})"
@@ -110,7 +138,25 @@ def find_channels(
     return FoundChannels(tuple(exact), left_out)
 
 
-def shrink(model: FunctionalModel, removed: Removed, x: Batch, *, where: str) -> nn.Module:
+def removed_by(records: Mapping[str, ChannelRecord]) -> RemovedByLayer:
+    """What a checkpoint records as gone."""
+    return {
+        layer: Removed(found.removed)
+        if found.heads is None
+        else Removed(found.removed, (found.heads.heads, found.heads.kept), found.heads.width)
+        for layer, found in records.items()
+    }
+
+
+def removed_of(group: ChannelGroup, stays: Bool[Tensor, " channels"]) -> Removed:
+    """The outputs of a group's layer that are removed if these channels stay."""
+    outputs = group.outputs_of(~stays)
+    if group.head_width is None:
+        return Removed(outputs)
+    return Removed(outputs, (group.size, int(stays.sum())), group.head_width)
+
+
+def shrink(model: FunctionalModel, removed: RemovedByLayer, x: Batch, *, where: str) -> nn.Module:
     """The network without the outputs `removed` and what depends on them; compared with the whole one on a batch.
 
     Raises:
@@ -220,18 +266,25 @@ class _Trial:
             what = f"cannot be traced by Torch-Pruning, which finds what depends on a channel ({reason:.200})"
             raise ModelError(where, what, hint="leave out --structure, which prunes single weights") from failure
 
-    def remove(self, module: nn.Module, removed: Removed, where: str) -> None:
+    def remove(self, module: nn.Module, removed: RemovedByLayer, where: str) -> None:
         """Remove outputs of layers with all that depends on them, in place."""
         graph = self.graph(module, where)
-        for layer, outputs in removed.items():
-            if not outputs:
+        for layer, gone in removed.items():
+            if not gone.outputs:
                 continue
             own = module.get_submodule(layer)
             cutter = graph.get_pruner_of_module(own)
-            if max(outputs) >= cutter.get_out_channels(own):
-                raise IndexError(f"{layer} has {cutter.get_out_channels(own)} outputs")
+            size = cutter.get_out_channels(own)
+            if max(gone.outputs) >= size:
+                raise IndexError(f"{layer} has {size} outputs")
+            if isinstance(own, nn.MultiheadAttention):
+                remove_heads(own, sorted({output // own.head_dim for output in gone.outputs}))
+                continue
             with warnings.catch_warnings(action="ignore"):
-                graph.get_pruning_group(own, cutter.prune_out_channels, list(outputs)).prune()
+                graph.get_pruning_group(own, cutter.prune_out_channels, list(gone.outputs)).prune()
+            if gone.heads is not None:
+                heads, left = gone.heads
+                tell_heads(module, layer, heads=heads, left=left, width=gone.head_width)
 
     def exact_ones(self, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
         """The groups without half of whose channels a smaller network gives the same outputs."""
@@ -249,7 +302,7 @@ class _Trial:
         with torch.no_grad():
             for group in groups:
                 stays = torch.arange(group.size) % 2 == 0
-                removed[group.layer] = group.outputs_of(~stays)
+                removed[group.layer] = removed_of(group, stays)
                 for part in group.slices:
                     values[part.name].index_fill_(part.axis, part.of(~stays), 0)
         try:

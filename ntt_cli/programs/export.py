@@ -17,7 +17,7 @@ from ntt_cli.data.bundle import Bundle
 from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, UsageError
 from ntt_cli.files.export import Exported
-from ntt_cli.networks.channels import shrink
+from ntt_cli.networks.channels import removed_by, shrink
 from ntt_cli.networks.checks import check_forward, require_samples
 from ntt_cli.networks.loading.models import LoadedModel
 from ntt_cli.networks.loading.open import open_weights
@@ -91,7 +91,7 @@ def prepare(config: ExportConfig, exported: Exported, sources: Sources, on_event
         raise DataError(inputs.samples.spec, what, hint="name data whose inputs are tensors with a row for each sample")
     written = loaded.module
     if weights.channels is not None:
-        removed = {layer: found.removed for layer, found in weights.channels.items()}
+        removed = removed_by(weights.channels)
         written = shrink(replace(model, select_outputs=heads), removed, _rows(x, TRACED), where=config.model)
     with returning(written, heads, x) as module:
         stored = stored_in(module, half_of(exported.checkpoint))
@@ -118,23 +118,23 @@ def _network_of(exported: Exported) -> str:
 def _inputs(
     config: ExportConfig, loaded: LoadedModel, exported: Exported, sources: Sources, on_event: EventSink
 ) -> Inputs:
-    """Samples as the network takes them: those of the data, or noise where nothing but their shape is known."""
+    """Samples as the network takes them: those of the data, or noise where nothing but their shape is known.
+
+    Where no data is named, images are of the size that the checkpoint was made with.
+    """
     shape_known = config.input_shape is not None or (sources.model is None and loaded.input_shape is not None)
-    if config.data is None and not sources.has_data and shape_known and (loaded.data is None or config.input_shape):
-        config = config.model_copy(update={"data": f"noise:{max(BATCH_SIZES)}"} | _size_of(exported, config))
+    if config.data is None and not sources.has_data:
+        noise = shape_known and (loaded.data is None or config.input_shape)
+        given = {"data": f"noise:{max(BATCH_SIZES)}"} if noise else {}
+        record = exported.checkpoint.record
+        recorded = {} if record is None or config.input_shape else record.image_size
+        size = {name: value for name, value in recorded.items() if not config.gives(name)}
+        config = config.model_copy(update=given | size)
     known = known_normalisation(config, loaded, exported.checkpoint, on_event)
     samples = sources.load_samples(config, loaded, split="train", labelled=False)
     inputs = open_inputs(samples, device=torch.device("cpu"), known=known, on_event=on_event, labelled=False)
     require_samples(inputs, 1)
     return inputs
-
-
-def _size_of(exported: Exported, config: ExportConfig) -> dict[str, object]:
-    """The size of images that the checkpoint was made with, for noise in their place, unless an option says another."""
-    record = exported.checkpoint.record
-    recorded = {} if record is None or config.input_shape else record.config
-    names = [name for name in ("image_size", "grayscale") if recorded.get(name) and not config.gives(name)]
-    return {name: recorded[name] for name in names}
 
 
 def _rows(x: Batch, n: int) -> Batch:

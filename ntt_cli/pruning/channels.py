@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,8 +11,8 @@ import torch
 from ntt_cli.config import PruneConfig, method_class, method_names
 from ntt_cli.data.batch import Batch
 from ntt_cli.errors import UsageError, listed
-from ntt_cli.files.metadata import ChannelRecord, SliceRecord
-from ntt_cli.masks.channels import Channels
+from ntt_cli.files.metadata import ChannelRecord, HeadsRecord, SliceRecord
+from ntt_cli.masks.channels import ChannelGroup, Channels
 from ntt_cli.masks.masks import apply_masks
 from ntt_cli.methods.base import Method, Pruned
 from ntt_cli.networks.channels import find_channels
@@ -52,9 +52,8 @@ def open_channels(
         what = "needs inputs to follow through the network"
         raise UsageError("--structure channels", what, hint="name data with --data, or write INPUT_SHAPE in model.py")
     found = find_channels(teacher, x, names, whole=slices, where=config.model)
-    total = sum(group.size for group in found.groups)
     left_out = [f"{layer} ({reason})" for layer, reason in found.left_out.items()]
-    what = f"channels: {total:,} in {len(found.groups):,} groups that can be removed"
+    what = f"can be removed: {_in_words(found.groups)}"
     on_event(Noted(f"{what}; left out: {listed(left_out, 3)}" if left_out else what))
     channels = Channels(
         found.groups,
@@ -65,6 +64,15 @@ def open_channels(
     )
     _require_limit(config, channels)
     return channels
+
+
+def _in_words(groups: Sequence[ChannelGroup]) -> str:
+    """How many channels there are in how many groups, and how many heads of how many attentions."""
+    parts = []
+    for of, name, within in ((False, "channels", "groups"), (True, "heads", "attentions")):
+        sizes = [group.size for group in groups if (group.head_width is not None) is of]
+        parts += [f"{sum(sizes):,} {name} in {len(sizes):,} {within if len(sizes) > 1 else within[:-1]}"] * bool(sizes)
+    return " and ".join(parts)
 
 
 def _require_limit(config: PruneConfig, channels: Channels) -> None:
@@ -92,6 +100,9 @@ def channel_records(channels: Channels, pruned: Pruned) -> dict[str, ChannelReco
         group.layer: ChannelRecord(
             outputs=group.outputs,
             removed=tuple(group.outputs_of(~stays)),
+            heads=None
+            if group.head_width is None
+            else HeadsRecord(heads=group.size, kept=int(stays.sum()), width=group.head_width),
             slices=tuple(
                 SliceRecord(tensor=part.name, axis=part.axis, removed=tuple(part.of(~stays).tolist()))
                 for part in group.slices
@@ -108,7 +119,9 @@ def summary_of(channels: Channels, pruned: Pruned) -> StructureSummary:
     whole = [torch.ones_like(stays) for stays in kept]
     return StructureSummary(
         channels=[
-            ChannelSummary(layer=group.layer, kept=int(stays.sum()), channels=group.size)
+            ChannelSummary(
+                layer=group.layer, kept=int(stays.sum()), channels=group.size, heads=group.head_width is not None
+            )
             for group, stays in zip(channels.groups, kept, strict=True)
         ],
         left_out=dict(channels.left_out),

@@ -18,6 +18,7 @@ from ntt_cli.data.inputs import Inputs
 from ntt_cli.errors import DataError, UsageError, listed
 from ntt_cli.files.checkpoint import Checkpoint
 from ntt_cli.files.measured_sizes import packed_bytes, zipped_bytes
+from ntt_cli.files.metadata import CheckpointRecord
 from ntt_cli.files.shards import find_weights
 from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.checks import check_forward, require_samples
@@ -95,7 +96,9 @@ def prepare(config: BenchConfig, on_event: EventSink, sources: Sources, threads:
     model = to_functional(loaded.module, device, on_event, select_outputs=loaded.select_outputs)
     model = replace(model, output_mask=loaded.output_mask)
     known = known_normalisation(config, loaded, weights.checkpoint, on_event)
-    samples = sources.load_samples(_with_noise(config, loaded, sources), loaded, split="test", labelled=False)
+    samples = sources.load_samples(
+        _with_data(config, loaded, sources, weights.checkpoint.record), loaded, split="test", labelled=False
+    )
     inputs = open_inputs(samples, device=device, known=known, on_event=on_event, labelled=False)
     if samples.normalised and config.mean is not None:
         raise UsageError("--mean", f"does nothing to {samples.spec}", hint="leave out --mean and --std")
@@ -111,13 +114,21 @@ def prepare(config: BenchConfig, on_event: EventSink, sources: Sources, threads:
     return BenchJob(config, loaded, weights, model, inputs, forms, threads)
 
 
-def _with_noise(config: BenchConfig, loaded: LoadedModel, sources: Sources) -> BenchConfig:
-    """The options, with noise for data if nothing is known but its shape: times do not depend on values."""
-    shape = config.input_shape or (None if sources.in_memory else loaded.input_shape)
-    named = config.data is not None or sources.has_data or loaded.data is not None
-    if named or shape is None:
+def _with_data(
+    config: BenchConfig, loaded: LoadedModel, sources: Sources, record: CheckpointRecord | None
+) -> BenchConfig:
+    """The options, with the checkpoint's size of images if no data is named.
+
+    If nothing is known but a shape, noise is the data: times do not depend on values.
+    """
+    if config.data is not None or sources.has_data:
         return config
-    return config.model_copy(update={"data": f"noise:{config.batch_size}"})
+    recorded = {} if record is None or config.input_shape else record.image_size
+    found = {name: value for name, value in recorded.items() if not config.gives(name)}
+    shape = config.input_shape or (None if sources.in_memory else loaded.input_shape)
+    if loaded.data is None and shape is not None:
+        found["data"] = f"noise:{config.batch_size}"
+    return config.model_copy(update=found)
 
 
 def _open(file: str, loaded: LoadedModel, device: torch.device, threads: int, on_event: EventSink) -> Form:

@@ -64,17 +64,21 @@ def test_a_program(ntt: Ntt) -> None:
     torch.testing.assert_close(program(x), net(x).detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_images_have_the_size_that_the_checkpoint_was_made_with(ntt: Ntt) -> None:
+@pytest.mark.parametrize("known", ["INPUT_SHAPE = (1, 8, 8)", 'DATA = "digits"'])
+def test_images_have_the_size_that_the_checkpoint_was_made_with(ntt: Ntt, known: str) -> None:
     Path("pooled.py").write_text(
-        "from torch import nn\nINPUT_SHAPE = (1, 8, 8)\ndef build_model():\n"
+        f"from torch import nn\n{known}\ndef build_model():\n"
         "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
     )
-    prune = ("prune", "pooled.py", "-s", "0.5", "--steps", "1", "--data", "noise:8", "--image-size", "12x10")
+    data = () if "DATA" in known else ("--data", "noise:8")
+    prune = ("prune", "pooled.py", "-s", "0.5", "--steps", "1", *data, "--image-size", "12x10")
     made = ntt(*prune, "-o", "pooled.safetensors")
     assert made.code == 0, made.err
     export = ("export", "pooled.safetensors", "--to", "pt2", "--model", "pooled.py", "--force", "--json")
     assert ntt(*export).document["inputs"] == {"input": "float32 [batch, 1, 12, 10]"}
     assert ntt(*export, "--image-size", "9").document["inputs"] == {"input": "float32 [batch, 1, 9, 9]"}
+    bench = ("bench", "pooled.safetensors", "pooled.pt2", "--model", "pooled.py", "--seconds", "1e-9")
+    assert ntt(*export).code == ntt(*bench).code == 0  # of the size that the program takes
     assert ntt("export", "pooled.safetensors", "--to", "hub-folder").code == 0
     assert "- **Images** have 12×10 pixels.\n" in Path("pooled-hub/README.md").read_text(encoding="utf-8")
 

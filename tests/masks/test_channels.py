@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,3 +191,15 @@ def test_rounds_lower_the_cost_geometrically() -> None:
     assert seen[0] == 1
     assert seen[1] <= 0.6
     assert sum(int(mask.sum()) for mask in masks.values()) <= 0.36 * 34
+
+
+def test_heads_go_one_by_one_where_channels_go_in_blocks() -> None:
+    """Of sixteen of each, five go: five heads, but a block of eight channels."""
+    shapes = {"a.weight": torch.Size((16, 1)), "b.weight": torch.Size((1, 16))}
+    plain = group("a", 16, "b")
+    scores = [torch.arange(16.0)]
+    found = []
+    for width in (None, 4):
+        channels = Channels((replace(plain, head_width=width),), shapes, {}, 0, by_flops=False)
+        found.append(int(keep_channels(channels, scores, limit=11.5 / 16)[0].sum()))
+    assert found == [8, 11]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ntt_cli.errors import ModelError
 from ntt_cli.masks.channels import Channels
-from ntt_cli.networks.channels import FoundChannels, find_channels, shrink
+from ntt_cli.networks.channels import FoundChannels, Removed, find_channels, removed_of, shrink
 from ntt_cli.networks.functional import functional_model
 
 
@@ -119,7 +119,7 @@ def test_the_smaller_network_equals_the_one_with_zeros(case: str) -> None:
     weights = {name: p.shape for name, p in network.named_parameters() if p.ndim > 1}
     masks = Channels(found.groups, weights, {}, 0, by_flops=False).masks(stays, dict(network.named_parameters()))
     state = {name: value * masks[name] if name in masks else value for name, value in network.state_dict().items()}
-    removed = {g.layer: g.outputs_of(~s) for g, s in zip(found.groups, stays, strict=True)}
+    removed = {g.layer: removed_of(g, s) for g, s in zip(found.groups, stays, strict=True)}
     network.load_state_dict(state)
     smaller = shrink(functional_model(network), removed, x.double(), where="net")
     expected = network.eval()(x.double())
@@ -194,5 +194,6 @@ def test_a_network_that_cannot_be_traced_is_refused(monkeypatch: pytest.MonkeyPa
 )
 def test_what_is_not_there_or_not_zero_is_not_cut_off(removed: dict[str, list[int]], message: str) -> None:
     build, shape, _ = CASES["chain"]
+    gone = {layer: Removed(outputs) for layer, outputs in removed.items()}
     with pytest.raises(ModelError, match=message):
-        shrink(functional_model(build()), removed, torch.randn(3, *shape), where="net")
+        shrink(functional_model(build()), gone, torch.randn(3, *shape), where="net")

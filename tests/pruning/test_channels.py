@@ -7,7 +7,7 @@ from torch import nn
 
 import ntt_cli as ntt
 from ntt_cli.errors import ModelError, UsageError
-from ntt_cli.networks.channels import shrink
+from ntt_cli.networks.channels import removed_by, shrink
 from ntt_cli.networks.functional import functional_model
 
 
@@ -40,8 +40,7 @@ def pruned(method: Any = "magnitude", **options: Any) -> ntt.PruneResult:
 
 def smaller(result: Any) -> nn.Module:
     record = result.checkpoint.record
-    removed = {layer: found.removed for layer, found in record.channels.items()}
-    return shrink(functional_model(result.model), removed, X[:2], where="net")
+    return shrink(functional_model(result.model), removed_by(record.channels), X[:2], where="net")
 
 
 @pytest.mark.parametrize("method", ["magnitude", "random", "snip", "ntt", "gmp"])
@@ -69,6 +68,67 @@ def test_of_dead_channels_all_is_zero_and_the_record_says_which() -> None:
     assert {group.layer: group.kept for group in result.report.structure.channels} == {
         layer: found.outputs - len(found.removed) for layer, found in channels.items()
     }
+
+
+class Encoder(nn.Module):
+    """An attention of torch's, and one that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(5, 12), nn.Linear(12, 3)
+        self.layer = nn.TransformerEncoderLayer(12, 3, 24, batch_first=True)
+        self.num_heads, self.head_dim = 3, 4
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(self.embed(x))
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.last((x + self.out(attended.transpose(1, 2).flatten(2))).mean(1))
+
+
+TOKENS = torch.randn(32, 6, 5, generator=torch.Generator().manual_seed(2))
+
+
+def encoder(method: str = "magnitude", **options: Any) -> ntt.PruneResult:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return ntt.prune(Encoder(), TOKENS, structure="channels", method=method, **{"sparsity": 0.5} | options)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "ntt"])
+def test_heads_go_as_a_whole_and_one_by_one(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.safetensors"
+    notes: list[str] = []
+    take = lambda event: notes.append(getattr(event, "message", ""))  # noqa: E731
+    result = encoder(method, output=path, progress=take, **({"steps": 4} if method == "ntt" else {}))
+    assert any("can be removed: 24 channels in 1 group and 6 heads in 2 attentions" in note for note in notes)
+    structure = result.report.structure
+    assert structure is not None
+    found = {group.layer: group for group in structure.channels}
+    assert {name for name, group in found.items() if group.heads} == {"layer.self_attn", "qkv"}
+    assert sum(found[name].kept for name in ("layer.self_attn", "qkv")) < 6
+    assert "of 24 channels and " in structure.in_words
+    records = result.checkpoint.record.channels
+    for name, copies in (("layer.self_attn", 1), ("qkv", 3)):
+        heads = records[name].heads
+        assert (heads.heads, heads.kept, heads.width) == (3, found[name].kept, 4)
+        assert len(records[name].removed) == copies * 4 * (3 - heads.kept)
+    assert records["layer.linear1"].heads is None
+    assert ntt.verify(path).channels == sum(len(record.removed) for record in records.values())
+
+    small = shrink(functional_model(result.model), removed_by(records), TOKENS[:2], where="net")
+    torch.testing.assert_close(small(TOKENS), result.model.eval()(TOKENS), rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in small.parameters() if p.ndim > 1) == result.report.kept
+
+
+def test_fine_tuning_keeps_heads_dead() -> None:
+    before = encoder()
+    tuned = ntt.finetune(before, (TOKENS, torch.arange(32) % 3), epochs=2)
+    records = before.checkpoint.record.channels
+    assert tuned.checkpoint.record.channels == records
+    small = shrink(functional_model(tuned.model), removed_by(records), TOKENS[:2], where="net")
+    torch.testing.assert_close(small(TOKENS), tuned.model.eval()(TOKENS), rtol=1e-4, atol=1e-5)
 
 
 def test_operations_are_those_of_the_smaller_network() -> None:
