@@ -6,7 +6,7 @@
 
 `--data` is an .npz file with `x_train`, `y_train`, `x_test` and `y_test`. All methods start from the same random
 weights and see all training images, without labels. `paper` takes 20 epochs of them, as its authors did, or as many as
-`--transfer` says.
+`--transfer` says. `lenet5_relu` is LeNet-5 as the authors built it, `lenet5_caffe` as Caffe did.
 
 Each network is then trained as the authors trained theirs: batches of 64, Adam, a constant rate. That rate is 1e-3, and
 in a second run each method's best: the one with the highest accuracy after 200 iterations on 5,000 training images held
@@ -84,7 +84,8 @@ class Images:
 
 def pruned(key: Key, images: Images, folder: Path, *, compiled: bool) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """The network as its training begins, and its masks; pruned once for all trainings."""
-    dense = build(f"sample_models/{key.network}.py", seed=key.seed)
+    folder_of = "benchmarks" if key.network == "lenet5_relu" else "sample_models"
+    dense = build(f"{folder_of}/{key.network}.py", seed=key.seed)
     if key.method == "dense":
         return dense, {}
     path = folder / f"{key.network}-{key.method}-{key.seed}-{key.transfer}.safetensors"

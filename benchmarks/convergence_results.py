@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from labelled_lines import Line, Panel, draw
 
-NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5_caffe": "LeNet-5"}
+NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5_relu": "LeNet-5 with ReLU", "lenet5_caffe": "LeNet-5"}
 POINTS = (25, 50, 100, 200, 400)
 """Iterations after which accuracy is measured."""
 
@@ -34,8 +34,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 AUTHORS = {
     ("lenet_300_100", "paper"): 96.5,
     ("lenet_300_100", "layerwise"): 93.5,
-    ("lenet5_caffe", "paper"): 98.2,
-    ("lenet5_caffe", "layerwise"): 96.7,
+    ("lenet5_relu", "paper"): 98.2,
+    ("lenet5_relu", "layerwise"): 96.7,
 }
 """Accuracy after 50 epochs, in %, in the notebooks of the authors' code."""
 

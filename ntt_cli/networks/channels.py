@@ -18,36 +18,19 @@ import torch
 import torch_pruning
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch_pruning.ops import OPTYPE
 
 from ntt_cli.data.batch import Batch, arguments, parts_of
 from ntt_cli.data.bundle import map_tensors
 from ntt_cli.errors import ModelError
 from ntt_cli.files.metadata import ChannelRecord
-from ntt_cli.masks.channels import ChannelGroup, Slices
+from ntt_cli.masks.channels import ChannelGroup
 from ntt_cli.networks.attention import attention_groups, grouped_by_heads, remove_heads, tell_heads
 from ntt_cli.networks.copying import copy_module
+from ntt_cli.networks.dependencies import NOT_THE_SAME, groups_in
 from ntt_cli.networks.functional import FunctionalModel, without_fast_path
 from ntt_cli.networks.outputs import tensors_in
 from ntt_cli.tensors import Params
 
-_PASSED_THROUGH = {
-    OPTYPE.CONCAT,
-    OPTYPE.SPLIT,
-    OPTYPE.ELEMENTWISE,
-    OPTYPE.RESHAPE,
-    OPTYPE.UNBIND,
-    OPTYPE.EXPAND,
-    OPTYPE.SLICE,
-}
-_CUT = {OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.LINEAR, OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU}
-_REASONS = {
-    OPTYPE.LN: "a LayerNorm divides by all of its channels",
-    OPTYPE.GN: "a GroupNorm divides by several of its channels",
-    OPTYPE.MHA: "an attention layer has as many outputs as inputs",
-    OPTYPE.LSTM: "a recurrent layer returns its channels to itself",
-}
-_NOT_THE_SAME = "a smaller network would not give the same outputs"
 _NO_FEWER_HEADS = "the code of its attention takes no fewer heads"
 
 _PRECISIONS = ((torch.float64, 1e-8), (torch.float32, 1e-4))
@@ -108,14 +91,7 @@ def find_channels(
     graph = trial.graph(module, where)
     groups: list[ChannelGroup] = []
     left_out: dict[str, str] = {}
-    for group in graph.get_all_groups():
-        layer, kinds = graph._module2name[group[0].dep.target.module], {item.dep.target.type for item in group}
-        if OPTYPE.OUTPUT in kinds:
-            continue
-        others = sorted(kinds - _PASSED_THROUGH - _CUT)
-        if all(graph.is_out_channel_pruning_fn(item.dep.handler) for item in group):
-            continue  # nothing in the network uses them: they are outputs
-        found = _REASONS.get(others[0], _NOT_THE_SAME) if others else _group_of(graph, group, layer)
+    for layer, found in groups_in(graph):
         reason = found if isinstance(found, str) else _not_prunable(found, names, whole)
         if reason:
             left_out[layer] = reason
@@ -130,7 +106,7 @@ def find_channels(
         if same := list(itertools.islice((heads for heads in by_heads if trial.exact_ones([heads])), 1)):
             exact += same
         else:
-            left_out[group.layer] = _NO_FEWER_HEADS if by_heads else _NOT_THE_SAME
+            left_out[group.layer] = _NO_FEWER_HEADS if by_heads else NOT_THE_SAME
     if not exact:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in itertools.islice(left_out.items(), 3))
         what = f"has no channels that can be removed ({reasons or 'all are outputs'})"
@@ -344,63 +320,3 @@ def _not_prunable(group: ChannelGroup, names: Collection[str], whole: Collection
     if fragile := [name for name in weights if name in whole]:
         return f"the network divides by the norm of slices of {fragile[0]}"
     return ""
-
-
-def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
-    """The group of a layer's outputs as plain data, or why there is none."""
-    items = [item for item in group if item.dep.target.type in _CUT]
-    if any(_is_grouped(item.dep.target.module) for item in items):
-        return "a grouped convolution has as many channels in each of its groups"
-    module, cut, size = group[0].dep.target.module, group[0].dep.handler, len(group[0].idxs)
-    tied = [graph.get_pruning_group(module, cut, [i]) for i in (0, size // 2, size - 1)]
-    if all(len(each[0].idxs) == 1 for each in tied):
-        roots: tuple[tuple[int, ...], ...] = tuple((i,) for i in range(size))
-        owners = [dict(zip(item.idxs, item.root_idxs, strict=True)) for item in items]
-    else:
-        roots, owners = _tied(graph, module, cut, items)
-    names = {id(p): name for name, p in graph.model.named_parameters()}
-    slices = []
-    for item, owner in zip(items, owners, strict=True):
-        part, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
-        for leaf, axis, uses in _axes(part, makes=makes):
-            p = getattr(part, leaf)
-            channel = torch.full((p.shape[axis],), -1)
-            for index, root in owner.items():
-                channel[index] = root
-            slices.append(Slices(names[id(p)], axis, channel, is_weight=p.ndim > 1, uses=uses))
-    return ChannelGroup(layer, roots, tuple(slices))
-
-
-def _tied(graph: Any, module: nn.Module, cut: Any, items: list[Any]) -> tuple[tuple[tuple[int, ...], ...], list[Any]]:
-    """The outputs of a layer in sets that live and die together; and the set of each index of each item."""
-    roots: list[tuple[int, ...]] = []
-    owners: list[dict[int, int]] = [{} for _ in items]
-    place = {(id(item.dep.target), item.dep.handler): n for n, item in enumerate(items)}
-    seen: set[int] = set()
-    for i in range(graph.get_pruner_of_module(module).get_out_channels(module)):
-        if i in seen:
-            continue
-        found = graph.get_pruning_group(module, cut, [i])
-        for item in found:
-            if (n := place.get((id(item.dep.target), item.dep.handler))) is not None:
-                owners[n] |= dict.fromkeys(item.idxs, len(roots))
-        roots.append(tuple(sorted(found[0].idxs)))
-        seen |= set(found[0].idxs)
-    return tuple(roots), owners
-
-
-def _is_grouped(module: nn.Module) -> bool:
-    """Whether it is a grouped convolution, but for those with one channel in each group."""
-    grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
-    return grouped and not module.groups == module.in_channels == module.out_channels
-
-
-def _axes(module: nn.Module, *, makes: bool) -> list[tuple[str, int, bool]]:
-    """The parameters of a layer that a channel has slices of, their axis, and whether they use the channel."""
-    by_channel = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
-    if by_channel or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        found = [("weight", 0, False), ("bias", 0, False)]
-    else:
-        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-        found = [("weight", int(makes == transposed), not makes)] + [("bias", 0, False)] * makes
-    return [part for part in found if getattr(module, part[0], None) is not None]

@@ -1,0 +1,156 @@
+"""Which layers depend on a channel, as Torch-Pruning says (Fang et al. 2023, arXiv 2301.12900), as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch_pruning.ops import OPTYPE, TORCH_CONV, TORCH_LINEAR
+
+from ntt_cli.masks.channels import ChannelGroup, Slices
+
+_PASSED_THROUGH = {
+    OPTYPE.CONCAT,
+    OPTYPE.SPLIT,
+    OPTYPE.ELEMENTWISE,
+    OPTYPE.RESHAPE,
+    OPTYPE.UNBIND,
+    OPTYPE.EXPAND,
+    OPTYPE.SLICE,
+}
+_CUT = {OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.LINEAR, OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU}
+_REASONS = {
+    OPTYPE.LN: "a LayerNorm divides by all of its channels",
+    OPTYPE.GN: "a GroupNorm divides by several of its channels",
+    OPTYPE.MHA: "an attention layer has as many outputs as inputs",
+    OPTYPE.LSTM: "a recurrent layer returns its channels to itself",
+}
+_NOT_FOLLOWED = "Torch-Pruning cannot follow them"
+NOT_THE_SAME = "a smaller network would not give the same outputs"
+
+_MOST_INDICES = 16
+"""Indices that a group may have in one place, over the longest axis of a parameter. Where Torch-Pruning takes a reshape
+for one that flattens, as with the windows of a Swin transformer, their number grows without end."""
+
+
+class _TooManyError(Exception):
+    """A group has more indices than there can be channels."""
+
+
+def groups_in(graph: Any) -> Iterator[tuple[str, ChannelGroup | str]]:
+    """The layers that make channels, each with its group, or with the reason why its channels cannot be removed.
+
+    Yields:
+        layers but those that make the outputs, and those whose channels another layer's group has.
+    """
+    seen: set[nn.Module] = set()
+    for module in list(graph.module2node):
+        if module in seen or not isinstance(module, (TORCH_CONV, TORCH_LINEAR)):
+            continue
+        layer, cutter = graph._module2name[module], graph.get_pruner_of_module(module)
+        try:
+            with _bounded(graph):
+                outputs = list(range(cutter.get_out_channels(module)))
+                group = graph.get_pruning_group(module, cutter.prune_out_channels, outputs)
+        except _TooManyError:
+            yield layer, _NOT_FOLLOWED
+            continue
+        made = [graph.is_out_channel_pruning_fn(item.dep.handler) for item in group]
+        seen |= {item.dep.target.module for item, makes in zip(group, made, strict=True) if makes}
+        kinds = {item.dep.target.type for item in group}
+        if OPTYPE.OUTPUT in kinds or all(made):
+            continue
+        others = sorted(kinds - _PASSED_THROUGH - _CUT)
+        yield layer, _REASONS.get(others[0], NOT_THE_SAME) if others else _group_of(graph, group, layer)
+
+
+@contextmanager
+def _bounded(graph: Any) -> Generator[None]:
+    """Let Torch-Pruning give up on a group that has more indices than there can be channels.
+
+    Raises:
+        _TooManyError: in such a group.
+    """
+    mappings = (m for node in graph.module2node.values() for dep in node.dependencies for m in dep.index_mapping)
+    kinds = {type(mapping): type(mapping).__call__ for mapping in mappings if mapping is not None}
+    most = _MOST_INDICES * max(max(p.shape, default=1) for p in graph.model.parameters())
+
+    def bounded(call: Any) -> Any:
+        def counted(mapping: Any, indices: Any) -> Any:
+            found = call(mapping, indices)
+            if len(found) > most:
+                raise _TooManyError
+            return found
+
+        return counted
+
+    for kind, call in kinds.items():
+        kind.__call__ = bounded(call)
+    try:
+        yield
+    finally:
+        for kind, call in kinds.items():
+            kind.__call__ = call
+
+
+def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
+    """The group of a layer's outputs as plain data, or why there is none."""
+    items = [item for item in group if item.dep.target.type in _CUT]
+    if any(_is_grouped(item.dep.target.module) for item in items):
+        return "a grouped convolution has as many channels in each of its groups"
+    module, cut, size = group[0].dep.target.module, group[0].dep.handler, len(group[0].idxs)
+    tied = [graph.get_pruning_group(module, cut, [i]) for i in (0, size // 2, size - 1)]
+    if all(len(each[0].idxs) == 1 for each in tied):
+        roots: tuple[tuple[int, ...], ...] = tuple((i,) for i in range(size))
+        owners = [dict(zip(item.idxs, item.root_idxs, strict=True)) for item in items]
+    else:
+        roots, owners = _tied(graph, module, cut, items)
+    names = {id(p): name for name, p in graph.model.named_parameters()}
+    slices = []
+    for item, owner in zip(items, owners, strict=True):
+        part, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
+        for leaf, axis, uses in _axes(part, makes=makes):
+            p = getattr(part, leaf)
+            channel = torch.full((p.shape[axis],), -1)
+            for index, root in owner.items():
+                channel[index] = root
+            slices.append(Slices(names[id(p)], axis, channel, is_weight=p.ndim > 1, uses=uses))
+    return ChannelGroup(layer, roots, tuple(slices))
+
+
+def _tied(graph: Any, module: nn.Module, cut: Any, items: list[Any]) -> tuple[tuple[tuple[int, ...], ...], list[Any]]:
+    """The outputs of a layer in sets that live and die together; and the set of each index of each item."""
+    roots: list[tuple[int, ...]] = []
+    owners: list[dict[int, int]] = [{} for _ in items]
+    place = {(id(item.dep.target), item.dep.handler): n for n, item in enumerate(items)}
+    seen: set[int] = set()
+    for i in range(graph.get_pruner_of_module(module).get_out_channels(module)):
+        if i in seen:
+            continue
+        found = graph.get_pruning_group(module, cut, [i])
+        for item in found:
+            if (n := place.get((id(item.dep.target), item.dep.handler))) is not None:
+                owners[n] |= dict.fromkeys(item.idxs, len(roots))
+        roots.append(tuple(sorted(found[0].idxs)))
+        seen |= set(found[0].idxs)
+    return tuple(roots), owners
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    """Whether it is a grouped convolution, but for those with one channel in each group."""
+    grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    return grouped and not module.groups == module.in_channels == module.out_channels
+
+
+def _axes(module: nn.Module, *, makes: bool) -> list[tuple[str, int, bool]]:
+    """The parameters of a layer that a channel has slices of, their axis, and whether they use the channel."""
+    by_channel = isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    if by_channel or not isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        found = [("weight", 0, False), ("bias", 0, False)]
+    else:
+        transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        found = [("weight", int(makes == transposed), not makes)] + [("bias", 0, False)] * makes
+    return [part for part in found if getattr(module, part[0], None) is not None]
