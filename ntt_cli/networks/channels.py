@@ -26,7 +26,7 @@ from ntt_cli.files.metadata import ChannelRecord
 from ntt_cli.masks.channels import ChannelGroup
 from ntt_cli.networks.attention import attention_groups, grouped_by_heads, remove_heads, tell_heads
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.dependencies import NOT_THE_SAME, groups_in
+from ntt_cli.networks.dependencies import NOT_THE_SAME, count_of, group_with, groups_in
 from ntt_cli.networks.functional import FunctionalModel, without_fast_path
 from ntt_cli.networks.outputs import tensors_in
 from ntt_cli.tensors import Params
@@ -249,15 +249,12 @@ class _Trial:
             if not gone.outputs:
                 continue
             own = module.get_submodule(layer)
-            cutter = graph.get_pruner_of_module(own)
-            size = cutter.get_out_channels(own)
-            if max(gone.outputs) >= size:
+            if max(gone.outputs) >= (size := count_of(graph, own)):
                 raise IndexError(f"{layer} has {size} outputs")
             if isinstance(own, nn.MultiheadAttention):
                 remove_heads(own, sorted({output // own.head_dim for output in gone.outputs}))
                 continue
-            with warnings.catch_warnings(action="ignore"):
-                graph.get_pruning_group(own, cutter.prune_out_channels, list(gone.outputs)).prune()
+            group_with(graph, own, gone.outputs).prune()
             if gone.heads is not None:
                 heads, left = gone.heads
                 tell_heads(module, layer, heads=heads, left=left, width=gone.head_width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import warnings
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,11 +51,10 @@ def groups_in(graph: Any) -> Iterator[tuple[str, ChannelGroup | str]]:
     for module in list(graph.module2node):
         if module in seen or not isinstance(module, (TORCH_CONV, TORCH_LINEAR)):
             continue
-        layer, cutter = graph._module2name[module], graph.get_pruner_of_module(module)
+        layer = graph._module2name[module]
         try:
             with _bounded(graph):
-                outputs = list(range(cutter.get_out_channels(module)))
-                group = graph.get_pruning_group(module, cutter.prune_out_channels, outputs)
+                group = group_with(graph, module, range(count_of(graph, module)))
         except _TooManyError:
             yield layer, _NOT_FOLLOWED
             continue
@@ -65,6 +65,18 @@ def groups_in(graph: Any) -> Iterator[tuple[str, ChannelGroup | str]]:
             continue
         others = sorted(kinds - _PASSED_THROUGH - _CUT)
         yield layer, _REASONS.get(others[0], NOT_THE_SAME) if others else _group_of(graph, group, layer)
+
+
+def count_of(graph: Any, module: nn.Module) -> int:
+    """Outputs of a layer."""
+    count: int = graph.get_pruner_of_module(module).get_out_channels(module)
+    return count
+
+
+def group_with(graph: Any, module: nn.Module, outputs: Iterable[int]) -> Any:
+    """These outputs of a layer with all that depends on them, as Torch-Pruning has it, without its warnings."""
+    with warnings.catch_warnings(action="ignore"):
+        return graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, list(outputs))
 
 
 @contextmanager
@@ -101,13 +113,13 @@ def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
     items = [item for item in group if item.dep.target.type in _CUT]
     if any(_is_grouped(item.dep.target.module) for item in items):
         return "a grouped convolution has as many channels in each of its groups"
-    module, cut, size = group[0].dep.target.module, group[0].dep.handler, len(group[0].idxs)
-    tied = [graph.get_pruning_group(module, cut, [i]) for i in (0, size // 2, size - 1)]
+    module, size = group[0].dep.target.module, len(group[0].idxs)
+    tied = [group_with(graph, module, [i]) for i in (0, size // 2, size - 1)]
     if all(len(each[0].idxs) == 1 for each in tied):
         roots: tuple[tuple[int, ...], ...] = tuple((i,) for i in range(size))
         owners = [dict(zip(item.idxs, item.root_idxs, strict=True)) for item in items]
     else:
-        roots, owners = _tied(graph, module, cut, items)
+        roots, owners = _tied(graph, module, items)
     names = {id(p): name for name, p in graph.model.named_parameters()}
     slices = []
     for item, owner in zip(items, owners, strict=True):
@@ -121,16 +133,16 @@ def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
     return ChannelGroup(layer, roots, tuple(slices))
 
 
-def _tied(graph: Any, module: nn.Module, cut: Any, items: list[Any]) -> tuple[tuple[tuple[int, ...], ...], list[Any]]:
+def _tied(graph: Any, module: nn.Module, items: list[Any]) -> tuple[tuple[tuple[int, ...], ...], list[Any]]:
     """The outputs of a layer in sets that live and die together; and the set of each index of each item."""
     roots: list[tuple[int, ...]] = []
     owners: list[dict[int, int]] = [{} for _ in items]
     place = {(id(item.dep.target), item.dep.handler): n for n, item in enumerate(items)}
     seen: set[int] = set()
-    for i in range(graph.get_pruner_of_module(module).get_out_channels(module)):
+    for i in range(count_of(graph, module)):
         if i in seen:
             continue
-        found = graph.get_pruning_group(module, cut, [i])
+        found = group_with(graph, module, [i])
         for item in found:
             if (n := place.get((id(item.dep.target), item.dep.handler))) is not None:
                 owners[n] |= dict.fromkeys(item.idxs, len(roots))

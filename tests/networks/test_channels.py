@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from ntt_cli.errors import ModelError
@@ -156,6 +157,13 @@ def test_what_cannot_be_removed_is_left_out(network: nn.Module, shape: tuple[int
     found, _ = found_in(network, shape)
     assert found.groups
     assert found.left_out == left_out
+
+
+def test_groups_that_grow_without_end_are_given_up() -> None:
+    swin = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=3)
+    found, _ = found_in(swin, (3, 16, 16))
+    assert {group.layer for group in found.groups} == {"features.1.0.mlp.0", "features.3.0.mlp.0"}
+    assert found.left_out["features.3.0.mlp.3"] == "Torch-Pruning cannot follow them"
 
 
 def test_dense_and_fragile_weights_keep_their_channels() -> None:
