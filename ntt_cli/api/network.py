@@ -18,7 +18,7 @@ from ntt_cli.documents import Summary
 from ntt_cli.errors import OutputError, UsageError
 from ntt_cli.files.atomic import check_outputs
 from ntt_cli.files.checkpoint import Checkpoint, checkpoint_of, read_checkpoint
-from ntt_cli.masks.masks import count_kept
+from ntt_cli.masks.masks import count_kept, without_biases
 from ntt_cli.networks.functional import saved_tensors
 from ntt_cli.networks.loading.objects import sparse_copy
 from ntt_cli.results import FinetuneReport, PruneReport
@@ -51,7 +51,8 @@ class SparseNetwork:
     options: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        kept, size = count_kept(self.masks), sum(mask.numel() for mask in self.masks.values())
+        weights = without_biases(self.masks)
+        kept, size = count_kept(weights), sum(mask.numel() for mask in weights.values())
         what = f"{kept:,} of {size:,} prunable weights kept" if size else "dense"
         return f"<{type(self).__name__} of {_name(self)}: {what}>"
 

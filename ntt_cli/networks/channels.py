@@ -26,7 +26,7 @@ from ntt_cli.files.metadata import ChannelRecord
 from ntt_cli.masks.channels import ChannelGroup
 from ntt_cli.networks.attention import attention_groups, grouped_by_heads, remove_heads, tell_heads
 from ntt_cli.networks.copying import copy_module
-from ntt_cli.networks.dependencies import NOT_THE_SAME, count_of, group_with, groups_in
+from ntt_cli.networks.dependencies import NOT_THE_SAME, NotFollowedError, count_of, group_with, groups_in
 from ntt_cli.networks.functional import FunctionalModel, without_fast_path
 from ntt_cli.networks.outputs import tensors_in
 from ntt_cli.tensors import Params
@@ -109,7 +109,7 @@ def find_channels(
             left_out[group.layer] = _NO_FEWER_HEADS if by_heads else NOT_THE_SAME
     if not exact:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in itertools.islice(left_out.items(), 3))
-        what = f"has no channels that can be removed ({reasons or 'all are outputs'})"
+        what = f"has no channels that can be removed ({reasons or 'no Linear or convolution before its outputs'})"
         raise ModelError(where, what, hint="leave out --structure, which prunes single weights")
     return FoundChannels(tuple(exact), left_out)
 
@@ -143,7 +143,7 @@ def shrink(model: FunctionalModel, removed: RemovedByLayer, x: Batch, *, where: 
     module = whole.network()
     try:
         whole.remove(module, removed, where)
-    except (AttributeError, AssertionError, IndexError) as failure:
+    except (AttributeError, AssertionError, IndexError, NotFollowedError) as failure:
         raise ModelError(
             where, f"has no such channels: {failure}", hint="name the network that was pruned"
         ) from failure

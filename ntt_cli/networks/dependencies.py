@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch_pruning.dependency import Group
 from torch_pruning.ops import OPTYPE, TORCH_CONV, TORCH_LINEAR
 
 from ntt_cli.masks.channels import ChannelGroup, Slices
@@ -29,16 +30,15 @@ _REASONS = {
     OPTYPE.MHA: "an attention layer has as many outputs as inputs",
     OPTYPE.LSTM: "a recurrent layer returns its channels to itself",
 }
-_NOT_FOLLOWED = "Torch-Pruning cannot follow them"
 NOT_THE_SAME = "a smaller network would not give the same outputs"
 
-_MOST_INDICES = 16
-"""Indices that a group may have in one place, over the longest axis of a parameter. Where Torch-Pruning takes a reshape
-for one that flattens, as with the windows of a Swin transformer, their number grows without end."""
+_MOST = 4
+"""Members of a group for each dependency of the network, and indices of a member for each entry of the longest axis,
+with which a group is given up. Those that end have at most 1.3, where one layer makes queries, keys, values, and 1."""
 
 
-class _TooManyError(Exception):
-    """A group has more indices than there can be channels."""
+class NotFollowedError(Exception):
+    """Torch-Pruning does not come to an end, or fails, or says what cannot be."""
 
 
 def groups_in(graph: Any) -> Iterator[tuple[str, ChannelGroup | str]]:
@@ -51,20 +51,19 @@ def groups_in(graph: Any) -> Iterator[tuple[str, ChannelGroup | str]]:
     for module in list(graph.module2node):
         if module in seen or not isinstance(module, (TORCH_CONV, TORCH_LINEAR)):
             continue
-        layer = graph._module2name[module]
+        layer, found = graph._module2name[module], None
         try:
             with _bounded(graph):
                 group = group_with(graph, module, range(count_of(graph, module)))
-        except _TooManyError:
-            yield layer, _NOT_FOLLOWED
+                makes = [graph.is_out_channel_pruning_fn(item.dep.handler) for item in group]
+                if not all(makes):
+                    found = _as_data(graph, group, layer)
+        except NotFollowedError:
+            yield layer, "Torch-Pruning cannot follow them"
             continue
-        made = [graph.is_out_channel_pruning_fn(item.dep.handler) for item in group]
-        seen |= {item.dep.target.module for item, makes in zip(group, made, strict=True) if makes}
-        kinds = {item.dep.target.type for item in group}
-        if OPTYPE.OUTPUT in kinds or all(made):
-            continue
-        others = sorted(kinds - _PASSED_THROUGH - _CUT)
-        yield layer, _REASONS.get(others[0], NOT_THE_SAME) if others else _group_of(graph, group, layer)
+        seen |= {item.dep.target.module for item, made in zip(group, makes, strict=True) if made}
+        if found is not None:
+            yield layer, found
 
 
 def count_of(graph: Any, module: nn.Module) -> int:
@@ -74,42 +73,56 @@ def count_of(graph: Any, module: nn.Module) -> int:
 
 
 def group_with(graph: Any, module: nn.Module, outputs: Iterable[int]) -> Any:
-    """These outputs of a layer with all that depends on them, as Torch-Pruning has it, without its warnings."""
+    """These outputs of a layer with all that depends on them, as Torch-Pruning has it, without its warnings.
+
+    Raises:
+        NotFollowedError: if it fails.
+    """
+    cutter = graph.get_pruner_of_module(module)
     with warnings.catch_warnings(action="ignore"):
-        return graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, list(outputs))
+        try:
+            return graph.get_pruning_group(module, cutter.prune_out_channels, list(outputs))
+        except Exception as failure:  # of any kind, for a network that its authors did not think of
+            raise NotFollowedError(f"{type(failure).__name__}: {failure}") from failure
 
 
 @contextmanager
 def _bounded(graph: Any) -> Generator[None]:
-    """Let Torch-Pruning give up on a group that has more indices than there can be channels.
+    """Let Torch-Pruning give up on a group that grows without end.
+
+    It takes some reshapes and joins for others, such as those of a Swin transformer's windows or of rotary embeddings,
+    and follows an index to ever new ones.
 
     Raises:
-        _TooManyError: in such a group.
+        NotFollowedError: in such a group.
     """
-    mappings = (m for node in graph.module2node.values() for dep in node.dependencies for m in dep.index_mapping)
-    kinds = {type(mapping): type(mapping).__call__ for mapping in mappings if mapping is not None}
-    most = _MOST_INDICES * max(max(p.shape, default=1) for p in graph.model.parameters())
+    most_members = _MOST * sum(len(node.dependencies) for node in graph.module2node.values())
+    most_indices = _MOST * max(max(p.shape, default=1) for p in graph.model.parameters())
+    add = Group.add_dep
 
-    def bounded(call: Any) -> Any:
-        def counted(mapping: Any, indices: Any) -> Any:
-            found = call(mapping, indices)
-            if len(found) > most:
-                raise _TooManyError
-            return found
+    def bounded(group: Any, dep: Any, idxs: Any) -> None:
+        if len(group) > most_members or len(idxs) > most_indices:
+            raise NotFollowedError
+        add(group, dep, idxs)
 
-        return counted
-
-    for kind, call in kinds.items():
-        kind.__call__ = bounded(call)
+    Group.add_dep = bounded
     try:
         yield
     finally:
-        for kind, call in kinds.items():
-            kind.__call__ = call
+        Group.add_dep = add
 
 
-def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
-    """The group of a layer's outputs as plain data, or why there is none."""
+def _as_data(graph: Any, group: Any, layer: str) -> ChannelGroup | str | None:
+    """The group of a layer's outputs as plain data, or why it cannot be removed; `None` if it makes outputs.
+
+    Raises:
+        NotFollowedError: if it has an index that a parameter has not.
+    """
+    kinds = {item.dep.target.type for item in group}
+    if OPTYPE.OUTPUT in kinds:
+        return None
+    if others := sorted(kinds - _PASSED_THROUGH - _CUT):
+        return _REASONS.get(others[0], NOT_THE_SAME)
     items = [item for item in group if item.dep.target.type in _CUT]
     if any(_is_grouped(item.dep.target.module) for item in items):
         return "a grouped convolution has as many channels in each of its groups"
@@ -126,6 +139,8 @@ def _group_of(graph: Any, group: Any, layer: str) -> ChannelGroup | str:
         part, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
         for leaf, axis, uses in _axes(part, makes=makes):
             p = getattr(part, leaf)
+            if max(owner, default=0) >= p.shape[axis]:
+                raise NotFollowedError(f"{names[id(p)]} has no index {max(owner)}")
             channel = torch.full((p.shape[axis],), -1)
             for index, root in owner.items():
                 channel[index] = root

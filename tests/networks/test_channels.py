@@ -159,11 +159,59 @@ def test_what_cannot_be_removed_is_left_out(network: nn.Module, shape: tuple[int
     assert found.left_out == left_out
 
 
-def test_groups_that_grow_without_end_are_given_up() -> None:
-    swin = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=3)
-    found, _ = found_in(swin, (3, 16, 16))
-    assert {group.layer for group in found.groups} == {"features.1.0.mlp.0", "features.3.0.mlp.0"}
-    assert found.left_out["features.3.0.mlp.3"] == "Torch-Pruning cannot follow them"
+class Rotated(nn.Module):
+    """Halves of channels change places, and two queries share a key: Torch-Pruning follows them to ever new indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.keys, self.values = nn.Linear(4, 16), nn.Linear(4, 8), nn.Linear(4, 8)
+        self.inner, self.last = nn.Linear(16, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for layer in (self.queries, self.keys, self.values)
+        )
+        k, v = (t[:, :, None].expand(-1, -1, 2, -1, -1).reshape(q.shape) for t in (self._rotated(k), v))
+        mixed = nn.functional.scaled_dot_product_attention(self._rotated(q), k, v)
+        return self.last(torch.relu(self.inner(mixed.transpose(1, 2).reshape(*x.shape[:2], 16))))
+
+    @staticmethod
+    def _rotated(t: Tensor) -> Tensor:
+        return t * 0.6 + torch.cat((-t[..., 2:], t[..., :2]), dim=-1) * 0.8
+
+
+class Cut(nn.Module):
+    """A layer of tokens is cut along the axis that has a number from the front, which Torch-Pruning overlooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.inner, self.last = nn.Linear(4, 6), nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.up(x).chunk(2, dim=2)
+        return self.last(torch.relu(self.inner(torch.relu(self.down(torch.sigmoid(a) * b)))))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "found", "lost"),
+    [
+        (
+            torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=3),
+            (3, 16, 16),
+            {"features.1.0.mlp.0", "features.3.0.mlp.0"},
+            "features.3.0.mlp.3",
+        ),
+        (Rotated(), (5, 4), {"inner"}, "queries"),
+        (Cut(), (5, 4), {"inner", "down"}, "up"),
+    ],
+    ids=["ever more indices", "ever more members", "an index that is not there"],
+)
+def test_what_cannot_be_followed_is_left_out(
+    network: nn.Module, shape: tuple[int, ...], found: set[str], lost: str
+) -> None:
+    channels, _ = found_in(network, shape)
+    assert {group.layer for group in channels.groups} == found
+    assert channels.left_out[lost] == "Torch-Pruning cannot follow them"
 
 
 def test_dense_and_fragile_weights_keep_their_channels() -> None:
@@ -176,7 +224,7 @@ def test_dense_and_fragile_weights_keep_their_channels() -> None:
 
 
 def test_a_network_of_outputs_alone_has_no_channels() -> None:
-    with pytest.raises(ModelError, match=r"net: has no channels that can be removed \(all are outputs\)") as caught:
+    with pytest.raises(ModelError, match=r"be removed \(no Linear or convolution before its outputs\)") as caught:
         found_in(nn.Linear(4, 3), (4,))
     assert caught.value.hint == "leave out --structure, which prunes single weights"
 
