@@ -114,13 +114,13 @@ class LayerSummary(Summary):
 class ChannelSummary(Summary):
     """Channels that share their layers, by a layer that makes them: how many are kept of how many.
 
-    With `heads`, they are the heads of an attention.
+    With `are_heads`, they are the heads of an attention.
     """
 
     layer: str
     kept: int
     channels: int
-    heads: bool = False
+    are_heads: bool = False
 
 
 class StructureSummary(Summary):
@@ -139,7 +139,7 @@ class StructureSummary(Summary):
         """How many channels are kept, and what the smaller network costs."""
         parts = []
         for of, name in ((False, "channels"), (True, "heads")):
-            groups = [group for group in self.channels if group.heads is of]
+            groups = [group for group in self.channels if group.are_heads is of]
             kept, found = sum(group.kept for group in groups), sum(group.channels for group in groups)
             parts += [f"{kept:,} of {found:,} {name}"] * bool(groups)
         share = f"{self.flops / self.flops_dense:.1%} of the operations" if self.flops_dense else "no operations"

@@ -37,7 +37,7 @@ def channel_lines(structure: StructureSummary) -> list[RenderableType]:
     """How many channels are left, in all and by layer, and what the smaller network costs."""
     table = plain_table(["channels of"], ["kept", "of"])
     for group in structure.channels[:MOST_ROWS]:
-        table.add_row(Text(shown(group.layer) + ", heads" * group.heads), f"{group.kept:,}", f"{group.channels:,}")
+        table.add_row(Text(shown(group.layer) + ", heads" * group.are_heads), f"{group.kept:,}", f"{group.channels:,}")
     if len(structure.channels) > MOST_ROWS:
         table.add_row(f"{and_more(len(structure.channels))}; --json lists all")
     return [table, Text(structure.in_words)]

@@ -120,7 +120,7 @@ def summary_of(channels: Channels, pruned: Pruned) -> StructureSummary:
     return StructureSummary(
         channels=[
             ChannelSummary(
-                layer=group.layer, kept=int(stays.sum()), channels=group.size, heads=group.head_width is not None
+                layer=group.layer, kept=int(stays.sum()), channels=group.size, are_heads=group.head_width is not None
             )
             for group, stays in zip(channels.groups, kept, strict=True)
         ],

@@ -106,7 +106,7 @@ def test_heads_go_as_a_whole_and_one_by_one(method: str, tmp_path: Path) -> None
     structure = result.report.structure
     assert structure is not None
     found = {group.layer: group for group in structure.channels}
-    assert {name for name, group in found.items() if group.heads} == {"layer.self_attn", "qkv"}
+    assert {name for name, group in found.items() if group.are_heads} == {"layer.self_attn", "qkv"}
     assert sum(found[name].kept for name in ("layer.self_attn", "qkv")) < 6
     assert "of 24 channels and " in structure.in_words
     records = result.checkpoint.record.channels
