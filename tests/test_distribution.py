@@ -124,6 +124,8 @@ def test_the_wheel_works_in_a_new_environment(dist: Path, tmp_path: Path) -> Non
 
 
 def test_the_lowest_versions_of_ci_are_those_of_the_package() -> None:
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in ("onnx", "coreml", "docs")]
+    dependencies = [line for lines in (project["dependencies"], *extras) for line in lines]
     lines = (ROOT / "constraints/lowest.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == [line.replace(">=", "==") for line in dependencies]

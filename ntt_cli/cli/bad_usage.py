@@ -35,11 +35,19 @@ def _nearest(option: str, known: list[str], context: Any) -> str | None:
     return f"did you mean {' or '.join(sorted(known))}?" if known else None
 
 
+def _options_of(command: str, context: Any) -> set[str]:
+    """The options of a command that the parser had not come to; none if it had, and none without a command."""
+    found = getattr(context.command, "commands", {}).get(command.removeprefix("ntt "))
+    return {name for parameter in found.params for name in parameter.opts} if found is not None else set()
+
+
 def _in_our_words(error: Any, command: str) -> UsageError:
     help_lists = f"{command} --help lists what there is"
     said = error.format_message()
     option = getattr(error, "option_name", None)
     if option is not None and hasattr(error, "possibilities"):
+        if option in _options_of(command, error.ctx):
+            return UsageError(typed(option), "stands before the command", hint=f"options follow it: {command} {option}")
         hint = _nearest(option, error.possibilities or [], error.ctx) or help_lists
         return UsageError(typed(option), f"is not an option of {command}", hint=hint)
     if option is not None:

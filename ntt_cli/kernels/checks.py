@@ -128,7 +128,7 @@ def _differs_from_backward_passes(
     precise = probe.device.type == "cpu" and product.dtype in {torch.float32, torch.float64}
     limit = DIFFERENT if precise else DIFFERENT_ROUNDED
     for (name, gradient), other in zip(gradients.items(), again, strict=True):
-        if float((gradient - other).norm()) > limit * (sizes[name] + ROUNDED * max(sizes.values())):
+        if float((gradient - other).detach().norm()) > limit * (sizes[name] + ROUNDED * max(sizes.values())):
             return name
     return None
 

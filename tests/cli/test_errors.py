@@ -289,6 +289,12 @@ def test_options(ntt: Ntt, arguments: list[str], error: str, hint: str) -> None:
         (["inspect"], "FILE: is required"),
         (["prune", MODEL, *PRUNE, "--compile=3"], "--compile: takes no value"),
         (["inspect", "a", "b", "c"], "b c': is one argument too many"),
+        (
+            ["--debug", "prune", MODEL, *PRUNE],
+            "--debug: stands before the command hint: options follow it: ntt prune --debug",
+        ),
+        (["-s", "0.9", "prune", MODEL], "-s: stands before the command"),
+        (["--sparsity", "0.9", "evaluate", MODEL], "did you mean --sparsity of ntt prune?"),
         (["prune", MODEL, *PRUNE, "--method", "magnitud"], "did you mean magnitude?"),
         (["prune", MODEL, *PRUNE, "--min-acuracy=0.5"], "did you mean --min-accuracy of ntt evaluate?"),
         (["prune", MODEL, "--sparsty", "0.5"], "did you mean --preset or --sparsity?"),
