@@ -28,9 +28,11 @@ import numpy as np
 import torch
 from allocations import trained_accuracy
 from fashion_mnist import training_images
+from gates import TransferGates, Under
 from pretrained_subjects import Sources, pictures
 
 import ntt_cli as ntt
+from ntt_cli.methods.cts_kl import CTSKL
 from ntt_cli.methods.ntt.score import MaskScores, ScoreContext
 from ntt_cli.methods.synflow import synflow_scores
 
@@ -78,6 +80,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: ntt.NTT(score="magnitude"),
     "flow": lambda: ntt.NTT(score=Flow(), allocation="global"),
     "SynFlow's mask": lambda: "ntt:mask=synflow",
+    "gates by KL": lambda: Under(CTSKL),
+    "gates by NTT's loss": lambda: Under(TransferGates),
     "active": lambda: "ntt:kernel-params=active",
     "ntt-fresh": lambda: "ntt-fresh",
     "synflow": lambda: "synflow",

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ntt_cli.data.batch import Batch
 from ntt_cli.errors import UsageError
 from ntt_cli.masks.schedule import cubic_density
 from ntt_cli.methods.base import Method, MethodContext, Pruned, register_method
 from ntt_cli.networks.prepare import estimate_buffers
 from ntt_cli.runtime.events import TrainingStarted, TrainingStepsDone
 from ntt_cli.runtime.seeding import seeded
-from ntt_cli.tensors import Masks, Params
+from ntt_cli.tensors import Apply, Masks, Params
 
 TEMPERATURE = 2 / 3
 """Of the gates; Maddison et al. 2017, arXiv 1611.00712, recommend it for variables of two values."""
@@ -70,11 +71,8 @@ class CTSKL(Method):
             shift = shift_to(logits, cubic_density(step + 1, steps=steps, density=density))
             if step % STATISTICS_EVERY == 0:
                 student = teacher.bind(_statistics(context, logits, shift))
-            with torch.no_grad():
-                wanted = teacher.bind()(teacher.params, x)
             gates = {name: gate(value + shift, generator=generator) for name, value in logits.items()}
-            outputs = student(_gated(context.params, gates), x)
-            loss = divergence(_rows(context, outputs), _rows(context, wanted))
+            loss = self.loss(context, student, gates, x)
             for value, slope in zip(logits.values(), torch.autograd.grad(loss, list(logits.values())), strict=True):
                 value.grad = slope
             optimiser.step()
@@ -82,6 +80,13 @@ class CTSKL(Method):
             context.run.on_event(TrainingStepsDone(step + 1, float(loss.detach())))
         lowest = min(float(value.detach().min()) for value in logits.values())
         return {name: value.detach() - lowest for name, value in logits.items()}
+
+    def loss(self, context: MethodContext, student: Apply, gates: Params, x: Batch) -> Tensor:
+        """How far the network with gates is from the teacher on a batch."""
+        with torch.no_grad():
+            wanted = context.apply(context.params, x)
+        outputs = student(gated(context.params, gates), x)
+        return divergence(_rows(context, outputs), _rows(context, wanted))
 
 
 def gate(logits: Float[Tensor, "*shape"], *, generator: torch.Generator) -> Float[Tensor, "*shape"]:
@@ -114,7 +119,8 @@ def _rows(context: MethodContext, outputs: Float[Tensor, "n c"]) -> dict[str, Te
     return {"output": outputs} if heads is None else heads.unflatten(outputs)
 
 
-def _gated(params: Params, gates: Mapping[str, Tensor]) -> Params:
+def gated(params: Params, gates: Mapping[str, Tensor]) -> Params:
+    """The parameters, some of them times their gates."""
     return params | {name: params[name] * value for name, value in gates.items()}
 
 
@@ -122,4 +128,4 @@ def _statistics(context: MethodContext, logits: Mapping[str, Tensor], shift: flo
     """The buffers with batch-norm statistics under the gates' expected values."""
     assert context.inputs is not None
     expected = {name: torch.sigmoid(value.detach() + shift) for name, value in logits.items()}
-    return estimate_buffers(context.teacher, _gated(context.params, expected), context.inputs)
+    return estimate_buffers(context.teacher, gated(context.params, expected), context.inputs)
