@@ -90,7 +90,7 @@ def build_config(config: type[C], context: typer.Context) -> C:
         UsageError: if an option is wrong.
         NttError: if a file that an option names is not there.
     """
-    file: Path | None = context.params["config"]
+    file = Path(named) if (named := context.params["config"]) else None  # a string before typer 0.29
     given = {
         name: context.params[name]
         for name in config.model_fields

@@ -198,16 +198,16 @@ def _end_epoch(job: FinetuneJob, training: Training, epoch: int, run: Run) -> No
 
 
 def _rate_schedule(job: FinetuneJob, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-    rising = warmup_steps(job)
-    after: lr_scheduler.LRScheduler
-    if job.config.rate_schedule == "cosine":
-        after = lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps_of(job) - rising)
-    else:
-        after = lr_scheduler.ConstantLR(optimiser, factor=1.0)
-    if not rising:
-        return after
-    first = lr_scheduler.LinearLR(optimiser, start_factor=1 / (rising + 1), total_iters=rising)
-    return lr_scheduler.SequentialLR(optimiser, [first, after], milestones=[rising])
+    """It rises on a line over the warm-up; then it stays, or falls to 0 as half a cosine."""
+    rising, cosine = warmup_steps(job), job.config.rate_schedule == "cosine"
+    falling = max(1, steps_of(job) - rising)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return (1 + math.cos(math.pi * (step - rising) / falling)) / 2 if cosine else 1.0
+
+    return lr_scheduler.LambdaLR(optimiser, factor)
 
 
 def _validate(job: FinetuneJob, checkpointer: RunCheckpointer, epoch: int) -> tuple[float | None, float]:
