@@ -61,7 +61,7 @@ def test_an_error_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_words_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    long = "word " * 60
+    long = "word " * 60 + "end"
     talking, silent = make_streams(as_json=False, quiet=False), make_streams(as_json=True, quiet=True)
     for both in (talking, silent):
         both.say(f"[advice] {long}")

@@ -132,6 +132,7 @@ def test_onnx(sparse: tuple[Path, Net], tmp_path: Path) -> None:
         ntt.load(*sparse).model.eval(),
         (torch.randn(2, 8),),
         path,
+        dynamo=True,
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         verbose=False,
     )
