@@ -192,8 +192,8 @@ def panel(rows: Rows, network: str, names: Mapping[str, str], rate: float | None
             curve = max(found, key=lambda numbers: len(numbers[0]))
             spread = [statistics.stdev(numbers) if len(numbers) > 1 else 0.0 for numbers in curve]
             lines.append(Line(name, COLOURS[method], POINTS, list(map(statistics.fmean, curve)), spread))
-    title = f"{NETWORKS[network]}, " + (f"rate {rate:g}" if rate else "each method's best rate")
-    return Panel(title, lines, lowest=20 if rate else 70)
+    title = f"{NETWORKS[network]}, " + (f"rate {rate:g}" if rate else "best rates")
+    return Panel(title, lines, lowest=0 if rate else 70)
 
 
 def draw_picture(rows: Rows, path: Path) -> None:

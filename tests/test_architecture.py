@@ -189,6 +189,7 @@ def test_processes_of_tests_have_a_limit_of_time() -> None:
 MEASURE_INTERNALS = {
     "benchmarks/ablations.py": "tries SynFlow's flow as NTT's score, which no option offers",
     "benchmarks/channels.py": "times the smaller network as a module; ntt export writes it as a program",
+    "benchmarks/gates.py": "learns cts-kl's gates by another loss, and gives their mask to NTT",
     "benchmarks/kernel_alternatives.py": "times the gradient of the kernel term; kernel_vector_product has no gradient",
     "benchmarks/labelled_lines.py": "places the names of lines as the pages' plots do",
     "benchmarks/steps.py": "times one step of the transfer, plain and compiled, without the run around it",
