@@ -111,7 +111,8 @@ def find_channels(
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in itertools.islice(left_out.items(), 3))
         what = f"has no channels that can be removed ({reasons or 'no Linear or convolution before its outputs'})"
         raise ModelError(where, what, hint="leave out --structure, which prunes single weights")
-    return FoundChannels(tuple(exact), left_out)
+    order = [name for name, _ in module.named_modules(remove_duplicate=False)]
+    return FoundChannels(tuple(sorted(exact, key=lambda group: order.index(group.layer))), left_out)
 
 
 def removed_by(records: Mapping[str, ChannelRecord]) -> RemovedByLayer:
