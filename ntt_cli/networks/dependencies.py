@@ -33,8 +33,8 @@ _REASONS = {
 NOT_THE_SAME = "a smaller network would not give the same outputs"
 
 _MOST = 4
-"""Members of a group for each dependency of the network, and indices of a member for each entry of the longest axis,
-with which a group is given up. Those that end have at most 1.3, where one layer makes queries, keys, values, and 1."""
+"""A group is given up at so many members for each dependency of the network, or so many indices of a member for each
+entry of the longest axis. Those that end have at most 1.3 (one layer makes queries, keys and values) and 1."""
 
 
 class NotFollowedError(Exception):
