@@ -85,10 +85,14 @@ def _compile(function: Callable[..., Any], trees: tuple[Any, ...]) -> tuple[Call
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the original error; torch wraps its compilers' errors in advice to its own developers."""
+    """The first line of the original error that does not only announce the next.
+
+    Torch wraps its compilers' errors in advice to its own developers.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines()
+    return next((line for line in lines if not line.endswith(":")), type(error).__name__)
 
 
 class CompiledGradients:
