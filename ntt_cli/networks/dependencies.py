@@ -34,7 +34,7 @@ NOT_THE_SAME = "a smaller network would not give the same outputs"
 
 _MOST = 4
 """A group is given up at so many members for each dependency of the network, or so many indices of a member for each
-entry of the longest axis. Those that end have at most 1.3 (one layer makes queries, keys and values) and 1."""
+entry of the longest axis. Those that end stay well below, also where one layer makes queries, keys and values."""
 
 
 class NotFollowedError(Exception):
