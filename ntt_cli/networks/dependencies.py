@@ -139,6 +139,8 @@ def _as_data(graph: Any, group: Any, layer: str) -> ChannelGroup | str | None:
         part, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
         for leaf, axis, uses in _axes(part, makes=makes):
             p = getattr(part, leaf)
+            if id(p) not in names:
+                return "the network computes their weights from others"
             if max(owner, default=0) >= p.shape[axis]:
                 raise NotFollowedError(f"{names[id(p)]} has no index {max(owner)}")
             channel = torch.full((p.shape[axis],), -1)

@@ -150,8 +150,19 @@ def test_the_smaller_network_equals_the_one_with_zeros(case: str) -> None:
             (4,),
             {"0": "a smaller network would not give the same outputs"},
         ),
+        (
+            nn.Sequential(
+                nn.utils.parametrizations.weight_norm(nn.Linear(4, 6)),
+                nn.ReLU(),
+                nn.Linear(6, 5),
+                nn.ReLU(),
+                nn.Linear(5, 2),
+            ),
+            (4,),
+            {"0": "the network computes their weights from others"},
+        ),
     ],
-    ids=["shifted", "sized", "LayerNorm", "grouped", "softmax"],
+    ids=["shifted", "sized", "LayerNorm", "grouped", "softmax", "weight norm"],
 )
 def test_what_cannot_be_removed_is_left_out(network: nn.Module, shape: tuple[int, ...], left_out: object) -> None:
     found, _ = found_in(network, shape)
